@@ -1,0 +1,61 @@
+"""How Kubeflow sees `cover`."""
+
+from kfp import dsl
+
+from components.image import image
+
+
+@dsl.component(base_image=image("cover"), packages_to_install=[], install_kfp_package=False)
+def cover(
+    cover: dsl.Output[dsl.Dataset],
+    source: str,
+    kind: str = "bbox",
+    zoom: int = 18,
+) -> None:
+    """Make a tile cover from a bounding box or a GeoJSON file.
+
+    Args:
+        cover: The cover, CSV.
+        source: As `rsp cover` takes it.
+        kind: bbox or geojson.
+        zoom: Zoom of the cover.
+    """
+    from components.artifacts import describe, named
+    from components.cover.tool import cover as tool
+
+    result = tool(source, [named(cover, ".csv")], kind=kind, zoom=zoom)
+    describe(cover, "cover", result)
+
+
+@dsl.component(base_image=image("cover"), packages_to_install=[], install_kfp_package=False)
+def split(
+    tiles: dsl.Input[dsl.Dataset],
+    training: dsl.Output[dsl.Dataset],
+    validation: dsl.Output[dsl.Dataset],
+    share: int = 70,
+    seed: int = 0,
+    block: int = 1,
+) -> None:
+    """Split the tiles of a tile set into a training and a validation cover.
+
+    Args:
+        tiles: A tile set.
+        training: The cover of `share` percent of the tiles, CSV.
+        validation: The cover of the rest, CSV.
+        share: Percentage that goes to training.
+        seed: Seed of the shuffle.
+        block: Side in tiles of the squares that stay together.
+    """
+    from components.artifacts import describe, named
+    from components.cover.tool import cover as tool
+
+    result = tool(
+        tiles.path,
+        [named(training, ".csv"), named(validation, ".csv")],
+        kind="dir",
+        splits=[int(share), 100 - int(share)],
+        seed=int(seed),
+        block=int(block),
+    )
+    describe(training, "cover", result)
+    describe(validation, "cover", result)

@@ -1,0 +1,228 @@
+"""Make a tile cover, in CSV (x,y,z), from features, a bounding box or a tile set.
+
+rsp cover --type bbox 4.8,45.7,4.83,45.73 --zoom 18 cover
+rsp cover --type geojson buildings.json --zoom 18 cover
+rsp cover --type dir images --splits 70,30 training/cover validation/cover
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from shared.arguments import add_out, int_list, require
+from shared.errors import CoverError, UsageError
+from shared.report import Result
+from shared.tiles import MAX_ZOOM, Tile, split_cover, write_cover
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
+
+Kind = Literal["geojson", "bbox", "dir"]
+
+# Half the circumference of web mercator in metres: the origin of the tile grid.
+HALF = 20037508.342789244
+
+# A polygon whose edge lies on the edge of a tile does not cover the next one: tiles are tested this much
+# smaller (in tiles; a micrometre at zoom 18).
+MARGIN = 1e-8
+
+
+@dataclass(kw_only=True)
+class CoverResult(Result):
+    """What `cover` did.
+
+    Attributes:
+        tiles: How many tiles the cover has.
+        parts: How many of them went to each output.
+    """
+
+    tiles: int
+    parts: list[int]
+
+
+def cover(
+    source: str,
+    out: list[Path],
+    *,
+    kind: Kind = "geojson",
+    zoom: int | None = None,
+    splits: list[int] | None = None,
+    seed: int = 0,
+    block: int = 1,
+) -> CoverResult:
+    """Write the tiles that cover something, sorted, each once.
+
+    Args:
+        source: A GeoJSON path or glob pattern, `west,south,east,north[,EPSG:code]` (degrees unless a code is
+            given; west beyond east crosses the antimeridian), or a tile set.
+        out: Where the covers go: one path, or as many as there are splits.
+        kind: What `source` is.
+        zoom: The zoom of the cover, needed for `geojson` and `bbox`.
+        splits: Percentages that sum to 100, one for each output.
+        seed: Seed of the shuffle before a split.
+        block: Side in tiles of the squares that a split keeps together.
+
+    Raises:
+        UsageError: the arguments do not fit together.
+        CoverError: nothing is covered.
+    """
+    if splits is None and len(out) != 1:
+        raise UsageError(f"one output path without --splits, got {len(out)}")
+    if splits is not None and len(splits) != len(out):
+        raise UsageError(f"--splits has {len(splits)} parts for {len(out)} output paths")
+    if kind != "dir" and zoom is None:
+        raise UsageError(f"--zoom is needed to cover a {kind}")
+    if zoom is not None and not 0 <= zoom <= MAX_ZOOM:
+        raise UsageError(f"--zoom must be from 0 to {MAX_ZOOM}, got {zoom}")
+    if kind == "geojson":
+        assert zoom is not None
+        tiles = _cover_features(source, zoom)
+    elif kind == "bbox":
+        assert zoom is not None
+        tiles = _cover_bbox(source, zoom)
+    else:
+        tiles = _cover_tileset(source, zoom)
+    if not tiles:
+        raise CoverError(f"{source} covers no tile")
+    parts = split_cover(list(tiles), splits, seed=seed, block=block) if splits else [sorted(tiles)]
+    for path, part in zip(out, parts, strict=True):
+        if not part:
+            raise CoverError(f"{len(tiles)} tiles are too few to split: {path} would be empty")
+    for path, part in zip(out, parts, strict=True):
+        write_cover(path, part)
+    return CoverResult(tiles=len(tiles), parts=[len(part) for part in parts])
+
+
+def _cover_tileset(source: str, zoom: int | None) -> set[Tile]:
+    from shared.tileset import open_reader
+
+    with open_reader(source) as reader:
+        tiles = set(reader.tiles())
+    return tiles if zoom is None else {tile for tile in tiles if tile.z == zoom}
+
+
+def _cover_bbox(source: str, zoom: int) -> set[Tile]:
+    import mercantile
+
+    fields = source.split(",")
+    try:
+        west, south, east, north = map(float, fields[:4])
+        code = fields[4].strip() if len(fields) > 4 else "EPSG:4326"
+        if len(fields) > 5 or not code.upper().startswith("EPSG:"):
+            raise ValueError(code)
+        epsg = int(code[5:])
+    except ValueError:
+        raise UsageError(f"a bbox is west,south,east,north[,EPSG:code], got {source!r}") from None
+    if epsg != 4326:
+        from rasterio.warp import transform_bounds
+
+        west, south, east, north = transform_bounds(f"EPSG:{epsg}", "EPSG:4326", west, south, east, north)
+    if not (-90 <= south <= north <= 90 and -180 <= west <= 180 and -180 <= east <= 180):
+        raise UsageError(f"the bbox {source} is not on Earth: degrees are expected, south below north")
+    return set(mercantile.tiles(west, south, east, north, zoom))
+
+
+def _cover_features(source: str, zoom: int) -> set[Tile]:
+    import shapely
+
+    from shared.features import expand, read_crs, read_features, to_mercator
+
+    side = 1 << zoom
+    tiles: set[Tile] = set()
+    for path in expand(source):
+        epsg = read_crs(path)
+        for feature in read_features(path):
+            if feature.geometry is None or feature.geometry.is_empty:
+                continue
+            mercator = to_mercator(feature.geometry, epsg)
+            # In units of tiles, y down.
+            grid = shapely.transform(mercator, lambda xy: (xy * (1, -1) + HALF) * (side / (2 * HALF)))
+            for part in _parts(grid):
+                tiles.update(Tile(x % side, y, zoom) for x, y in _cells(part) if 0 <= y < side)
+    return tiles
+
+
+def _parts(geometry: BaseGeometry) -> Iterator[BaseGeometry]:
+    """Yield the simple geometries of a collection, however nested."""
+    if hasattr(geometry, "geoms"):
+        for part in geometry.geoms:
+            yield from _parts(part)
+    else:
+        yield geometry
+
+
+def _cells(geometry: BaseGeometry) -> Iterator[tuple[int, int]]:
+    """Yield the unit cells (x, y) that a geometry meets, by quartering the square around it.
+
+    A square wholly inside is yielded without further tests, so the work follows the outline, not the area.
+    """
+    import numpy as np
+    import shapely
+
+    west, north, east, south = geometry.bounds
+    x0, y0 = int(np.floor(west)), int(np.floor(north))
+    span = max(int(np.floor(east)) - x0, int(np.floor(south)) - y0) + 1
+    size = 1 << (span - 1).bit_length()
+    polygon = geometry.geom_type == "Polygon"
+    low, high = (MARGIN, MARGIN) if polygon else (0.0, MARGIN)
+    shapely.prepare(geometry)
+    squares = np.array([[x0, y0]])
+    while len(squares):
+        xs, ys = squares[:, 0], squares[:, 1]
+        boxes = shapely.box(xs + low, ys + low, xs + size - high, ys + size - high)
+        met = shapely.intersects(geometry, boxes)
+        squares, boxes = squares[met], boxes[met]
+        if size == 1:
+            yield from map(tuple, squares.tolist())
+            return
+        if polygon:
+            inside = shapely.contains_properly(geometry, boxes)
+            for x, y in squares[inside].tolist():
+                yield from product(range(x, x + size), range(y, y + size))
+            squares = squares[~inside]
+        size //= 2
+        corners = np.array([[0, 0], [size, 0], [0, size], [size, size]])
+        squares = (squares[:, np.newaxis, :] + corners).reshape(-1, 2)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rsp cover`."""
+    parser.add_argument(
+        "source", nargs="?", default=argparse.SUPPRESS, metavar="input",
+        help="GeoJSON file (or glob pattern), bounding box, or tile set, as --type says",
+    )  # fmt: skip
+    add_out(parser, "where to write the cover; one path for each of the splits", several=True)
+    parser.add_argument(
+        "--type", dest="kind", choices=("geojson", "bbox", "dir"), default="geojson",
+        help="what the input is (default: geojson)",
+    )  # fmt: skip
+    for kind, metavar in (("geojson", "FILE"), ("bbox", "W,S,E,N"), ("dir", "TILES")):
+        parser.add_argument(f"--{kind}", metavar=metavar, help=f"the same as `--type {kind}` and the input")
+    parser.add_argument("--zoom", type=int, help="zoom of the cover; needed for geojson and bbox")
+    parser.add_argument(
+        "--splits", type=int_list, metavar="A,B", help="percentages that sum to 100, as 70,30 or 70/30"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
+    parser.add_argument(
+        "--block", type=int, default=1, metavar="N",
+        help="keep squares of N x N tiles together in a split, as neighbours look alike (default: 1)",
+    )  # fmt: skip
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Bring `--bbox B out`, `--bbox B --out out` and `--type bbox B out` to one form."""
+    source = getattr(args, "source", None)
+    for kind in ("geojson", "bbox", "dir"):
+        value = getattr(args, kind)
+        if value is None:
+            continue
+        # The first positional is an output then.
+        positionals = [Path(source)] if source is not None else []
+        args.kind, source, args.out = kind, value, [*positionals, *(args.out or [])] or None
+    args.source = source.strip() if source else None
+    require(args, "source", "out")

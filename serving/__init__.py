@@ -1,0 +1,1 @@
+"""TorchServe around the one inference function: handler, archive, server, client."""

@@ -1,0 +1,1 @@
+"""What every room uses: tiles, tile sets, images, features, configuration, errors. It imports no room."""

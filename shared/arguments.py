@@ -1,0 +1,72 @@
+"""Command line flags that several tools share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from shared.errors import UsageError
+
+
+def int_list(text: str) -> list[int]:
+    """Parse `70,30` or `70/30`."""
+    try:
+        return [int(part) for part in text.replace("/", ",").split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected whole numbers as 70,30, got {text!r}") from None
+
+
+def bounded(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], float]:
+    """Return a parser of numbers from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected {low} to {high}, got {text}")
+        return value
+
+    return parse
+
+
+def add_out(parser: argparse.ArgumentParser, text: str, *, several: bool = False) -> None:
+    """Add the output, as the last positional or as `--out`; `require` tells when both are missing."""
+    parser.add_argument("out", type=Path, nargs="*" if several else "?", default=argparse.SUPPRESS, help=text)
+    parser.add_argument(
+        "--out", dest="out", type=Path, default=None, help="the same, as a flag", nargs="+" if several else None
+    )
+
+
+def require(args: argparse.Namespace, *names: str) -> None:
+    """Raise `UsageError` where an argument that has two spellings was given in neither."""
+    for name in names:
+        if getattr(args, name) is None:
+            raise UsageError(f"the argument `{name}` is missing")
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add `--config`."""
+    parser.add_argument(
+        "--config", type=Path, help="configuration file (default: $RSP_CONFIG, then ~/.rsp_config)"
+    )
+
+
+def add_workers(parser: argparse.ArgumentParser, default: int | None = None, what: str = "processes") -> None:
+    """Add `--workers`; None means one for each processor."""
+    shown = "one for each processor" if default is None else str(default)
+    parser.add_argument("--workers", type=int, default=default, help=f"number of {what} (default: {shown})")
+
+
+def add_web_ui(parser: argparse.ArgumentParser) -> None:
+    """Add the group that every tool has which writes a tile set."""
+    group = parser.add_argument_group("Web UI")
+    group.add_argument(
+        "--web_ui_base_url", default="./", help="where the map finds the tiles (default: ./)", metavar="URL"
+    )
+    group.add_argument(
+        "--web_ui_template", type=Path, default=None, help="HTML template of your own", metavar="FILE"
+    )
+    group.add_argument("--no_web_ui", dest="web_ui", action="store_false", default=True, help="write no web page")

@@ -1,0 +1,138 @@
+"""`rsp <tool>`: finds the tool, imports only that one, calls its function, and turns errors into exit codes.
+
+A tool is a module named by an entry point of the group `rsp.tools`. It has a function of the tool's name that
+returns a `Result`, `add_arguments(parser)` whose destinations are the function's parameters, and, where two
+spellings meet in one parameter, `resolve(args)`. A module with a `main(argv)` of its own does all by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from shared.errors import RspError
+from shared.report import Result, write_report
+
+# `-4.8,45.7,...` is a bounding box in the west, not a flag.
+_NEGATIVE_LIST = re.compile(r"-[\d.]+,")
+
+
+def tools() -> dict[str, str]:
+    """Return the module of each tool, by name."""
+    return {point.name: point.value for point in entry_points(group="rsp.tools")}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return the exit code.
+
+    0: done. 1: an error, explained. 2: wrong usage. 3: done, but some tiles failed (and are listed).
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    known = tools()
+    if not argv:
+        print(f"usage: rsp <tool> ...\n\ntools: {', '.join(known)}\n\n`rsp -h` says what each does.")
+        return 0
+    if argv[0] in ("-h", "--help"):
+        print("usage: rsp <tool> [-h] ...\n\ntools:")
+        for name, where in known.items():
+            print(f"  {name:<10} {_purpose(import_module(where))}")
+        return 0
+    if argv[0] == "--version":
+        print(f"rsp {version('rsp')}")
+        return 0
+    if argv[0] not in known:
+        print(f"rsp: error: no tool {argv[0]!r}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    module = import_module(known[argv[0]])
+    if hasattr(module, "main"):
+        return _guarded(argv[0], "--debug" in argv, lambda: int(module.main(argv[1:])))
+    parser = make_parser(argv[0], module)
+    args = parse(parser, argv[1:])
+
+    def run() -> int:
+        result = call(argv[0], module, args)
+        if args.report:
+            write_report(args.report, argv[0], result)
+        print(f"rsp {argv[0]}: {_summary(result)}", file=sys.stderr)
+        return 3 if result.failed else 0
+
+    return _guarded(argv[0], args.debug, run)
+
+
+def make_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
+    """Return the argument parser of a tool: its own arguments, and those that every tool has."""
+    parser = argparse.ArgumentParser(
+        prog=f"rsp {name}",
+        description=(module.__doc__ or "").strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write what was done, as JSON")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """Parse arguments, positionals and flags in any order."""
+    return parser.parse_intermixed_args([f" {arg}" if _NEGATIVE_LIST.match(arg) else arg for arg in argv])
+
+
+def arguments(name: str, module: ModuleType, args: argparse.Namespace) -> dict[str, Any]:
+    """Return the arguments of the tool's function."""
+    if hasattr(module, "resolve"):
+        module.resolve(args)
+    return {key: getattr(args, key) for key in inspect.signature(getattr(module, name)).parameters}
+
+
+def call(name: str, module: ModuleType, args: argparse.Namespace) -> Result:
+    """Call the tool's function with parsed arguments."""
+    result = getattr(module, name)(**arguments(name, module, args))
+    assert isinstance(result, Result)
+    return result
+
+
+def _guarded(name: str, debug: bool, run: Callable[[], int]) -> int:
+    """Run and explain the errors that can be explained; all others show their traceback."""
+    try:
+        return run()
+    except RspError as error:
+        if debug:
+            raise
+        print(f"rsp {name}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        # The reader of our output (as `head`) has gone: nobody is left to tell.
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        print(f"rsp {name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _purpose(module: ModuleType) -> str:
+    return (module.__doc__ or "").strip().splitlines()[0]
+
+
+def _summary(result: Result) -> str:
+    """Return the plain values of a result on one line."""
+    parts = []
+    for key, value in result.as_dict().items():
+        if key == "failed":
+            parts += [f"failed: {len(value)}"] if value else []
+        elif isinstance(value, float):
+            parts.append(f"{key}: {value:.4g}")
+        elif isinstance(value, int | str):
+            parts.append(f"{key}: {value}")
+    return ", ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""The errors of every tool. A message says what was wrong, where, and what to do about it."""
+
+from __future__ import annotations
+
+
+class RspError(Exception):
+    """Anything that a tool can explain. `rsp` prints it without a traceback and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(RspError):
+    """Arguments that cannot be meant."""
+
+    exit_code = 2
+
+
+class ConfigError(RspError):
+    """A configuration file that is missing, or holds a wrong key, type or colour."""
+
+
+class CoverError(RspError):
+    """A cover that is empty, malformed, or mixes zooms."""
+
+
+class TileSetError(RspError):
+    """A tile set that is missing, malformed, or does not fit another."""
+
+
+class TileError(RspError):
+    """One tile that cannot be read, decoded, fetched or written."""
+
+
+class FeatureError(RspError):
+    """Vector data that cannot be read or makes no sense."""
+
+
+class RasterError(RspError):
+    """A raster that cannot be read or has no georeference."""
+
+
+class DownloadError(RspError):
+    """A tile server that cannot be used."""
+
+
+class StorageError(RspError):
+    """An object store or a disk that refuses."""
+
+
+class ModelError(RspError):
+    """A network, checkpoint or exported model that cannot be built, read or trusted."""
+
+
+class PluginError(RspError):
+    """A plug-in that cannot be found or imported."""
+
+
+class ServingError(RspError):
+    """TorchServe does not start, refuses a model, or does not answer."""
+
+
+class PipelineError(RspError):
+    """A pipeline that cannot be compiled, run, submitted or scheduled."""
+
+
+class PartialError(RspError):
+    """A tool that did what it could, and failed on some tiles (raised where exit code 3 cannot be used)."""
+
+    exit_code = 3

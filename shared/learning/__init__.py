@@ -1,0 +1,1 @@
+"""Networks, data, losses, metrics, checkpoints, and the one inference function."""

@@ -1,0 +1,64 @@
+"""Work over many items by several processes or threads, in order, with a bounded number under way."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def cpu_count() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def parallel_map(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    workers: int,
+    *,
+    threads: bool = False,
+    initializer: Callable[..., None] | None = None,
+    initargs: tuple[Any, ...] = (),
+) -> Iterator[R]:
+    """Apply a function to items and yield the results in the order of the items.
+
+    At most four items a worker are under way, so memory stays bounded whatever the number of items. The first
+    exception of `function` is raised where its result would stand, and what has not begun is dropped.
+
+    Args:
+        function: What to do with an item. For processes it must be importable by name.
+        items: The items, taken one by one.
+        workers: How many processes or threads; 0 or 1 works in the caller, without any.
+        threads: Use threads, for work that waits (network) or releases the GIL.
+        initializer: Called once in each process (or here) before the first item.
+        initargs: Its arguments.
+    """
+    if workers <= 1:
+        if initializer:
+            initializer(*initargs)
+        yield from map(function, items)
+        return
+    pool: Executor
+    if threads:
+        pool = ThreadPoolExecutor(workers, initializer=initializer, initargs=initargs)
+    else:
+        # Fresh processes: forking one that runs threads (GDAL, torch, tqdm) can deadlock.
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=initializer, initargs=initargs)
+    under_way: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            under_way.append(pool.submit(function, item))
+            if len(under_way) >= 4 * workers:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,72 @@
+"""What a tool did: its result as JSON, and the tiles on which it failed as a cover."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from shared.atomic import atomic_text
+from shared.tiles import Tile, write_cover
+
+
+@dataclasses.dataclass(kw_only=True)
+class Result:
+    """What every tool returns, with fields of its own added.
+
+    Attributes:
+        failed: The tiles on which the tool failed, with the reason of each.
+    """
+
+    failed: dict[Tile, str] = dataclasses.field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the result in types of JSON: paths as text, NaN as null, failed tiles as a list."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        failed = fields.pop("failed")
+        fields["failed"] = [
+            {"tile": [tile.x, tile.y, tile.z], "reason": reason} for tile, reason in sorted(failed.items())
+        ]
+        return _plain(fields)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value in types of JSON."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, int | str | bool) or value is None:
+        return value
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def write_report(path: Path, tool: str, result: Result) -> None:
+    """Write the result of a tool as JSON, atomically."""
+    with atomic_text(path) as file:
+        json.dump({"tool": tool, **result.as_dict()}, file, indent=2)
+        file.write("\n")
+
+
+def failed_cover(out: Path) -> Path:
+    """Return where the tiles on which a tool failed are listed: beside its output."""
+    return out.parent / f"{out.name}.failed.csv"
+
+
+def note_failures(out: Path, failed: dict[Tile, str]) -> None:
+    """List failed tiles in a cover beside the output, or remove the list of an earlier run if none failed."""
+    path = failed_cover(out)
+    if not failed:
+        path.unlink(missing_ok=True)
+        return
+    write_cover(path, sorted(failed))
+    for tile, reason in sorted(failed.items())[:10]:
+        print(f"failed: {tile.z}/{tile.x}/{tile.y}: {reason}", file=sys.stderr)
+    if len(failed) > 10:
+        print(f"failed: {len(failed) - 10} more", file=sys.stderr)
+    print(f"{len(failed)} tiles failed; {path} lists them and can be fed back in", file=sys.stderr)

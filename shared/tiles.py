@@ -1,0 +1,148 @@
+"""Tiles and covers: the XYZ grid (y down, EPSG:3857) and the CSV files that list tiles of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import mercantile
+from mercantile import Tile
+
+from shared.atomic import atomic_text
+from shared.errors import CoverError, UsageError
+
+__all__ = [
+    "MAX_ZOOM",
+    "Tile",
+    "bounds_lonlat",
+    "bounds_mercator",
+    "neighbours",
+    "read_cover",
+    "split_cover",
+    "write_cover",
+    "zoom_of",
+]
+
+# Tile ids of PMTiles end at zoom 31; nothing on Earth is imaged beyond 25.
+MAX_ZOOM = 30
+
+
+def check_tile(x: int, y: int, z: int) -> Tile:
+    """Return the tile, or raise `CoverError` where the grid has no such tile."""
+    if not 0 <= z <= MAX_ZOOM:
+        raise CoverError(f"zoom {z} is outside 0..{MAX_ZOOM}")
+    if not (0 <= x < 1 << z and 0 <= y < 1 << z):
+        raise CoverError(f"tile x={x} y={y} does not exist at zoom {z} (0..{(1 << z) - 1})")
+    return Tile(x, y, z)
+
+
+def read_cover(path: str | Path) -> list[Tile]:
+    """Read a cover: one `x,y,z` a line, comma or tab separated; blank lines and further columns are skipped.
+
+    Returns:
+        The tiles in the order of the file, each once.
+
+    Raises:
+        CoverError: no such file, a line that is no tile (named with its number), or no tile at all.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CoverError(f"cannot read the cover {path}: {error}") from error
+    tiles: dict[Tile, None] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        fields = line.replace("\t", ",").split(",")
+        try:
+            x, y, z = (int(field) for field in fields[:3])
+            tiles[check_tile(x, y, z)] = None
+        except ValueError as error:
+            raise CoverError(f"{path}, line {number}: expected `x,y,z`, got {line[:60]!r}") from error
+        except CoverError as error:
+            raise CoverError(f"{path}, line {number}: {error}") from error
+    if not tiles:
+        raise CoverError(f"the cover {path} lists no tile; make one with `rsp cover`")
+    return list(tiles)
+
+
+def write_cover(path: str | Path, tiles: Iterable[Tile]) -> int:
+    """Write a cover atomically, one `x,y,z` a line, and return how many tiles it lists."""
+    count = 0
+    with atomic_text(Path(path)) as file:
+        for tile in tiles:
+            file.write(f"{tile.x},{tile.y},{tile.z}\n")
+            count += 1
+    return count
+
+
+def zoom_of(tiles: Iterable[Tile], where: str | Path = "the cover") -> int:
+    """Return the one zoom of the tiles; raise `CoverError` where there is none, or more than one."""
+    zooms = sorted({tile.z for tile in tiles})
+    if not zooms:
+        raise CoverError(f"{where} lists no tile")
+    if len(zooms) > 1:
+        raise CoverError(f"{where} mixes the zooms {', '.join(map(str, zooms))}; this tool needs a single one")
+    return zooms[0]
+
+
+def split_cover(
+    tiles: Sequence[Tile], shares: Sequence[int], *, seed: int = 0, block: int = 1
+) -> list[list[Tile]]:
+    """Split tiles into parts by percentage, seeded, losing none.
+
+    Args:
+        tiles: The tiles to split.
+        shares: One percentage a part; they sum to 100.
+        seed: The same seed gives the same parts, whatever the order of `tiles`.
+        block: Side, in tiles, of the squares that stay together. 1 shuffles single tiles; larger blocks keep
+            neighbours, which look alike, on one side of the split.
+
+    Returns:
+        One sorted list a part. Their sizes follow the shares within one block.
+    """
+    if not shares or any(share < 0 for share in shares) or sum(shares) != 100:
+        raise UsageError(f"splits must be percentages that sum to 100, got {','.join(map(str, shares))}")
+    if block < 1:
+        raise UsageError(f"block must be at least 1, got {block}")
+    blocks: dict[tuple[int, int, int], list[Tile]] = {}
+    for tile in sorted(set(tiles)):
+        blocks.setdefault((tile.z, tile.x // block, tile.y // block), []).append(tile)
+    shuffled = list(blocks.values())
+    random.Random(seed).shuffle(shuffled)  # noqa: S311 (a reproducible split, not a secret)
+    total = sum(map(len, shuffled))
+    parts: list[list[Tile]] = [[] for _ in shares]
+    done, part, bound = 0, 0, shares[0]
+    for members in shuffled:
+        # A block goes to the part in whose share its middle falls, so rounding errs to neither side.
+        while part < len(shares) - 1 and (done + len(members) / 2) * 100 > bound * total:
+            part += 1
+            bound += shares[part]
+        parts[part].extend(members)
+        done += len(members)
+    return [sorted(part) for part in parts]
+
+
+def bounds_mercator(tile: Tile) -> tuple[float, float, float, float]:
+    """Return west, south, east, north of a tile in metres of EPSG:3857."""
+    west, south, east, north = mercantile.xy_bounds(tile)
+    return west, south, east, north
+
+
+def bounds_lonlat(tile: Tile) -> tuple[float, float, float, float]:
+    """Return west, south, east, north of a tile in degrees (EPSG:4326)."""
+    west, south, east, north = mercantile.bounds(tile)
+    return west, south, east, north
+
+
+def neighbours(tile: Tile) -> dict[tuple[int, int], Tile]:
+    """Return the tiles around one, by their offset (dx, dy); x wraps at the antimeridian, y ends at the poles."""
+    side = 1 << tile.z
+    return {
+        (dx, dy): Tile((tile.x + dx) % side, tile.y + dy, tile.z)
+        for dx in (-1, 0, 1)
+        for dy in (-1, 0, 1)
+        if (dx or dy) and 0 <= tile.y + dy < side
+    }

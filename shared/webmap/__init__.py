@@ -1,0 +1,1 @@
+"""The web page beside a tile set: a map of it, or a viewer to compare and select tiles."""

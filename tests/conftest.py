@@ -1,0 +1,114 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+# One thread a process: the suite runs in as many processes as there are processors.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.pop("RSP_CONFIG", None)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real imagery and extracts beside the checkout (or $RSP_TEST_DATA); skips if absent."""
+    path = Path(os.environ.get("RSP_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip(f"no real data at {path}")
+    return path
+
+
+@dataclass
+class Ran:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def rsp(capsys):
+    """Run the command line in this process: `rsp("cover", ...)`, returning exit code, stdout and stderr."""
+
+    def run(*argv: object) -> Ran:
+        capsys.readouterr()
+        try:
+            code = main([str(arg) for arg in argv])
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        out, err = capsys.readouterr()
+        return Ran(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def rsp_process():
+    """Run the command line as a process of its own (for imports, kills and environment)."""
+
+    def run(*argv: object, **options: Any) -> Ran:
+        done = subprocess.run(
+            [sys.executable, "-m", "shared.cli", *map(str, argv)], capture_output=True, text=True, **options
+        )
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@dataclass
+class Step:
+    """What a component wrote: its output artifacts (`path`, `metadata`), and its parameters."""
+
+    artifacts: dict[str, Any]
+    parameters: dict[str, Any]
+
+    def path(self, name: str) -> Path:
+        return Path(self.artifacts[name]["path"])
+
+
+@pytest.fixture
+def run_component(tmp_path):
+    """Run one component with kfp's local runner: `run_component(component, {"tiles": path}, zoom=3)`.
+
+    Artifact arguments are paths (or lists of paths are not supported); everything else is a parameter.
+    """
+    from kfp import dsl, local
+
+    def run(component, artifacts: dict[str, tuple[Path, type] | Path] | None = None, **parameters: Any) -> Step:
+        root = tmp_path / "kfp"
+        local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
+
+        @dsl.pipeline(name="one")
+        def one():
+            inputs = {}
+            for name, value in (artifacts or {}).items():
+                path, kind = value if isinstance(value, tuple) else (value, dsl.Dataset)
+                imported = dsl.importer(artifact_uri=str(path), artifact_class=kind, reimport=False)
+                inputs[name] = imported.output
+            component(**inputs, **parameters)
+
+        before = set(root.glob("*/*/executor_output.json"))
+        one()
+        (written,) = set(root.glob("*/*/executor_output.json")) - before
+        output = json.loads(written.read_text())
+        found = {}
+        for name, group in output.get("artifacts", {}).items():
+            (artifact,) = group["artifacts"]
+            found[name] = {"path": artifact["uri"], "metadata": artifact.get("metadata", {})}
+        return Step(found, output.get("parameterValues", {}))
+
+    return run
