@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from shared.errors import PartialError
@@ -34,3 +37,12 @@ def describe(artifact: Any, kind: str, result: Result) -> None:
     if result.failed:
         tile, reason = min(result.failed.items())
         raise PartialError(f"{len(result.failed)} tiles failed, the first is {tile.z}/{tile.x}/{tile.y}: {reason}")
+
+
+@contextmanager
+def config_file(text: str) -> Iterator[Path]:
+    """Write the configuration that a component was given as text to a file, for as long as the block runs."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "config.toml"
+        path.write_text(text, "utf-8")
+        yield path
