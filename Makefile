@@ -1,0 +1,50 @@
+# `make` alone lists the targets. Everything lives in .venv and demo/; nothing else is touched.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint docs pipelines bench clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Make .venv with all that the project, its tests and its tools need
+
+# torch goes in first, by itself: pip then finds its needs met and does not look for another build.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "Python 3.11 is needed, and $(PYTHON) is another; name it with make PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup ## From nothing to a served model: HelloWorld on a generated town, or on SCENE=<folder> of your own
+	$(BIN)/python -m pipelines.demo --out demo $(if $(SCENE),--scene '$(SCENE)')
+
+test: setup ## Run all tests that need no cluster
+	@tests/install.sh
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+lint: setup ## Check style, types, the one-way imports and the Dockerfiles
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy shared components pipelines serving
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/hadolint components/Dockerfile serving/Dockerfile
+
+docs: setup ## Write docs/tools.md, docs/config.md and the README of each component anew
+	$(BIN)/python -m docs.generate
+
+pipelines: setup ## Compile every pipeline into pipelines/compiled
+	$(BIN)/rsp pipeline compile --all pipelines/compiled
+
+bench: setup ## Measure against rivals, in one run, as ratios of CPU time
+	$(BIN)/python -m tests.bench
+
+clean: ## Remove what setup, demo and the tools made
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

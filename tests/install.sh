@@ -1,0 +1,19 @@
+#!/bin/sh
+# Installs what some tests need beside Python packages, where that is possible (root on Debian or Ubuntu);
+# elsewhere says what is missing. The tests that need it are skipped then, and say so.
+set -eu
+
+missing=""
+command -v java >/dev/null || missing="$missing openjdk-17-jre-headless"
+command -v chromium >/dev/null || missing="$missing chromium"
+command -v wget >/dev/null || missing="$missing wget"
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing for the tests:$missing"
+    apt-get update -qq
+    # shellcheck disable=SC2086 # a list of packages
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+else
+    echo "not installed, so some tests are skipped:$missing"
+fi
