@@ -1,1 +1,216 @@
-"""The web page beside a tile set: a map of it, or a viewer to compare and select tiles."""
+"""The web page beside a tile set: a map of it, or a viewer to compare and select tiles.
+
+A page is one HTML file that holds its style, its scripts and the outline of its tiles: it asks nothing of any
+other host, and works from `file://` as from a server.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+from urllib.parse import quote, urlsplit
+
+from shared.atomic import atomic_text
+from shared.errors import TileSetError, UsageError
+from shared.tiles import Tile, bounds_lonlat
+
+Page = Literal["leaflet", "compare"]
+
+# Runs of tiles that a page holds itself; what has more shows its extent until it has read tiles.json.
+MAX_RUNS = 5_000
+_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
+
+
+class Extent(NamedTuple):
+    """Where tiles lie, in degrees; east is beyond 180 where they cross the antimeridian."""
+
+    west: float
+    south: float
+    east: float
+    north: float
+
+    @property
+    def center(self) -> tuple[float, float]:
+        """The middle, as longitude and latitude, in the latitudes as the map draws them."""
+        return (self.west + self.east) / 2, (self.south + self.north) / 2
+
+
+def write_webmap(
+    out: Path,
+    tiles: Sequence[Tile],
+    tile_format: str,
+    *,
+    base_url: str = "./",
+    template: Path | None = None,
+    page: Page = "leaflet",
+) -> Path:
+    """Write the web page of a tile set: `index.html` and `tiles.json` in a directory, or `x.pmtiles.html`.
+
+    Args:
+        out: The tile set.
+        tiles: The tiles that the page shows.
+        tile_format: Their format.
+        base_url: Where the page finds the tiles.
+        template: A template of the user's own, with the placeholders `{{base_url}}`, `{{ext}}`, `{{zoom}}`,
+            `{{center}}` (latitude and longitude) and `{{tiles}}`.
+        page: Which of our templates, where there is none of the user's.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        UsageError: the template cannot be read, or the base URL is none.
+        TileSetError: there is no tile.
+        StorageError: the page cannot be written.
+    """
+    out = Path(out).expanduser()
+    archive = out.suffix.lower() == ".pmtiles"
+    ordered = sorted(set(tiles))
+    if not ordered:
+        raise TileSetError(f"{out} has no tile that a web page could show")
+    data = page_data(ordered, tile_format, title=out.name)
+    data["base"] = _url(base_url)
+    if archive:
+        data["archive"] = quote(out.name)
+    text = _template(page, template)
+    target = out.parent / f"{out.name}.html" if archive else out / "index.html"
+    with atomic_text(target) as file:
+        file.write(render(text, data))
+    if not archive:
+        with atomic_text(out / "tiles.json") as file:
+            file.writelines(footprints(ordered))
+    return target
+
+
+def page_data(tiles: Sequence[Tile], tile_format: str, *, title: str) -> dict[str, Any]:
+    """Return what a page knows of its tiles (sorted, at least one)."""
+    box = extent(tiles)
+    runs = _runs(tiles, MAX_RUNS)
+    return {
+        "title": title,
+        "ext": tile_format,
+        "count": len(tiles),
+        "zooms": [min(tile.z for tile in tiles), max(tile.z for tile in tiles)],
+        "bounds": [round(value, 6) for value in box],
+        "center": [round(value, 6) for value in reversed(box.center)],
+        "runs": runs,
+    }
+
+
+def extent(tiles: Iterable[Tile]) -> Extent:
+    """Return where tiles lie, the shorter way around the Earth."""
+    columns: set[tuple[float, float]] = set()
+    south, north = 90.0, -90.0
+    for tile in tiles:
+        west, low, east, high = bounds_lonlat(tile)
+        columns.add((west, east))
+        south, north = min(south, low), max(north, high)
+    spans = sorted(columns)
+    # The widest gap between columns is outside: the extent begins to the east of it.
+    begin, widest, reached = 0, spans[0][0] + 360 - max(east for _, east in spans), spans[0][1]
+    for index, (west, east) in enumerate(spans):
+        if west - reached > widest:
+            begin, widest = index, west - reached
+        reached = max(reached, east)
+    west = spans[begin][0]
+    return Extent(west, south, west + 360 - widest, north)
+
+
+def footprints(tiles: Iterable[Tile]) -> Iterator[str]:
+    """Yield, in pieces, a FeatureCollection of the outlines of tiles, with x, y and z as properties."""
+    yield '{"type":"FeatureCollection","features":['
+    before = "\n"
+    for tile in tiles:
+        west, south, east, north = (f"{value:.6f}" for value in bounds_lonlat(tile))
+        ring = f"[{west},{south}],[{east},{south}],[{east},{north}],[{west},{north}],[{west},{south}]"
+        yield (
+            f'{before}{{"type":"Feature","properties":{{"x":{tile.x},"y":{tile.y},"z":{tile.z}}},'
+            f'"geometry":{{"type":"Polygon","coordinates":[[{ring}]]}}}}'
+        )
+        before = ",\n"
+    yield "\n]}\n"
+
+
+def _runs(tiles: Sequence[Tile], most: int) -> list[list[int]] | None:
+    """Return sorted tiles as runs down a column, `[z, x, y, count]`; None where there are more than `most`."""
+    runs: list[list[int]] = []
+    for tile in tiles:
+        last = runs[-1] if runs else None
+        if last and last[0] == tile.z and last[1] == tile.x and last[2] + last[3] == tile.y:
+            last[3] += 1
+        elif len(runs) == most:
+            return None
+        else:
+            runs.append([tile.z, tile.x, tile.y, 1])
+    return runs
+
+
+def render(template: str, data: Mapping[str, Any]) -> str:
+    """Fill a template, each placeholder once, with values that mean nothing to HTML and JavaScript but themselves.
+
+    Placeholders that are none of ours stay as they are.
+    """
+    # `<` closes no script as \u003c, and the line separators of JSON end no JavaScript string.
+    script = json.dumps(data, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
+    values = {
+        "base_url": str(data.get("base", "./")),
+        "ext": str(data["ext"]),
+        "zoom": str(data["zooms"][1]),
+        "center": json.dumps(data["center"]),
+        "tiles": "tiles.json",
+        "title": escape(str(data["title"])),
+        "data": script,
+    }
+
+    def fill(match: re.Match[str]) -> str:
+        name = match[1]
+        if name in values:
+            return values[name]
+        return _asset(name) or match[0]
+
+    return _PLACEHOLDER.sub(fill, template)
+
+
+def _asset(name: str) -> str | None:
+    """Return a script or style that a template embeds."""
+    place = files("shared.webmap")
+    names = {
+        "common": "common.html",
+        "leaflet_css": "vendor/leaflet.css",
+        "leaflet_js": "vendor/leaflet.js",
+        "pmtiles_js": "vendor/pmtiles.js",
+    }
+    if name not in names:
+        return None
+    text = place.joinpath(names[name]).read_text("utf-8")
+    return re.sub(r"(?m)^//# sourceMappingURL=.*$", "", text)
+
+
+def _template(page: Page, own: Path | None) -> str:
+    if own is None:
+        return files("shared.webmap").joinpath(f"{page}.html").read_text("utf-8")
+    try:
+        return Path(own).expanduser().read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the web UI template {own}: {error}") from error
+
+
+def _url(base: str) -> str:
+    """Return a URL that ends in a slash, with whatever quotes or brackets it has percent-encoded.
+
+    So it stands for itself in an attribute as in a string of a script, which is how templates use it.
+    """
+    base = base.strip() or "./"
+    try:
+        scheme = urlsplit(base).scheme
+    except ValueError as error:
+        raise UsageError(f"--web_ui_base_url {base!r} is no URL: {error}") from None
+    if scheme not in ("", "http", "https", "file"):
+        raise UsageError(f"--web_ui_base_url must be relative, http, https or file, got {base!r}")
+    # Everything that URLs are made of, without the quote; & separates nothing inside a path.
+    return quote(base, safe=":/?#[]@!$()*+,;=%~").rstrip("/") + "/"
