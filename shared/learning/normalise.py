@@ -1,0 +1,88 @@
+"""From decoded tiles to the input of a network: pick bands, scale, normalise. Training and inference share this."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.config import Channel
+from shared.errors import ModelError
+from shared.images import Array
+
+
+def pick_bands(image: Array, channel: Channel) -> Array:
+    """Return the bands that a channel takes from its tile, in its order.
+
+    Args:
+        image: Shape (height, width, bands), as decoded.
+        channel: Its `bands` count from 1.
+
+    Raises:
+        ModelError: the tile has fewer bands than the channel wants.
+    """
+    wanted = max(channel.bands)
+    if image.shape[2] < wanted:
+        raise ModelError(
+            f"the model wants {_bands(wanted)} of {channel.name!r}, the tile has {image.shape[2]}"
+            if wanted == len(channel.bands)
+            else f"the model wants band {wanted} of {channel.name!r}, the tile has {_bands(image.shape[2])}"
+        )
+    if channel.bands == tuple(range(1, image.shape[2] + 1)):
+        return image
+    return image[:, :, [band - 1 for band in channel.bands]]
+
+
+def stack_bands(images: Sequence[Array]) -> Array:
+    """Join the picked bands of several channels of the same size, in order.
+
+    The type stays where all have the same; else each is scaled first (to float32 in 0..1), since 255 in a byte and
+    in an elevation model are not alike.
+    """
+    if len({image.dtype for image in images}) > 1:
+        images = [scale(image) for image in images]
+    return images[0] if len(images) == 1 else np.concatenate(images, axis=2)
+
+
+def scale(image: Array) -> npt.NDArray[np.float32]:
+    """Return the values as float32: integers divided by the largest of their type, floats as they are."""
+    if image.dtype == np.bool_:
+        return image.astype(np.float32)
+    if np.issubdtype(image.dtype, np.integer):
+        return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
+    return image.astype(np.float32, copy=False)
+
+
+def normalise(image: Array, channels: Sequence[Channel]) -> npt.NDArray[np.float32]:
+    """Make the input of a network from an image that holds the picked bands of all channels, in order.
+
+    Integers are scaled by the largest value of their type; then each band is `(value - mean) / std`. Values that
+    are not finite (no data in a float raster) become the mean: one NaN would spread over its whole surroundings.
+
+    Args:
+        image: Shape (height, width, bands).
+        channels: The channels of the model.
+
+    Returns:
+        Contiguous array of shape (bands, height, width).
+
+    Raises:
+        ModelError: the number of bands is not the model's.
+    """
+    wanted = sum(len(channel.bands) for channel in channels)
+    if image.ndim != 3 or image.shape[2] != wanted:
+        has = image.shape[2] if image.ndim == 3 else 1
+        raise ModelError(f"the model wants {_bands(wanted)}, the tile has {has}")
+    mean = np.array([value for channel in channels for value in channel.mean], np.float32)
+    std = np.array([value for channel in channels for value in channel.std], np.float32)
+    # One pass over memory for each step, in the layout that the network takes.
+    values = np.ascontiguousarray(np.moveaxis(scale(image), 2, 0))
+    values = (values - mean[:, None, None]) / std[:, None, None]
+    if np.issubdtype(image.dtype, np.floating):
+        values[~np.isfinite(values)] = 0.0
+    return values
+
+
+def _bands(count: int) -> str:
+    return f"{count} band{'' if count == 1 else 's'}"
