@@ -1,0 +1,167 @@
+"""Draw the pictures of the README: `python -m docs.pictures`, after `make demo`.
+
+The pipeline is drawn from its compiled form, the result from what the demo left in `demo/`.
+"""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parent.parent
+IMAGES = ROOT / "docs" / "img"
+
+# Pixels of the drawing.
+WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 132, 40, 38, 22, 16
+
+
+def main() -> None:
+    """Draw all pictures."""
+    IMAGES.mkdir(exist_ok=True)
+    (IMAGES / "pipeline.svg").write_text(
+        pipeline_svg(ROOT / "pipelines" / "compiled" / "hello_world.yaml"), "utf-8"
+    )
+    draw_result(ROOT / "demo", IMAGES / "result.webp")
+
+
+def pipeline_svg(compiled: Path) -> str:
+    """Return an SVG of the tasks of a compiled pipeline, from left to right, conditions dashed."""
+    with compiled.open(encoding="utf-8") as file:
+        spec = next(yaml.safe_load_all(file))
+    names, edges, guarded = _graph(spec)
+    layers = _layers(names, edges)
+    place = {
+        name: (MARGIN + column * (WIDTH + GAP_X), row)
+        for column, layer in enumerate(layers)
+        for row, name in enumerate(layer)
+    }
+    rows = max(map(len, layers))
+    height = rows * (HEIGHT + GAP_Y) - GAP_Y + 2 * MARGIN
+    middle = {
+        name: (
+            x,
+            MARGIN
+            + (row + (rows - len(layers[(x - MARGIN) // (WIDTH + GAP_X)])) / 2) * (HEIGHT + GAP_Y)
+            + HEIGHT / 2,
+        )
+        for name, (x, row) in place.items()
+    }
+    width = len(layers) * (WIDTH + GAP_X) - GAP_X + 2 * MARGIN
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:g}" width="{width}" '
+        f'height="{height:g}" font-family="system-ui, sans-serif" font-size="13">',
+        f'<rect width="{width}" height="{height:g}" fill="#ffffff"/>',
+    ]
+    for source, target in sorted(edges):
+        (x1, y1), (x2, y2) = middle[source], middle[target]
+        x1 += WIDTH
+        bend = (x2 - x1) / 2
+        parts.append(
+            f'<path d="M{x1},{y1:g} C{x1 + bend:g},{y1:g} {x2 - bend:g},{y2:g} {x2},{y2:g}" '
+            'fill="none" stroke="#b0b7c3"/>'
+        )
+    for name, (x, y) in sorted(middle.items()):
+        dash = ' stroke-dasharray="5 3"' if name in guarded else ""
+        parts.append(
+            f'<rect x="{x}" y="{y - HEIGHT / 2:g}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="#fdf2f8" '
+            f'stroke="#be185d"{dash}/><text x="{x + WIDTH / 2:g}" y="{y + 4.5:g}" text-anchor="middle" '
+            f'fill="#1f2937">{escape(names[name])}</text>'
+        )
+    return "\n".join([*parts, "</svg>\n"])
+
+
+def _graph(spec: dict[str, Any]) -> tuple[dict[str, str], set[tuple[str, str]], set[str]]:
+    """Return the tasks (display name by key), who needs whom, and the tasks under a condition."""
+    names: dict[str, str] = {}
+    edges: set[tuple[str, str]] = set()
+    guarded: set[str] = set()
+
+    def walk(dag: dict[str, Any], above: list[str], condition: bool) -> None:
+        for key, task in dag["tasks"].items():
+            needs = [*task.get("dependentTasks", []), *above]
+            inner = spec["components"][task["componentRef"]["name"]].get("dag")
+            if inner:
+                walk(inner, needs, condition or "triggerPolicy" in task)
+                continue
+            names[key] = task.get("taskInfo", {}).get("name", key)
+            edges.update((need, key) for need in needs)
+            if condition:
+                guarded.add(key)
+
+    walk(spec["root"]["dag"], [], False)
+    return names, _reduced({edge for edge in edges if set(edge) <= set(names)}), guarded
+
+
+def _reduced(edges: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Drop each edge that a longer way says already."""
+    after: dict[str, set[str]] = {}
+    for source, target in edges:
+        after.setdefault(source, set()).add(target)
+
+    def reaches(start: str, goal: str) -> bool:
+        return any(step == goal or reaches(step, goal) for step in after.get(start, ()))
+
+    return {
+        (source, target)
+        for source, target in edges
+        if not any(step != target and reaches(step, target) for step in after[source])
+    }
+
+
+def _layers(names: dict[str, str], edges: set[tuple[str, str]]) -> list[list[str]]:
+    """Return the tasks in columns: each behind all that it needs, near to what it needs."""
+    before: dict[str, list[str]] = {name: [] for name in names}
+    for source, target in edges:
+        before[target].append(source)
+    depth: dict[str, int] = {}
+
+    def measure(name: str) -> int:
+        if name not in depth:
+            depth[name] = 1 + max(map(measure, before[name]), default=-1)
+        return depth[name]
+
+    layers: list[list[str]] = [[] for _ in range(1 + max(map(measure, names)))]
+    for name in names:
+        layers[depth[name]].append(name)
+    row = {name: index for index, name in enumerate(layers[0])}
+    for layer in layers[1:]:
+        layer.sort(
+            key=lambda name: (sum(row.get(need, 0) for need in before[name]) / (len(before[name]) or 1), name)
+        )
+        row.update({name: index for index, name in enumerate(layer)})
+    return layers
+
+
+def draw_result(demo: Path, out: Path, tiles: int = 4) -> None:
+    """Put image, label, mask, and all three stacked of some tiles beside each other, a tile a row.
+
+    Args:
+        demo: What `make demo` left.
+        out: The picture, as WebP.
+        tiles: How many tiles; those with the most building are taken.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from shared.images import decode, decode_mask
+    from shared.tileset import open_reader
+
+    with (
+        open_reader(demo / "images.pmtiles") as images,
+        open_reader(demo / "labels.pmtiles") as labels,
+        open_reader(demo / "masks.pmtiles") as masks,
+    ):
+        shares = {tile: float(decode_mask(labels.read(tile)).mean()) for tile in masks.tiles()}
+        chosen = sorted(sorted(shares, key=lambda tile: (-shares[tile], tile))[:tiles])
+        rows = []
+        for tile in chosen:
+            three = [decode(reader.read(tile)).astype(np.uint16) for reader in (images, labels, masks)]
+            rows.append(np.hstack([*three, sum(three) // 3]).astype(np.uint8))
+    Image.fromarray(np.vstack(rows)).save(out, "WEBP", quality=80)
+
+
+if __name__ == "__main__":
+    main()
