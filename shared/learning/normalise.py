@@ -1,4 +1,4 @@
-"""From decoded tiles to the input of a network: pick bands, scale, normalise. Training and inference share this."""
+"""From decoded tiles to the input of a network: pick bands, scale, normalise. Training and inference share it."""
 
 from __future__ import annotations
 
