@@ -1,0 +1,127 @@
+"""Measures of agreement between labels and masks, all from one confusion matrix. Pure numpy.
+
+A confusion matrix here is an array of int64, shape (K, K), K being the number of classes: rows are the classes
+of the label, columns those of the mask. Matrices of tiles add up. What is 0/0 is NaN.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from shared.errors import TileError
+
+Counts = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+def confusion(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer], classes: int) -> Counts:
+    """Count the pixels of each pair of classes.
+
+    Args:
+        label: Class indices, any shape.
+        mask: Class indices, the same shape.
+        classes: How many classes there are, K.
+
+    Returns:
+        The confusion matrix, shape (K, K).
+
+    Raises:
+        TileError: the shapes differ, or a class index is K or more.
+    """
+    if label.shape != mask.shape:
+        raise TileError(f"label and mask differ in size: {label.shape} and {mask.shape}")
+    for name, array in (("label", label), ("mask", mask)):
+        if array.size and not 0 <= int(array.min()) <= int(array.max()) < classes:
+            raise TileError(
+                f"the {name} holds class {int(array.max())}; the configuration has {classes} classes "
+                f"(0 to {classes - 1})"
+            )
+    pairs = label.ravel().astype(np.int64) * classes + mask.ravel()
+    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
+
+
+def _ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
+    """Divide; 0/0 is NaN and nobody is warned."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64))
+
+
+def iou_per_class(matrix: Counts) -> Floats:
+    """Return TP / (TP + FN + FP) of each class; NaN where a class is in neither label nor mask."""
+    both = np.diag(matrix)
+    return _ratio(both, matrix.sum(0) + matrix.sum(1) - both)
+
+
+def miou(matrix: Counts) -> float:
+    """Return the mean IoU of the classes, background included; classes found nowhere do not count."""
+    return _nanmean(iou_per_class(matrix))
+
+
+def foreground_iou(matrix: Counts) -> float:
+    """Return the mean IoU of the classes but the background (class 0): with two classes, that of class 1."""
+    return _nanmean(iou_per_class(matrix)[1:])
+
+
+def _nanmean(values: Floats) -> float:
+    found = values[~np.isnan(values)]
+    return float(found.mean()) if found.size else float("nan")
+
+
+def precision_per_class(matrix: Counts) -> Floats:
+    """Return TP / (TP + FP) of each class."""
+    return _ratio(np.diag(matrix), matrix.sum(0))
+
+
+def recall_per_class(matrix: Counts) -> Floats:
+    """Return TP / (TP + FN) of each class."""
+    return _ratio(np.diag(matrix), matrix.sum(1))
+
+
+def f1_per_class(matrix: Counts) -> Floats:
+    """Return 2 TP / (2 TP + FN + FP) of each class."""
+    return _ratio(2 * np.diag(matrix), matrix.sum(0) + matrix.sum(1))
+
+
+def accuracy(matrix: Counts) -> float:
+    """Return the share of pixels whose class is right."""
+    return float(_ratio(np.trace(matrix), matrix.sum()))
+
+
+def mcc(matrix: Counts) -> float:
+    """Return the Matthews correlation coefficient, -1 to 1.
+
+    For two classes (TP TN - FP FN) / sqrt((TP+FP)(TP+FN)(TN+FP)(TN+FN)); for more, its generalisation R_K
+    (Gorodkin, 2004), of which that is the case K = 2. NaN where labels or masks hold a single class.
+    """
+    # Shares of the total: products of pixel counts would leave int64 at some 3e9 pixels.
+    shares = _ratio(matrix, matrix.sum())
+    labels, masks = shares.sum(1), shares.sum(0)
+    covariance = np.trace(shares) - labels @ masks
+    spread = (1 - labels @ labels) * (1 - masks @ masks)
+    # With a single class on one side, `spread` is 0 but for rounding.
+    if np.count_nonzero(matrix.sum(0)) < 2 or np.count_nonzero(matrix.sum(1)) < 2:
+        return float("nan")
+    return float(covariance / np.sqrt(spread))
+
+
+def qod(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer]) -> tuple[float, float]:
+    """Return the share of foreground of a tile, and its quality of data.
+
+    A low quality of data on a tile with much foreground points at a label that is likely wrong.
+
+    Args:
+        label: Class indices; 0 is background, all else foreground.
+        mask: Class indices, the same shape.
+
+    Returns:
+        `fg`, 0 to 100: the larger of the foreground shares of label and mask, in percent of the pixels.
+        `qod`, 0 to 100: with d = 1 - IoU of the foreground (0 where there is none),
+        max(0, 100 - d (ln(fg + 1) + eps) 100 / ln 100).
+    """
+    ((_, extra), (missed, hit)) = confusion(label != 0, mask != 0, 2).tolist()
+    union = hit + extra + missed
+    distance = 1 - hit / union if union else 0.0
+    fg = 100 * max(hit + extra, hit + missed) / label.size if label.size else 0.0
+    eps = float(np.finfo(np.float64).eps)
+    return fg, max(0.0, 100 - distance * (np.log(fg + 1) + eps) * 100 / np.log(100))
