@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from shared.errors import UsageError
 
@@ -32,9 +33,33 @@ def bounded(kind: Callable[[str], float], low: float, high: float) -> Callable[[
     return parse
 
 
+class _Positional(argparse.Action):
+    """A positional that a flag may stand in for: refuses both, and leaves the flag's value when it is absent."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if values is argparse.SUPPRESS or values == []:
+            return
+        if getattr(namespace, self.dest, None) is not None:
+            parser.error(f"`{self.dest}` is given twice, as the last argument and as --{self.dest}")
+        setattr(namespace, self.dest, values)
+
+
+def _path(text: str) -> Any:
+    """Return a path. argparse converts its own mark for an absent `?` positional too: that one stays."""
+    return text if text is argparse.SUPPRESS else Path(text)
+
+
 def add_out(parser: argparse.ArgumentParser, text: str, *, several: bool = False) -> None:
     """Add the output, as the last positional or as `--out`; `require` tells when both are missing."""
-    parser.add_argument("out", type=Path, nargs="*" if several else "?", default=argparse.SUPPRESS, help=text)
+    parser.add_argument(
+        "out", action=_Positional, type=_path, nargs="*" if several else "?", default=argparse.SUPPRESS, help=text
+    )
     parser.add_argument(
         "--out", dest="out", type=Path, default=None, help="the same, as a flag", nargs="+" if several else None
     )
