@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -22,7 +23,16 @@ from shared.tiles import Tile, bounds_lonlat
 Page = Literal["leaflet", "compare"]
 
 # Runs of tiles that a page holds itself; what has more shows its extent until it has read tiles.json.
-MAX_RUNS = 5_000
+MAX_RUNS = 20_000
+
+# What templates embed, and what is left out of it: source maps, and pictures of controls that no page has.
+_ASSETS = {
+    "common": "common.html",
+    "leaflet_css": "vendor/leaflet.css",
+    "leaflet_js": "vendor/leaflet.js",
+    "pmtiles_js": "vendor/pmtiles.js",
+}
+_REFERENCE = re.compile(r"(?m)^//# sourceMappingURL=.*$|background-image: url\(images/[^)]*\);")
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
@@ -36,7 +46,7 @@ class Extent(NamedTuple):
 
     @property
     def center(self) -> tuple[float, float]:
-        """The middle, as longitude and latitude, in the latitudes as the map draws them."""
+        """The middle, as longitude and latitude."""
         return (self.west + self.east) / 2, (self.south + self.north) / 2
 
 
@@ -77,14 +87,47 @@ def write_webmap(
     data["base"] = _url(base_url)
     if archive:
         data["archive"] = quote(out.name)
-    text = _template(page, template)
+    text = render(_template(page, template), data)
     target = out.parent / f"{out.name}.html" if archive else out / "index.html"
     with atomic_text(target) as file:
-        file.write(render(text, data))
+        file.write(text)
     if not archive:
         with atomic_text(out / "tiles.json") as file:
             file.writelines(footprints(ordered))
     return target
+
+
+def embed_webmap(
+    images: Mapping[Tile, tuple[str, bytes]],
+    *,
+    title: str,
+    notes: Mapping[Tile, Mapping[str, float]] | None = None,
+    total: int | None = None,
+) -> str:
+    """Return a map that holds its images itself, for where a page is shown alone (the KFP UI shows it in a frame).
+
+    Args:
+        images: The media type and the data of the image of each tile; their sum is what the page weighs.
+        title: The heading of the page.
+        notes: Numbers of tiles, shown under the pointer; `qod` or `iou` also ranks them.
+        total: How many tiles there are in all, where `images` is a part of them.
+    """
+    tiles = sorted(images)
+    if not tiles:
+        raise TileSetError("a map needs at least one tile")
+    data = page_data(tiles, "", title=title)
+    data["base"] = ""
+    data["total"] = total or len(tiles)
+    data["images"] = {
+        _key(tile): f"data:{kind};base64,{b64encode(content).decode()}"
+        for tile, (kind, content) in sorted(images.items())
+    }
+    data["notes"] = {_key(tile): dict(values) for tile, values in sorted((notes or {}).items())}
+    return render(_template("leaflet", None), data)
+
+
+def _key(tile: Tile) -> str:
+    return f"{tile.z}/{tile.x}/{tile.y}"
 
 
 def page_data(tiles: Sequence[Tile], tile_format: str, *, title: str) -> dict[str, Any]:
@@ -167,28 +210,22 @@ def render(template: str, data: Mapping[str, Any]) -> str:
         "data": script,
     }
 
+    if "archive" not in data:
+        values["pmtiles_js"] = ""
+
     def fill(match: re.Match[str]) -> str:
         name = match[1]
-        if name in values:
-            return values[name]
-        return _asset(name) or match[0]
+        if name not in values and name in _ASSETS:
+            values[name] = _asset(name)
+        return values.get(name, match[0])
 
     return _PLACEHOLDER.sub(fill, template)
 
 
-def _asset(name: str) -> str | None:
-    """Return a script or style that a template embeds."""
-    place = files("shared.webmap")
-    names = {
-        "common": "common.html",
-        "leaflet_css": "vendor/leaflet.css",
-        "leaflet_js": "vendor/leaflet.js",
-        "pmtiles_js": "vendor/pmtiles.js",
-    }
-    if name not in names:
-        return None
-    text = place.joinpath(names[name]).read_text("utf-8")
-    return re.sub(r"(?m)^//# sourceMappingURL=.*$", "", text)
+def _asset(name: str) -> str:
+    """Return a script or style that a template embeds, without references to files that are not there."""
+    text = files("shared.webmap").joinpath(_ASSETS[name]).read_text("utf-8")
+    return _REFERENCE.sub("", text)
 
 
 def _template(page: Page, own: Path | None) -> str:
