@@ -1,0 +1,136 @@
+"""Checkpoints: one safetensors file whose header holds the model card; no pickle, no code of strangers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from shared.atomic import atomic_path, atomic_text
+from shared.errors import ModelError, StorageError
+from shared.learning.card import MAX_BYTES, ModelCard
+from shared.learning.models import build_model, plan_of
+
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+
+def save_checkpoint(path: Path, model: nn.Module, card: ModelCard) -> None:
+    """Write a checkpoint atomically, and its card once more, for people, as `<path>.json`.
+
+    Args:
+        path: Where to, as `best.safetensors`.
+        model: The network, not wrapped (by DDP or `torch.compile`).
+        card: Its description.
+
+    Raises:
+        StorageError: the disk refuses.
+    """
+    text = card.to_json()
+    metadata = {"card": text, "format": "pt"}
+    plan = plan_of(model)
+    if plan is not None:
+        # What the network's library needs to build it, so that loading asks neither hub nor folder.
+        metadata["plan"] = json.dumps(plan, sort_keys=True)
+    try:
+        with atomic_path(path) as temporary:
+            save_file(_tensors(model), temporary, metadata)
+    except SafetensorError as error:
+        raise StorageError(f"cannot write {path}: {error}") from error
+    with atomic_text(path.with_name(f"{path.name}.json")) as file:
+        file.write(text + "\n")
+
+
+def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
+    """Build the network that a checkpoint describes and load its weights, all of them.
+
+    Nothing is fetched, and no pretrained weights are asked for. A network that is a plug-in must be installed.
+
+    Returns:
+        The network in evaluation mode, and its card.
+
+    Raises:
+        ModelError: no checkpoint, a damaged one, or weights of another network than the card says.
+    """
+    path = Path(path)
+    card, plan = _read_header(path)
+    model = build_model(card.model_config(), card.in_channels, card.num_classes, plan=plan)
+    try:
+        with safe_open(path, "pt", device="cpu") as file:
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"the checkpoint {path} is damaged: {error}") from error
+    load_weights(model, weights, str(path))
+    return model.to(device).eval(), card
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
+    """Load weights strictly; raise `ModelError` that says how they differ from the network."""
+    own = model.state_dict()
+    differing = [name for name in own if name in weights and own[name].shape != weights[name].shape]
+    missing, foreign = sorted(set(own) - set(weights)), sorted(set(weights) - set(own))
+    if missing or foreign or differing:
+        first = [*missing, *foreign, *differing][0]
+        raise ModelError(
+            f"{where} holds the weights of another network: {len(missing)} are missing, {len(foreign)} are "
+            f"unknown and {len(differing)} have another shape, the first is {first}"
+        )
+    model.load_state_dict(dict(weights))
+
+
+def read_card(path: Path) -> ModelCard:
+    """Return the card of a checkpoint without reading its weights; raise `ModelError` where it is none."""
+    return _read_header(Path(path))[0]
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return a UUID that follows from the names and values of the weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_tensors(model).items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, digest.hexdigest()))
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the weights on the CPU, none of them sharing memory with another (safetensors refuses that)."""
+    return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _read_header(path: Path) -> tuple[ModelCard, dict[str, Any] | None]:
+    """Return the card of a checkpoint, and the plan of its network if it has one."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise ModelError(f"cannot read the checkpoint {path}: {error.strerror}") from error
+    if start.startswith(_PICKLES):
+        raise ModelError(
+            f"{path} is a pickle (as torch.save writes), which could run any code when loaded; "
+            "checkpoints are safetensors files: train or convert it to one"
+        )
+    try:
+        with safe_open(path, "pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} is no checkpoint, or a damaged one ({error})") from error
+    if "card" not in metadata:
+        raise ModelError(f"{path} is a safetensors file without a model card: `rsp train` did not write it")
+    try:
+        card = ModelCard.from_json(metadata["card"])
+        text = metadata.get("plan")
+        if text is not None and len(text) > MAX_BYTES:
+            raise ModelError("the plan of the network is too large")
+        plan = None if text is None else json.loads(text)
+        if plan is not None and not isinstance(plan, dict):
+            raise ModelError("the plan of the network is no object")
+    except (ModelError, ValueError) as error:
+        raise ModelError(f"{path}: {error}") from error
+    return card, plan

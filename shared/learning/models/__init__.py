@@ -1,0 +1,59 @@
+"""Networks for semantic segmentation: (N, C, H, W) float32 -> logits (N, K, H, W), H and W multiples of 32.
+
+`[model] nn` names one of ours (`unet`, `albunet`, or a family of `transformers`: `segformer`, `upernet`, ...),
+`module:attribute`, or an entry point of the group `rsp.models`. The two last are called as
+`make(model, in_channels, num_classes)` with the `[model]` of the configuration, and return a `torch.nn.Module`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from shared import plugins
+from shared.config import ModelConfig
+from shared.errors import ModelError, RspError
+from shared.learning.models.segmentation import FAMILIES, Segmentation
+from shared.learning.models.unet import UNet
+
+__all__ = ["BUILTIN", "build_model", "plan_of"]
+
+BUILTIN: dict[str, Any] = {"unet": UNet.build, "albunet": UNet.build}
+BUILTIN.update(dict.fromkeys(FAMILIES, Segmentation.build))
+
+
+def build_model(
+    model: ModelConfig, in_channels: int, num_classes: int, *, plan: dict[str, Any] | None = None
+) -> nn.Module:
+    """Build a network.
+
+    Args:
+        model: Of it `nn`, `encoder`, `num_filters` and `pretrained` are used.
+        in_channels: How many bands the input has.
+        num_classes: How many classes are told apart, the background included.
+        plan: What `plan_of` gave for this network once; it then asks neither hub nor folder.
+
+    Raises:
+        ModelError: an unknown encoder, weights that cannot be had, or a plug-in that fails.
+        PluginError: no such network.
+    """
+    make = plugins.load(model.nn, "rsp.models", BUILTIN)
+    try:
+        if model.nn in BUILTIN:
+            built = make(model, in_channels, num_classes, plan)
+        else:
+            built = make(model, in_channels, num_classes)
+    except RspError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the network {model.nn!r} cannot be built: {error}") from error
+    if not isinstance(built, nn.Module):
+        raise ModelError(f"the network {model.nn!r} is a {type(built).__name__}, not a torch.nn.Module")
+    return built
+
+
+def plan_of(model: nn.Module) -> dict[str, Any] | None:
+    """Return what rebuilds a network where hub and folders are out of reach; None for plug-ins."""
+    plan = getattr(model, "plan", None)
+    return plan if isinstance(plan, dict) else None

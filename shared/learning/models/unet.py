@@ -1,0 +1,125 @@
+"""U-Net (Ronneberger et al., 2015) over any encoder, with a skip connection at full resolution."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from shared.config import ModelConfig
+from shared.errors import ModelError
+from shared.learning.models.encoders import build_backbone
+
+# The strides of the encoder's features that the decoder climbs.
+STRIDES = (4, 8, 16, 32)
+
+
+class ConvBlock(nn.Sequential):
+    """3x3 convolution, batch normalisation, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(inplace=True),
+        )
+
+
+class UpBlock(nn.Module):
+    """Doubles the resolution, joins the skip connection, and mixes both."""
+
+    def __init__(self, inputs: int, skip: int, outputs: int) -> None:
+        super().__init__()
+        self.mix = ConvBlock(inputs + skip, outputs)
+        self.refine = ConvBlock(outputs, outputs)
+
+    def forward(self, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return self.refine(self.mix(torch.cat([x, skip], dim=1)))
+
+
+class UNet(nn.Module):
+    """The network.
+
+    Encoders begin at a quarter of the resolution; two light convolutions on the input itself are the skip
+    connections at full and at half, from which sharp edges come.
+
+    Args:
+        backbone: A `transformers` backbone of four features.
+        channels: The widths of its features.
+        strides: Their strides. Where they are not 4, 8, 16, 32 (a plain transformer has one resolution), the
+            features are resized to them.
+        in_channels: Bands of the input.
+        num_classes: Classes of the answer.
+        num_filters: Width of the decoder at half resolution; it doubles with each step down, never wider than
+            the feature that it joins.
+        plan: What builds the backbone again.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        channels: list[int],
+        strides: tuple[float, ...],
+        in_channels: int,
+        num_classes: int,
+        num_filters: int,
+        plan: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self.backbone = backbone
+        self.resized = strides != STRIDES
+        first = min(num_filters, channels[0])
+        detail = max(8, first // 2)
+        self.detail = ConvBlock(in_channels, detail)
+        self.detail2 = ConvBlock(detail, detail, stride=2)
+        widths = [min(num_filters * times, width) for times, width in zip((2, 4, 8), channels, strict=False)]
+        self.up16 = UpBlock(channels[3], channels[2], widths[2])
+        self.up8 = UpBlock(widths[2], channels[1], widths[1])
+        self.up4 = UpBlock(widths[1], channels[0], widths[0])
+        self.up2 = UpBlock(widths[0], detail, first)
+        self.up1 = ConvBlock(first + detail, detail)
+        self.head = nn.Conv2d(detail, num_classes, 1)
+
+    @classmethod
+    def build(
+        cls, model: ModelConfig, in_channels: int, num_classes: int, plan: dict[str, Any] | None = None
+    ) -> Self:
+        """Build the network; see `shared.learning.models.build_model`."""
+        backbone, plan = build_backbone(model.encoder, in_channels, model.pretrained, plan)
+        channels, strides = _probe(backbone, in_channels, model.encoder)
+        return cls(backbone, channels, strides, in_channels, num_classes, model.num_filters, plan)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, K, H, W) of an input (N, C, H, W), H and W multiples of 32."""
+        detail = self.detail(x)
+        half = self.detail2(detail)
+        features = list(self.backbone(x).feature_maps)
+        if self.resized:
+            features = [
+                F.interpolate(feature, size=(x.shape[2] // stride, x.shape[3] // stride), mode="bilinear")
+                for feature, stride in zip(features, STRIDES, strict=True)
+            ]
+        y = self.up16(features[3], features[2])
+        y = self.up8(y, features[1])
+        y = self.up4(y, features[0])
+        y = self.up2(y, half)
+        y = F.interpolate(y, scale_factor=2.0, mode="nearest")
+        y = self.up1(torch.cat([y, detail], dim=1))
+        return self.head(y)
+
+
+def _probe(backbone: nn.Module, in_channels: int, encoder: str) -> tuple[list[int], tuple[float, ...]]:
+    """Return the widths and strides of the features of a backbone, by asking it."""
+    side = 224  # a multiple of 32, and of the patches of 14 pixels that some transformers have
+    training = backbone.training
+    backbone.eval()
+    with torch.no_grad():
+        features = backbone(torch.zeros(1, in_channels, side, side)).feature_maps
+    backbone.train(training)
+    if len(features) != len(STRIDES):
+        raise ModelError(f"the encoder {encoder!r} has {len(features)} stages; the U-Net needs {len(STRIDES)}")
+    return [feature.shape[1] for feature in features], tuple(side / feature.shape[2] for feature in features)
