@@ -1,0 +1,125 @@
+"""Derive TorchServe's archive (.mar) from a model: the model, our handler, and how it is to be served.
+
+    python -m serving.archive model.pt2 --out archives
+
+The archive is never what is stored: the exported model is. The same model, name and version give the same
+archive, byte for byte, which TorchServe's own archiver cannot do (it notes the time).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import shutil
+import sys
+import zipfile
+from pathlib import Path
+
+from shared.atomic import atomic_path
+from shared.errors import ModelError, RspError
+
+HERE = Path(__file__).parent
+HANDLER = "rsp_handler.py"
+CONFIG = "model-config.yaml"
+# TorchServe puts both into URLs and file names.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SUFFIXES = (".pt2", ".onnx", ".pt", ".jit", ".safetensors")
+
+
+def sha8(model: Path) -> str:
+    """Return what tells a model apart: eight hex digits of the SHA-256 of its file."""
+    try:
+        with model.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:8]
+    except OSError as error:
+        raise ModelError(f"cannot read the model {model}: {error.strerror}") from error
+
+
+def archive_name(model: Path, name: str, version: str) -> str:
+    """Return the file name of an archive: it says which model, which version, and which bytes."""
+    digest = sha8(model)
+    return f"{name}-{digest}.mar" if version == digest else f"{name}-{version}-{digest}.mar"
+
+
+def build_archive(model: Path, out: Path, *, name: str, version: str = "") -> Path:
+    """Write the archive of a model.
+
+    Args:
+        model: An exported model (`.pt2`, `.onnx`, TorchScript) or a checkpoint.
+        out: Where to write: a path that ends in `.mar`, or a folder, in which the archive is named
+            `<name>-<version>-<8 digits of the model's SHA-256>.mar`.
+        name: What the model is called in TorchServe's URLs.
+        version: Its version there; those 8 digits where empty.
+
+    Returns:
+        The path of the archive.
+
+    Raises:
+        ModelError: the file is no model of ours, or name or version are not fit for a URL.
+        StorageError: it cannot be written.
+    """
+    from shared.learning.inference import read_model_card
+
+    version = version or sha8(model)
+    for what, text in (("name", name), ("version", version)):
+        if not NAME.fullmatch(text):
+            raise ModelError(f"the {what} {text!r} of a model may hold letters, digits, dot, dash and underscore")
+    card = read_model_card(model)
+    path = out if out.suffix == ".mar" else out / archive_name(model, name, version)
+    # The suffix means nothing to us (formats are told by content), but is kept for those who look inside.
+    stored = "model" + (model.suffix if model.suffix in SUFFIXES else "")
+    manifest = {
+        "runtime": "python",
+        "archiverVersion": "0.12.0",
+        "model": {
+            "modelName": name,
+            "modelVersion": version,
+            "description": f"{card.nn}, {card.encoder}: {', '.join(entry.title for entry in card.classes)}",
+            "serializedFile": stored,
+            "handler": HANDLER,
+            "configFile": CONFIG,
+        },
+    }
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        _add(archive, "MAR-INF/MANIFEST.json", json.dumps(manifest, indent=2).encode() + b"\n")
+        _add(archive, HANDLER, (HERE / "handler.py").read_bytes())
+        _add(archive, CONFIG, (HERE / CONFIG).read_bytes())
+        # As a stream: a model may be larger than the memory that a deploy step was given.
+        entry = _entry(stored)
+        entry.file_size = model.stat().st_size
+        with model.open("rb") as source, archive.open(entry, "w") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+    return path
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    """Return a member with fixed date and mode: the archive's bytes follow from its content alone."""
+    entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    entry.external_attr = 0o644 << 16
+    return entry
+
+
+def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    archive.writestr(_entry(name), data)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write an archive and print its path."""
+    parser = argparse.ArgumentParser(prog="python -m serving.archive", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", type=Path, help="exported model or checkpoint")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder, or file that ends in .mar (default: .)")
+    parser.add_argument("--name", default="rsp", help="name of the model (default: rsp)")
+    parser.add_argument("--version", default="", help="version (default: 8 digits of the model's SHA-256)")
+    args = parser.parse_args(argv)
+    try:
+        print(build_archive(args.model, args.out, name=args.name, version=args.version))
+    except RspError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""What TorchServe calls: bytes of tiles in, bytes of masks out, by the one inference function.
+
+TorchServe takes the only class of this file. It travels in the archive beside the model, and imports the rest
+from the installed package, so that serving, `rsp predict` and the validation in training cannot differ.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from shared.errors import ModelError, TileError
+from shared.images import encode
+from shared.learning.inference import load_predictor, predict_tiles, read_model_card
+
+MAX_OVERLAP = 1024
+
+
+class TileHandler:
+    """One model in one worker process."""
+
+    def initialize(self, context: Any) -> None:
+        """Load the model and predict once, so that the first request is as quick as the others.
+
+        Raises:
+            ModelError: the model was exported by another torch than this one: its answers could differ.
+        """
+        threads = int(context.model_yaml_config.get("handler", {}).get("threads", 1))
+        torch.set_num_threads(threads)
+        manifest, system = context.manifest["model"], context.system_properties
+        path = Path(system["model_dir"]) / manifest["serializedFile"]
+        card = read_model_card(path)
+        exported, here = card.versions.get("torch", "unknown"), torch.__version__
+        if exported.split(".")[:2] != here.split(".")[:2]:
+            raise ModelError(f"the model was exported by torch {exported}, this server has {here}; use the same")
+        gpu = system.get("gpu_id")
+        device = f"cuda:{gpu}" if gpu is not None and int(gpu) >= 0 and torch.cuda.is_available() else "cpu"
+        self.predictor = load_predictor(path, device=device, threads=threads)
+        self.version = str(manifest["modelVersion"])
+        bands = max(band for channel in card.channels for band in channel.bands)
+        blank = encode(np.zeros((card.tile_size, card.tile_size, bands), np.uint8), "tif")
+        for answer in predict_tiles(self.predictor, [blank]):
+            if isinstance(answer, TileError):
+                raise ModelError(f"the model does not predict a blank tile: {answer}")
+
+    def handle(self, data: list[dict[str, Any]], context: Any) -> list[bytes | str]:
+        """Answer a batch: each tile with its mask, a bad one with 400, `describe: True` with the model card."""
+        answers: list[bytes | str] = [""] * len(data)
+        tiles: dict[int | None, list[tuple[int, bytes]]] = {}  # by the border that the images carry
+        for index, row in enumerate(data):
+            headers = {key.lower(): value for key, value in context.get_all_request_header(index).items()}
+            context.set_response_header(index, "X-Model-Version", self.version)
+            context.set_response_content_type(index, "application/json")
+            if str(headers.get("describe")).lower() == "true":
+                answers[index] = self.predictor.card.to_json()
+                continue
+            try:
+                overlap, image = _overlap(headers.get("x-overlap")), _image(row)
+            except TileError as error:
+                answers[index] = _refuse(context, index, error)
+            else:
+                tiles.setdefault(overlap, []).append((index, image))
+        for overlap, group in tiles.items():
+            results = predict_tiles(self.predictor, [image for _, image in group], overlap)
+            for (index, _), answer in zip(group, results, strict=True):
+                if isinstance(answer, TileError):
+                    answers[index] = _refuse(context, index, answer)
+                else:
+                    answers[index] = answer
+                    context.set_response_content_type(index, "image/png")
+        return answers
+
+
+def _image(row: dict[str, Any]) -> bytes:
+    """Return the image of a request: its body, or the field `data` of a multipart form."""
+    raw = row.get("body", row.get("data"))
+    if not isinstance(raw, bytes | bytearray) or not raw:
+        raise TileError("no image: send it as the body with a content type as image/png, or as the field `data`")
+    return bytes(raw)
+
+
+def _overlap(value: str | None) -> int | None:
+    """Return the width of the border that the image carries, None where the sender does not say."""
+    if value is None:
+        return None
+    if not value.isdecimal() or int(value) > MAX_OVERLAP:
+        raise TileError(f"X-Overlap: expected a whole number from 0 to {MAX_OVERLAP}")
+    return int(value)
+
+
+def _refuse(context: Any, index: int, error: TileError) -> str:
+    """Answer one request of the batch with 400; the others are not touched."""
+    context.set_response_status(code=400, phrase="Bad tile", idx=index)
+    return json.dumps({"error": "bad tile", "detail": str(error)[:200]})
