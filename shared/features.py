@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
@@ -26,7 +27,11 @@ DECIMALS = 7
 # Web mercator: the sphere's radius in metres, and the latitude where its square ends.
 EARTH_RADIUS = 6378137.0
 MAX_LATITUDE = 85.0511287798066
-_CRS = re.compile(r"(?:EPSG|CRS):*(?:[\d.]*:)*(\w+)$", re.IGNORECASE)
+_CRS = re.compile(r"(?:EPSG|CRS)[:/]*(?:[\d.]*[:/]+)*(\d+)$", re.IGNORECASE)
+
+# Other names of web mercator.
+_MERCATOR = {900913: 3857, 102100: 3857, 102113: 3857, 3785: 3857}
+_BOM = b"\xef\xbb\xbf"
 
 
 class Feature(NamedTuple):
@@ -49,16 +54,20 @@ def read_crs(path: Path) -> int:
     """Return the EPSG code that a GeoJSON file states in its (old) `crs` member; 4326 where it states none.
 
     Only a `crs` before the features is seen, which is where every writer puts it.
+
+    Raises:
+        FeatureError: no JSON, or a CRS that is not stated as an EPSG code.
     """
-    try:
-        with path.open("rb") as file:
-            for prefix, event, value in ijson.parse(file, multiple_values=True):
-                if prefix == "crs.properties.name" and event == "string":
-                    return _epsg(str(value), path)
-                if prefix == "features" and event == "start_array":
-                    break
-    except (OSError, ijson.JSONError, UnicodeDecodeError) as error:
-        raise FeatureError(f"cannot read the GeoJSON {path}: {error}") from error
+    with _open(path) as file:
+        for prefix, event, value in ijson.parse(file, multiple_values=True):
+            if prefix == "crs.properties.name" and event == "string":
+                return _epsg(str(value), path)
+            if prefix == "crs.properties.code" and event in ("number", "string"):
+                return _epsg(f"EPSG:{value}", path)
+            if prefix == "crs.properties.href":
+                raise FeatureError(f"{path}: its CRS is only a link; expected EPSG:<code>")
+            if (prefix, event) in (("features", "start_array"), ("", "end_map")):
+                break
     return 4326
 
 
@@ -67,53 +76,113 @@ def _epsg(name: str, path: Path) -> int:
     if name.upper().endswith("CRS84"):
         return 4326
     match = _CRS.search(name)
-    if match and match[1].isdecimal():
-        return {900913: 3857}.get(int(match[1]), int(match[1]))
+    if match:
+        return _MERCATOR.get(int(match[1]), int(match[1]))
     raise FeatureError(f"{path}: unknown CRS {name!r}; expected EPSG:<code>")
 
 
-def read_features(path: Path) -> Iterator[Feature]:
+@contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    """Open a JSON file past its byte order mark, and turn what can go wrong with it into `FeatureError`."""
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_BOM)) != _BOM:
+                file.seek(0)
+            yield file
+    except ijson.IncompleteJSONError as error:
+        raise FeatureError(f"{path} is no JSON, or is cut off: {error}") from error
+    except ijson.JSONError as error:
+        raise FeatureError(f"{path} is no valid JSON: {error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise FeatureError(f"cannot read {path}: {error}") from error
+
+
+def read_features(path: Path, broken: Callable[[str], None] | None = None) -> Iterator[Feature]:
     """Yield the features of a GeoJSON file, in the CRS that `read_crs` gives.
 
     Takes a FeatureCollection, a Feature, a bare geometry, or one of these a line. One feature is in memory at a
     time.
 
+    Args:
+        path: The file.
+        broken: Called with the reason for each feature whose geometry cannot be built, which is then passed
+            over; without it the first such feature is an error.
+
     Raises:
         FeatureError: no JSON, no GeoJSON, or a geometry that cannot be built; says which feature.
     """
-    number = 0
-    try:
-        with path.open("rb") as file:
-            collection = False
-            for prefix, event, value in ijson.parse(file, multiple_values=True):
-                if prefix == "features" and event == "start_array":
-                    collection = True
-                    break
-                if (prefix, event, value) == ("type", "string", "FeatureCollection"):
-                    collection = True
-                    break
-            file.seek(0)
-            items = ijson.items(file, "features.item" if collection else "", multiple_values=True, use_float=True)
-            for item in items:
-                yield _feature(item, path, number)
-                number += 1
-    except (OSError, UnicodeDecodeError) as error:
-        raise FeatureError(f"cannot read {path}: {error}") from error
-    except ijson.JSONError as error:
-        raise FeatureError(f"{path} is no valid JSON after feature {number}: {error}") from error
+    with _open(path) as file:
+        start = file.tell()
+        collection = empty = False
+        for prefix, event, value in ijson.parse(file, multiple_values=True):
+            if (prefix, event) == ("features", "start_array") or (prefix, value) == ("type", "FeatureCollection"):
+                collection = True
+                break
+            if (prefix, event) == ("", "end_map"):
+                break
+        else:
+            empty = True
+        if empty:
+            raise FeatureError(f"{path} holds no GeoJSON object")
+        file.seek(start)
+        items = ijson.items(file, "features.item" if collection else "", multiple_values=True, use_float=True)
+        for number, item in enumerate(items):
+            if not isinstance(item, dict) or "type" not in item:
+                raise FeatureError(f"{path}: feature {number} is no GeoJSON object")
+            try:
+                feature = _feature(item)
+            except FeatureError as error:
+                reason = f"{path}: the geometry of feature {number} cannot be built: {error}"
+                if broken is None:
+                    raise FeatureError(reason) from error
+                broken(reason)
+                continue
+            yield feature
 
 
-def _feature(item: Any, path: Path, number: int) -> Feature:
-    if not isinstance(item, dict) or "type" not in item:
-        raise FeatureError(f"{path}: feature {number} is no GeoJSON object")
+def _feature(item: dict[str, Any]) -> Feature:
     geometry = item.get("geometry") if item["type"] == "Feature" else item
     properties = item.get("properties") if item["type"] == "Feature" else None
     if not geometry:
         return Feature(None, properties or {})
     try:
-        return Feature(shape(geometry), properties or {})
+        try:
+            built = shape(geometry)
+        except ValueError:  # more than three dimensions, or some points with a height and some without
+            built = shape(_flattened(geometry))
     except Exception as error:
-        raise FeatureError(f"{path}: the geometry of feature {number} cannot be built: {error}") from error
+        raise FeatureError(str(error) or type(error).__name__) from error
+    return Feature(built, properties or {})
+
+
+def _flattened(value: Any) -> Any:
+    """Return a geometry with two numbers a point."""
+    if isinstance(value, dict):
+        return {key: _flattened(item) for key, item in value.items()}
+    if isinstance(value, list):
+        number = bool(value) and isinstance(value[0], int | float)
+        return value[:2] if number else [_flattened(item) for item in value]
+    return value
+
+
+def polygonal(geometry: BaseGeometry) -> BaseGeometry | None:
+    """Return the valid Polygon or MultiPolygon that a geometry amounts to, or None where it has no area.
+
+    An invalid geometry is repaired; of a collection, the polygons are taken together.
+    """
+    if geometry.geom_type not in ("Polygon", "MultiPolygon") or not geometry.is_valid:
+        parts = [part for part in _parts(shapely.make_valid(geometry)) if part.geom_type == "Polygon"]
+        geometry = shapely.union_all(parts) if len(parts) > 1 else parts[0] if parts else shapely.Polygon()
+    return geometry if geometry.area > 0 else None
+
+
+def _parts(geometry: BaseGeometry) -> Iterator[BaseGeometry]:
+    """Yield the simple geometries of a collection, however nested."""
+    if hasattr(geometry, "geoms"):
+        for part in geometry.geoms:
+            yield from _parts(part)
+    else:
+        yield geometry
 
 
 def to_mercator(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
@@ -155,22 +224,16 @@ class FeatureWriter:
         self.count = 0
 
     def write(self, geometry: BaseGeometry, properties: dict[str, Any]) -> None:
-        """Write a feature, its coordinates in degrees."""
-        feature = {"type": "Feature", "properties": properties, "geometry": _rounded(mapping(geometry))}
+        """Write a feature, its coordinates in degrees; rings turn as RFC 7946 wants, numbers that are none are null."""
+        rounded = shapely.transform(shapely.orient_polygons(geometry), lambda points: points.round(DECIMALS))
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in properties.items()
+        }
+        feature = {"type": "Feature", "properties": finite, "geometry": mapping(rounded)}
         self._file.write(",\n" if self.count else "")
         json.dump(feature, self._file, separators=(",", ":"), ensure_ascii=False)
         self.count += 1
-
-
-def _rounded(value: Any) -> Any:
-    """Round every coordinate of a geometry mapping."""
-    if isinstance(value, float):
-        return round(value, DECIMALS)
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
-    return value
 
 
 @contextmanager
