@@ -12,9 +12,11 @@ from transformers import AutoBackbone, AutoConfig, PretrainedConfig
 from shared.errors import ModelError
 
 
-def _resnet(
-    hub: str | None, kind: str, depths: list[int], **options: Any
-) -> tuple[str | None, str, dict[str, Any]]:
+# Hub id of pretrained weights, type of the backbone, and its shape.
+Known = tuple[str | None, str, dict[str, Any]]
+
+
+def _resnet(hub: str | None, kind: str, depths: list[int], **options: Any) -> Known:
     basic = kind == "basic"
     sizes = [64, 128, 256, 512] if basic else [256, 512, 1024, 2048]
     return hub, "resnet", {"layer_type": kind, "depths": depths, "hidden_sizes": sizes, **options}
