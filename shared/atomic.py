@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -18,18 +19,43 @@ PREFIX = ".rsp-"
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path to write to; it takes the place of `path` when the block ends well, and goes when it fails.
 
+    A device or a pipe (`/dev/stdout`) is written to as it is: it cannot be replaced, and must not be.
+
     Raises:
-        StorageError: the folder cannot be made or written (disk full, no permission), with the reason.
+        StorageError: the folder cannot be made or written (disk full, no permission), with the reason. Errors
+            of the block that are about other files pass through.
     """
+    if path.exists() and not path.is_file():
+        if path.is_dir():
+            raise StorageError(f"cannot write {path}: it is a directory")
+        yield path
+        return
     temporary = path.parent / f"{PREFIX}{secrets.token_hex(8)}{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {path.parent}: {error.strerror}") from error
+    try:
         yield temporary
+        # What a name points to must be on the disk before the name is: a machine may stop between the two.
+        _sync(temporary)
         temporary.replace(path)
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        # A full disk is reported without a name, or with ours; other names are the block's own affair.
+        if error.errno is not None and error.filename in (None, str(temporary), temporary):
+            raise StorageError(f"cannot write {path}: {error.strerror}") from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

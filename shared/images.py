@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import colorsys
 import io
+import struct
 import warnings
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +22,7 @@ Rgb = tuple[int, int, int]
 
 # Larger than any tile; a stranger's image that claims more is refused before it is decoded.
 MAX_PIXELS = 4096 * 4096
+MAX_PIXEL_BYTES = 16  # a TIFF may hold more in a pixel, and then fewer pixels
 
 # PNG at level 1 costs a fifth of the default and is 10 % larger: encoding dominates the tools that write tiles.
 PNG_LEVEL = 1
@@ -46,10 +49,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Array:
     if data[:4] in _TIFF:
         return _decode_tiff(data, max_pixels)
     image = _open(data, max_pixels)
-    if image.mode == "P":
-        image = image.convert("RGB")
-    elif image.mode in ("RGBA", "LA", "CMYK", "YCbCr", "1"):
-        image = image.convert({"LA": "L", "1": "L"}.get(image.mode, "RGB"))
+    if image.mode not in ("L", "RGB", "I", "I;16"):
+        image = image.convert({"LA": "L", "La": "L", "1": "L"}.get(image.mode, "RGB"))
     array = np.asarray(image)
     if array.dtype == np.int32:  # Pillow's mode I: 16-bit greys in wider integers
         array = array.astype(np.uint16)
@@ -69,11 +70,14 @@ def decode_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> Mask:
         array = _decode_tiff(data, max_pixels)
         if array.shape[2] != 1:
             raise TileError(f"a mask has one band, this image has {array.shape[2]}")
-        return array[:, :, 0].astype(np.uint8)
+        mask = array[:, :, 0].astype(np.uint8)
+        if array.dtype != np.uint8 and not np.array_equal(mask, array[:, :, 0]):
+            raise TileError("a mask holds class indices, whole numbers from 0 to 255")
+        return mask
     image = _open(data, max_pixels)
     if image.mode not in ("P", "L", "1"):
         raise TileError(f"a mask is a single-band image of class indices, this one is {image.mode}")
-    return np.asarray(image.convert("L") if image.mode == "1" else image, dtype=np.uint8)
+    return np.asarray(image, dtype=np.uint8)  # a 1-bit image holds the classes 0 and 1
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
@@ -89,6 +93,9 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise TileError("not an image (expected PNG, JPEG, WebP or GeoTIFF)") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise TileError("the image is corrupt or truncated") from error
+    except (ArithmeticError, LookupError, TypeError, struct.error, zlib.error) as error:
+        # What Pillow's readers let through on damaged files.
+        raise TileError("the image is corrupt") from error
     return image
 
 
@@ -101,12 +108,14 @@ def _decode_tiff(data: bytes, max_pixels: int) -> Array:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as raster:
-                if raster.width * raster.height > max_pixels:
+                size = raster.width * raster.height * sum(np.dtype(kind).itemsize for kind in raster.dtypes)
+                if raster.width * raster.height > max_pixels or size > max_pixels * MAX_PIXEL_BYTES:
                     raise TileError(
-                        f"the image has {raster.width}x{raster.height} pixels, the limit is {max_pixels}"
+                        f"the image has {raster.width}x{raster.height} pixels of {raster.count} bands, the limit "
+                        f"is {max_pixels} pixels and {max_pixels * MAX_PIXEL_BYTES} bytes"
                     )
                 return np.moveaxis(raster.read(), 0, 2)
-    except RasterioError as error:
+    except (RasterioError, ValueError, TypeError) as error:
         raise TileError("the TIFF is corrupt or truncated") from error
 
 
@@ -123,6 +132,8 @@ def encode(image: Array, tile_format: str) -> bytes:
     """
     if tile_format == "tif":
         return _encode_tiff(image)
+    if tile_format not in ("png", "jpg", "webp"):
+        raise TileError(f"unknown tile format {tile_format!r}; expected png, jpg, webp or tif")
     bands = image.shape[2]
     wide = image.dtype == np.uint16 and bands == 1 and tile_format == "png"
     if bands not in (1, 3) or not (image.dtype == np.uint8 or wide):
@@ -142,17 +153,20 @@ def encode(image: Array, tile_format: str) -> bytes:
 
 def _encode_tiff(image: Array) -> bytes:
     import rasterio
-    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
     height, width, bands = image.shape
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        with rasterio.MemoryFile() as memory:
-            with memory.open(
-                driver="GTiff", width=width, height=height, count=bands, dtype=image.dtype, compress="deflate"
-            ) as raster:
-                raster.write(np.moveaxis(image, 2, 0))
-            return bytes(memory.read())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.MemoryFile() as memory:
+                with memory.open(
+                    driver="GTiff", width=width, height=height, count=bands, dtype=image.dtype, compress="deflate"
+                ) as raster:
+                    raster.write(np.moveaxis(image, 2, 0))
+                return bytes(memory.read())
+    except (RasterioError, TypeError, ValueError) as error:
+        raise TileError(f"tif cannot hold {bands} bands of {image.dtype}: {error}") from error
 
 
 def encode_mask(mask: Mask, colors: Sequence[Rgb]) -> bytes:
@@ -166,7 +180,7 @@ def encode_mask(mask: Mask, colors: Sequence[Rgb]) -> bytes:
         raise TypeError(f"a mask is a 2-D array of uint8, got {mask.ndim}-D {mask.dtype}")
     if mask.size and int(mask.max()) >= len(colors):
         raise TileError(f"the mask holds class {int(mask.max())}, the palette has {len(colors)} colours")
-    picture = Image.fromarray(mask, mode="P")
+    picture = Image.fromarray(mask)
     picture.putpalette([value for color in colors for value in color])
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=PNG_LEVEL, bits=8)

@@ -43,7 +43,7 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else None
     if isinstance(value, int | str | bool) or value is None:
         return value
-    return value.item() if hasattr(value, "item") else str(value)
+    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def write_report(path: Path, tool: str, result: Result) -> None:
@@ -55,6 +55,8 @@ def write_report(path: Path, tool: str, result: Result) -> None:
 
 def failed_cover(out: Path) -> Path:
     """Return where the tiles on which a tool failed are listed: beside its output."""
+    if out.name in ("", ".."):
+        out = out.resolve()  # `.` has a name too
     return out.parent / f"{out.name}.failed.csv"
 
 

@@ -1,0 +1,91 @@
+"""Tile sets: a directory `{z}/{x}/{y}.{ext}` or one PMTiles archive, behind one seam.
+
+Readers tell the form by content, writers by the suffix `.pmtiles`. Writers are atomic: a reader sees a whole
+tile or none, a whole archive or none. What an interrupted writer had done is there for the next one that
+resumes.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from shared.errors import TileSetError
+from shared.tiles import Tile
+from shared.tileset.archive import ArchiveReader, ArchiveWriter
+from shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
+from shared.tileset.directory import DirectoryReader, DirectoryWriter, scan
+
+__all__ = [
+    "FORMATS",
+    "ArchiveReader",
+    "ArchiveWriter",
+    "DirectoryReader",
+    "DirectoryWriter",
+    "TileReader",
+    "TileWriter",
+    "copy_tiles",
+    "find_tileset",
+    "is_archive",
+    "open_reader",
+    "open_writer",
+    "remove_tileset",
+    "scan",
+    "tile_format",
+]
+
+
+def is_archive(path: str | Path) -> bool:
+    """Tell whether a tile set to be written at this path is an archive."""
+    return Path(path).suffix.lower() == ".pmtiles"
+
+
+def open_reader(path: str | Path) -> TileReader:
+    """Open a tile set, whichever its form.
+
+    Raises:
+        TileSetError: nothing there, neither a directory nor an archive, or no tile in it.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        return DirectoryReader(path)
+    if not path.exists():
+        raise TileSetError(f"no tile set at {path}; expected a directory z/x/y.ext or a PMTiles file")
+    return ArchiveReader(path)
+
+
+def open_writer(path: str | Path, tiles_format: str, *, resume: bool = False) -> TileWriter:
+    """Open a tile set for writing: an archive where the path ends in `.pmtiles`, else a directory.
+
+    Args:
+        path: Where to write.
+        tiles_format: The format of every tile: png, jpg, webp or tif.
+        resume: Keep the tiles that are there (`done` lists them). Without it an archive starts anew, and a
+            directory has its tiles replaced one by one.
+    """
+    path = Path(path).expanduser()
+    if is_archive(path):
+        return ArchiveWriter(path, tile_format(tiles_format), resume=resume)
+    return DirectoryWriter(path, tile_format(tiles_format), resume=resume)
+
+
+def find_tileset(parent: Path, name: str) -> Path:
+    """Return `parent/name` or `parent/name.pmtiles`, whichever is there; raise `TileSetError` if neither is."""
+    for candidate in (parent / name, parent / f"{name}.pmtiles"):
+        if candidate.exists():
+            return candidate
+    raise TileSetError(f"no tile set {name} (nor {name}.pmtiles) in {parent}")
+
+
+def copy_tiles(source: TileReader, target: TileWriter, tiles: list[Tile]) -> None:
+    """Copy encoded tiles as they are."""
+    for tile in tiles:
+        target.write(tile, source.read(tile))
+
+
+def remove_tileset(path: Path) -> None:
+    """Remove a tile set, whichever its form; nothing happens where there is none."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,331 @@
+"""Tile sets as PMTiles archives (version 3): one file, read in place, written through a journal."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import mmap
+import os
+import struct
+import threading
+import zlib
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from pmtiles.tile import (
+    Compression,
+    Entry,
+    TileType,
+    deserialize_directory,
+    deserialize_header,
+    tileid_to_zxy,
+    zxy_to_tileid,
+)
+from pmtiles.writer import finalize_header
+
+from shared.atomic import PREFIX, atomic_path
+from shared.errors import StorageError, TileError, TileSetError
+from shared.tiles import Tile, bounds_lonlat
+from shared.tileset.base import FORMATS, TileReader, TileWriter
+from shared.tileset.locks import hold
+
+TILE_TYPES = {"png": TileType.PNG, "jpg": TileType.JPEG, "webp": TileType.WEBP, "tif": TileType.UNKNOWN}
+MAGIC = b"PMTiles\x03"
+
+# An archive that claims more tiles than this is damaged (or none of ours): its index would fill the memory.
+MAX_TILES = 1 << 27
+
+
+class ArchiveReader(TileReader):
+    """One PMTiles file, read in place: its directories once into an index, its tiles from the memory map."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                if file.read(len(MAGIC)) != MAGIC:
+                    raise TileSetError(f"{path} is neither a directory of tiles nor a PMTiles (version 3) file")
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            raise TileSetError(f"cannot read the archive {path}: {error}") from error
+        try:
+            self._load()
+        except BaseException:
+            self._map.close()
+            raise
+
+    def _load(self) -> None:
+        """Read the header and the directories."""
+        path = self.path
+        try:
+            self._header = deserialize_header(self._map[:127])
+            self._index: dict[Tile, tuple[int, int]] = {}
+            self._walk(self._header["root_offset"], self._header["root_length"], depth=0)
+        except (OSError, EOFError, LookupError, MemoryError, OverflowError, ValueError, zlib.error) as error:
+            raise TileSetError(f"the archive {path} is damaged: {error}") from error
+        if not self._index:
+            raise TileSetError(f"no tile in the archive {path}")
+        if self._header["tile_compression"] not in (Compression.NONE, Compression.UNKNOWN):
+            raise TileSetError(f"the tiles of {path} are compressed once more, as vector tiles are: not images")
+        self._tiles = sorted(self._index)
+        known: dict[TileType, str] = {kind: name for name, kind in TILE_TYPES.items() if name != "tif"}
+        kind = self._header["tile_type"]
+        if kind not in known and kind != TileType.UNKNOWN:
+            raise TileSetError(f"the tiles of {path} are {kind.name}: not images that the tools read")
+        self.format = known.get(kind) or FORMATS.get(str(self.metadata.get("format")), "tif")
+        self.formats = frozenset({self.format})
+
+    def _walk(self, offset: int, length: int, depth: int) -> None:
+        """Add a directory, and those below it, to the index."""
+        if depth > 3:
+            raise ValueError("directories are nested too deep")
+        data, leaves = self._header["tile_data_offset"], self._header["leaf_directory_offset"]
+        for entry in deserialize_directory(self._map[offset : offset + length]):
+            if entry.run_length == 0:
+                self._walk(leaves + entry.offset, entry.length, depth + 1)
+                continue
+            if data + entry.offset + entry.length > len(self._map):
+                raise ValueError("it ends before its last tile")
+            if len(self._index) + entry.run_length > MAX_TILES:
+                raise ValueError(f"it claims more than {MAX_TILES} tiles")
+            for tile_id in range(entry.tile_id, entry.tile_id + entry.run_length):
+                z, x, y = tileid_to_zxy(tile_id)
+                self._index[Tile(x, y, z)] = (data + entry.offset, entry.length)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        start = self._header["metadata_offset"]
+        try:
+            return dict(json.loads(gzip.decompress(self._map[start : start + self._header["metadata_length"]])))
+        except (OSError, EOFError, ValueError, zlib.error) as error:
+            raise TileSetError(f"the metadata of {self.path} cannot be read: {error}") from error
+
+    def tiles(self) -> list[Tile]:
+        return self._tiles
+
+    def __contains__(self, tile: object) -> bool:
+        return tile in self._index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def read(self, tile: Tile) -> bytes:
+        try:
+            offset, length = self._index[tile]
+        except KeyError:
+            raise TileError(f"no tile {tile.z}/{tile.x}/{tile.y} in {self.path}") from None
+        return self._map[offset : offset + length]
+
+    def close(self) -> None:
+        self._map.close()
+
+
+class ArchiveWriter(TileWriter):
+    """Writes a PMTiles file: tiles go to a journal beside it, which becomes the archive when committed.
+
+    The journal survives a kill; a writer that resumes goes on after its last whole record. Equal tiles are
+    stored once. Memory grows with the number of tiles, not with their size.
+    """
+
+    def __init__(self, path: Path, tiles_format: str, *, resume: bool) -> None:
+        if path.is_dir():
+            raise TileSetError(f"cannot write the archive {path}: it is a directory")
+        self.path, self.format, self.metadata = path, tiles_format, {}
+        self._journal = Journal(path.parent / f"{PREFIX}{path.name}.journal", path, tiles_format, resume=resume)
+        try:
+            if resume and path.exists():
+                self._adopt()
+        except BaseException:
+            self._journal.close()
+            raise
+        self.done = frozenset(Tile(x, y, z) for z, x, y in map(tileid_to_zxy, self._journal.records))
+
+    def _adopt(self) -> None:
+        """Take over the tiles of the archive that is there."""
+        with ArchiveReader(self.path) as reader:
+            if reader.format != self.format:
+                raise TileSetError(
+                    f"{self.path} holds {reader.format} tiles and {self.format} was asked for; "
+                    "choose another output or the same --format"
+                )
+            for tile in reader.tiles():
+                if zxy_to_tileid(tile.z, tile.x, tile.y) not in self._journal.records:
+                    self.write(tile, reader.read(tile))
+
+    def write(self, tile: Tile, data: bytes) -> None:
+        self._journal.append(zxy_to_tileid(tile.z, tile.x, tile.y), data)
+
+    def commit(self) -> None:
+        try:
+            self._commit()
+        except BaseException:
+            self.abandon()
+            raise
+
+    def _commit(self) -> None:
+        records = self._journal.records
+        if not records:
+            raise TileSetError(f"no tile was written, so {self.path} was not made")
+        entries: list[Entry] = []
+        sources: list[tuple[int, int]] = []  # where in the journal each stored tile lies
+        stored: dict[bytes, int] = {}  # digest -> offset in the archive
+        size = 0
+        for tile_id in sorted(records):
+            offset, length, digest = records[tile_id]
+            if digest not in stored:
+                stored[digest] = size
+                sources.append((offset, length))
+                size += length
+            last = entries[-1] if entries else None
+            if last and last.offset == stored[digest] and last.tile_id + last.run_length == tile_id:
+                last.run_length += 1
+            else:
+                entries.append(Entry(tile_id, stored[digest], length, 1))
+        metadata = {"format": self.format, **self.metadata}
+        # fmt: off
+        head = finalize_header(  # type: ignore[no-untyped-call]
+            self._header(), len(records), entries, len(stored), metadata, True, size
+        )
+        # fmt: on
+        with atomic_path(self.path) as temporary, temporary.open("wb") as archive:
+            for part in head:
+                archive.write(part)
+            for offset, length in sources:
+                archive.write(self._journal.read(offset, length))
+        self._journal.remove()
+
+    def _header(self) -> dict[str, Any]:
+        """Return the header of the archive as far as it does not follow from its directories."""
+        # Corners of the tiles of each zoom, in tiles.
+        corners: dict[int, tuple[int, int, int, int]] = {}
+        for z, x, y in map(tileid_to_zxy, self._journal.records):
+            x0, y0, x1, y1 = corners.get(z, (x, y, x, y))
+            corners[z] = (min(x0, x), min(y0, y), max(x1, x), max(y1, y))
+        boxes = [
+            (*bounds_lonlat(Tile(x0, y0, z))[0::3], *bounds_lonlat(Tile(x1, y1, z))[1:3])
+            for z, (x0, y0, x1, y1) in corners.items()
+        ]
+        wests, norths, souths, easts = zip(*boxes, strict=True)
+        return {
+            "tile_type": TILE_TYPES[self.format],
+            "tile_compression": Compression.NONE,
+            "min_lon_e7": round(min(wests) * 1e7),
+            "min_lat_e7": round(min(souths) * 1e7),
+            "max_lon_e7": round(max(easts) * 1e7),
+            "max_lat_e7": round(max(norths) * 1e7),
+            "center_zoom": min(corners),
+        }
+
+    def abandon(self) -> None:
+        if self._journal.records:
+            self._journal.close()
+        else:
+            self._journal.remove()
+
+
+class Journal:
+    """Tiles in the order in which they were written, in a file that is whole up to its last whole record.
+
+    Attributes:
+        records: By tile id, where its data begins, its length, and the digest of the data.
+    """
+
+    _MAGIC = b"rsp-1"
+    _HEAD = len(_MAGIC) + 8  # and the format of the tiles
+    _RECORD = struct.Struct("<QII")  # tile id, length, CRC of the data
+
+    def __init__(self, path: Path, target: Path, tiles_format: str, *, resume: bool) -> None:
+        self.path, self.target = path, target
+        self.records: dict[int, tuple[int, int, bytes]] = {}
+        self._lock = threading.Lock()
+        self._open = False
+        head = self._MAGIC + tiles_format.encode().ljust(8)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = hold(path)
+            self._open = True
+            found = os.pread(self._file, self._HEAD, 0)
+            if resume and found == head:
+                self._recover()
+                return
+            if resume and found.startswith(self._MAGIC) and len(found) == self._HEAD:
+                raise TileSetError(
+                    f"an interrupted run had begun {target} with {found[len(self._MAGIC) :].decode().strip()} "
+                    f"tiles and {tiles_format} was asked for; choose the same --format, or start anew"
+                )
+            os.ftruncate(self._file, 0)
+            self._end = 0
+            self._put(head)
+        except BlockingIOError:
+            raise TileSetError(f"another process is writing {target} now") from None
+        except OSError as error:
+            self.close()
+            raise StorageError(f"cannot write {target}: {error.strerror}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _recover(self) -> None:
+        """Read the records of an interrupted writer and cut off the one that it did not finish."""
+        self._end, size = self._HEAD, os.fstat(self._file).st_size
+        while self._end + self._RECORD.size <= size:
+            tile_id, length, crc = self._RECORD.unpack(os.pread(self._file, self._RECORD.size, self._end))
+            start = self._end + self._RECORD.size
+            if start + length > size:
+                break
+            data = self.read(start, length)
+            if zlib.crc32(data) != crc:
+                break
+            self._note(tile_id, start, data)
+            self._end = start + length
+        os.ftruncate(self._file, self._end)
+
+    def _note(self, tile_id: int, offset: int, data: bytes) -> None:
+        self.records[tile_id] = (offset, len(data), blake2b(data, digest_size=16).digest())
+
+    def _put(self, data: bytes) -> None:
+        """Write at the end, all or nothing: a full disk leaves no part that would hide what follows."""
+        view, at = memoryview(data), self._end
+        try:
+            while view:
+                written = os.pwrite(self._file, view, at)
+                view, at = view[written:], at + written
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._file, self._end)
+            raise
+        self._end = at
+
+    def append(self, tile_id: int, data: bytes) -> None:
+        """Write a tile; the last one of an id counts. Safe to call from several threads."""
+        record = self._RECORD.pack(tile_id, len(data), zlib.crc32(data)) + data
+        with self._lock:
+            start = self._end + self._RECORD.size
+            try:
+                self._put(record)
+            except OSError as error:
+                raise StorageError(f"cannot write {self.target}: {error.strerror}") from error
+            self._note(tile_id, start, data)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Return bytes of the journal, fewer where it ends before."""
+        parts = []
+        while length and (part := os.pread(self._file, length, offset)):
+            parts.append(part)
+            offset, length = offset + len(part), length - len(part)
+        return b"".join(parts)
+
+    def close(self) -> None:
+        """Let go; the file stays for a writer that resumes."""
+        if self._open:
+            self._open = False
+            os.close(self._file)
+
+    def remove(self) -> None:
+        """Remove the file, while the lock is held, and let go."""
+        if self._open:
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
+            self.close()

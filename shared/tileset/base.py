@@ -1,0 +1,105 @@
+"""What every tile set is, whichever its form: the formats of tiles, and what can be read and written."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from shared.errors import UsageError
+from shared.tiles import Tile, zoom_of
+
+# The file extensions of tiles, and the one that stands for each format.
+FORMATS = {"png": "png", "jpg": "jpg", "jpeg": "jpg", "webp": "webp", "tif": "tif", "tiff": "tif"}
+
+
+def tile_format(name: str) -> str:
+    """Return the one name of a tile format (`jpeg` is `jpg`, `tiff` is `tif`); raise `UsageError` if unknown."""
+    try:
+        return FORMATS[name.lower().lstrip(".")]
+    except KeyError:
+        raise UsageError(f"unknown tile format {name!r}; expected one of {', '.join(FORMATS)}") from None
+
+
+class TileReader(ABC):
+    """A tile set open for reading. Use it as a context manager.
+
+    Attributes:
+        path: Where it is.
+        format: The format of its tiles (of the first, where a directory mixes formats).
+        formats: All formats of its tiles.
+    """
+
+    path: Path
+    format: str
+    formats: frozenset[str]
+
+    @abstractmethod
+    def tiles(self) -> list[Tile]:
+        """Return all tiles, sorted."""
+
+    @abstractmethod
+    def __contains__(self, tile: object) -> bool: ...
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, tile: Tile) -> bytes:
+        """Return the encoded image of a tile; raise `TileError` where there is none or it cannot be read."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the writer noted about the whole set (always empty for a directory)."""
+        return {}
+
+    def zoom(self) -> int:
+        """Return the one zoom of the set; raise `CoverError` where there are more."""
+        return zoom_of(self.tiles(), self.path)
+
+    def close(self) -> None:
+        """Release what the reader holds."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class TileWriter(ABC):
+    """A tile set open for writing. Use it as a context manager: leaving it well commits.
+
+    Attributes:
+        done: Tiles that were there already when a writer was opened to resume.
+        metadata: Notes about the whole set; an archive keeps them, a directory has no place for them.
+    """
+
+    path: Path
+    format: str
+    done: frozenset[Tile]
+    metadata: dict[str, Any]
+
+    @abstractmethod
+    def write(self, tile: Tile, data: bytes) -> None:
+        """Write a tile, in place of one that is there. Safe to call from several threads."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Make everything visible to readers."""
+
+    @abstractmethod
+    def abandon(self) -> None:
+        """Let go after a failure; what was written stays for a writer that resumes."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.commit()
+        else:
+            self.abandon()
