@@ -21,9 +21,11 @@ from shared.errors import TileSetError, UsageError
 from shared.tiles import Tile, bounds_lonlat
 
 Page = Literal["leaflet", "compare"]
+Notes = Mapping[Tile, Mapping[str, float]]
 
 # Runs of tiles that a page holds itself; what has more shows its extent until it has read tiles.json.
 MAX_RUNS = 20_000
+MAX_NOTES = 5_000
 
 # What templates embed, and what is left out of it: source maps, and pictures of controls that no page has.
 _ASSETS = {
@@ -58,6 +60,7 @@ def write_webmap(
     base_url: str = "./",
     template: Path | None = None,
     page: Page = "leaflet",
+    notes: Notes | None = None,
 ) -> Path:
     """Write the web page of a tile set: `index.html` and `tiles.json` in a directory, or `x.pmtiles.html`.
 
@@ -69,6 +72,7 @@ def write_webmap(
         template: A template of the user's own, with the placeholders `{{base_url}}`, `{{ext}}`, `{{zoom}}`,
             `{{center}}` (latitude and longitude) and `{{tiles}}`.
         page: Which of our templates, where there is none of the user's.
+        notes: Numbers of tiles, shown beside them; `qod` or `iou` also ranks them on the map.
 
     Returns:
         Where the page is.
@@ -85,6 +89,8 @@ def write_webmap(
         raise TileSetError(f"{out} has no tile that a web page could show")
     data = page_data(ordered, tile_format, title=out.name)
     data["base"] = _url(base_url)
+    if notes and len(notes) <= MAX_NOTES:
+        data["notes"] = {_key(tile): dict(values) for tile, values in sorted(notes.items())}
     if archive:
         data["archive"] = quote(out.name)
     text = render(_template(page, template), data)
@@ -93,7 +99,7 @@ def write_webmap(
         file.write(text)
     if not archive:
         with atomic_text(out / "tiles.json") as file:
-            file.writelines(footprints(ordered))
+            file.writelines(footprints((tile, (notes or {}).get(tile, {})) for tile in ordered))
     return target
 
 
@@ -101,7 +107,7 @@ def embed_webmap(
     images: Mapping[Tile, tuple[str, bytes]],
     *,
     title: str,
-    notes: Mapping[Tile, Mapping[str, float]] | None = None,
+    notes: Notes | None = None,
     total: int | None = None,
 ) -> str:
     """Return a map that holds its images itself, for where a page is shown alone (the KFP UI shows it in a frame).
@@ -164,15 +170,16 @@ def extent(tiles: Iterable[Tile]) -> Extent:
     return Extent(west, south, west + 360 - widest, north)
 
 
-def footprints(tiles: Iterable[Tile]) -> Iterator[str]:
-    """Yield, in pieces, a FeatureCollection of the outlines of tiles, with x, y and z as properties."""
+def footprints(tiles: Iterable[tuple[Tile, Mapping[str, float]]]) -> Iterator[str]:
+    """Yield, in pieces, a FeatureCollection of the outlines of tiles; x, y, z and notes are properties."""
     yield '{"type":"FeatureCollection","features":['
     before = "\n"
-    for tile in tiles:
+    for tile, notes in tiles:
         west, south, east, north = (f"{value:.6f}" for value in bounds_lonlat(tile))
         ring = f"[{west},{south}],[{east},{south}],[{east},{north}],[{west},{north}],[{west},{south}]"
+        properties = json.dumps({"x": tile.x, "y": tile.y, "z": tile.z, **notes}, separators=(",", ":"))
         yield (
-            f'{before}{{"type":"Feature","properties":{{"x":{tile.x},"y":{tile.y},"z":{tile.z}}},'
+            f'{before}{{"type":"Feature","properties":{properties},'
             f'"geometry":{{"type":"Polygon","coordinates":[[{ring}]]}}}}'
         )
         before = ",\n"

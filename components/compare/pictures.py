@@ -1,0 +1,58 @@
+"""Pictures of tiles: side by side, or one upon the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from shared.errors import TileError
+from shared.images import Array
+
+
+def to_rgb(image: Array) -> Array:
+    """Return an image of any bands and type as it can be looked at: shape (height, width, 3), uint8.
+
+    One band is grey; of more than three the first three are taken. What is not 8-bit is stretched between the
+    2nd and the 98th percentile of the tile.
+    """
+    image = image[:, :, :3] if image.shape[2] >= 3 else np.repeat(image[:, :, :1], 3, axis=2)
+    if image.dtype == np.uint8:
+        return image
+    values = np.nan_to_num(image.astype(np.float64))
+    low, high = np.percentile(values, (2, 98))
+    if high <= low:
+        return np.zeros(image.shape, np.uint8)
+    stretched = np.clip((values - low) / (high - low), 0, 1) * 255
+    return np.asarray(np.rint(stretched), np.uint8)
+
+
+def side(images: Sequence[Array], *, vertical: bool = False) -> Array:
+    """Return pictures of one size side by side, or below each other."""
+    _check(images)
+    return np.concatenate(images, axis=0 if vertical else 1)
+
+
+def stack(images: Sequence[Array]) -> Array:
+    """Return the arithmetic mean of pictures of one size, rounded half up."""
+    _check(images)
+    count = len(images)
+    # 256 pictures of 255 are the last whose sum fits into 16 bits.
+    total = np.zeros(images[0].shape, np.uint16 if count <= 256 else np.uint32)
+    for image in images:
+        total += image
+    return ((total + count // 2) // count).astype(np.uint8)
+
+
+def _check(images: Sequence[Array]) -> None:
+    sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in images]
+    if len(set(sizes)) > 1:
+        raise TileError(f"the images differ in size: {', '.join(sizes)} pixels")
+
+
+def shrink(image: Array, most: int) -> Array:
+    """Return a picture whose sides are at most `most` pixels."""
+    picture = Image.fromarray(image)
+    picture.thumbnail((most, most), Image.Resampling.BOX)
+    return np.asarray(picture)

@@ -1,0 +1,259 @@
+"""Compare tile sets: pictures side by side or stacked, and how well masks agree with labels.
+
+rsp compare --mode stack --images images labels masks --labels labels --masks masks compare
+rsp compare --mode side --images images labels masks --labels labels --masks masks --maximum_qod 80 side
+rsp compare --mode list --labels labels --masks masks --maximum_qod 80 --minimum_fg 5 --geojson tiles.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from shared.arguments import add_config, add_out, add_web_ui, add_workers, bounded, require
+from shared.errors import CoverError, TileSetError, UsageError
+from shared.report import Result, note_failures
+from shared.tiles import Tile
+
+if TYPE_CHECKING:
+    from components.compare.work import Compared
+
+Mode = Literal["side", "stack", "list"]
+
+
+@dataclass(kw_only=True)
+class CompareResult(Result):
+    """What `compare` did, and what it found where labels and masks were given.
+
+    Attributes:
+        tiles: How many tiles were compared.
+        written: How many passed the filters and are in the output.
+        iou: Mean IoU of the classes without the background.
+        miou: Mean IoU of the classes, background included.
+        mcc: Matthews correlation coefficient.
+        qod: Mean quality of data of the tiles, 0 to 100.
+        classes: IoU of each class, by title.
+        confusion: Pixels of all tiles; rows are the classes of the labels, columns those of the masks.
+    """
+
+    tiles: int
+    written: int
+    iou: float | None = None
+    miou: float | None = None
+    mcc: float | None = None
+    qod: float | None = None
+    classes: dict[str, float] = field(default_factory=dict)
+    confusion: list[list[int]] = field(default_factory=list)
+
+    def measures(self) -> dict[str, float]:
+        """Return the measures by name, without those that are undefined (0/0)."""
+        named = {"iou": self.iou, "miou": self.miou, "mcc": self.mcc, "qod": self.qod}
+        named |= {f"iou_{title}": value for title, value in self.classes.items()}
+        return {name: value for name, value in named.items() if value is not None and value == value}
+
+
+def compare(
+    out: Path,
+    images: list[Path] | None = None,
+    *,
+    mode: Mode = "side",
+    labels: Path | None = None,
+    masks: Path | None = None,
+    config: Path | None = None,
+    cover: Path | None = None,
+    minimum_fg: float = 0,
+    maximum_fg: float = 100,
+    minimum_qod: float = 0,
+    maximum_qod: float = 100,
+    vertical: bool = False,
+    geojson: bool = False,
+    tile_format: str = "webp",
+    workers: int | None = None,
+    resume: bool = False,
+    web_ui_base_url: str = "./",
+    web_ui_template: Path | None = None,
+    web_ui: bool = True,
+) -> CompareResult:
+    """Compare tile sets of the same tiles.
+
+    Args:
+        out: Where to write: a tile set, or a file in mode `list`.
+        images: The tile sets to show, in this order (`side` and `stack`).
+        mode: `side` puts the images beside each other; `stack` takes their mean (labels in the complementary
+            palette, masks in the plain one: agreement is grey); `list` writes a line a tile.
+        labels: Labels; together with masks they are scored.
+        masks: Masks, as `predict` makes them.
+        config: Configuration, read for its classes where labels and masks are scored.
+        cover: Compare these tiles only.
+        minimum_fg: Lowest share of foreground that passes, in percent: the larger of label and mask.
+        maximum_fg: Highest.
+        minimum_qod: Lowest quality of data that passes, 0 to 100.
+        maximum_qod: Highest.
+        vertical: Below each other in mode `side`.
+        geojson: GeoJSON in mode `list`.
+        tile_format: Format of the pictures.
+        workers: Number of processes; None for one a processor.
+        resume: Keep the pictures that are there.
+        web_ui_base_url: Where the web page finds the tiles.
+        web_ui_template: Template of the page, in place of ours.
+        web_ui: Write the page.
+
+    Raises:
+        UsageError: the arguments do not fit together.
+        TileSetError: the tile sets do not have the same tiles, or none could be compared.
+        CoverError: no tile passes the filters.
+    """
+    from components.compare.work import Job, compare_tiles, tiles_of
+    from shared.config import load_config
+    from shared.progress import progress
+    from shared.tileset import open_writer
+    from shared.tileset import tile_format as format_name
+
+    filtered = (minimum_fg, maximum_fg, minimum_qod, maximum_qod) != (0, 100, 0, 100)
+    scored = labels is not None and masks is not None
+    if not scored and (mode == "list" or filtered):
+        raise UsageError(f"{'--mode list' if mode == 'list' else 'a filter'} needs --labels and --masks")
+    if mode != "list" and not images:
+        raise UsageError(f"--mode {mode} needs --images")
+    if vertical and mode != "side":
+        raise UsageError("--vertical goes with --mode side")
+    if geojson and mode != "list":
+        raise UsageError("--geojson goes with --mode list")
+    titles = [entry.title for entry in load_config(config).classes] if scored else []
+    job = Job(
+        mode=mode,
+        images=tuple(Path(path) for path in images or ()) if mode != "list" else (),
+        labels=labels if scored else None,
+        masks=masks if scored else None,
+        classes=len(titles),
+        minimum=(minimum_fg, minimum_qod),
+        maximum=(maximum_fg, maximum_qod),
+        vertical=vertical,
+        tile_format=format_name(tile_format),
+    )
+    tiles = tiles_of(job, cover)
+    tally = _Tally(len(titles))
+    if mode == "list":
+        found = progress(compare_tiles(job, [(tile, False) for tile in tiles], workers), "compare", len(tiles))
+        _write_list(out, tally, found, geojson)
+    else:
+        with open_writer(out, job.tile_format, resume=resume) as writer:
+            items = [(tile, tile not in writer.done) for tile in tiles]
+            for one in tally.over(progress(compare_tiles(job, items, workers), "compare", len(tiles))):
+                if one.picture is not None:
+                    writer.write(one.tile, one.picture)
+            tally.check()
+        if not tally.notes:
+            raise CoverError(f"none of the {len(tiles)} tiles passes the filters")
+    note_failures(out, tally.failed)
+    if mode != "list" and web_ui:
+        from shared.webmap import write_webmap
+
+        write_webmap(
+            out, list(tally.notes), job.tile_format, base_url=web_ui_base_url, template=web_ui_template,
+            page="compare" if mode == "side" else "leaflet", notes=tally.notes if scored else None,
+        )  # fmt: skip
+    return tally.result(titles)
+
+
+class _Tally:
+    """Counts what comes out tile by tile."""
+
+    def __init__(self, classes: int) -> None:
+        import numpy as np
+
+        self.counts = np.zeros((classes, classes), np.int64)
+        self.failed: dict[Tile, str] = {}
+        self.notes: dict[Tile, dict[str, float]] = {}  # of the tiles that passed
+        self.compared = 0
+        self.quality = 0.0
+
+    def over(self, results: Iterable[Compared]) -> Iterator[Compared]:
+        """Yield the tiles that passed the filters."""
+        for found in results:
+            if found.error is not None:
+                self.failed[found.tile] = found.error
+                continue
+            self.compared += 1
+            if found.counts is not None:
+                self.counts += found.counts
+                self.quality += found.qod
+            if found.passed:
+                self.notes[found.tile] = {"fg": round(found.fg, 1), "qod": round(found.qod, 1)}
+                yield found
+
+    def check(self) -> None:
+        """Raise `TileSetError` where every tile failed."""
+        if self.failed and not self.compared:
+            tile, reason = min(self.failed.items())
+            raise TileSetError(
+                f"none of the {len(self.failed)} tiles can be compared; {tile.z}/{tile.x}/{tile.y}: {reason}"
+            )
+
+    def result(self, titles: list[str]) -> CompareResult:
+        """Return the measures of all tiles."""
+        result = CompareResult(tiles=self.compared, written=len(self.notes), failed=self.failed)
+        if titles:
+            from shared.metrics import foreground_iou, iou_per_class, mcc, miou
+
+            result.iou, result.miou, result.mcc = (f(self.counts) for f in (foreground_iou, miou, mcc))
+            result.qod = self.quality / self.compared
+            result.classes = dict(zip(titles, map(float, iou_per_class(self.counts)), strict=True))
+            result.confusion = self.counts.tolist()
+        return result
+
+
+def _write_list(out: Path, tally: _Tally, found: Iterable[Compared], geojson: bool) -> None:
+    """Write `x,y,z`, foreground and quality of each tile that passed, as text or as GeoJSON."""
+    from shared.atomic import atomic_text
+    from shared.webmap import footprints
+
+    with atomic_text(out) as file:
+        if geojson:
+            file.writelines(footprints((one.tile, tally.notes[one.tile]) for one in tally.over(found)))
+        else:
+            for one in tally.over(found):
+                tile = one.tile
+                file.write(f"{tile.x},{tile.y},{tile.z}\t\t{one.fg:.1f}\t\t{one.qod:.1f}\n")
+        tally.check()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rsp compare`."""
+    add_out(parser, "where to write: a tile set, or a file with --mode list")
+    parser.add_argument(
+        "--mode", choices=("side", "stack", "list"), default="side",
+        help="side by side, the mean of all, or a line a tile (default: side)",
+    )  # fmt: skip
+    parser.add_argument("--images", type=Path, nargs="+", metavar="TILES", help="tile sets to show, in order")
+    parser.add_argument("--labels", type=Path, metavar="TILES", help="labels; scored together with masks")
+    parser.add_argument("--masks", type=Path, metavar="TILES", help="masks; scored together with labels")
+    add_config(parser)
+    parser.add_argument("--cover", type=Path, help="compare the tiles of this cover only")
+    group = parser.add_argument_group("Filters (they need --labels and --masks)")
+    for name, default, text in (
+        ("minimum_fg", 0, "lowest share of foreground, in percent"),
+        ("maximum_fg", 100, "highest share of foreground, in percent"),
+        ("minimum_qod", 0, "lowest quality of data"),
+        ("maximum_qod", 100, "highest quality of data"),
+    ):
+        group.add_argument(
+            f"--{name}", type=bounded(float, 0, 100), default=default, metavar="0..100",
+            help=f"{text} (default: {default})",
+        )  # fmt: skip
+    parser.add_argument("--vertical", action="store_true", help="below each other, with --mode side")
+    parser.add_argument("--geojson", action="store_true", help="GeoJSON, with --mode list")
+    parser.add_argument(
+        "--format", dest="tile_format", default="webp", help="format of the pictures (default: webp)"
+    )
+    add_workers(parser)
+    parser.add_argument("--resume", action="store_true", help="keep the pictures that are there")
+    add_web_ui(parser)
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Check that there is an output."""
+    require(args, "out")

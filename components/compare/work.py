@@ -1,0 +1,186 @@
+"""What `compare` does with each tile, in as many processes as there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from components.compare.pictures import side, stack, to_rgb
+from shared.errors import CoverError, RspError, TileSetError
+from shared.images import Array, Mask, decode, decode_mask, encode
+from shared.metrics import Counts, confusion, qod
+from shared.parallel import cpu_count, parallel_map
+from shared.tiles import Tile, read_cover
+from shared.tileset import TileReader, open_reader
+
+Mode = Literal["side", "stack", "list"]
+
+# A process takes about as long to start as some tens of tiles to compare.
+TILES_A_PROCESS = 32
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done with each tile.
+
+    Attributes:
+        images: The tile sets whose pictures are composed.
+        labels: The labels, where they are to be scored.
+        masks: The masks, likewise.
+        classes: How many classes there are, where labels and masks are scored.
+        minimum: Lowest foreground share and quality of data that get a picture.
+        maximum: Highest of both.
+    """
+
+    mode: Mode
+    images: tuple[Path, ...]
+    labels: Path | None
+    masks: Path | None
+    classes: int
+    minimum: tuple[float, float]
+    maximum: tuple[float, float]
+    vertical: bool
+    tile_format: str
+
+    @property
+    def scored(self) -> bool:
+        """Whether there are labels and masks to compare."""
+        return self.labels is not None and self.masks is not None
+
+    @property
+    def paths(self) -> list[Path]:
+        """Every tile set that is read, each once."""
+        return list(dict.fromkeys(path for path in (*self.images, self.labels, self.masks) if path is not None))
+
+
+class Compared(NamedTuple):
+    """What came out for a tile: its scores and counts, its picture where one was made, or why it failed."""
+
+    tile: Tile
+    fg: float = 0.0
+    qod: float = 0.0
+    counts: Counts | None = None
+    passed: bool = True
+    picture: bytes | None = None
+    error: str | None = None
+
+
+class Comparer:
+    """Holds the tile sets of a job open and compares their tiles."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.readers = {path: open_reader(path) for path in job.paths}
+
+    def close(self) -> None:
+        """Close the tile sets."""
+        for reader in self.readers.values():
+            reader.close()
+
+    def compare(self, tile: Tile, compose: bool) -> Compared:
+        """Score a tile and compose its picture; what is wrong with it is said in the result."""
+        try:
+            return self._compare(tile, compose)
+        except RspError as error:
+            return Compared(tile, error=str(error))
+
+    def _compare(self, tile: Tile, compose: bool) -> Compared:
+        job = self.job
+        done = Compared(tile)
+        if job.labels and job.masks:
+            label, mask = self._mask(job.labels, tile), self._mask(job.masks, tile)
+            fg, quality = qod(label, mask)
+            passed = job.minimum[0] <= fg <= job.maximum[0] and job.minimum[1] <= quality <= job.maximum[1]
+            done = Compared(tile, fg, quality, confusion(label, mask, job.classes), passed)
+        if job.mode != "list" and compose and done.passed:
+            pictures = [self.picture(path, tile) for path in job.images]
+            joined = stack(pictures) if job.mode == "stack" else side(pictures, vertical=job.vertical)
+            done = done._replace(picture=encode(joined, job.tile_format))
+        return done
+
+    def picture(self, path: Path, tile: Tile) -> Array:
+        """Return a tile of one of the sets as a picture."""
+        try:
+            return to_rgb(decode(self.readers[path].read(tile)))
+        except RspError as error:
+            raise type(error)(f"{path}: {error}") from None
+
+    def _mask(self, path: Path, tile: Tile) -> Mask:
+        try:
+            return decode_mask(self.readers[path].read(tile))
+        except RspError as error:
+            raise type(error)(f"{path}: {error}") from None
+
+
+_comparer: Comparer | None = None
+
+
+def _start(job: Job) -> None:
+    global _comparer
+    _comparer = Comparer(job)
+
+
+def _one(item: tuple[Tile, bool]) -> Compared:
+    assert _comparer is not None
+    return _comparer.compare(*item)
+
+
+def compare_tiles(job: Job, items: Sequence[tuple[Tile, bool]], workers: int | None) -> Iterator[Compared]:
+    """Yield what came out for each tile, in their order, whatever the number of processes.
+
+    Args:
+        job: What to do.
+        items: The tiles, and of each whether it needs a picture.
+        workers: How many processes; None for one a processor.
+    """
+    workers = min(workers or cpu_count(), -(-len(items) // TILES_A_PROCESS))
+    if workers > 1:
+        yield from parallel_map(_one, items, workers, initializer=_start, initargs=(job,))
+        return
+    comparer = Comparer(job)
+    try:
+        yield from (comparer.compare(*item) for item in items)
+    finally:
+        comparer.close()
+
+
+def tiles_of(job: Job, cover: Path | None) -> list[Tile]:
+    """Return the tiles that every tile set of a job has, sorted.
+
+    Raises:
+        TileSetError: the sets differ, or lack a tile of the cover; says how many and which is the first.
+    """
+    first, *others = job.paths
+    wanted: list[Tile] | None = sorted(read_cover(cover)) if cover else None
+    with open_reader(first) as reader:
+        if wanted is None:
+            wanted = reader.tiles()
+        else:
+            _check_has(reader, wanted, str(cover))
+    for path in others:
+        with open_reader(path) as reader:
+            _check_has(reader, wanted, str(cover) if cover else str(first))
+            if cover is None and len(reader) > len(wanted):
+                extra = sorted(set(reader.tiles()) - set(wanted))
+                raise TileSetError(
+                    f"{first} lacks {len(extra)} of the {len(reader)} tiles of {path}, the first is "
+                    f"{_name(extra[0])}; compare a part with --cover"
+                )
+    if not wanted:
+        raise CoverError(f"{cover} lists no tile")
+    return wanted
+
+
+def _check_has(reader: TileReader, tiles: Sequence[Tile], source: str) -> None:
+    missing = [tile for tile in tiles if tile not in reader]
+    if missing:
+        raise TileSetError(
+            f"{reader.path} lacks {len(missing)} of the {len(tiles)} tiles of {source}, the first is "
+            f"{_name(missing[0])}; compare a part with --cover"
+        )
+
+
+def _name(tile: Tile) -> str:
+    return f"{tile.z}/{tile.x}/{tile.y}"
