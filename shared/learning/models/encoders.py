@@ -11,7 +11,6 @@ from transformers import AutoBackbone, AutoConfig, PretrainedConfig
 
 from shared.errors import ModelError
 
-
 # Hub id of pretrained weights, type of the backbone, and its shape.
 Known = tuple[str | None, str, dict[str, Any]]
 
