@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from shared.cli import main
+
+if TYPE_CHECKING:
+    from tests.scene.generate import Scene
+    from tests.scene.server import SceneServer
 
 ROOT = Path(__file__).parent.parent
 
@@ -112,3 +118,27 @@ def run_component(tmp_path):
         return Step(found, output.get("parameterValues", {}))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory) -> Scene:
+    """A generated town of 20 tiles at zoom 18, drawn once for all processes of the suite; change nothing in it."""
+    from tests.scene.generate import generate, load_scene
+
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # what the workers have in common
+    with (root / "scene.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (root / "scene" / "scene.json").exists():
+            return load_scene(root / "scene")
+        return generate(root / "scene", tiles=20)
+
+
+@pytest.fixture(scope="session")
+def scene_server(scene) -> Iterator[SceneServer]:
+    """The generated town behind WMS, XYZ, TMS and WFS on 127.0.0.1; `.url` says where, `.wms` is a template."""
+    from tests.scene.server import SceneServer
+
+    with SceneServer(scene.path) as server:
+        yield server
