@@ -71,6 +71,7 @@ def build_archive(model: Path, out: Path, *, name: str, version: str = "") -> Pa
     # The suffix means nothing to us (formats are told by content), but is kept for those who look inside.
     stored = "model" + (model.suffix if model.suffix in SUFFIXES else "")
     manifest = {
+        "createdOn": "01/01/1980 00:00:00",  # TorchServe warns where there is none
         "runtime": "python",
         "archiverVersion": "0.12.0",
         "model": {

@@ -187,7 +187,8 @@ class TorchServe:
             if self._process.poll() is not None:
                 raise ServingError(f"TorchServe ended while it started:\n{self.tail()}")
             if DIED in self.tail(200):
-                raise ServingError(f"TorchServe cannot load the model:\n{self.tail()}")
+                causes = re.findall(r"MODEL_LOG - (?:[\w.]*\.)?(\w*(?:Error|Exception): .*)", self.tail(200))
+                raise ServingError(f"TorchServe cannot load the model: {causes[-1:]}\n{self.tail()}")
             if time.monotonic() > deadline:
                 raise ServingError(f"no worker was READY within {self.timeout:g} s:\n{self.tail()}")
             time.sleep(0.1)

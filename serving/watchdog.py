@@ -10,6 +10,7 @@ happens when the parent closes it, and also when the parent is killed and can do
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import shutil
 import signal
@@ -17,10 +18,15 @@ import subprocess
 import sys
 import threading
 
+PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
 
 def main(folder: str, command: list[str]) -> int:
     """Run the command and return its exit code, or 0 where it was ended as asked."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    # What loses its parent becomes our child, so that we can wait until it has really gone.
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def end_with_the_parent() -> None:
@@ -32,6 +38,9 @@ def main(folder: str, command: list[str]) -> int:
     threading.Thread(target=end_with_the_parent, daemon=True).start()
     code = child.wait()
     kill(child.pid)  # what an end of its own has left behind
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
     if code < 0:
         shutil.rmtree(folder, ignore_errors=True)
     return max(code, 0)
