@@ -1,0 +1,207 @@
+"""Compile pipelines to KFP's intermediate representation, the YAML that every Kubeflow reads."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from shared.atomic import write_bytes
+from shared.errors import PipelineError, UsageError
+
+if TYPE_CHECKING:
+    from kfp.dsl.base_component import BaseComponent
+
+# Each is the function of that name in the module of that name, and one line for `rsp pipeline list`, which
+# does not wait for kfp to be imported.
+PIPELINES = {
+    "hello_world": "from an area and its features to a served model and a map",
+    "dataset": "make imagery and labels of an area, split for training and validation",
+    "training": "train on tile sets that are there, export and measure",
+    "prediction": "map an area with a model that is there",
+    "quality": "measure masks against labels",
+    "retraining": "train anew, and deploy where the model is no worse; to be scheduled",
+}
+COMPILED = Path(__file__).parent / "compiled"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a pipeline.
+
+    Attributes:
+        name: Its name.
+        kind: KFP's type: STRING, NUMBER_INTEGER, NUMBER_DOUBLE, BOOLEAN, LIST or STRUCT.
+        required: Whether a run must give it.
+        default: Its value where a run does not.
+        text: What it means.
+    """
+
+    name: str
+    kind: str
+    required: bool
+    default: Any
+    text: str
+
+
+def require_kfp() -> None:
+    """Raise `PipelineError` where kfp is not installed."""
+    try:
+        import_module("kfp")
+    except ImportError as error:
+        raise PipelineError(f"pipelines need kfp: pip install 'rsp[pipeline]' ({error})") from error
+
+
+def load(name: str) -> BaseComponent:
+    """Return a pipeline by name.
+
+    Raises:
+        UsageError: there is none of that name.
+        PipelineError: kfp is not installed, or the pipeline cannot be imported.
+    """
+    key = name.replace("-", "_")
+    if key not in PIPELINES:
+        raise UsageError(f"no pipeline {name!r}; there are {', '.join(PIPELINES)}")
+    require_kfp()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return getattr(import_module(f"pipelines.{key}"), key)
+
+
+def compile_pipeline(pipeline: str | BaseComponent) -> str:
+    """Return the YAML of a pipeline (given by name or as a function): the same text at every call."""
+    component = load(pipeline) if isinstance(pipeline, str) else pipeline
+    require_kfp()
+    from kfp import compiler
+
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "pipeline.yaml"
+        try:
+            compiler.Compiler().compile(component, str(path))
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise PipelineError(f"the pipeline cannot be compiled: {error}") from error
+        return path.read_text("utf-8")
+
+
+def compile_manifest(name: str, namespace: str | None = None) -> str:
+    """Return a pipeline as Kubernetes manifests, a Pipeline and a PipelineVersion, for a cluster that is declared.
+
+    The version is named by the content, so that applying the same pipeline twice changes nothing.
+    """
+    component = load(name)
+    from kfp import compiler
+    from kfp.compiler.compiler_utils import KubernetesManifestOptions
+
+    title = str(component.name)
+    options = KubernetesManifestOptions(
+        pipeline_name=title,
+        pipeline_version_name=f"{title}-{fingerprint(compile_pipeline(component))}",
+        namespace=namespace,
+        include_pipeline_manifest=True,
+    )
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = Path(folder) / "pipeline.yaml"
+        compiler.Compiler().compile(
+            component, str(path), kubernetes_manifest_format=True, kubernetes_manifest_options=options
+        )
+        return path.read_text("utf-8")
+
+
+def fingerprint(text: str) -> str:
+    """Return twelve characters that stand for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def compile_all(folder: Path) -> list[Path]:
+    """Compile every pipeline into a folder; returns the files."""
+    files = []
+    for name in PIPELINES:
+        files.append(folder / f"{name}.yaml")
+        write_bytes(files[-1], compile_pipeline(name).encode())
+    return files
+
+
+def parameters(text: str) -> dict[str, Parameter]:
+    """Return the parameters of a compiled pipeline, in the order in which they are declared."""
+    import yaml
+
+    document = next(yaml.safe_load_all(text))
+    # The header lists them as declared; the YAML itself sorts them.
+    declared = document.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
+    required = {name: spec for name, spec in declared.items() if not spec.get("isOptional")}
+    ordered = [*required, *(name for name in declared if name not in required)]
+    return {
+        name: Parameter(
+            name,
+            declared[name]["parameterType"],
+            name in required,
+            declared[name].get("defaultValue"),
+            declared[name].get("description", ""),
+        )
+        for name in ordered
+    }
+
+
+def check_parameters(text: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a run in the types that the pipeline declares.
+
+    Text stands for any type, as a command line gives nothing else.
+
+    Raises:
+        UsageError: a parameter that the pipeline does not have, one that is missing, or a value of another type.
+    """
+    declared = parameters(text)
+    unknown = sorted(set(values) - set(declared))
+    if unknown:
+        raise UsageError(f"the pipeline has no parameter {unknown[0]!r}; it has {', '.join(declared)}")
+    missing = [name for name, parameter in declared.items() if parameter.required and name not in values]
+    if missing:
+        raise UsageError(f"missing: {', '.join(f'-p {name}=... ({declared[name].text})' for name in missing)}")
+    return {name: _typed(declared[name], value) for name, value in values.items()}
+
+
+def _typed(parameter: Parameter, value: Any) -> Any:
+    import json
+
+    wanted = {
+        "STRING": "a text",
+        "NUMBER_INTEGER": "a whole number",
+        "NUMBER_DOUBLE": "a number",
+        "BOOLEAN": "true or false",
+        "LIST": "a list",
+        "STRUCT": "a table",
+    }[parameter.kind]
+    try:
+        match parameter.kind, value:
+            case "STRING", str():
+                return value
+            # `-p gpus=2` from a file is a number, and what is meant is clear.
+            case "STRING", int() | float() if not isinstance(value, bool):
+                return str(value)
+            case "NUMBER_INTEGER", str() | int() if not isinstance(value, bool):
+                return int(value)
+            case "NUMBER_INTEGER", float() if value.is_integer():
+                return int(value)
+            case "NUMBER_DOUBLE", str() | int() | float() if not isinstance(value, bool):
+                return float(value)
+            case "BOOLEAN", bool():
+                return value
+            case "BOOLEAN", "true" | "false" | "True" | "False":
+                return value.lower() == "true"
+            case "LIST", list():
+                return value
+            case "STRUCT", dict():
+                return value
+            case "LIST" | "STRUCT", str():
+                parsed = json.loads(value)
+                if isinstance(parsed, list if parameter.kind == "LIST" else dict):
+                    return parsed
+    except ValueError:
+        pass
+    raise UsageError(f"the parameter {parameter.name} is {wanted}, got {value!r}")

@@ -1,0 +1,175 @@
+"""The wiring that the pipelines share: each function adds steps to the pipeline that is being defined.
+
+What a step asks of its machine stands here too. Steps are named by copies of their component and not by
+`set_display_name`: KFP's backend up to 2.5 looks for the outputs of a step under its display name and does not
+find them (https://github.com/kubeflow/pipelines/issues/11173).
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+from kfp import dsl, kubernetes
+from kfp.dsl.pipeline_task import PipelineTask
+from kfp.dsl.python_component import PythonComponent
+
+from components.compare.component import compare
+from components.cover.component import cover, split
+from components.deploy.component import deploy
+from components.download.component import download
+from components.export.component import export
+from components.predict.component import predict
+from components.rasterize.component import rasterize
+from components.subset.component import subset
+from components.train.component import train
+from components.vectorize.component import vectorize
+from pipelines.gate import gate
+
+# The loaders of several GPUs share batches through /dev/shm, of which a pod has 64 MiB by itself.
+SHARED_MEMORY = "8Gi"
+
+
+class Parts(NamedTuple):
+    """Images and labels, split in two, and the cover of the second part."""
+
+    training_images: Any
+    training_labels: Any
+    validation_images: Any
+    validation_labels: Any
+    validation_cover: Any
+
+
+def called(component: Any, name: str) -> PythonComponent:
+    """Return a component under another name: the name of its steps, of their folders, and of what they wrote."""
+    spec = copy.deepcopy(component.component_spec)
+    spec.name = name
+    return PythonComponent(component_spec=spec, python_func=component.python_func)
+
+
+def request(task: PipelineTask, cpu: str, memory: str) -> PipelineTask:
+    """Ask for processors and memory."""
+    task.set_cpu_request(cpu)
+    task.set_memory_request(memory)
+    return task
+
+
+def given(address: Any, kind: Any = dsl.Dataset) -> Any:
+    """Bring in what another pipeline, or nobody at all, has made."""
+    return dsl.importer(artifact_uri=address, artifact_class=kind, reimport=False).output
+
+
+def fetch(source: Any, kind: Any, zoom: Any, url: Any, url_type: Any, *, cached: bool = True) -> tuple[Any, Any]:
+    """Cover an area and download its tiles; returns the cover and the images.
+
+    `cached` is False where the same request is expected to bring something new.
+    """
+    covered = request(cover(source=source, kind=kind, zoom=zoom), "500m", "512Mi")
+    covered.set_caching_options(cached)
+    tiles = download(cover=covered.outputs["cover"], url=url, kind=url_type)
+    tiles.set_caching_options(cached)
+    # Servers have bad minutes; what one attempt fetched is not kept, so the attempts are few.
+    tiles.set_retry(num_retries=2, backoff_duration="30s", backoff_factor=2.0)
+    return covered.outputs["cover"], request(tiles, "1", "1Gi").outputs["tiles"]
+
+
+def label(covered: Any, config: Any, features: Any, *, cached: bool = True) -> Any:
+    """Draw features as labels; `cached` is False where the file may have changed under its name."""
+    labels = rasterize(cover=covered, config=config, features=features)
+    labels.set_caching_options(cached)
+    return request(labels, "1", "2Gi").outputs["labels"]
+
+
+def divide(images: Any, labels: Any, share: Any, seed: Any, block: Any) -> Parts:
+    """Split images and labels into a training and a validation part."""
+    covers = request(split(tiles=images, share=share, seed=seed, block=block), "500m", "512Mi").outputs
+    parts = {}
+    for part in ("training", "validation"):
+        for name, tiles in (("images", images), ("labels", labels)):
+            step = called(subset, f"subset-{part}-{name}")(tiles=tiles, cover=covers[part])
+            parts[f"{part}_{name}"] = request(step, "500m", "512Mi").outputs["subset"]
+    return Parts(**parts, validation_cover=covers["validation"])
+
+
+def learn(parts: Parts, config: Any, epochs: Any, gpus: Any, accelerator: Any, seed: Any) -> Any:
+    """Train on as many accelerators as asked for; returns the checkpoint."""
+    task = train(
+        training_images=parts.training_images,
+        training_labels=parts.training_labels,
+        validation_images=parts.validation_images,
+        validation_labels=parts.validation_labels,
+        config=config,
+        epochs=epochs,
+        gpus=gpus,
+        seed=seed,
+    )
+    # KFP's backend reads the count of a resource as text: from a whole number it takes nothing, and says so
+    # nowhere. Hence `gpus` is text in every pipeline. "0" is a limit of zero, which the scheduler passes over.
+    task.set_accelerator_type(accelerator).set_accelerator_limit(gpus)
+    kubernetes.empty_dir_mount(
+        task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=SHARED_MEMORY  # noqa: S108
+    )  # fmt: skip
+    return request(task, "2", "8Gi").outputs["checkpoint"]
+
+
+def convert(checkpoint: Any) -> Any:
+    """Export a checkpoint as what is served; returns the model."""
+    return request(export(checkpoint=checkpoint), "1", "4Gi").outputs["model"]
+
+
+def infer(images: Any, model: Any, endpoint: Any = "") -> Any:
+    """Predict the masks of images."""
+    return request(predict(images=images, model=model, endpoint=endpoint), "2", "4Gi").outputs["masks"]
+
+
+def judge(images: Any, labels: Any, masks: Any, config: Any) -> PipelineTask:
+    """Compare masks with labels: metrics, confusion matrix, map and pictures."""
+    return request(compare(images=images, labels=labels, masks=masks, config=config), "1", "2Gi")
+
+
+def validate(parts: Parts, masks: Any, config: Any) -> PipelineTask:
+    """Compare the validation part of the masks of the whole area."""
+    step = called(subset, "subset-validation-masks")(tiles=masks, cover=parts.validation_cover)
+    held_out = request(step, "500m", "512Mi").outputs["subset"]
+    return judge(parts.validation_images, parts.validation_labels, held_out, config)
+
+
+def trace(masks: Any, kind: Any, config: Any) -> Any:
+    """Turn the masks of a class into features."""
+    return request(vectorize(masks=masks, kind=kind, config=config), "1", "4Gi").outputs["features"]
+
+
+class Server(NamedTuple):
+    """Where a model is deployed to, and as what."""
+
+    name: Any
+    version: Any
+    management: Any
+    inference: Any
+    model_store: Any
+
+
+def release(
+    metrics: Any, model: Any, golden: Any, server: Server, threshold: Any, baseline: Any = 0.0
+) -> PipelineTask:
+    """Deploy the model if it is good enough; `golden` is the tile set whose first tile is the smoke test."""
+    verdict = request(
+        gate(metrics=metrics, threshold=threshold, baseline=baseline, management=server.management),
+        "100m",
+        "256Mi",
+    )
+    # The metrics come out of KFP's cache with everything else, so that the verdict may.
+    with dsl.If(verdict.output == "deploy", name="good-enough"):
+        task = deploy(
+            model=model,
+            golden=golden,
+            name=server.name,
+            version=server.version,
+            management=server.management,
+            inference=server.inference,
+            model_store=server.model_store,
+        )
+        # A deployment is an act, not a result: it never comes out of a cache.
+        task.set_caching_options(False)
+        request(task, "500m", "1Gi")
+    return verdict
