@@ -10,9 +10,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from shared.arguments import add_out, int_list, require
 from shared.errors import CoverError, UsageError
@@ -30,6 +30,12 @@ HALF = 20037508.342789244
 # A polygon whose edge lies on the edge of a tile does not cover the next one: tiles are tested this much
 # smaller (in tiles; a micrometre at zoom 18).
 MARGIN = 1e-8
+
+# Features read before their tiles are worked out, and the side in tiles up to which they are so together.
+CHUNK, SMALL = 4096, 8
+
+# Type ids of shapely.
+POLYGON, FIRST_COLLECTION = 3, 4
 
 
 @dataclass(kw_only=True)
@@ -128,62 +134,93 @@ def _cover_bbox(source: str, zoom: int) -> set[Tile]:
 
 
 def _cover_features(source: str, zoom: int) -> set[Tile]:
-    import shapely
+    from shared.features import expand, read_crs, read_features
 
-    from shared.features import expand, read_crs, read_features, to_mercator
-
-    side = 1 << zoom
     tiles: set[Tile] = set()
     for path in expand(source):
         epsg = read_crs(path)
-        for feature in read_features(path):
-            if feature.geometry is None or feature.geometry.is_empty:
-                continue
-            mercator = to_mercator(feature.geometry, epsg)
-            # In units of tiles, y down.
-            grid = shapely.transform(mercator, lambda xy: (xy * (1, -1) + HALF) * (side / (2 * HALF)))
-            for part in _parts(grid):
-                tiles.update(Tile(x % side, y, zoom) for x, y in _cells(part) if 0 <= y < side)
+        geometries = (feature.geometry for feature in read_features(path) if feature.geometry is not None)
+        while chunk := list(islice(geometries, CHUNK)):
+            tiles.update(_cover_geometries(chunk, epsg, zoom))
     return tiles
 
 
-def _parts(geometry: BaseGeometry) -> Iterator[BaseGeometry]:
-    """Yield the simple geometries of a collection, however nested."""
-    if hasattr(geometry, "geoms"):
-        for part in geometry.geoms:
-            yield from _parts(part)
-    else:
-        yield geometry
+def _cover_geometries(geometries: list[BaseGeometry], epsg: int, zoom: int) -> Iterator[Tile]:
+    """Yield the tiles that geometries meet; some of them more than once."""
+    import numpy as np
+    import shapely
+
+    from shared.features import to_mercator
+
+    side = 1 << zoom
+    mercator = [to_mercator(geometry, epsg) for geometry in geometries]
+    # In units of tiles, y down.
+    parts = shapely.transform(mercator, lambda xy: (xy * (1, -1) + HALF) * (side / (2 * HALF)))
+    while (shapely.get_type_id(parts) >= FIRST_COLLECTION).any():
+        parts = shapely.get_parts(parts)
+    parts = parts[~shapely.is_empty(parts)]
+    first = np.floor(shapely.bounds(parts)).astype(np.int64)
+    sizes = first[:, 2:] - first[:, :2] + 1
+    small = sizes.max(axis=1, initial=0) <= SMALL
+    cells = [_cells_of_small(parts[small], first[small, :2], sizes[small])]
+    cells += [_cells(part) for part in parts[~small]]
+    for x, y in np.concatenate(cells).tolist():
+        if 0 <= y < side:
+            yield Tile(x % side, y, zoom)
 
 
-def _cells(geometry: BaseGeometry) -> Iterator[tuple[int, int]]:
-    """Yield the unit cells (x, y) that a geometry meets, by quartering the square around it.
+def _margins(polygon: Any) -> Any:
+    """Return how far from a cell's upper left corner the square begins that a geometry is tested with.
 
-    A square wholly inside is yielded without further tests, so the work follows the outline, not the area.
+    A polygon must enter a cell; points and lines belong to the cell whose upper left edges they lie on.
+    """
+    import numpy as np
+
+    return np.where(polygon, MARGIN, 0.0)
+
+
+def _cells_of_small(parts: Any, first: Any, sizes: Any) -> Any:
+    """Return the unit cells, shape (n, 2), that geometries of few cells each meet: all of them tested at once."""
+    import numpy as np
+    import shapely
+
+    counts = sizes.prod(axis=1)
+    owner = np.repeat(np.arange(len(parts)), counts)
+    nth = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
+    cells = first[owner] + np.column_stack([nth % sizes[owner, 0], nth // sizes[owner, 0]])
+    low = _margins(shapely.get_type_id(parts) == POLYGON)[owner]
+    x, y = cells[:, 0], cells[:, 1]
+    met = shapely.intersects(parts[owner], shapely.box(x + low, y + low, x + 1 - MARGIN, y + 1 - MARGIN))
+    # Where the bounds are one cell there is nothing to test (and an intersection could only be lost to rounding).
+    return cells[met | (counts[owner] == 1)]
+
+
+def _cells(geometry: BaseGeometry) -> Any:
+    """Return the unit cells, shape (n, 2), that a geometry meets, by quartering the square around it.
+
+    A square wholly inside is taken without further tests, so the work follows the outline, not the area.
     """
     import numpy as np
     import shapely
 
-    west, north, east, south = geometry.bounds
-    x0, y0 = int(np.floor(west)), int(np.floor(north))
-    span = max(int(np.floor(east)) - x0, int(np.floor(south)) - y0) + 1
-    size = 1 << (span - 1).bit_length()
+    west, north, east, south = np.floor(geometry.bounds).astype(np.int64)
+    size = 1 << int(max(east - west, south - north)).bit_length()
     polygon = geometry.geom_type == "Polygon"
-    low, high = (MARGIN, MARGIN) if polygon else (0.0, MARGIN)
+    low = _margins(polygon)
     shapely.prepare(geometry)
-    squares = np.array([[x0, y0]])
-    while len(squares):
-        xs, ys = squares[:, 0], squares[:, 1]
-        boxes = shapely.box(xs + low, ys + low, xs + size - high, ys + size - high)
+    squares = np.array([[west, north]])
+    found: list[Any] = []
+    while True:
+        x, y = squares[:, 0], squares[:, 1]
+        boxes = shapely.box(x + low, y + low, x + size - MARGIN, y + size - MARGIN)
         met = shapely.intersects(geometry, boxes)
         squares, boxes = squares[met], boxes[met]
         if size == 1:
-            yield from map(tuple, squares.tolist())
-            return
+            return np.concatenate([*found, squares])
         if polygon:
             inside = shapely.contains_properly(geometry, boxes)
-            for x, y in squares[inside].tolist():
-                yield from product(range(x, x + size), range(y, y + size))
+            grid = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1).reshape(-1, 2)
+            found.append((squares[inside][:, np.newaxis, :] + grid).reshape(-1, 2))
             squares = squares[~inside]
         size //= 2
         corners = np.array([[0, 0], [size, 0], [0, size], [size, size]])
