@@ -76,9 +76,17 @@ def _epsg(name: str, path: Path) -> int:
     if name.upper().endswith("CRS84"):
         return 4326
     match = _CRS.search(name)
-    if match:
-        return _MERCATOR.get(int(match[1]), int(match[1]))
-    raise FeatureError(f"{path}: unknown CRS {name!r}; expected EPSG:<code>")
+    code = _MERCATOR.get(int(match[1]), int(match[1])) if match else 0
+    if code in (4326, 3857):
+        return code
+    from rasterio.crs import CRS
+    from rasterio.errors import CRSError
+
+    try:
+        CRS.from_epsg(code)
+    except CRSError as error:
+        raise FeatureError(f"{path}: unknown CRS {name!r}; expected EPSG:<code>") from error
+    return code
 
 
 @contextmanager
@@ -171,7 +179,11 @@ def polygonal(geometry: BaseGeometry) -> BaseGeometry | None:
     An invalid geometry is repaired; of a collection, the polygons are taken together.
     """
     if geometry.geom_type not in ("Polygon", "MultiPolygon") or not geometry.is_valid:
-        parts = [part for part in _parts(shapely.make_valid(geometry)) if part.geom_type == "Polygon"]
+        parts = [
+            part
+            for part in _parts(shapely.make_valid(geometry, method="structure", keep_collapsed=False))
+            if part.geom_type == "Polygon"
+        ]
         geometry = shapely.union_all(parts) if len(parts) > 1 else parts[0] if parts else shapely.Polygon()
     return geometry if geometry.area > 0 else None
 
@@ -224,7 +236,7 @@ class FeatureWriter:
         self.count = 0
 
     def write(self, geometry: BaseGeometry, properties: dict[str, Any]) -> None:
-        """Write a feature, its coordinates in degrees; rings turn as RFC 7946 wants, numbers that are none are null."""
+        """Write a feature, its coordinates in degrees; rings turn as RFC 7946 wants, NaN becomes null."""
         rounded = shapely.transform(shapely.orient_polygons(geometry), lambda points: points.round(DECIMALS))
         finite = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value

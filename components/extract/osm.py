@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from shared.errors import PluginError
@@ -50,8 +50,8 @@ class Building:
     """Roofs: every `building`, but for values that show no lasting roof from above."""
 
     geometry: Literal["polygon", "line"] = "polygon"
-    keys = ("building",)
-    tags = ("building", "name", "building:levels", "height")
+    keys: tuple[str, ...] = ("building",)
+    tags: tuple[str, ...] = ("building", "name", "building:levels", "height")
 
     REFUSED = frozenset(
         {
@@ -81,8 +81,8 @@ class Road:
     """Carriageways: the classes of road that cars drive on, as wide as their tags or their class say."""
 
     geometry: Literal["polygon", "line"] = "line"
-    keys = ("highway",)
-    tags = ("highway", "name", "lanes", "oneway")
+    keys: tuple[str, ...] = ("highway",)
+    tags: tuple[str, ...] = ("highway", "name", "lanes", "oneway")
 
     PROFILES: Mapping[str, Profile] = {
         "motorway": Profile(4, 3.75, 0.75, 3.0),
@@ -141,7 +141,7 @@ def metres_of(text: str, *, units: bool = True) -> float | None:
     return value if value <= WIDEST else None
 
 
-BUILTIN: Mapping[str, type[Extractor]] = {"building": Building, "road": Road}
+BUILTIN: Mapping[str, Callable[[], Extractor]] = {"building": Building, "road": Road}
 
 
 def find_extractor(kind: str) -> Extractor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import osmium
 import shapely
@@ -81,7 +81,7 @@ class OsmReader:
         for number in sorted(wanted - built):
             self._skip(MISSING, "relation", number)
 
-    def _entities(self, areas: bool) -> Iterator[osmium.osm.OSMEntity]:
+    def _entities(self, areas: bool) -> Iterator[Any]:
         """Yield the raw objects that have one of the keys, and turn errors of the file into ours."""
         keys = KeyFilter(*self._extractor.keys)
         try:
@@ -103,14 +103,14 @@ class OsmReader:
         if area.num_rings()[0] == 0:  # osmium could make no closed rings of the members
             self._skip(INVALID, "relation", number)
             return
-        geometry = shapely.from_wkb(self._factory.create_multipolygon(area))
+        geometry: Any = shapely.from_wkb(self._factory.create_multipolygon(area))
         if len(geometry.geoms) == 1:
             geometry = geometry.geoms[0]
         yield from self._polygon("relation", number, tags, geometry)
 
     def _way(self, way: osmium.osm.Way, tags: dict[str, str], areas: bool) -> Iterator[OsmObject]:
         try:
-            line = shapely.from_wkb(self._factory.create_linestring(way))
+            line: Any = shapely.from_wkb(self._factory.create_linestring(way))
         except osmium.InvalidLocationError:
             self._skip(MISSING, "way", way.id)
             return

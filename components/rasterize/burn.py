@@ -1,0 +1,213 @@
+"""Burns polygons into tiles: which polygon meets which tile, chunks of neighbouring tiles, and the pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from pmtiles.tile import zxy_to_tileid
+from rasterio.features import rasterize
+from rasterio.transform import from_bounds
+from shapely.geometry.base import BaseGeometry
+
+from components.rasterize.source import Bounds
+from shared.errors import TileError
+from shared.images import Mask, Rgb, decode_mask, encode_mask
+from shared.tiles import Tile, bounds_mercator
+
+Indices = npt.NDArray[np.intp]
+
+# Circumference of web mercator in metres.
+AROUND = 2 * 20037508.342789244
+
+# Tiles that are burnt together, by one process; their polygons travel with them.
+CHUNK = 64
+
+# Polygons of more points than this are cut to the tiles of a chunk before they are burnt.
+LARGE = 500
+
+BATCH = 10_000
+
+
+class TileIndex:
+    """Knows which polygons meet which tiles of a cover. It holds those that meet one, and no other.
+
+    Attributes:
+        tiles: The tiles, neighbours near each other (in the order of a Hilbert curve).
+        bounds: What the tiles span, in metres of EPSG:3857.
+        used: How many polygons meet the cover.
+        outside: How many do not.
+    """
+
+    def __init__(self, tiles: Sequence[Tile]) -> None:
+        self.tiles = sorted(tiles, key=lambda tile: zxy_to_tileid(tile.z, tile.x, tile.y))
+        boxes = np.array([bounds_mercator(tile) for tile in self.tiles])
+        self._tree = shapely.STRtree(shapely.box(*boxes.T))
+        west, south = boxes[:, :2].min(axis=0)
+        east, north = boxes[:, 2:].max(axis=0)
+        self.bounds: Bounds = (float(west), float(south), float(east), float(north))
+        self._boxes = boxes
+        self._polygons: npt.NDArray[np.object_] = np.empty(0, dtype=object)
+        self._members: Indices = np.empty(0, dtype=np.intp)  # polygons, tile after tile
+        self._starts: Indices = np.zeros(len(self.tiles) + 1, dtype=np.intp)
+        self.used = self.outside = 0
+
+    def fill(self, polygons: Iterable[BaseGeometry]) -> None:
+        """Take the polygons (metres of EPSG:3857), each one tested against all tiles at once."""
+        kept: list[npt.NDArray[np.object_]] = []
+        pairs: list[Indices] = []
+        count = 0
+        polygons = iter(polygons)
+        while batch := list(islice(polygons, BATCH)):
+            array = np.array(batch, dtype=object)
+            # Polygons over the antimeridian go on beyond the edge of the grid: look for them on its other side.
+            number, tile = np.hstack(
+                [self._tree.query(_shifted(array, shift), predicate="intersects") for shift in (0, -1, 1)]
+            )
+            met = np.unique(number)
+            self.used += len(met)
+            self.outside += len(batch) - len(met)
+            kept.append(array[met])
+            pairs.append(np.stack([np.searchsorted(met, number) + count, tile]))
+            count += len(met)
+        if not kept:
+            return
+        self._polygons = np.concatenate(kept)
+        joined = np.hstack(pairs)
+        order = np.lexsort(joined)  # by tile, then by polygon
+        self._members = joined[0][order]
+        self._starts = np.searchsorted(joined[1][order], np.arange(len(self.tiles) + 1))
+
+    def chunks(self, skip: frozenset[Tile] = frozenset()) -> Iterator[Chunk]:
+        """Yield the work, some tiles at a time with the polygons that they need."""
+        for start in range(0, len(self.tiles), CHUNK):
+            numbers = [n for n in range(start, min(start + CHUNK, len(self.tiles))) if self.tiles[n] not in skip]
+            if not numbers:
+                continue
+            members = [np.unique(self._members[self._starts[n] : self._starts[n + 1]]) for n in numbers]
+            needed = np.unique(np.concatenate(members))
+            yield Chunk(
+                [self.tiles[n] for n in numbers],
+                self._cut(needed, self._boxes[numbers]),
+                [np.searchsorted(needed, each) for each in members],
+            )
+
+    def _cut(self, numbers: Indices, boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.object_]:
+        """Return polygons, the large ones cut to the surroundings of a chunk."""
+        polygons = self._polygons[numbers]
+        large = shapely.get_num_coordinates(polygons) > LARGE
+        if large.any():
+            margin = boxes[0, 2] - boxes[0, 0]  # a tile: the cuts must not touch any pixel
+            west, south = boxes[:, :2].min(axis=0) - margin
+            east, north = boxes[:, 2:].max(axis=0) + margin
+            around = shapely.box(
+                [west, west - AROUND, west + AROUND], south, [east, east - AROUND, east + AROUND], north
+            )
+            polygons[large] = shapely.intersection(polygons[large], shapely.union_all(around))
+        return polygons
+
+
+def _shifted(polygons: npt.NDArray[np.object_], turns: int) -> npt.NDArray[np.object_]:
+    """Return polygons a turn around the Earth further east; empty ones where that brings none onto the grid."""
+    if turns == 0:
+        return polygons
+    bounds = shapely.bounds(polygons)
+    beyond = bounds[:, 2] > AROUND / 2 if turns < 0 else bounds[:, 0] < -AROUND / 2
+    shifted = np.full(len(polygons), shapely.Polygon(), dtype=object)
+    if beyond.any():
+        shifted[beyond] = shapely.transform(
+            polygons[beyond], lambda points: points + np.array([turns * AROUND, 0])
+        )
+    return shifted
+
+
+class Chunk(NamedTuple):
+    """Tiles to burn.
+
+    Attributes:
+        tiles: The tiles.
+        polygons: All polygons that meet any of them.
+        members: For each tile, the places in `polygons` of those that meet it.
+        present: For each tile, the label that is there already and is to be kept below (None: nothing).
+    """
+
+    tiles: list[Tile]
+    polygons: npt.NDArray[np.object_]
+    members: list[Indices]
+    present: list[bytes | None] | None = None
+
+
+class Burnt(NamedTuple):
+    """A tile: its PNG (None: all background) and how many of its pixels are of the class, or why it failed."""
+
+    tile: Tile
+    data: bytes | None
+    foreground: int
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Burner:
+    """Burns chunks; a plain object that travels to other processes.
+
+    Attributes:
+        size: Side of a tile in pixels.
+        value: Class index of the polygons.
+        colors: The palette of the labels, one colour a class.
+    """
+
+    size: int
+    value: int
+    colors: tuple[Rgb, ...]
+
+    def __call__(self, chunk: Chunk) -> list[Burnt]:
+        present = chunk.present or [None] * len(chunk.tiles)
+        return [
+            self._tile(tile, chunk.polygons[members], before)
+            for tile, members, before in zip(chunk.tiles, chunk.members, present, strict=True)
+        ]
+
+    def _tile(self, tile: Tile, polygons: npt.NDArray[np.object_], before: bytes | None) -> Burnt:
+        mask = self.burn(tile, polygons)
+        try:
+            if before is not None:
+                below = decode_mask(before)
+                if below.shape != mask.shape:
+                    raise TileError(
+                        f"the label there has {below.shape[1]}x{below.shape[0]} pixels, the new one "
+                        f"{self.size}x{self.size}"
+                    )
+                mask = np.maximum(mask, below)
+            data = encode_mask(mask, self.colors) if mask.any() else None
+        except TileError as error:
+            return Burnt(tile, None, 0, str(error))
+        return Burnt(tile, data, int(np.count_nonzero(mask == self.value)))
+
+    def burn(self, tile: Tile, polygons: npt.NDArray[np.object_]) -> Mask:
+        """Return the class of each pixel: that of the polygons where its centre lies in one, else 0."""
+        if not len(polygons):
+            return np.zeros((self.size, self.size), np.uint8)
+        west, south, east, north = bounds_mercator(tile)
+        shapes: list[Any] = []
+        for shift in (0, -1, 1):
+            moved = _shifted(polygons, shift)
+            shapes += moved[~shapely.is_empty(moved)].tolist()
+        mask: Mask = rasterize(
+            shapes,
+            out_shape=(self.size, self.size),
+            transform=from_bounds(west, south, east, north, self.size, self.size),
+            default_value=self.value,
+            fill=0,
+            dtype="uint8",  # the default is int64, whose buffer makes stripes of a PNG
+        )
+        assert mask.dtype == np.uint8
+        return mask
+
+    def empty(self) -> bytes:
+        """Return the label of a tile that is all background."""
+        return encode_mask(np.zeros((self.size, self.size), np.uint8), self.colors)

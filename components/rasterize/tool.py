@@ -1,0 +1,288 @@
+"""Rasterize vector features (GeoJSON or PostGIS) to label tiles.
+
+rsp rasterize --geojson buildings.json cover labels
+rsp rasterize --geojson 'roads/*.json' --type road --append cover labels
+rsp rasterize --postgis 'SELECT geom FROM buildings' cover labels.pmtiles
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.arguments import add_config, add_out, add_web_ui, add_workers, require
+from shared.errors import TileError, UsageError
+from shared.progress import progress
+from shared.report import Result, note_failures
+
+if TYPE_CHECKING:
+    from shapely.geometry.base import BaseGeometry
+
+    from components.rasterize.burn import Chunk
+    from components.rasterize.source import Source
+    from shared.config import Config
+    from shared.tiles import Tile
+    from shared.tileset import TileReader
+
+MAX_SIZE = 4096
+
+# Tiles that a further process must have to do: starting one takes as long as burning some hundred.
+WORTH = 256
+
+
+@dataclass(kw_only=True)
+class RasterizeResult(Result):
+    """What `rasterize` did.
+
+    Attributes:
+        features: How many features meet the cover and were burnt.
+        left_out: How many were not.
+        skipped: Why: the number of each reason.
+        tiles: How many tiles of the cover have a label now.
+        foreground: Which share of the pixels written is of the class, 0 to 1.
+    """
+
+    features: int
+    left_out: int
+    skipped: dict[str, int] = field(default_factory=dict)
+    tiles: int
+    foreground: float
+
+
+def rasterize(
+    cover: Path,
+    out: Path,
+    *,
+    geojson: str | None = None,
+    postgis: str | None = None,
+    config: Path | None = None,
+    tile_size: int | None = None,
+    kind: str | None = None,
+    append: bool = False,
+    buffer: float = 0.0,
+    tile_format: str = "png",
+    workers: int | None = None,
+    resume: bool = False,
+    web_ui_base_url: str = "./",
+    web_ui_template: Path | None = None,
+    web_ui: bool = True,
+) -> RasterizeResult:
+    """Write a label for every tile of a cover: the class of each pixel whose centre lies in a polygon.
+
+    A label is a single-band paletted PNG of class indices, in the complementary palette (see
+    `shared.images.complementary`). The polygons may be of any CRS that the GeoJSON states in its `crs` member.
+    Only the polygons that meet the cover are held in memory.
+
+    Args:
+        cover: The cover; all its tiles have one zoom.
+        out: The tile set to write.
+        geojson: A GeoJSON path or glob pattern.
+        postgis: A SELECT whose column `geom` holds the polygons; the connection is the configuration's.
+        config: The configuration file, for the classes and the size of a tile.
+        tile_size: Side of a tile in pixels (default: the configuration's).
+        kind: Title of the class that the polygons are (default: the one class beside the background).
+        append: Keep the labels that are there below the new ones: of two classes the higher index wins.
+        buffer: Widen the polygons by so many metres of EPSG:3857 (below 0: shrink them, which separates houses
+            that touch).
+        tile_format: Format of the labels: png, which is the only one that keeps class indices.
+        workers: Processes (default: one for each processor).
+        resume: Keep labels that are there as they are.
+        web_ui_base_url: Where the map finds the tiles.
+        web_ui_template: HTML template of your own.
+        web_ui: Write a web map.
+
+    Raises:
+        UsageError: the arguments do not fit together.
+        ConfigError: no configuration, or no such class in it.
+        CoverError: no cover, an empty one, or one of several zooms.
+        FeatureError: no such file, or one that cannot be read.
+    """
+    from components.rasterize.burn import Burner, TileIndex
+    from shared.config import load_config
+    from shared.images import complementary
+    from shared.parallel import cpu_count, parallel_map
+    from shared.tiles import read_cover, zoom_of
+    from shared.tileset import open_writer
+    from shared.webmap import write_webmap
+
+    if append and resume:
+        raise UsageError("--append merges into the labels that are there, --resume leaves them: choose one")
+    if tile_format != "png":
+        raise UsageError(f"labels are png, got --format {tile_format}: the other formats lose class indices")
+    settings = load_config(config)
+    size = tile_size or settings.model.ts
+    if not 1 <= size <= MAX_SIZE:
+        raise UsageError(f"--tile_size must be from 1 to {MAX_SIZE}, got {size}")
+    burner = Burner(size, _class_index(settings, kind), tuple(complementary(settings.colors)))
+    tiles = read_cover(cover)
+    zoom_of(tiles, cover)
+    source = _source(geojson, postgis, settings)
+
+    index = TileIndex(tiles)
+    polygons = progress(source.polygons(_widened(index.bounds, buffer)), "rasterize: read", unit="feature")
+    index.fill(_buffered(polygons, buffer, source))
+    skipped = dict(sorted((source.skipped + _counted(index.outside)).items()))
+    _tell(skipped, index.used, cover)
+
+    failed: dict[Tile, str] = {}
+    foreground = done = 0
+    empty = burner.empty()
+    before = _present(out) if append else None
+    with open_writer(out, tile_format, resume=resume or append) as writer:
+        keep = writer.done if resume else frozenset()
+        todo = [tile for tile in index.tiles if tile not in keep]
+        number = min(cpu_count() if workers is None else workers, len(todo) // WORTH)
+        chunks = _with_present(index.chunks(keep), before)
+        results = (burnt for chunk in parallel_map(burner, chunks, number) for burnt in chunk)
+        for burnt in progress(results, "rasterize", total=len(todo)):
+            if burnt.error is not None:
+                failed[burnt.tile] = burnt.error
+                continue
+            writer.write(burnt.tile, burnt.data or empty)
+            foreground += burnt.foreground
+            done += 1
+        if todo and not done:
+            raise TileError(f"no label could be merged into {out}: {next(iter(failed.values()))}")
+    if before is not None:
+        before.close()
+    note_failures(out, failed)
+    if web_ui:
+        write_webmap(out, tiles, tile_format, base_url=web_ui_base_url, template=web_ui_template)
+    return RasterizeResult(
+        failed=failed,
+        features=index.used,
+        left_out=sum(skipped.values()),
+        skipped=skipped,
+        tiles=len(tiles) - len(failed),
+        foreground=foreground / (done * size * size) if done else 0.0,
+    )
+
+
+def _class_index(settings: Config, kind: str | None) -> int:
+    """Return the class to burn."""
+    if kind is not None:
+        index = settings.class_index(kind)
+        if index == 0:
+            raise UsageError(f"--type {kind} is the background; choose {_titles(settings)}")
+        return index
+    if len(settings.classes) > 2:
+        raise UsageError(f"which class are the polygons? Say --type with one of {_titles(settings)}")
+    return 1
+
+
+def _titles(settings: Config) -> str:
+    return ", ".join(entry.title for entry in settings.classes[1:])
+
+
+def _source(geojson: str | None, postgis: str | None, settings: Config) -> Source:
+    """Return the source that the arguments name."""
+    from components.rasterize.source import GeoJsonSource
+
+    if (geojson is None) == (postgis is None):
+        raise UsageError("give the polygons either with --geojson or with --postgis")
+    if geojson is not None:
+        return GeoJsonSource(geojson)
+    raise UsageError("--postgis is not there yet; export the query to GeoJSON (ogr2ogr) and give --geojson")
+
+
+def _widened(bounds: tuple[float, float, float, float], metres: float) -> tuple[float, float, float, float]:
+    west, south, east, north = bounds
+    reach = max(0.0, metres)
+    return west - reach, south - reach, east + reach, north + reach
+
+
+def _buffered(polygons: Iterable[BaseGeometry], metres: float, source: Source) -> Iterator[BaseGeometry]:
+    """Yield polygons widened or shrunk; count those that vanish."""
+    for polygon in polygons:
+        wide = polygon.buffer(metres) if metres else polygon
+        if wide.is_empty:
+            source.skipped["nothing left of it after --buffer"] += 1
+        else:
+            yield wide
+
+
+def _counted(outside: int) -> Counter[str]:
+    from components.rasterize.source import OUTSIDE
+
+    return Counter({OUTSIDE: outside})
+
+
+def _tell(skipped: dict[str, int], used: int, cover: Path) -> None:
+    """Say on stderr what was left out, and whether nothing is left."""
+    for reason, count in skipped.items():
+        print(f"rasterize: left out {count} features: {reason}", file=sys.stderr)
+    if not used:
+        print(f"rasterize: warning: no feature meets {cover}; all labels are background", file=sys.stderr)
+
+
+def _present(out: Path) -> TileReader | None:
+    """Open the labels that are there, if any."""
+    from shared.errors import TileSetError
+    from shared.tileset import open_reader
+
+    try:
+        return open_reader(out)
+    except TileSetError:
+        if out.is_file() or (out.is_dir() and any(out.glob("*/*/*"))):
+            raise
+        return None
+
+
+def _with_present(chunks: Iterator[Chunk], before: TileReader | None) -> Iterator[Chunk]:
+    """Add to each chunk the labels that are there."""
+    for chunk in chunks:
+        if before is None:
+            yield chunk
+        else:
+            yield chunk._replace(present=[before.read(tile) if tile in before else None for tile in chunk.tiles])
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rsp rasterize`."""
+    parser.add_argument("cover", type=Path, help="cover of the labels, in CSV (x,y,z)")
+    add_out(parser, "tile set to write: a directory, or a PMTiles file")
+    inputs = parser.add_argument_group("Polygons (one of)")
+    inputs.add_argument("--geojson", metavar="FILE", help="GeoJSON file, or a glob pattern in quotes")
+    inputs.add_argument("--postgis", metavar="SELECT", help="SQL query with a column `geom`")
+    add_config(parser)
+    parser.add_argument(
+        "--tile_size", "--ts", dest="tile_size", type=tile_side, default=None, metavar="PIXELS",
+        help="side of a tile in pixels (default: the configuration's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--type", dest="kind", metavar="CLASS",
+        help="title of the class that the polygons are; needed where the configuration has more than one",
+    )  # fmt: skip
+    parser.add_argument(
+        "--append", action="store_true", help="merge into the labels that are there: the higher class wins"
+    )
+    parser.add_argument(
+        "--buffer", type=float, default=0.0, metavar="METRES",
+        help="widen the polygons, or shrink them (below 0), in metres of EPSG:3857 (default: 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--format", dest="tile_format", choices=("png",), default="png", help="format of the labels (default: png)"
+    )
+    add_workers(parser)
+    parser.add_argument("--resume", action="store_true", help="keep labels that are there as they are")
+    add_web_ui(parser)
+
+
+def tile_side(text: str) -> int:
+    """Parse `512` or `512,512`."""
+    sides = set(text.split(","))
+    try:
+        (side,) = map(int, sides)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected 512, or 512,512, got {text!r}") from None
+    return side
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Refuse a missing output."""
+    require(args, "out")
