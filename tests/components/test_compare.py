@@ -1,0 +1,330 @@
+"""rsp compare: its pictures, its numbers, its filters, and its component."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+from kfp import dsl
+
+from components.compare.component import compare as compare_component
+from components.compare.overview import MARKDOWN_LENGTH
+from components.compare.pictures import stack, to_rgb
+from components.compare.tool import compare
+from shared.errors import ConfigError, CoverError, TileError, TileSetError
+from shared.images import complementary, decode, encode, encode_mask
+from shared.metrics import qod
+from shared.tiles import Tile, read_cover, write_cover
+from shared.tileset import open_reader, open_writer
+from tests.tilesets import BLOCK, COLORS, CONFIG, make_tileset, noise, squares
+
+
+def shifted(tile: Tile) -> np.ndarray:
+    """A mask that agrees with `squares` in part: moved by x mod 4 times 4 pixels."""
+    return np.roll(squares(tile), (tile.x % 4) * 4, axis=1)
+
+
+def make_labels(path, tiles=BLOCK, draw=squares, fmt="png"):
+    with open_writer(path, fmt) as writer:
+        for tile in tiles:
+            writer.write(tile, encode_mask(draw(tile), complementary(COLORS)))
+    return path
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """Images, labels and masks of the same tiles, and the configuration."""
+    (tmp_path / "config.toml").write_text(CONFIG)
+    make_tileset(tmp_path / "images")
+    make_labels(tmp_path / "labels")
+    make_tileset(tmp_path / "masks", draw=shifted)
+    return tmp_path
+
+
+def scored(folder, **more):
+    return {"labels": folder / "labels", "masks": folder / "masks", "config": folder / "config.toml", **more}
+
+
+def test_side_by_side_at_the_command_line(sets, rsp):
+    """Bugs 25, 26: `side` wrote no file and exited with 0; red and blue changed places."""
+    flags = ["--images", sets / "images", sets / "labels", sets / "masks"]
+    ran = rsp("compare", *flags, "--format", "png", sets / "side")
+    assert ran.code == 0
+    with open_reader(sets / "side") as reader, open_reader(sets / "labels") as labels:
+        assert reader.tiles() == sorted(BLOCK)
+        for tile in BLOCK:
+            found = decode(reader.read(tile))
+            assert found.shape == (64, 192, 3)
+            assert (found[:, :64] == noise(tile)).all()
+            assert (found[:, 64:128] == decode(labels.read(tile))).all()
+            assert (found[:, 128:] == np.array(COLORS, np.uint8)[shifted(tile)]).all()
+    page = (sets / "side" / "index.html").read_text()
+    assert 'id="dialog"' in page and (sets / "side" / "tiles.json").exists()
+    assert rsp("compare", *flags, "--vertical", "--no_web_ui", "--out", sets / "below").code == 0
+    with open_reader(sets / "below") as reader:
+        assert reader.format == "webp" and decode(reader.read(BLOCK[0])).shape == (192, 64, 3)
+    assert not (sets / "below" / "index.html").exists()
+
+
+def test_the_colours_of_a_stack(tmp_path):
+    """Pink is predicted only, green labelled only, grey both: on grey imagery, exactly."""
+    label = np.array([[0, 0], [1, 1]], np.uint8)
+    mask = np.array([[0, 1], [0, 1]], np.uint8)
+    make_tileset(tmp_path / "images", draw=lambda tile: np.full((2, 2, 3), 120, np.uint8))
+    make_labels(tmp_path / "labels", draw=lambda tile: label)
+    make_tileset(tmp_path / "masks", draw=lambda tile: mask)
+    paths = [tmp_path / name for name in ("images", "labels", "masks")]
+    compare(tmp_path / "out", paths, mode="stack", tile_format="png")
+    pink, green, white = (255, 20, 147), complementary(COLORS)[1], (255, 255, 255)
+    assert green == (20, 255, 128)
+
+    def mean(*colors):
+        return [math.floor((120 + sum(values)) / 3 + 0.5) for values in zip(*colors, strict=True)]
+
+    with open_reader(tmp_path / "out") as reader:
+        found = decode(reader.read(BLOCK[0])).tolist()
+    assert found == [[mean(white, white), mean(white, pink)], [mean(green, white), mean(green, pink)]]
+    assert found[0][1] == [210, 132, 174]  # pink
+    assert found[1][0] == [132, 210, 168]  # green
+    assert found[1][1] == [132, 132, 132]  # grey
+    assert "L.map(" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_stack_is_exact_in_integers():
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (5, 7, 3), dtype=np.uint8) for _ in range(3)]
+    assert (stack(images) == np.floor(np.mean(images, axis=0) + 0.5)).all()
+    assert (stack([np.full((1, 1, 3), 255, np.uint8)] * 300) == 255).all()
+    with pytest.raises(TileError, match="64x32, 32x32"):
+        stack([np.zeros((32, 64, 3), np.uint8), np.zeros((32, 32, 3), np.uint8)])
+
+
+def test_many_bands_and_many_bits_can_be_looked_at():
+    ramp = np.linspace(0, 4000, 100).reshape(10, 10, 1).astype(np.uint16)
+    shown = to_rgb(np.repeat(ramp, 5, axis=2))
+    assert shown.shape == (10, 10, 3) and shown.dtype == np.uint8 and shown.min() == 0 and shown.max() == 255
+    assert (to_rgb(np.full((4, 4, 1), np.nan, np.float32)) == 0).all()
+    assert (to_rgb(np.arange(16, dtype=np.uint8).reshape(4, 4, 1))[:, :, 1].ravel() == np.arange(16)).all()
+
+
+def test_list_at_the_command_line(sets, rsp, monkeypatch):
+    """Bug 25: `list` without --config wrote an empty file where RSP_CONFIG was set."""
+    monkeypatch.setenv("RSP_CONFIG", str(sets / "config.toml"))
+    ran = rsp("compare", "--mode", "list", "--labels", sets / "labels", "--masks", sets / "masks", sets / "list")
+    assert ran.code == 0
+    lines = []
+    for tile in sorted(BLOCK):
+        fg, quality = qod(squares(tile), shifted(tile))
+        lines.append(f"{tile.x},{tile.y},{tile.z}\t\t{fg:.1f}\t\t{quality:.1f}")
+    assert (sets / "list").read_text().splitlines() == lines
+    assert read_cover(sets / "list") == sorted(BLOCK)
+
+
+def test_list_as_geojson_over_the_tiles_of_a_map(sets, rsp):
+    paths = [sets / name for name in ("images", "labels", "masks")]
+    compare(sets / "stack", paths, mode="stack")
+    flags = ["--labels", sets / "labels", "--masks", sets / "masks", "--config", sets / "config.toml"]
+    out = sets / "stack" / "tiles.json"
+    ran = rsp("compare", "--mode", "list", "--geojson", "--maximum_qod", 90, "--minimum_fg", 1, *flags, out)
+    assert ran.code == 0
+    features = json.loads(out.read_text())["features"]
+    expected = {}
+    for tile in BLOCK:
+        fg, quality = qod(squares(tile), shifted(tile))
+        if quality <= 90 and fg >= 1:
+            expected[tile] = (round(fg, 1), round(quality, 1))
+    found = {
+        Tile(p["x"], p["y"], p["z"]): (p["fg"], p["qod"]) for p in (feature["properties"] for feature in features)
+    }
+    assert found == expected and 0 < len(found) < len(BLOCK)
+    assert len(features[0]["geometry"]["coordinates"][0]) == 5
+
+
+def test_filters_choose_the_pictures(sets):
+    """Bug 25: the filters were silently off without --config."""
+    full = compare(sets / "all", [sets / "images"], **scored(sets))
+    some = compare(sets / "some", [sets / "images"], maximum_qod=90, **scored(sets))
+    assert (full.written, full.tiles) == (12, 12) and 0 < some.written < 12
+    assert (some.iou, some.confusion) == (full.iou, full.confusion)  # the numbers are of all tiles
+    with open_reader(sets / "some") as reader:
+        chosen = reader.tiles()
+    assert chosen == sorted(tile for tile in BLOCK if qod(squares(tile), shifted(tile))[1] <= 90)
+    with pytest.raises(CoverError, match="none of the 12 tiles passes"):
+        compare(sets / "none", [sets / "images"], maximum_fg=0, **scored(sets))
+
+
+def test_the_numbers(sets):
+    result = compare(sets / "list", mode="list", **scored(sets))
+    labels = np.stack([squares(tile) for tile in BLOCK])
+    masks = np.stack([shifted(tile) for tile in BLOCK])
+    counts = [[int(((labels == a) & (masks == b)).sum()) for b in (0, 1)] for a in (0, 1)]
+    (tn, fp), (fn, tp) = counts
+    assert result.confusion == counts
+    assert result.iou == pytest.approx(tp / (tp + fp + fn))
+    assert result.classes == pytest.approx({"background": tn / (tn + fp + fn), "building": tp / (tp + fp + fn)})
+    assert result.miou == pytest.approx(sum(result.classes.values()) / 2)
+    root = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    assert result.mcc == pytest.approx((tp * tn - fp * fn) / root)
+    assert result.qod == pytest.approx(np.mean([qod(squares(tile), shifted(tile))[1] for tile in BLOCK]))
+
+
+def test_many_classes(tmp_path):
+    road = '[[classes]]\ntitle="road"\ncolor="grey"\n[model]'
+    (tmp_path / "config.toml").write_text(CONFIG.replace("[model]", road))
+    label = np.array([[0, 1], [2, 2]], np.uint8)
+    mask = np.array([[0, 2], [2, 1]], np.uint8)
+    for name, drawn in (("labels", label), ("masks", mask)):
+        with open_writer(tmp_path / name, "png") as writer:
+            for tile in BLOCK[:2]:
+                writer.write(tile, encode_mask(drawn, [*COLORS, (9, 9, 9)]))
+    result = compare(tmp_path / "list", mode="list", **scored(tmp_path))
+    assert result.confusion == [[2, 0, 0], [0, 0, 2], [0, 2, 2]]
+    assert result.classes == pytest.approx({"background": 1, "building": 0, "road": 1 / 3})
+    assert result.iou == pytest.approx(1 / 6)
+
+
+def test_undefined_measures_are_not_measures(tmp_path):
+    (tmp_path / "config.toml").write_text(CONFIG)
+    make_labels(tmp_path / "labels", draw=lambda tile: np.zeros((8, 8), np.uint8))
+    make_tileset(tmp_path / "masks", draw=lambda tile: np.zeros((8, 8), np.uint8))
+    result = compare(tmp_path / "list", mode="list", **scored(tmp_path))
+    assert result.measures() == {"miou": 1.0, "qod": 100.0, "iou_background": 1.0}
+    assert result.as_dict()["iou"] is None
+
+
+def test_the_same_bytes_from_any_number_of_processes(tmp_path):
+    """Bug 25: the order was that of the threads."""
+    tiles = [Tile(x, y, 15) for x in range(100, 110) for y in range(200, 207)]
+    (tmp_path / "config.toml").write_text(CONFIG)
+    make_tileset(tmp_path / "images", tiles, draw=lambda tile: noise(tile, 16))
+    make_labels(tmp_path / "labels", tiles, draw=lambda tile: squares(tile, 16))
+    make_tileset(tmp_path / "masks.pmtiles", tiles, draw=lambda tile: squares(Tile(tile.x + 1, tile.y, 15), 16))
+    flags = {**scored(tmp_path), "masks": tmp_path / "masks.pmtiles"}
+    for workers in (1, 3):
+        compare(tmp_path / f"list{workers}", mode="list", workers=workers, **flags)
+        compare(tmp_path / f"{workers}.pmtiles", [tmp_path / "images"], workers=workers, **flags)
+    assert (tmp_path / "list1").read_bytes() == (tmp_path / "list3").read_bytes()
+    assert (tmp_path / "1.pmtiles").read_bytes() == (tmp_path / "3.pmtiles").read_bytes()
+    assert (tmp_path / "3.pmtiles.html").exists()
+
+
+def test_tile_sets_must_be_equal(sets, rsp):
+    """Bug 3, here: sets are paired by tile, and what differs is named."""
+    make_tileset(sets / "fewer", BLOCK[:-2])
+    ran = rsp("compare", "--images", sets / "images", sets / "fewer", "--out", sets / "out")
+    assert ran.code == 1
+    assert f"{sets / 'fewer'} lacks 2 of the 12 tiles of {sets / 'images'}, the first is 15/103/201" in ran.stderr
+    with pytest.raises(TileSetError, match=r"fewer lacks 2 of the 12 tiles of .*images"):
+        compare(sets / "out", [sets / "fewer", sets / "images"])
+    write_cover(sets / "cover", BLOCK[:3])
+    result = compare(sets / "out", [sets / "images", sets / "fewer"], cover=sets / "cover")
+    assert result.tiles == 3
+    write_cover(sets / "cover", BLOCK)
+    with pytest.raises(TileSetError, match=r"fewer lacks 2 of the 12 tiles of .*cover"):
+        compare(sets / "out", [sets / "images", sets / "fewer"], cover=sets / "cover")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--mode", "list"],
+        ["--mode", "list", "--labels", "l"],
+        ["--images", "i", "--minimum_fg", "5"],
+        ["--images", "i", "--maximum_qod", "5", "--masks", "m"],
+        ["--mode", "stack", "--images", "i", "--vertical"],
+        ["--images", "i", "--geojson"],
+        ["--images", "i", "--maximum_qod", "101"],
+        ["--labels", "l", "--masks", "m"],
+        ["--images", "i", "--format", "bmp"],
+    ],
+)
+def test_wrong_usage(sets, rsp, flags):
+    assert rsp("compare", *flags, "--out", sets / "out").code == 2
+    assert not (sets / "out").exists()
+
+
+def test_no_output(rsp):
+    assert rsp("compare", "--images", "i").code == 2
+
+
+def test_without_a_configuration(sets, monkeypatch):
+    """Bug 25: scores need the classes, and a missing configuration is said."""
+    monkeypatch.setenv("HOME", str(sets))
+    with pytest.raises(ConfigError, match="no configuration file"):
+        compare(sets / "list", mode="list", labels=sets / "labels", masks=sets / "masks")
+
+
+def test_damaged_tiles_fail_alone(sets, rsp):
+    """Bug 25: exceptions in the pool were never collected."""
+    corrupt, large, strange = sorted(BLOCK)[1:4]
+    with open_writer(sets / "masks", "png") as writer:
+        writer.write(corrupt, b"no image")
+        writer.write(large, encode_mask(np.zeros((128, 128), np.uint8), COLORS))
+        writer.write(strange, encode_mask(np.full((64, 64), 7, np.uint8), [(0, 0, 0)] * 8))
+    flags = ["--labels", sets / "labels", "--masks", sets / "masks", "--config", sets / "config.toml"]
+    report = sets / "report.json"
+    ran = rsp("compare", "--mode", "list", *flags, sets / "list", "--report", report)
+    assert ran.code == 3
+    assert read_cover(sets / "list") == sorted(set(BLOCK) - {corrupt, large, strange})
+    assert read_cover(sets / "list.failed.csv") == [corrupt, large, strange]
+    reasons = [entry["reason"] for entry in json.loads(report.read_text())["failed"]]
+    assert "not an image" in reasons[0] and "differ in size" in reasons[1] and "class 7" in reasons[2]
+    images = ["--images", sets / "images", sets / "masks"]
+    ran = rsp("compare", *images, "--mode", "stack", sets / "stack")
+    assert ran.code == 3 and "128x128" in ran.stderr
+    with open_reader(sets / "stack") as reader:
+        assert len(reader) == 10
+    with open_writer(sets / "bad", "png") as writer:
+        for tile in BLOCK:
+            writer.write(tile, b"no image")
+    ran = rsp("compare", "--images", sets / "images", sets / "bad", "--out", sets / "out.pmtiles")
+    assert ran.code == 1 and "none of the 12 tiles can be compared" in ran.stderr
+    assert not (sets / "out.pmtiles").exists()
+
+
+def test_resume_keeps_pictures_and_counts_all(sets):
+    first = compare(sets / "out", [sets / "images"], **scored(sets))
+    kept, lost = sorted(BLOCK)[:2]
+    mark = encode(np.zeros((1, 1, 3), np.uint8), "webp")
+    (sets / "out" / f"15/{kept.x}/{kept.y}.webp").write_bytes(mark)
+    (sets / "out" / f"15/{lost.x}/{lost.y}.webp").unlink()
+    again = compare(sets / "out", [sets / "images"], resume=True, **scored(sets))
+    assert again == first
+    with open_reader(sets / "out") as reader:
+        assert reader.read(kept) == mark and len(reader) == len(BLOCK)
+
+
+def test_component(run_component, sets):
+    artifacts = {name: sets / name for name in ("images", "labels", "masks")}
+    step = run_component(compare_component, artifacts, config=CONFIG)
+    result = compare(sets / "list", mode="list", **scored(sets))
+    metrics = step.artifacts["metrics"]["metadata"]
+    for name in ("iou", "miou", "mcc", "qod"):
+        assert metrics[name] == pytest.approx(getattr(result, name))
+    assert metrics["iou_building"] == pytest.approx(result.iou)
+    matrix = step.artifacts["confusion"]["metadata"]["confusionMatrix"]
+    assert [row["displayName"] for row in matrix["annotationSpecs"]] == ["background", "building"]
+    assert [row["row"] for row in matrix["rows"]] == result.confusion
+    page = step.path("map").read_text()
+    assert page.count("data:image/webp;base64,") == len(BLOCK) and '"qod":' in page
+    assert "http://" not in page.replace("http://www.w3.org", "").split("<body>")[1]
+    text = step.path("side_by_side").read_text()
+    assert text.count("](data:image/webp;base64,") == len(BLOCK) and len(text) < MARKDOWN_LENGTH
+    assert "| building |" in text and "<" not in text
+    worst = min(BLOCK, key=lambda tile: (qod(squares(tile), shifted(tile))[1], tile))
+    assert text.index(f"| {worst.x},{worst.y},15 |") == min(text.index(f"| {t.x},{t.y},15 |") for t in BLOCK)
+    for name in ("metrics", "confusion"):
+        assert step.path(name).is_file()
+
+
+def test_component_compiles_with_typed_outputs():
+    outputs = compare_component.component_spec.outputs
+    assert {name: spec.type for name, spec in outputs.items()} == {
+        "metrics": "system.Metrics@0.0.1",
+        "confusion": "system.ClassificationMetrics@0.0.1",
+        "map": "system.HTML@0.0.1",
+        "side_by_side": "system.Markdown@0.0.1",
+    }
+    assert dsl.HTML.schema_title == "system.HTML"
