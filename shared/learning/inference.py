@@ -1,0 +1,295 @@
+"""From images to masks: the one function behind training's validation, `rsp predict`, and TorchServe.
+
+On a CPU each window is forwarded by itself and by one thread. Several threads, or several windows at once, would
+split the sums of a convolution differently, and so change logits in the seventh digit and now and then a pixel
+(measured with torch 2.13: other bits for 1, 2 and 3 threads). One thread a window, and as many windows at once
+as there are processors, gives the same bits always, and is quicker, too. Other processors may still round
+differently, and so do GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from shared.errors import ModelError, TileError
+from shared.images import Array, Mask, decode, encode_mask
+from shared.learning.card import ModelCard
+from shared.learning.formats import STRIDE, Kind, Network, load_network, read_model_card, window_side
+from shared.learning.normalise import normalise, pick_bands
+from shared.learning.windows import TileImages, in_strips, read_window
+
+__all__ = [
+    "Predictor",
+    "TileImages",
+    "in_strips",
+    "load_predictor",
+    "predict_tiles",
+    "read_model_card",
+    "read_window",
+    "sent_bands",
+]
+
+Scores = npt.NDArray[np.float32]
+
+# Windows that a GPU takes at once.
+GPU_BATCH = 8
+
+
+class Predictor:
+    """A network that answers images.
+
+    Args:
+        network: Takes (N, bands, H, W) float32 on `device` and returns logits (N, classes, H, W).
+        card: Its description.
+        kind: The form that it was loaded from; all but a checkpoint take windows of one size.
+        device: Where it is, as `cpu` or `cuda:0`.
+        threads: Windows that a CPU works on at once, one thread each. It does not change an answer.
+        batch_size: Windows that a GPU works on at once.
+        amp: Forward in bfloat16 where that is quicker (GPU). The answers differ slightly from float32.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        card: ModelCard,
+        *,
+        kind: Kind = "checkpoint",
+        device: str = "cpu",
+        threads: int = 1,
+        batch_size: int = GPU_BATCH,
+        amp: bool = False,
+    ) -> None:
+        self.card, self.kind, self.device = card, kind, torch.device(device)
+        self.threads, self.batch_size, self.amp = max(1, threads), max(1, batch_size), amp
+        self._network = network
+
+    @property
+    def window(self) -> int:
+        """Side in pixels of the windows that are forwarded; smaller images are mirrored up to it."""
+        return window_side(self.card)
+
+    def fits(self, height: int, width: int) -> bool:
+        """Tell whether the network takes images of this size, their borders included."""
+        return self.kind == "checkpoint" or max(height, width) <= self.window
+
+    def masks(self, images: Sequence[Array], overlap: int = 0) -> list[Mask]:
+        """Return the class of each pixel.
+
+        Args:
+            images: Each of shape (height + 2 * overlap, width + 2 * overlap, bands), of any type that `decode`
+                gives, with the bands that the model's channels pick, in order.
+            overlap: Width of the border that each image has for context, and that is cropped from the answer.
+
+        Returns:
+            Masks of shape (height, width).
+
+        Raises:
+            ModelError: the images have other bands than the model wants, or do not fit an exported model.
+        """
+        return self._map(images, overlap, _classes)
+
+    def probabilities(self, images: Sequence[Array], overlap: int = 0) -> list[Scores]:
+        """Return the probability of each class, shape (classes, height, width); else as `masks`."""
+        return self._map(images, overlap, lambda logits: torch.softmax(logits, dim=1))
+
+    def logits(self, images: Sequence[Array], overlap: int = 0) -> list[Scores]:
+        """Return what the network answers, shape (classes, height, width); else as `masks`."""
+        return self._map(images, overlap, lambda logits: logits)
+
+    def _map(
+        self, images: Sequence[Array], overlap: int, finish: Callable[[torch.Tensor], torch.Tensor]
+    ) -> list[Any]:
+        if self.device.type == "cpu":
+            with _one_thread():
+                if self.threads == 1 or len(images) < 2:
+                    return [self._answer([image], overlap, finish)[0] for image in images]
+                with ThreadPoolExecutor(min(self.threads, len(images)), initializer=_set_one_thread) as pool:
+                    return list(pool.map(lambda image: self._answer([image], overlap, finish)[0], images))
+        answers: list[Any] = []
+        for batch in _batches(images, self.batch_size):
+            answers += self._answer(batch, overlap, finish)
+        return answers
+
+    def _answer(
+        self, images: Sequence[Array], overlap: int, finish: Callable[[torch.Tensor], torch.Tensor]
+    ) -> list[Any]:
+        """Forward images of one size together."""
+        height, width = images[0].shape[:2]
+        if min(height, width) <= 2 * overlap:
+            raise ModelError(f"an image of {width}x{height} pixels has no room for a border of {overlap}")
+        if not self.fits(height, width):
+            raise ModelError(
+                f"the exported model takes windows of up to {self.window} pixels (tiles of {self.card.tile_size} "
+                f"with an overlap of {self.card.overlap}), this one has {width}x{height}; use the checkpoint"
+            )
+        rows, columns = self._padding(height), self._padding(width)
+        stack = [_mirror(normalise(image, self.card.channels), rows, columns) for image in images]
+        top, left = sum(before for before, _ in rows) + overlap, sum(before for before, _ in columns) + overlap
+        with torch.inference_mode():
+            batch = torch.from_numpy(np.stack(stack)).to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
+                logits = self._network(batch)
+            wanted = (len(images), self.card.num_classes, *batch.shape[2:])
+            if tuple(logits.shape) != wanted:
+                raise ModelError(f"the network answers {tuple(logits.shape)} where its card says {wanted}")
+            answer = finish(logits.float())
+            cropped = answer[..., top : top + height - 2 * overlap, left : left + width - 2 * overlap]
+            return list(cropped.cpu().contiguous().numpy())
+
+    def _padding(self, side: int) -> list[tuple[int, int]]:
+        """Return what is added before and behind an axis: the border that a tile lacks, then up to the window.
+
+        In two steps, so that a lone tile, and a tile whose border was mirrored by `read_window`, are one window.
+        """
+        steps = []
+        for target in (self.card.tile_size + 2 * self.card.overlap, max(self.window, -(-side // STRIDE) * STRIDE)):
+            missing = max(0, target - side)
+            steps.append((missing // 2, missing - missing // 2))
+            side += missing
+        return steps
+
+
+def load_predictor(
+    path: Path,
+    *,
+    device: str | None = None,
+    threads: int | None = None,
+    batch_size: int = GPU_BATCH,
+    amp: bool = False,
+) -> Predictor:
+    """Load a checkpoint, or an exported model, told by content.
+
+    Args:
+        path: A checkpoint, or an ONNX, TorchScript or torch.export file of `rsp export`.
+        device: As `cpu` or `cuda:0`; a GPU if there is one where None.
+        threads: Windows that a CPU works on at once; 1 where None. The answers are the same for every number.
+        batch_size: Windows that a GPU works on at once.
+        amp: Forward in bfloat16.
+
+    Raises:
+        ModelError: no model, a damaged one, or no such device.
+    """
+    path = Path(path)
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        where = torch.device(device)
+    except RuntimeError:
+        raise ModelError(f"unknown device {device!r}; expected cpu, cuda, or cuda:0, cuda:1, ...") from None
+    if where.type not in ("cpu", "cuda"):
+        raise ModelError(f"unsupported device {device!r}; expected cpu, cuda, or cuda:0, cuda:1, ...")
+    if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
+        raise ModelError(f"there is no device {device!r} here ({torch.cuda.device_count()} GPUs are seen)")
+    network, card, kind = load_network(path, device)
+    return Predictor(network, card, kind=kind, device=device, threads=threads or 1, batch_size=batch_size, amp=amp)
+
+
+def sent_bands(card: ModelCard) -> int:
+    """Return how many bands an encoded tile must have for `predict_tiles`.
+
+    A model of one channel picks its bands from the tile as it is; the tile may have more. For several channels the
+    sender stacks the picked bands of all, in order.
+    """
+    return max(card.channels[0].bands) if len(card.channels) == 1 else card.in_channels
+
+
+def predict_tiles(
+    predictor: Predictor, encoded: Sequence[bytes], overlap: int | None = None
+) -> list[bytes | TileError]:
+    """Answer encoded tiles with encoded masks.
+
+    Args:
+        predictor: The model.
+        encoded: PNG, JPEG, WebP or TIFF images: tiles of the model's size, with the bands that `sent_bands` says.
+        overlap: Width of the border that each image carries on each side, cut from the neighbouring tiles; at most
+            the model's. None or 0: they carry none, and are mirrored instead.
+
+    Returns:
+        For each tile a paletted PNG, or the reason why there is none. One bad tile does not hurt others.
+    """
+    answers: list[bytes | TileError] = [TileError("not predicted")] * len(encoded)
+    images: dict[int, Array] = {}
+    for index, data in enumerate(encoded):
+        try:
+            images[index] = _decode_sent(data, predictor.card, overlap or 0)
+        except (TileError, ModelError) as error:
+            answers[index] = TileError(str(error))
+    masks = predictor.masks(list(images.values()), overlap or 0)
+    for index, mask in zip(images, masks, strict=True):
+        answers[index] = encode_mask(mask, predictor.card.colors)
+    return answers
+
+
+def _decode_sent(data: bytes, card: ModelCard, overlap: int) -> Array:
+    """Decode a tile and check that it is one for this model."""
+    if not 0 <= overlap <= card.overlap:
+        raise TileError(f"the border is {overlap} pixels wide, the model takes up to {card.overlap}")
+    side = card.tile_size + 2 * overlap
+    image = decode(data, max(side * side, window_side(card) ** 2))
+    height, width, bands = image.shape
+    if (height, width) != (side, side):
+        border = f" with a border of {overlap}" if overlap else ""
+        raise TileError(f"the image has {width}x{height} pixels, expected {side}x{side}{border}")
+    if len(card.channels) == 1:
+        return pick_bands(image, card.channels[0])
+    if bands != card.in_channels:
+        raise TileError(
+            f"the model wants {card.in_channels} bands (of all channels, in order), the tile has {bands}"
+        )
+    return image
+
+
+def _classes(logits: torch.Tensor) -> torch.Tensor:
+    """Return the class of the highest logit, (N, H, W) uint8; of equal ones the first, on every device."""
+    best = logits[:, 0]
+    classes = torch.zeros_like(best, dtype=torch.uint8)
+    for index in range(1, logits.shape[1]):
+        higher = logits[:, index] > best
+        classes = torch.where(higher, index, classes)
+        best = torch.where(higher, logits[:, index], best)
+    return classes
+
+
+def _mirror(image: Scores, rows: list[tuple[int, int]], columns: list[tuple[int, int]]) -> Scores:
+    for row, column in zip(rows, columns, strict=True):
+        if any(row) or any(column):
+            image = np.pad(image, ((0, 0), row, column), mode="reflect")
+    return image
+
+
+def _batches(images: Sequence[Array], size: int) -> Iterator[list[Array]]:
+    """Yield runs of images of one size."""
+    batch: list[Array] = []
+    for image in images:
+        if batch and (len(batch) == size or image.shape != batch[0].shape):
+            yield batch
+            batch = []
+        batch.append(image)
+    if batch:
+        yield batch
+
+
+def _set_one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Forward with one thread in this block, and leave the caller (a training) its own number."""
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,148 @@
+"""Windows upon tile sets: a tile with a border cut from its eight neighbours, mirrored where there is none."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future
+
+import numpy as np
+
+from shared.config import Channel
+from shared.errors import ModelError, TileError
+from shared.images import Array, decode
+from shared.learning.normalise import pick_bands, stack_bands
+from shared.tiles import Tile, neighbours
+from shared.tileset import TileReader
+
+# Tiles side by side that are worked through row by row (`in_strips`): the border columns of a strip are decoded
+# twice, and three rows of it must be kept.
+STRIP = 16
+# Four rows of a strip, with its neighbours: the fourth is for the workers that are ahead.
+KEPT_TILES = 4 * (STRIP + 2)
+KEPT_BYTES = 512 << 20
+
+
+class TileImages:
+    """The decoded tiles of the channels of a model. It keeps the last ones, and may be shared by threads.
+
+    Args:
+        readers: A tile set for each channel, by name.
+        channels: The channels of the model, in order.
+        raw: Leave the bands of the (only) channel as they are, for a reader that picks them itself.
+    """
+
+    def __init__(
+        self, readers: Mapping[str, TileReader], channels: Sequence[Channel], *, raw: bool = False
+    ) -> None:
+        self._sources = [(readers[channel.name], channel) for channel in channels]
+        self._raw = raw and len(channels) == 1
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Tile, Future[Array | TileError]] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, tile: Tile) -> Array:
+        """Return the picked bands of all channels, shape (height, width, bands).
+
+        Raises:
+            TileError: a channel has no such tile, it cannot be decoded, or has too few bands.
+        """
+        with self._lock:
+            found = self._kept.get(tile)
+            mine = found is None
+            if found is None:
+                found = self._kept[tile] = Future()
+            self._kept.move_to_end(tile)
+        if mine:
+            try:
+                found.set_result(self._load(tile))
+            except BaseException as error:
+                found.set_exception(error)
+                raise
+            self._evict(found.result())
+        image = found.result()
+        if isinstance(image, TileError):
+            raise image
+        return image
+
+    def _load(self, tile: Tile) -> Array | TileError:
+        """Decode a tile; its error is kept as well, since its neighbours ask for it too."""
+        images = []
+        for reader, channel in self._sources:
+            if tile not in reader:
+                return TileError(f"the channel {channel.name!r} has no such tile in {reader.path}")
+            try:
+                image = decode(reader.read(tile))
+                images.append(image if self._raw else pick_bands(image, channel))
+            except (TileError, ModelError) as error:
+                return TileError(str(error))
+        sizes = sorted({image.shape[:2] for image in images})
+        if len(sizes) > 1:
+            return TileError(f"its channels differ in size: {' and '.join(f'{w}x{h}' for h, w in sizes)} pixels")
+        return stack_bands(images)
+
+    def _evict(self, image: Array | TileError) -> None:
+        """Count a tile in, and let the oldest go."""
+        with self._lock:
+            self._bytes += 0 if isinstance(image, TileError) else image.nbytes
+            while len(self._kept) > KEPT_TILES or self._bytes > KEPT_BYTES:
+                tile, oldest = next(iter(self._kept.items()))
+                if not oldest.done():
+                    break
+                del self._kept[tile]
+                gone = oldest.result()
+                self._bytes -= 0 if isinstance(gone, TileError) else gone.nbytes
+
+
+def in_strips(tiles: Iterable[Tile]) -> list[Tile]:
+    """Order tiles so that neighbours come close to each other: strips of columns, each row by row."""
+    return sorted(tiles, key=lambda tile: (tile.z, tile.x // STRIP, tile.y, tile.x))
+
+
+def read_window(images: TileImages, tile: Tile, overlap: int) -> Array:
+    """Return a tile with `overlap` pixels of its eight neighbours around it.
+
+    Where a neighbour is absent, cannot be decoded, or is of another size or type, what is there is mirrored.
+
+    Returns:
+        Array of shape (height + 2 * overlap, width + 2 * overlap, bands).
+
+    Raises:
+        TileError: the tile itself cannot be had, or is not larger than the overlap.
+    """
+    centre = images.get(tile)
+    if overlap == 0:
+        return centre
+    height, width = centre.shape[:2]
+    if overlap >= min(height, width):
+        raise TileError(f"it has {width}x{height} pixels, too few for an overlap of {overlap}")
+    around: dict[tuple[int, int], Array] = {}
+    for offset, neighbour in neighbours(tile).items():
+        try:
+            image = images.get(neighbour)
+        except TileError:
+            continue
+        if image.shape == centre.shape and image.dtype == centre.dtype:
+            around[offset] = image
+    window = np.pad(centre, ((overlap, overlap), (overlap, overlap), (0, 0)), mode="reflect")
+    # Of a window's rows (and columns): before, in and behind the tile; and where a neighbour has those pixels.
+    rows = {-1: slice(0, overlap), 0: slice(overlap, overlap + height), 1: slice(overlap + height, None)}
+    columns = {-1: slice(0, overlap), 0: slice(overlap, overlap + width), 1: slice(overlap + width, None)}
+    inside = {-1: slice(-overlap, None), 0: slice(None), 1: slice(0, overlap)}
+    for (dx, dy), image in around.items():
+        window[rows[dy], columns[dx]] = image[inside[dy], inside[dx]]
+    for dx in (-1, 1):
+        for dy in (-1, 1):
+            if (dx, dy) in around:
+                continue
+            # A corner without a tile: go on from the edge beside it that has one, so that no seam is drawn.
+            if (0, dy) in around:
+                edge = around[0, dy][inside[dy]]
+                window[rows[dy], columns[dx]] = (
+                    edge[:, overlap:0:-1] if dx < 0 else edge[:, -2 : -overlap - 2 : -1]
+                )
+            elif (dx, 0) in around:
+                edge = around[dx, 0][:, inside[dx]]
+                window[rows[dy], columns[dx]] = edge[overlap:0:-1] if dy < 0 else edge[-2 : -overlap - 2 : -1]
+    return window

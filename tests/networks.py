@@ -1,0 +1,71 @@
+"""Small networks, trained for a moment, so that their masks are neither constant nor noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from shared.config import Channel, ClassDef, ModelConfig
+from shared.learning.card import ModelCard
+from shared.learning.checkpoint import save_checkpoint
+from shared.learning.models import build_model
+
+COLORS = [(255, 255, 255), (255, 20, 147), (0, 128, 255), (255, 200, 0)]
+IMAGES = Channel("images", (1, 2, 3), (0.5, 0.5, 0.5), (0.29, 0.29, 0.29))
+ELEVATION = Channel("elevation", (1,), (0.5,), (0.29,))
+
+
+def make_card(
+    nn: str = "unet",
+    encoder: str = "tiny",
+    *,
+    channels: tuple[Channel, ...] = (IMAGES,),
+    classes: int = 2,
+    tile_size: int = 64,
+    overlap: int = 16,
+) -> ModelCard:
+    titles = ["background", "building", "road", "water"]
+    return ModelCard(
+        nn=nn,
+        encoder=encoder,
+        num_filters=8,
+        channels=channels,
+        classes=tuple(ClassDef(titles[index], COLORS[index]) for index in range(classes)),
+        tile_size=tile_size,
+        overlap=overlap,
+        epoch=1,
+        epochs=1,
+        versions={"torch": torch.__version__},
+    )
+
+
+def make_network(card: ModelCard, seed: int = 0, steps: int = 12) -> nn.Module:
+    """Teach a network to find where the blurred first band is bright: some hundred weights move, masks get shapes."""
+    torch.manual_seed(seed)
+    config = ModelConfig(nn=card.nn, encoder=card.encoder, pretrained=False, num_filters=card.num_filters)
+    model = build_model(config, card.in_channels, card.num_classes)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    model.train()
+    for _ in range(steps):
+        images = torch.randn(4, card.in_channels, 64, 64)
+        blurred = F.avg_pool2d(images[:, 0], 7, 1, 3) * 7
+        limits = torch.linspace(-0.5, 0.8, card.num_classes - 1)
+        labels = torch.bucketize(blurred, limits)
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return model.eval()
+
+
+def make_checkpoint(path: Path, card: ModelCard | None = None, seed: int = 0) -> Path:
+    card = card or make_card()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        save_checkpoint(path, make_network(card, seed), card)
+    finally:
+        torch.set_num_threads(threads)
+    return path
