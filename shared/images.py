@@ -57,6 +57,17 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Array:
     return array if array.ndim == 3 else array[:, :, np.newaxis]
 
 
+def sniff(data: bytes) -> str | None:
+    """Return the format of an encoded image, told by its first bytes: png, jpg, webp, tif, or None."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "jpg"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return "tif" if data[:4] in _TIFF else None
+
+
 def decode_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> Mask:
     """Decode a label or mask: one band whose values are class indices (a palette is not applied).
 

@@ -1,0 +1,297 @@
+"""Fetching from a tile server: no faster than asked, again where that may help, and trusting no answer."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from html import unescape
+from importlib.metadata import version
+from typing import Self
+
+import requests
+from requests.adapters import HTTPAdapter
+
+from shared.errors import DownloadError, UsageError
+
+# Seconds before the second request for a tile; doubled each time after.
+BACKOFF = 0.5
+ATTEMPTS = 4
+# A server may ask us to wait, but not for ever.
+MAX_WAIT = 60.0
+# Far more than a tile; an answer without end is cut off here.
+MAX_BODY = 32 << 20
+# An answer that trickles may take this many times the timeout.
+PATIENCE = 6
+
+_RETRIED = (408, 425, 429, 500, 502, 503, 504)
+# What says something of the server, or of our right to use it. Others are of one tile: some servers answer 403 or
+# 500 where they have no tile.
+_SERVER = (401, 402, 407, 429, 503)
+_SECRET = re.compile(r"([?&][^=&#\s]*(?:key|token|secret|passw|pwd|sig|auth|cred)[^=&#\s]*=)[^&#\s\"'<>)]+", re.I)
+_USERINFO = re.compile(r"(https?://)[^/@\s]+@", re.I)
+_CAUSE = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
+
+
+class FetchError(Exception):
+    """A tile that was not fetched.
+
+    Attributes:
+        server: The fault is the server's as a whole (unreachable, refusing, overloaded), not of this tile.
+    """
+
+    def __init__(self, reason: str, *, server: bool) -> None:
+        super().__init__(reason)
+        self.server = server
+
+
+def masked(text: str) -> str:
+    """Return a text with the credentials in its URLs made unreadable."""
+    return _SECRET.sub(r"\1***", _USERINFO.sub(r"\1***@", text))
+
+
+class TokenBucket:
+    """Lets callers of all threads pass at a steady rate, so that no second sees more than `rate` of them."""
+
+    def __init__(
+        self,
+        rate: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._interval = 1.0 / rate
+        self._clock, self._sleep = clock, sleep
+        self._next = clock()
+        self._lock = threading.Lock()
+
+    def take(self) -> None:
+        """Wait for one's turn."""
+        with self._lock:
+            now = self._clock()
+            turn = max(self._next, now)
+            self._next = turn + self._interval
+        if turn > now:
+            self._sleep(turn - now)
+
+    def pause(self, seconds: float) -> None:
+        """Let nobody else pass for some seconds (who has a turn already goes)."""
+        with self._lock:
+            self._next = max(self._next, self._clock() + seconds)
+
+
+def environment_headers() -> dict[str, str]:
+    """Return the HTTP headers of `$RSP_HTTP_HEADERS`, one `Name: value` a line.
+
+    Raises:
+        UsageError: a line that is no header.
+    """
+    headers = {}
+    for line in os.environ.get("RSP_HTTP_HEADERS", "").splitlines():
+        name, colon, value = line.partition(":")
+        if not line.strip():
+            continue
+        if not colon or not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name.strip()):
+            raise UsageError("RSP_HTTP_HEADERS holds a line that is no `Name: value`")
+        headers[name.strip()] = value.strip()
+    return headers
+
+
+class _Session(requests.Session):
+    """A session that keeps the headers of the environment from other hosts that a redirect leads to."""
+
+    secret: tuple[str, ...] = ()
+
+    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+        super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]
+        before, after = response.request.url or "", prepared_request.url or ""
+        if self.should_strip_auth(before, after):  # type: ignore[no-untyped-call]
+            for name in self.secret:
+                prepared_request.headers.pop(name, None)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The body of an answer with status 200, and what the server calls it."""
+
+    body: bytes
+    content_type: str
+
+
+class Client:
+    """Fetches URLs, from any number of threads.
+
+    Args:
+        rate: Requests a second, over all threads and retries.
+        timeout: Seconds to wait for a connection, and for each part of an answer.
+        workers: How many threads there are.
+    """
+
+    def __init__(self, rate: float, timeout: float, workers: int) -> None:
+        self._stop = threading.Event()
+        self._bucket = TokenBucket(rate, sleep=self._stop.wait)
+        self._timeout = timeout
+        headers = environment_headers()
+        self._session = _Session()
+        self._session.secret = tuple(headers)
+        self._session.headers["User-Agent"] = f"rsp/{version('rsp')}"
+        self._session.headers.update(headers)
+        self._session.max_redirects = 5
+        # Retries are ours, since they too must keep to the rate.
+        adapter = HTTPAdapter(pool_connections=4, pool_maxsize=workers, max_retries=0)
+        self._session.mount("http://", adapter)
+        self._session.mount("https://", adapter)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wake the threads that wait (what they would fetch fails), and close the connections."""
+        self._stop.set()
+        self._session.close()
+
+    def fetch(self, url: str) -> Answer:
+        """Return the answer of a server; ask again, later each time, where it is overloaded or out of reach.
+
+        Raises:
+            FetchError: the last reason why there is none.
+        """
+        for attempt in range(ATTEMPTS):
+            self._bucket.take()
+            if self._stop.is_set():
+                raise FetchError("given up", server=True)
+            wait = BACKOFF * 2**attempt
+            try:
+                with self._session.get(url, timeout=self._timeout, stream=True) as response:
+                    if response.status_code == 200:
+                        return Answer(self._body(response), response.headers.get("Content-Type", ""))
+                    error = _refusal(response)
+                    if response.status_code not in _RETRIED:
+                        raise error
+                    asked = _retry_after(response.headers.get("Retry-After", ""))
+                    if asked is not None:
+                        wait = asked
+                        self._bucket.pause(asked)  # the others would only be told the same
+            except requests.exceptions.SSLError as problem:
+                raise FetchError(f"no secure connection: {_cause(problem)}", server=True) from None
+            except requests.exceptions.Timeout:
+                error = FetchError(f"no answer within {self._timeout:g} s", server=True)
+            except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as problem:
+                error = FetchError(_cause(problem), server=True)
+            except requests.exceptions.RequestException as problem:
+                raise FetchError(masked(str(problem))[:200], server=False) from None
+            if attempt + 1 < ATTEMPTS:
+                self._stop.wait(wait)
+        raise error
+
+    def _body(self, response: requests.Response) -> bytes:
+        """Read the body of an answer, up to a limit in bytes and in time."""
+        parts: list[bytes] = []
+        size, end = 0, time.monotonic() + PATIENCE * self._timeout
+        for part in response.iter_content(1 << 16):
+            parts.append(part)
+            size += len(part)
+            if size > MAX_BODY:
+                raise FetchError(f"the answer has more than {MAX_BODY >> 20} MiB", server=False)
+            if time.monotonic() > end:
+                raise requests.exceptions.Timeout
+        return b"".join(parts)
+
+
+def _refusal(response: requests.Response) -> FetchError:
+    """Return the error of an answer whose status is not 200."""
+    status = response.status_code
+    reason = f"HTTP {status} {response.reason or ''}".strip()
+    return FetchError(reason, server=status in _SERVER)
+
+
+def _retry_after(value: str) -> float | None:
+    """Return the seconds of a Retry-After header, which has them or a date; None where it has neither."""
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            date = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        seconds = ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
+    return min(max(seconds, 0.0), MAX_WAIT) if seconds == seconds else None
+
+
+def _cause(problem: Exception) -> str:
+    """Return why a connection failed, without the URL that libraries put into their messages."""
+    text = str(problem)
+    if found := _CAUSE.search(text):
+        return found[1].strip()
+    if "NameResolutionError" in text or "getaddrinfo" in text:
+        return "the name of the server does not resolve"
+    if "IncompleteRead" in text or "ended prematurely" in text:
+        return "the answer was cut off"
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return "the certificate of the server is not trusted"
+    if "Read timed out" in text:
+        return "the server stopped answering"
+    return f"the connection failed ({type(problem).__name__})"
+
+
+def complaint(answer: Answer) -> str | None:
+    """Return what a server says in words where an image was asked for; None where the answer is no text.
+
+    A WMS reports its errors as XML, with status 200; portals answer with a page to log in.
+    """
+    head = answer.body[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
+    kind = answer.content_type.partition(";")[0].strip().lower()
+    textual = kind.startswith("text/") or kind.endswith(("xml", "json", "html")) or head[:1] in (b"<", b"{")
+    if not textual or b"\x00" in head:
+        return None
+    text = head.decode("utf-8", "replace")
+    what = "a WMS exception" if "ServiceException" in text or "ExceptionReport" in text else "text"
+    code = re.search(r"\b(?:code|exceptionCode)=[\"']([\w.]+)", text)
+    text = re.sub(r"<(script|style)\b.*?</\1>|<!--.*?-->|<!\[CDATA\[|\]\]>", " ", text, flags=re.S | re.I)
+    text = " ".join(unescape(re.sub(r"<[^>]*>", " ", text)).split())
+    said = masked(text[:200] + ("..." if len(text) > 200 else ""))
+    return f"the server answered with {what}, not an image: {f'{code[1]}: ' if code else ''}{said}".rstrip(": ")
+
+
+def check_scheme(url: str) -> None:
+    """Raise `UsageError` unless a URL is http or https."""
+    if not re.match(r"https?://[^/]", url, re.I):
+        raise UsageError(f"the URL must begin with http:// or https://, got {masked(url)[:60]!r}")
+
+
+class Fruitless:
+    """Tells when going on makes no sense: what the server refuses ten times running, it will refuse a thousand.
+
+    A server that has never given a tile is given up after `FIRST` faults of its own running, or after `NONE` tiles
+    without any; one that has given some, after `LATER` faults running.
+    """
+
+    FIRST, NONE, LATER = 10, 100, 50
+
+    def __init__(self, good: int = 0) -> None:
+        self.good = good
+        self._faults = 0
+        self._failed = 0
+
+    def succeeded(self) -> None:
+        """Note a tile."""
+        self.good += 1
+        self._faults = 0
+
+    def failed(self, reason: FetchError) -> None:
+        """Note a failure; raise `DownloadError` where it is one too many."""
+        self._failed += 1
+        self._faults = self._faults + 1 if reason.server else 0
+        if not self.good and (self._faults >= self.FIRST or self._failed >= self.NONE):
+            raise DownloadError(
+                f"given up: {self._failed} tiles were tried and the server gave none: {reason} (check the URL, "
+                "the zoom of the cover and the credentials)"
+            )
+        if self._faults >= self.LATER:
+            raise DownloadError(
+                f"the server has failed {self._faults} times running: {reason}; the same command goes on later"
+            )

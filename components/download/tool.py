@@ -1,0 +1,247 @@
+"""Download the tiles of a cover from a tile server (XYZ, WMS or TMS).
+
+rsp download https://tiles.example/{z}/{x}/{y}.jpg cover images
+rsp download --type WMS "https://wms.example/?SERVICE=WMS&REQUEST=GetMap&BBOX={xmin},{ymin},{xmax},{ymax}&..." cover images
+rsp download --rate 50 --format png https://tiles.example/{z}/{x}/{-y}.png cover images.pmtiles
+
+The same command, run again, goes on where it was left. Credentials are best given in the environment:
+RSP_HTTP_HEADERS holds headers for the server, one `Name: value` a line (as `Authorization: Bearer ...`).
+"""  # noqa: E501
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from shared.arguments import add_out, add_web_ui, require
+from shared.errors import DownloadError, TileError, UsageError
+from shared.parallel import parallel_map
+from shared.progress import progress
+from shared.report import Result, note_failures
+from shared.tiles import Tile, bounds_mercator, read_cover
+
+if TYPE_CHECKING:
+    from components.download.client import Answer
+
+Kind = Literal["XYZ", "WMS", "TMS"]
+
+SUBDOMAINS = "abc"
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+# What a URL must hold: one of each group.
+_NEEDED = {
+    "XYZ": [["z"], ["x"], ["y", "-y"]],
+    "TMS": [["z"], ["x"], ["y", "-y"]],
+    "WMS": [["xmin", "bbox"], ["ymin", "bbox"], ["xmax", "bbox"], ["ymax", "bbox"]],
+}
+_KNOWN = {"z", "x", "y", "-y", "xmin", "ymin", "xmax", "ymax", "bbox", "s"}
+
+
+@dataclass(kw_only=True)
+class DownloadResult(Result):
+    """What `download` did.
+
+    Attributes:
+        tiles: How many tiles the output has of the cover.
+        downloaded: How many of them were fetched now.
+        skipped: How many were there already.
+    """
+
+    tiles: int
+    downloaded: int
+    skipped: int
+
+
+def download(
+    url: str,
+    cover: Path,
+    out: Path,
+    *,
+    kind: Kind = "XYZ",
+    rate: int = 10,
+    timeout: int = 10,
+    tile_format: str = "webp",
+    workers: int | None = None,
+    overwrite: bool = False,
+    web_ui_base_url: str = "./",
+    web_ui_template: Path | None = None,
+    web_ui: bool = True,
+) -> DownloadResult:
+    """Fetch tiles that are not there yet.
+
+    Args:
+        url: URL of a tile, http or https, with placeholders. XYZ and TMS: `{z}`, `{x}`, `{y}` (TMS counts y from
+            the south) or `{-y}` (from the south in both). WMS: `{xmin}`, `{ymin}`, `{xmax}`, `{ymax}` in metres of
+            EPSG:3857, or `{bbox}`. In all: `{s}`, one of a, b, c.
+        cover: The tiles to fetch (CSV).
+        out: Where they go, a directory or a `.pmtiles` archive.
+        kind: What kind of server it is.
+        rate: Requests a second at most, over all threads and retries.
+        timeout: Seconds to wait for a connection, and for each part of an answer.
+        tile_format: What tiles are stored as. An answer of this format is stored as it
+            came, any other is encoded anew.
+        workers: How many requests are under way at once; None is as many as `rate`, but 16 at most.
+        overwrite: Fetch tiles again that are there.
+        web_ui_base_url: Where the web page finds the tiles.
+        web_ui_template: A template of the user's own for it.
+        web_ui: Write the web page.
+
+    Raises:
+        UsageError: the URL lacks a placeholder or has an unknown one, or a number makes no sense.
+        CoverError: the cover cannot be read.
+        DownloadError: the server gives nothing, or no more; what it gave is kept.
+    """
+    from components.download.client import Client, FetchError, Fruitless
+    from shared.tileset import open_writer
+    from shared.tileset import tile_format as format_name
+
+    check_url(url, kind)
+    if rate < 1 or timeout < 1 or (workers is not None and workers < 1):
+        raise UsageError("--rate, --timeout and --workers must be at least 1")
+    tile_format = format_name(tile_format)
+    wanted = read_cover(cover)
+    workers = workers or min(rate, 16)
+    client = Client(rate, timeout, workers)
+
+    def fetch(tile: Tile) -> tuple[bytes, int] | FetchError:
+        try:
+            return checked(client.fetch(tile_url(url, tile, kind)), tile_format)
+        except FetchError as error:
+            return error
+
+    failed: dict[Tile, str] = {}
+    sides: Counter[int] = Counter()
+    with open_writer(out, tile_format, resume=not overwrite) as writer:
+        missing = spread([tile for tile in wanted if tile not in writer.done], Fruitless.NONE)
+        there = len(wanted) - len(missing)
+        fruitless = Fruitless(there)
+        # The client goes first where something fails, and wakes the threads that wait.
+        with closing(parallel_map(fetch, missing, workers, threads=True)) as results, client:
+            for tile, result in zip(missing, progress(results, "download", len(missing)), strict=True):
+                if isinstance(result, FetchError):
+                    failed[tile] = str(result)
+                    fruitless.failed(result)
+                else:
+                    data, side = result
+                    writer.write(tile, data)
+                    sides[side] += 1
+                    fruitless.succeeded()
+        if not fruitless.good:
+            reason, count = Counter(failed.values()).most_common(1)[0]
+            raise DownloadError(f"none of the {len(wanted)} tiles could be fetched; {count} times: {reason}")
+    if len(sides) > 1:
+        counts = ", ".join(f"{count} of {side} pixels" for side, count in sorted(sides.items()))
+        print(f"warning: the tiles differ in size: {counts}", file=sys.stderr)
+    note_failures(out, failed)
+    if web_ui:
+        from shared.webmap import write_webmap
+
+        shown = [tile for tile in wanted if tile not in failed]
+        write_webmap(out, shown, tile_format, base_url=web_ui_base_url, template=web_ui_template)
+    return DownloadResult(
+        tiles=len(wanted) - len(failed), downloaded=len(missing) - len(failed), skipped=there, failed=failed
+    )
+
+
+def checked(answer: Answer, tile_format: str) -> tuple[bytes, int]:
+    """Return the tile of an answer in the format asked for, and its side in pixels.
+
+    Raises:
+        FetchError: the answer is no image, or none that can be a tile.
+    """
+    from components.download.client import FetchError, complaint
+    from shared.images import decode, encode, sniff
+
+    try:
+        image = decode(answer.body)
+        height, width = image.shape[:2]
+        if height != width:
+            raise FetchError(f"a tile is a square, this image has {width}x{height} pixels", server=False)
+        # What came in this format stays as it is: encoding anew would only lose.
+        same = sniff(answer.body) == tile_format
+        return answer.body if same else encode(image, tile_format), width
+    except TileError as error:
+        raise FetchError(complaint(answer) or str(error), server=False) from None
+
+
+def spread(tiles: list[Tile], count: int) -> list[Tile]:
+    """Return the tiles with about `count` of them, taken evenly from all over, in front.
+
+    A cover begins at a corner, where a server may have nothing; so the first answers tell of the whole.
+    """
+    step = max(1, len(tiles) // count)
+    first = tiles[::step]
+    return first + [tile for index, tile in enumerate(tiles) if index % step]
+
+
+def check_url(url: str, kind: Kind) -> None:
+    """Raise `UsageError` where a URL cannot be that of a tile."""
+    from components.download.client import check_scheme
+
+    check_scheme(url)
+    found = set(_PLACEHOLDER.findall(url))
+    lacking = [choices[0] for choices in _NEEDED[kind] if not found & set(choices)]
+    if lacking:
+        raise UsageError(
+            f"the URL lacks {', '.join(f'{{{name}}}' for name in lacking)}, which --type {kind} needs"
+        )
+    if unknown := sorted(found - _KNOWN):
+        raise UsageError(
+            f"the URL holds {{{unknown[0]}}}, which is no placeholder; there are "
+            + ", ".join(f"{{{name}}}" for name in sorted(_KNOWN))
+        )
+
+
+def tile_url(url: str, tile: Tile, kind: Kind) -> str:
+    """Return the URL of a tile."""
+    flipped = (1 << tile.z) - 1 - tile.y
+    west, south, east, north = (repr(value) for value in bounds_mercator(tile))
+    values = {
+        "z": str(tile.z),
+        "x": str(tile.x),
+        "y": str(flipped if kind == "TMS" else tile.y),
+        "-y": str(flipped),
+        "xmin": west,
+        "ymin": south,
+        "xmax": east,
+        "ymax": north,
+        "bbox": f"{west},{south},{east},{north}",
+        "s": SUBDOMAINS[(tile.x + tile.y) % len(SUBDOMAINS)],
+    }
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], url)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rsp download`."""
+    parser.add_argument(
+        "url",
+        help="URL of a tile with {z} {x} {y} (or {-y}); for WMS with {xmin},{ymin},{xmax},{ymax} or {bbox} in "
+        "metres of EPSG:3857; {s} is one of a, b, c",
+    )
+    parser.add_argument("cover", type=Path, metavar="tiles", help="cover of the tiles to fetch, CSV")
+    add_out(parser, "where the tiles go, a directory or FILE.pmtiles")
+    parser.add_argument(
+        "--type", dest="kind", choices=("XYZ", "WMS", "TMS"), default="XYZ", help="kind of server (default: XYZ)"
+    )
+    parser.add_argument("--rate", type=int, default=10, help="requests a second at most, in total (default: 10)")
+    parser.add_argument("--timeout", type=int, default=10, help="seconds to wait for an answer (default: 10)")
+    parser.add_argument(
+        "--format", dest="tile_format", default="webp", metavar="FORMAT",
+        help="what tiles are stored as: webp, png, jpg or tif (default: webp); answers of this format are stored "
+        "as they come",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, default=None, help="requests under way at once (default: as --rate, at most 16)"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="fetch tiles again that are there")
+    add_web_ui(parser)
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Tell that the output is missing."""
+    require(args, "out")

@@ -1,0 +1,197 @@
+"""Copy, move or delete the tiles of a tile set that a cover lists.
+
+rsp subset --dir images --filter training/cover training/images
+rsp subset --mode move --dir images --cover validation/cover --out validation/images.pmtiles
+rsp subset --mode delete --dir images --filter bad/cover
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from shared.arguments import add_out, add_web_ui
+from shared.errors import TileError, TileSetError, UsageError
+from shared.progress import progress
+from shared.report import Result, note_failures
+from shared.tiles import Tile, read_cover
+
+if TYPE_CHECKING:
+    from shared.tileset import TileReader
+
+Mode = Literal["copy", "move", "delete"]
+
+
+@dataclass(kw_only=True)
+class SubsetResult(Result):
+    """What `subset` did.
+
+    Attributes:
+        tiles: How many tiles it copied, moved or deleted.
+        skipped: How many were in the output already (with `resume`).
+    """
+
+    tiles: int
+    skipped: int = 0
+
+
+def subset(
+    tiles: Path,
+    cover: Path,
+    out: Path | None = None,
+    *,
+    mode: Mode = "copy",
+    resume: bool = False,
+    web_ui_base_url: str = "./",
+    web_ui_template: Path | None = None,
+    web_ui: bool = True,
+) -> SubsetResult:
+    """Copy, move or delete tiles; their bytes stay as they are.
+
+    Args:
+        tiles: The tile set to take from, a directory or an archive.
+        cover: The tiles to take (CSV). Those that the tile set does not have are listed as failed.
+        out: Where they go, a directory or a `.pmtiles` archive; the current directory if none is given.
+        mode: What to do with them. `move` takes a tile from the source once it is safe in the output. `delete`
+            makes nothing and takes no output.
+        resume: Keep the tiles that the output has already; without, they are replaced.
+        web_ui_base_url: Where the web page finds the tiles.
+        web_ui_template: A template of the user's own for it.
+        web_ui: Write the web page (never in `delete`).
+
+    Raises:
+        UsageError: the arguments do not fit together.
+        CoverError: the cover cannot be read.
+        TileSetError: no tile set, or it has none of these tiles.
+        StorageError: the output cannot be written; what was written stays whole, and nothing was lost.
+    """
+    from shared.tileset import open_reader
+
+    if mode == "delete" and out is not None:
+        raise UsageError("`--mode delete` takes the tiles out of --dir and has no output")
+    source, target = Path(tiles).expanduser(), (out or Path()).expanduser()
+    wanted = read_cover(cover)
+    with open_reader(source) as reader:
+        if mode != "delete" and target.resolve() == source.resolve():
+            raise UsageError(f"the output {target} is the tile set itself")
+        failed = {tile: f"no such tile in {source}" for tile in wanted if tile not in reader}
+        present = [tile for tile in wanted if tile not in failed]
+        if not present and not (resume and mode == "move"):
+            raise TileSetError(f"{source} has none of the {len(wanted)} tiles of {cover}")
+        if mode == "delete":
+            done = _remove(reader, progress(present, "delete"), failed)
+            note_failures(source, failed)
+            return SubsetResult(tiles=len(done), failed=failed)
+        done, skipped = _copy(reader, present, target, failed, move=mode == "move", resume=resume)
+        tile_format = reader.format
+    note_failures(target, failed)
+    if not done and not skipped:
+        raise TileSetError(f"{source} has none of the {len(wanted)} tiles of {cover} that can be read")
+    if web_ui:
+        from shared.webmap import write_webmap
+
+        shown = [tile for tile in wanted if tile not in failed]
+        write_webmap(target, shown, tile_format, base_url=web_ui_base_url, template=web_ui_template)
+    return SubsetResult(tiles=len(done), skipped=skipped, failed=failed)
+
+
+def _copy(
+    reader: TileReader, tiles: list[Tile], target: Path, failed: dict[Tile, str], *, move: bool, resume: bool
+) -> tuple[list[Tile], int]:
+    """Copy tiles, and take away what was moved; return the tiles written, and how many were there before."""
+    from shared.tileset import is_archive, open_writer
+
+    if len(reader.formats) > 1:
+        raise TileSetError(
+            f"{reader.path} mixes {' and '.join(sorted(reader.formats))} tiles; a subset has one format"
+        )
+    done: list[Tile] = []
+    # A tile that lies in a directory is safe at once, one in an archive when the archive is there.
+    at_once = move and not is_archive(target) and reader.path.is_dir()
+    with open_writer(target, reader.format, resume=resume) as writer:
+        writer.metadata.update(reader.metadata)
+        before = [tile for tile in tiles if tile in writer.done]
+        moved = [tile for tile in failed if tile in writer.done]
+        for tile in moved:
+            del failed[tile]  # an earlier run has brought it over
+        for tile in progress([tile for tile in tiles if tile not in writer.done], "move" if move else "copy"):
+            try:
+                data = reader.read(tile)
+            except TileError as error:
+                failed[tile] = str(error)
+                continue
+            writer.write(tile, data)
+            done.append(tile)
+            if at_once:
+                _remove(reader, [tile], failed, prune=False)
+    if at_once:
+        _prune(reader.path, done)
+    elif move:
+        _remove(reader, done, failed)
+    if move and before:
+        # A move that was interrupted had written these, and may not have taken them away.
+        _remove(reader, before, failed)
+    return done, len(before) + len(moved)
+
+
+def _remove(
+    reader: TileReader, tiles: Iterable[Tile], failed: dict[Tile, str], *, prune: bool = True
+) -> list[Tile]:
+    """Take tiles out of a tile set, and folders that become empty; return the tiles taken."""
+    from shared.tileset import DirectoryReader, open_writer
+
+    gone: list[Tile] = []
+    if isinstance(reader, DirectoryReader):
+        for tile in tiles:
+            try:
+                reader.locate(tile).unlink(missing_ok=True)
+                gone.append(tile)
+            except OSError as error:
+                failed[tile] = f"cannot remove {reader.locate(tile)}: {error.strerror}"
+        if prune:
+            _prune(reader.path, gone)
+        return gone
+    leaving = set(tiles)
+    rest = [tile for tile in reader.tiles() if tile not in leaving]
+    if rest:
+        with open_writer(reader.path, reader.format) as writer:
+            writer.metadata.update(reader.metadata)
+            for tile in progress(rest, "keep"):
+                writer.write(tile, reader.read(tile))
+    else:
+        reader.path.unlink()  # an archive without a tile is none
+    return sorted(leaving)
+
+
+def _prune(root: Path, tiles: list[Tile]) -> None:
+    """Remove the folders of tiles that are empty now."""
+    folders = {root / str(tile.z) / str(tile.x) for tile in tiles}
+    for folder in [*sorted(folders), *sorted({folder.parent for folder in folders})]:
+        try:
+            folder.rmdir()
+        except OSError:
+            continue  # it holds something still
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rsp subset`."""
+    add_out(parser, "where the tiles go, a directory or FILE.pmtiles (default: the current directory)")
+    parser.add_argument(
+        "--dir", dest="tiles", type=Path, required=True, metavar="TILES", help="tile set to take from"
+    )
+    parser.add_argument(
+        "--filter", "--cover", dest="cover", type=Path, required=True, metavar="CSV", help="tiles to take"
+    )
+    parser.add_argument(
+        "--mode", choices=("copy", "move", "delete"), default="copy", help="what to do (default: copy)"
+    )
+    for mode in ("copy", "move", "delete"):
+        parser.add_argument(
+            f"--{mode}", dest="mode", action="store_const", const=mode, help=f"the same as `--mode {mode}`",
+            default=argparse.SUPPRESS,
+        )  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="keep tiles that the output has already")
+    add_web_ui(parser)
