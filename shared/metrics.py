@@ -105,6 +105,17 @@ def mcc(matrix: Counts) -> float:
     return float(covariance / np.sqrt(spread))
 
 
+def qod_of(matrix: Counts) -> tuple[float, float]:
+    """Return what `qod` does, from a confusion matrix; all classes but the background count as one."""
+    total, hit = int(matrix.sum()), int(matrix[1:, 1:].sum())
+    labelled, masked = int(matrix[1:].sum()), int(matrix[:, 1:].sum())
+    union = labelled + masked - hit
+    distance = 1 - hit / union if union else 0.0
+    fg = 100 * max(labelled, masked) / total if total else 0.0
+    eps = float(np.finfo(np.float64).eps)
+    return fg, max(0.0, float(100 - distance * (np.log(fg + 1) + eps) * 100 / np.log(100)))
+
+
 def qod(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer]) -> tuple[float, float]:
     """Return the share of foreground of a tile, and its quality of data.
 
@@ -119,9 +130,4 @@ def qod(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer]) -> tuple[
         `qod`, 0 to 100: with d = 1 - IoU of the foreground (0 where there is none),
         max(0, 100 - d (ln(fg + 1) + eps) 100 / ln 100).
     """
-    ((_, extra), (missed, hit)) = confusion(label != 0, mask != 0, 2).tolist()
-    union = hit + extra + missed
-    distance = 1 - hit / union if union else 0.0
-    fg = 100 * max(hit + extra, hit + missed) / label.size if label.size else 0.0
-    eps = float(np.finfo(np.float64).eps)
-    return fg, max(0.0, 100 - distance * (np.log(fg + 1) + eps) * 100 / np.log(100))
+    return qod_of(confusion(label != 0, mask != 0, 2))

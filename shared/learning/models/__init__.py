@@ -40,7 +40,7 @@ def build_model(
     """
     make = plugins.load(model.nn, "rsp.models", BUILTIN)
     try:
-        if model.nn in BUILTIN:
+        if model.nn.lower() in BUILTIN:
             built = make(model, in_channels, num_classes, plan)
         else:
             built = make(model, in_channels, num_classes)

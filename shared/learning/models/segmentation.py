@@ -83,21 +83,21 @@ class Segmentation(nn.Module):
 
 def _source(model: ModelConfig) -> str | None:
     """Return where pretrained weights of the network come from, if from anywhere."""
-    if model.nn == "segformer" and model.encoder.startswith("mit-") and model.encoder in SEGFORMER:
+    if model.nn.lower() == "segformer" and model.encoder.startswith("mit-") and model.encoder in SEGFORMER:
         return f"nvidia/{model.encoder}"
     return model.encoder if "/" in model.encoder or Path(model.encoder).is_dir() else None
 
 
 def _config(model: ModelConfig, source: str | None) -> Any:
-    if model.nn == "segformer" and model.encoder in SEGFORMER:
+    if model.nn.lower() == "segformer" and model.encoder in SEGFORMER:
         return AutoConfig.for_model("segformer", **SEGFORMER[model.encoder])
-    if model.nn == "upernet" and source is None:
+    if model.nn.lower() == "upernet" and source is None:
         backbone = encoder_config(model.encoder)
         return AutoConfig.for_model(
             "upernet", backbone_config=backbone, hidden_size=max(64, 8 * model.num_filters)
         )
     if source is None:
-        known = f"{', '.join(SEGFORMER)}, " if model.nn == "segformer" else ""
+        known = f"{', '.join(SEGFORMER)}, " if model.nn.lower() == "segformer" else ""
         raise ModelError(
             f"unknown encoder {model.encoder!r} of {model.nn}; expected {known}a hub id (`owner/name`) or a "
             "local folder"
@@ -107,7 +107,7 @@ def _config(model: ModelConfig, source: str | None) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(f"cannot get the configuration of {source!r}: {reason}") from error
-    if config.model_type != model.nn:
+    if config.model_type != model.nn.lower():
         raise ModelError(f"{source} is a {config.model_type}, not a {model.nn}: set nn = {config.model_type!r}")
     return config
 

@@ -1,0 +1,240 @@
+"""The data set of training: tiles of images and labels, paired by their place in the grid.
+
+`[model] loader` names ours (`tiles`), `module:attribute`, or an entry point of the group `rsp.loaders`. A loader
+is made as `make(folder, channels, num_classes, tile_size)`, `folder` being `dataset/training` or
+`dataset/validation`; it can be pickled, and has `tiles` (the tiles, in a fixed order), `notes` (what a person
+should know of them) and `read(tile)`, which returns the image (tile_size, tile_size, bands) and the label
+(tile_size, tile_size) uint8, or raises `TileError`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from shared import plugins
+from shared.config import Channel, Config
+from shared.errors import RspError, TileError, TileSetError
+from shared.images import Array, Mask, decode, decode_mask
+from shared.learning.augmentation import load_augmentation
+from shared.learning.normalise import normalise, pick_bands, scale, stack_bands
+from shared.tiles import Tile
+from shared.tileset import TileReader, find_tileset, open_reader
+
+# Which epoch, and which tile of the data set.
+Key = tuple[int, int]
+Item = tuple[torch.Tensor, torch.Tensor] | RspError
+
+
+class Loader(Protocol):
+    """What gives the tiles of a part of the data set."""
+
+    tiles: Sequence[Tile]
+    notes: Sequence[str]
+
+    def read(self, tile: Tile) -> tuple[Array, Mask]:
+        """Return image and label of a tile."""
+
+
+class TileLoader:
+    """Reads tile sets `<folder>/<channel>` and `<folder>/labels`, directories or archives (`.pmtiles`).
+
+    Tiles that some of the sets lack are left out, and `notes` says how many.
+
+    Raises:
+        TileSetError: a tile set is missing, or they have no tile in common.
+    """
+
+    def __init__(self, folder: Path, channels: Sequence[Channel], num_classes: int, tile_size: int) -> None:
+        self.channels, self.num_classes, self.tile_size = tuple(channels), num_classes, tile_size
+        self.paths = {name: find_tileset(folder, name) for name in [*(c.name for c in channels), "labels"]}
+        self.notes: list[str] = []
+        self._readers: dict[str, TileReader] = {}
+        self._owner = 0
+        sets = {name: set(self._reader(name).tiles()) for name in self.paths}
+        common = set.intersection(*sets.values())
+        for name, tiles in sets.items():
+            if left := tiles - common:
+                first = min(left)
+                self.notes.append(
+                    f"{self.paths[name]}: {len(left)} of {len(tiles)} tiles are left out, as another of "
+                    f"{', '.join(sets)} lacks them; the first is {first.z}/{first.x}/{first.y}"
+                )
+        if not common:
+            raise TileSetError(
+                f"{', '.join(sets)} in {folder} have no tile in common; are they of the same cover and zoom?"
+            )
+        self.tiles: list[Tile] = sorted(common)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # An open memory map cannot travel to another process, nor be shared with it after a fork.
+        return {**self.__dict__, "_readers": {}, "_owner": 0}
+
+    def _reader(self, name: str) -> TileReader:
+        if self._owner != os.getpid():
+            self._readers, self._owner = {}, os.getpid()
+        if name not in self._readers:
+            self._readers[name] = open_reader(self.paths[name])
+        return self._readers[name]
+
+    def read(self, tile: Tile) -> tuple[Array, Mask]:
+        """Return image and label of a tile; see `Loader`."""
+        images: dict[str, Array] = {}  # several channels may take bands of one tile set
+        bands = []
+        for channel in self.channels:
+            if channel.name not in images:
+                data = self._reader(channel.name).read(tile)
+                images[channel.name] = self._guarded(channel.name, tile, lambda data=data: decode(data))
+            picked = self._guarded(
+                channel.name, tile, lambda channel=channel: pick_bands(images[channel.name], channel)
+            )
+            bands.append(resize_image(picked, self.tile_size))
+        data = self._reader("labels").read(tile)
+        label = self._guarded("labels", tile, lambda: decode_mask(data))
+        if label.size and int(label.max()) >= self.num_classes:
+            raise TileError(
+                f"{self._name('labels', tile)} holds class {int(label.max())}; the configuration has "
+                f"{self.num_classes} classes (0 to {self.num_classes - 1})"
+            )
+        return stack_bands(bands), resize_label(label, self.tile_size)
+
+    def _name(self, name: str, tile: Tile) -> str:
+        return f"{self.paths[name]}, tile {tile.z}/{tile.x}/{tile.y}:"
+
+    def _guarded(self, name: str, tile: Tile, work: Any) -> Any:
+        """Do something with a tile; an error says with which."""
+        try:
+            return work()
+        except RspError as error:
+            raise TileError(f"{self._name(name, tile)} {error}") from error
+
+
+def resize_image(image: Array, side: int) -> Array:
+    """Bring an image to a side: by the mean of the area when it shrinks, bilinear when it grows.
+
+    Args:
+        image: Shape (height, width, bands). One of the right size stays as it is, type included.
+        side: In pixels.
+
+    Returns:
+        Shape (side, side, bands); float32 as `scale` makes it where the size changed.
+    """
+    height, width = image.shape[:2]
+    if (height, width) == (side, side):
+        return image
+    tensor = torch.from_numpy(np.ascontiguousarray(scale(image).transpose(2, 0, 1)))[None]
+    if height >= side and width >= side:
+        tensor = F.interpolate(tensor, size=(side, side), mode="area")
+    else:
+        tensor = F.interpolate(tensor, size=(side, side), mode="bilinear", align_corners=False)
+    resized: Array = tensor[0].permute(1, 2, 0).numpy()
+    return resized
+
+
+def resize_label(label: Mask, side: int) -> Mask:
+    """Bring a label (height, width) to a side: each pixel takes the class that lies under its centre."""
+    height, width = label.shape
+    if (height, width) == (side, side):
+        return label
+    rows, columns = [((np.arange(side) + 0.5) * length / side).astype(np.intp) for length in (height, width)]
+    return label[np.ix_(rows, columns)]
+
+
+class TileDataset(Dataset[Item]):
+    """Normalised tiles with their labels, augmented for training.
+
+    An item is asked for by epoch and index, so that what is done to a tile follows from seed, epoch and tile
+    alone. It is (bands, side, side) float32 and (side, side) uint8; or the error, which so keeps its words on
+    the way out of a worker process.
+    """
+
+    def __init__(self, config: Config, folder: Path, tile_size: int, *, augmented: bool, seed: int) -> None:
+        make = plugins.load(config.model.loader, "rsp.loaders", BUILTIN)
+        self.loader: Loader = make(folder, config.channels, len(config.classes), tile_size)
+        self.config, self.seed = config, seed
+        self.augmentation = load_augmentation(config.model.da) if augmented else None
+
+    def __len__(self) -> int:
+        return len(self.loader.tiles)
+
+    def __getitem__(self, key: Key) -> Item:
+        epoch, index = key
+        tile = self.loader.tiles[index]
+        try:
+            image, label = self.loader.read(tile)
+        except RspError as error:
+            return error
+        pixels = normalise(image, self.config.channels)
+        if self.augmentation is not None:
+            rng = np.random.default_rng([self.seed, epoch, tile.z, tile.x, tile.y])
+            if rng.random() < self.config.model.dap:
+                pixels, label = self.augmentation(pixels, label, rng)
+        return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(np.array(label))
+
+
+# The later names are those of the seed's successors.
+BUILTIN = {"tiles": TileLoader, "semseg": TileLoader, "semsegtiles": TileLoader}
+
+
+def collate(items: list[Item]) -> Item:
+    """Join items to a batch (N, C, H, W) and (N, H, W), or return the first error among them."""
+    images, labels = [], []
+    for item in items:
+        if isinstance(item, RspError):
+            return item
+        images.append(item[0])
+        labels.append(item[1])
+    return torch.stack(images), torch.stack(labels)
+
+
+class Batches(Sampler[list[Key]]):
+    """The batches of an epoch for one of several processes.
+
+    For training, tiles are shuffled by seed and epoch; every process has the same number of batches of the same
+    sizes, since they wait for each other, and none but a batch size of 1 leads to a batch of one tile, of which
+    batch normalisation may find no variance: where tiles lack, the first ones of the shuffle come twice. For
+    validation, each tile comes once.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, *, shuffled: bool, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        self.count, self.batch_size, self.shuffled, self.seed = count, batch_size, shuffled, seed
+        self.rank, self.world, self.epoch = rank, world, 0
+
+    def __len__(self) -> int:
+        share = -(-self.count // self.world) if self.shuffled else len(range(self.rank, self.count, self.world))
+        return -(-share // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = list(range(self.count))
+        if self.shuffled:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist()
+            share = -(-self.count // self.world)
+            if share % self.batch_size == 1 and self.batch_size > 1:
+                share += 1
+            order = [order[place % self.count] for place in range(share * self.world)]
+        mine = order[self.rank :: self.world]
+        for start in range(0, len(mine), self.batch_size):
+            yield [(self.epoch, index) for index in mine[start : start + self.batch_size]]
+
+
+def make_batches(dataset: TileDataset, batches: Batches, *, workers: int, pinned: bool) -> DataLoader[Any]:
+    """Return what loads the batches, by worker processes that live as long as it does (0: by this process)."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=pinned,
+        persistent_workers=workers > 0,
+        # Forking a process in which torch or GDAL runs threads can deadlock.
+        multiprocessing_context="spawn" if workers else None,
+    )
