@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 from pmtiles.tile import zxy_to_tileid
+from rasterio import Affine
 from rasterio.features import rasterize
-from rasterio.transform import from_bounds
 from shapely.geometry.base import BaseGeometry
 
 from components.rasterize.source import Bounds
@@ -200,7 +200,7 @@ class Burner:
         mask: Mask = rasterize(
             shapes,
             out_shape=(self.size, self.size),
-            transform=from_bounds(west, south, east, north, self.size, self.size),
+            transform=Affine((east - west) / self.size, 0, west, 0, (south - north) / self.size, north),
             default_value=self.value,
             fill=0,
             dtype="uint8",  # the default is int64, whose buffer makes stripes of a PNG

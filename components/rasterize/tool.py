@@ -115,7 +115,7 @@ def rasterize(
     if tile_format != "png":
         raise UsageError(f"labels are png, got --format {tile_format}: the other formats lose class indices")
     settings = load_config(config)
-    size = tile_size or settings.model.ts
+    size = settings.model.ts if tile_size is None else tile_size
     if not 1 <= size <= MAX_SIZE:
         raise UsageError(f"--tile_size must be from 1 to {MAX_SIZE}, got {size}")
     burner = Burner(size, _class_index(settings, kind), tuple(complementary(settings.colors)))
