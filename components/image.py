@@ -5,11 +5,22 @@ from __future__ import annotations
 import os
 from importlib.metadata import version
 
-# Compiled pipelines name an immutable version: a tag that moves would serve stale results from KFP's cache.
+from shared.errors import PipelineError
+
 REGISTRY = os.environ.get("RSP_IMAGE_REGISTRY", "ghcr.io/rsp-components")
 TAG = os.environ.get("RSP_IMAGE_TAG", version("rsp"))
 
+# Tags that are given to one build after the other. KFP's cache knows a step by the text of its image: behind a
+# tag that moves it would serve what older code has made.
+MOVING = {"", "latest", "main", "master", "dev", "edge", "nightly", "stable"}
+
 
 def image(tool: str) -> str:
-    """Return the image of a tool, as `<registry>/rsp-<tool>:<version>`."""
+    """Return the image of a tool, as `<registry>/rsp-<tool>:<version>`.
+
+    Raises:
+        PipelineError: the tag is one that moves.
+    """
+    if TAG in MOVING:
+        raise PipelineError(f"RSP_IMAGE_TAG is {TAG!r}, which moves; name a version, as {version('rsp')}")
     return f"{REGISTRY}/rsp-{tool}:{TAG}"

@@ -128,11 +128,10 @@ def compile_all(folder: Path) -> list[Path]:
 
 
 def parameters(text: str) -> dict[str, Parameter]:
-    """Return the parameters of a compiled pipeline, in the order in which they are declared."""
+    """Return the parameters of a compiled pipeline: those that a run must give, then the others, by name."""
     import yaml
 
     document = next(yaml.safe_load_all(text))
-    # The header lists them as declared; the YAML itself sorts them.
     declared = document.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
     required = {name: spec for name, spec in declared.items() if not spec.get("isOptional")}
     ordered = [*required, *(name for name in declared if name not in required)]
@@ -141,11 +140,16 @@ def parameters(text: str) -> dict[str, Parameter]:
             name,
             declared[name]["parameterType"],
             name in required,
-            declared[name].get("defaultValue"),
+            _whole(declared[name]["parameterType"], declared[name].get("defaultValue")),
             declared[name].get("description", ""),
         )
         for name in ordered
     }
+
+
+def _whole(kind: str, value: Any) -> Any:
+    """Return a default as declared: the YAML holds every number as a float."""
+    return int(value) if kind == "NUMBER_INTEGER" and value is not None else value
 
 
 def check_parameters(text: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -26,9 +26,10 @@ def hello_world(
     threshold: float = 0.8,
     management: str = "",
     inference: str = "",
-    model_store: str = "",
+    model_store: str = "/models",
+    model_store_pvc: str = "rsp-model-store",
     model_name: str = "rsp",
-    model_version: str = "1",
+    model_version: str = "",
 ) -> None:
     """Cover an area, learn to see its features, map them, and deploy the model where it is good enough.
 
@@ -53,9 +54,10 @@ def hello_world(
         threshold: The least IoU of a model that is deployed.
         management: URL of the management API of TorchServe; empty deploys nothing.
         inference: URL of its inference API.
-        model_store: Where it reads its models.
+        model_store: Folder from which it reads its models, as the deploy step sees it.
+        model_store_pvc: On a cluster, the volume claim of that folder, mounted at /models.
         model_name: Name of the model on the server.
-        model_version: Version of the model on the server.
+        model_version: Version of the model on the server; empty lets it follow from the model.
     """
     cover, images = steps.fetch(source, kind, zoom, url, url_type)
     labels = steps.label(cover, config, features)
@@ -65,5 +67,5 @@ def hello_world(
     masks = steps.infer(images, model)
     judged = steps.validate(parts, masks, config)
     steps.trace(masks, class_title, config)
-    server = steps.Server(model_name, model_version, management, inference, model_store)
+    server = steps.Server(model_name, model_version, management, inference, model_store, model_store_pvc)
     steps.release(judged.outputs["metrics"], model, parts.validation_images, server, threshold)

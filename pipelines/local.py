@@ -197,7 +197,8 @@ def _supervise(
     started = 0.0
     tail: deque[str] = deque(maxlen=TAIL)
     failure: list[str] = []
-    environment = {**os.environ, **env, "PYTHONUNBUFFERED": "1", "TMPDIR": str(scratch)}
+    # kfp orders independent steps as Python orders sets of texts: the same at every run with a fixed seed.
+    environment = {"PYTHONHASHSEED": "0", **os.environ, **env, "PYTHONUNBUFFERED": "1", "TMPDIR": str(scratch)}
     with (
         log.open("w", encoding="utf-8") as file,
         _Child([sys.executable, "-m", "pipelines.local", str(scratch)], environment) as process,

@@ -13,9 +13,6 @@ def retraining(
     url: str,
     features: str,
     config: str,
-    management: str,
-    inference: str,
-    model_store: str,
     kind: str = "bbox",
     zoom: int = 18,
     url_type: str = "XYZ",
@@ -27,21 +24,22 @@ def retraining(
     block: int = 1,
     threshold: float = 0.8,
     baseline_iou: float = 0.0,
+    management: str = "http://rsp-serving-management:8081",
+    inference: str = "http://rsp-serving:8080",
+    model_store: str = "/models",
+    model_store_pvc: str = "rsp-model-store",
     model_name: str = "rsp",
 ) -> None:
     """Download and label anew, train, validate, and deploy the model if it is good enough and no worse.
 
-    Made to be scheduled (`rsp pipeline schedule retraining --cron '0 0 3 * * *' ...`). Each run deploys a
-    version of its own, named by the run.
+    Made to be scheduled (`rsp pipeline schedule retraining --cron '0 0 3 * * *' ...`). The version follows
+    from the model.
 
     Args:
         source: The area: west,south,east,north for a bbox, else a path, as `rsp cover` takes it.
         url: The tile server, with {z}, {x} and {y}, or the WMS address.
         features: Path of the GeoJSON with what is to be learnt.
         config: The configuration, as TOML text.
-        management: URL of the management API of TorchServe.
-        inference: URL of its inference API.
-        model_store: Where it reads its models.
         kind: What `source` is: bbox, geojson or dir.
         zoom: Zoom of the tiles.
         url_type: XYZ, TMS or WMS.
@@ -53,6 +51,10 @@ def retraining(
         block: Side in tiles of the squares that the split keeps together.
         threshold: The least IoU of a model that is deployed.
         baseline_iou: The IoU of the model that is deployed now, on the same validation tiles.
+        management: URL of the management API of TorchServe; empty deploys nothing.
+        inference: URL of its inference API.
+        model_store: Folder from which it reads its models, as the deploy step sees it.
+        model_store_pvc: On a cluster, the volume claim of that folder, mounted at /models.
         model_name: Name of the model on the server.
     """
     cover, images = steps.fetch(source, kind, zoom, url, url_type, cached=False)
@@ -62,5 +64,5 @@ def retraining(
     model = steps.convert(checkpoint)
     masks = steps.infer(parts.validation_images, model)
     judged = steps.judge(parts.validation_images, parts.validation_labels, masks, config)
-    server = steps.Server(model_name, dsl.PIPELINE_JOB_ID_PLACEHOLDER, management, inference, model_store)
+    server = steps.Server(model_name, "", management, inference, model_store, model_store_pvc)
     steps.release(judged.outputs["metrics"], model, parts.validation_images, server, threshold, baseline_iou)

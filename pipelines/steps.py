@@ -28,6 +28,8 @@ from pipelines.gate import gate
 
 # The loaders of several GPUs share batches through /dev/shm, of which a pod has 64 MiB by itself.
 SHARED_MEMORY = "8Gi"
+# Where the deploy step mounts the claim on which TorchServe's models lie.
+MODELS = "/models"
 
 
 class Parts(NamedTuple):
@@ -147,6 +149,7 @@ class Server(NamedTuple):
     management: Any
     inference: Any
     model_store: Any
+    model_store_pvc: Any
 
 
 def release(
@@ -171,5 +174,8 @@ def release(
         )
         # A deployment is an act, not a result: it never comes out of a cache.
         task.set_caching_options(False)
+        kubernetes.mount_pvc(task, pvc_name=server.model_store_pvc, mount_path=MODELS)
+        # The network policy of k8s/base lets pods with this label, and no others, manage models.
+        kubernetes.add_pod_label(task, "rsp-role", "deploy")
         request(task, "500m", "1Gi")
     return verdict

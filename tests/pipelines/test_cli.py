@@ -1,0 +1,97 @@
+"""rsp pipeline: list, compile, run."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from pipelines.cli import read_parameters
+from pipelines.compiler import PIPELINES, check_parameters, compile_pipeline
+from shared.errors import UsageError
+
+
+def test_list_needs_no_kfp(rsp, rsp_process):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from shared.cli import main\n"
+        "main(['pipeline', 'list'])\n"
+        "print(sorted({'kfp', 'torch', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *lines, modules = done.stdout.splitlines()
+    assert modules == "[]"
+    assert [line.partition(":")[0] for line in lines if not line.startswith(" ")] == list(PIPELINES)
+    assert "    zoom [18]: Zoom of the tiles." in lines
+    assert rsp("pipeline", "list", "--names").stdout.split() == list(PIPELINES)
+
+
+def test_compile_one(tmp_path, rsp):
+    out = tmp_path / "folder" / "q.yaml"
+    ran = rsp("pipeline", "compile", "quality", "--out", out)
+    assert ran.code == 0 and ran.stdout.strip() == str(out)
+    assert out.read_text() == compile_pipeline("quality")
+
+
+def test_compile_a_manifest(tmp_path, rsp):
+    out = tmp_path / "q.yaml"
+    assert rsp("pipeline", "compile", "quality", "--manifest", "--namespace", "team", "--out", out).code == 0
+    kinds = [document["kind"] for document in yaml.safe_load_all(out.read_text())]
+    assert kinds == ["Pipeline", "PipelineVersion"]
+
+
+def test_unknown_names(rsp):
+    for command in (["compile"], ["run"], ["submit"], ["schedule", "--delete"]):
+        ran = rsp("pipeline", command[0], "nothing", *command[1:])
+        assert ran.code == 2 and "hello_world, dataset" in ran.stderr
+
+
+def test_compile_needs_a_name(rsp):
+    assert rsp("pipeline", "compile").code == 2
+    assert rsp("pipeline").code == 2
+
+
+def test_parameters_from_files(tmp_path):
+    (tmp_path / "config.toml").write_text("[model]\nts = 64\n")
+    (tmp_path / "run.toml").write_text(f'epochs = 3\nconfig = "@{tmp_path}/config.toml"\nseed = 1\n')
+    (tmp_path / "run.json").write_text('{"epochs": 4}')
+    assert read_parameters(["seed=2", "url=http://x/?a=b"], tmp_path / "run.toml") == {
+        "epochs": 3, "config": "[model]\nts = 64\n", "seed": "2", "url": "http://x/?a=b"
+    }  # fmt: skip
+    assert read_parameters([], tmp_path / "run.json") == {"epochs": 4}
+
+
+@pytest.mark.parametrize(
+    ("given", "file", "message"),
+    [
+        (["epochs"], None, "KEY=VALUE"),
+        (["=3"], None, "KEY=VALUE"),
+        (["config=@nothing.toml"], None, "parameter config"),
+        ([], "no.toml", "no.toml"),
+        ([], "bad.toml", "bad.toml"),
+        ([], "list.json", "must be a table"),
+    ],
+)
+def test_parameters_that_cannot_be_read(tmp_path, given, file, message):
+    (tmp_path / "bad.toml").write_text("epochs = = 3")
+    (tmp_path / "list.json").write_text(json.dumps([1]))
+    with pytest.raises(UsageError, match=message):
+        read_parameters(given, tmp_path / file if file else None)
+
+
+def test_types_of_parameters():
+    text = compile_pipeline("training")
+    base = {"images": "i", "labels": "l", "config": "c"}
+    given = {**base, "epochs": "3", "gpus": 2, "seed": 4.0}
+    assert check_parameters(text, given) == {**base, "epochs": 3, "gpus": "2", "seed": 4}
+    for name, value in (("epochs", "many"), ("epochs", 1.5), ("epochs", True), ("images", [1])):
+        with pytest.raises(UsageError, match=f"the parameter {name} is a"):
+            check_parameters(text, {**base, name: value})
+
+
+def test_run_says_what_is_missing(tmp_path, rsp):
+    ran = rsp("pipeline", "run", "quality", "--local", "--root", tmp_path, "-p", "images=x")
+    assert ran.code == 2 and "-p labels=..." in ran.stderr

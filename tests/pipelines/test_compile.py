@@ -1,0 +1,237 @@
+"""Every pipeline compiles, to the bytes that are committed, and to what a cluster can read."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf import json_format
+
+from pipelines.compiler import COMPILED, PIPELINES, compile_manifest, compile_pipeline, parameters
+from pipelines.steps import called
+from shared.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", params=PIPELINES)
+def text(request) -> str:
+    return compile_pipeline(request.param)
+
+
+@pytest.fixture
+def documents(text) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(text))
+
+
+def executors(documents) -> dict[str, dict]:
+    found = documents[0]["deploymentSpec"]["executors"]
+    return {name: value["container"] for name, value in found.items() if "container" in value}
+
+
+def same_sdk(text: str) -> str:
+    """The text without the version of kfp, whose fixes change nothing else (pyproject.toml allows a range)."""
+    return re.sub(r"^sdkVersion: kfp-2\.17\.\d+$", "sdkVersion: kfp-2.17", text, flags=re.M)
+
+
+def test_what_is_committed_is_fresh_whatever_the_environment(tmp_path):
+    env = {key: value for key, value in os.environ.items() if not key.startswith("RSP_IMAGE")}
+    env |= {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LANG": "C", "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "shared.cli", "pipeline", "compile", "--all", str(tmp_path / "compiled")]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert len(done.stdout.splitlines()) == len(PIPELINES)
+    fresh = {path.name: same_sdk(path.read_text()) for path in (tmp_path / "compiled").iterdir()}
+    committed = {path.name: same_sdk(path.read_text()) for path in COMPILED.glob("*.yaml")}
+    assert fresh == committed, "run `make pipelines` and commit what it writes"
+
+
+def test_protobufs(documents):
+    """Unknown fields, bad enums and misspelt keys are what the shipped messages refuse."""
+    from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
+    from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineDeploymentConfig, PipelineSpec, PlatformSpec
+
+    json_format.ParseDict(documents[0], PipelineSpec())
+    json_format.ParseDict(documents[0]["deploymentSpec"], PipelineDeploymentConfig())
+    assert len(documents) <= 2
+    for document in documents[1:]:
+        json_format.ParseDict(document, PlatformSpec())
+        for config in document["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+            json_format.ParseDict(config, KubernetesExecutorConfig())
+
+
+def dags(document) -> Iterator[tuple[str, dict]]:
+    yield "root", document["root"]
+    yield from ((name, value) for name, value in document["components"].items() if "dag" in value)
+
+
+def check_references(document: dict) -> None:
+    """What the protobufs do not see: names that stand for nothing."""
+    declared, labels = document["components"], document["deploymentSpec"]["executors"]
+    for name, component in declared.items():
+        assert "dag" in component or component["executorLabel"] in labels, name
+    for owner, component in dags(document):
+        tasks = component["dag"]["tasks"]
+        inputs = component.get("inputDefinitions", {})
+        for name, task in tasks.items():
+            where = f"{owner}/{name}"
+            called_component = declared[task["componentRef"]["name"]]
+            assert set(task.get("dependentTasks", [])) <= set(tasks), where
+            needed = called_component.get("inputDefinitions", {})
+            for kind in ("parameters", "artifacts"):
+                given = task.get("inputs", {}).get(kind, {})
+                for key, spec in needed.get(kind, {}).items():
+                    assert key in given or spec.get("isOptional"), f"{where} lacks {key}"
+                for key, value in given.items():
+                    if output := value.get("taskOutputParameter") or value.get("taskOutputArtifact"):
+                        producer = declared[tasks[output["producerTask"]]["componentRef"]["name"]]
+                        outputs = producer["outputDefinitions"][kind]
+                        assert output.get("outputParameterKey") or output.get("outputArtifactKey") in outputs, (
+                            where
+                        )
+                        assert output["producerTask"] in task["dependentTasks"], where
+                    parent = value.get("componentInputParameter") or value.get("componentInputArtifact")
+                    assert parent is None or parent in inputs.get(kind, {}), f"{where}: {key} is {parent}"
+
+
+def test_references(documents):
+    check_references(documents[0])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda d: d["root"]["dag"]["tasks"]["compare"]["componentRef"].update(name="comp-nothing"),
+        lambda d: d["components"]["comp-compare"].update(executorLabel="exec-nothing"),
+        lambda d: d["root"]["dag"]["tasks"]["compare"]["dependentTasks"].append("nothing"),
+        lambda d: d["root"]["dag"]["tasks"]["compare"]["inputs"]["artifacts"].pop("masks"),
+    ],
+)
+def test_the_check_of_references_checks(spoil):
+    document = next(yaml.safe_load_all(compile_pipeline("quality")))
+    check_references(document)
+    spoil(document)
+    with pytest.raises((AssertionError, KeyError)):
+        check_references(document)
+
+
+def test_images_are_versions_of_a_tool_each(documents):
+    from components.image import image
+
+    for container in executors(documents).values():
+        registry_and_name, _, tag = container["image"].rpartition(":")
+        assert re.fullmatch(r"\d+\.\d+\.\d+", tag)
+        assert container["image"] == image(registry_and_name.rpartition("/rsp-")[2])
+
+
+def test_nothing_is_installed_by_a_step(documents):
+    for container in executors(documents).values():
+        text = " ".join([*container["command"], *container["args"]])
+        assert "pip install" not in text and "pip3" not in text and "ensurepip" not in text
+
+
+def test_no_secret_is_compiled_in(text, documents):
+    for container in executors(documents).values():
+        assert not container.get("env"), "credentials come from the environment of the pod, not from the pipeline"
+    words = re.compile(r"(password|passwd|secret_?key|access_?key|api_?key|token)\s*[:=]", re.I)
+    assert not words.search(text)
+    assert "/root/" not in text and "/home/" not in text and str(ROOT) not in text
+
+
+def test_every_parameter_is_explained(text):
+    found = parameters(text)
+    assert found and all(parameter.text for parameter in found.values())
+
+
+def test_accelerators_are_asked_for_at_run_time():
+    """KFP's backend reads the count as text and takes nothing from a number: gpus must be a STRING."""
+    first, second = yaml.safe_load_all(compile_pipeline("hello_world"))
+    resources = executors([first])["exec-train"]["resources"]
+    assert resources["accelerator"] == {
+        "resourceCount": "{{$.inputs.parameters['pipelinechannel--gpus']}}",
+        "resourceType": "{{$.inputs.parameters['pipelinechannel--accelerator']}}",
+    }
+    given = first["root"]["dag"]["tasks"]["train"]["inputs"]["parameters"]
+    assert given["pipelinechannel--gpus"] == {"componentInputParameter": "gpus"}
+    declared = first["root"]["inputDefinitions"]["parameters"]
+    assert declared["gpus"]["parameterType"] == declared["accelerator"]["parameterType"] == "STRING"
+    (mount,) = second["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]["emptyDirMounts"]
+    assert mount == {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "8Gi", "volumeName": "shm"}
+
+
+@pytest.mark.parametrize("name", ["hello_world", "retraining"])
+def test_deploying_is_never_cached_and_may_manage_the_server(name):
+    first, second = yaml.safe_load_all(compile_pipeline(name))
+    (condition,) = [component for owner, component in dags(first) if owner != "root"]
+    task = condition["dag"]["tasks"]["deploy"]
+    assert not task["cachingOptions"].get("enableCache")
+    config = second["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-deploy"]
+    assert config["podMetadata"]["labels"] == {"rsp-role": "deploy"}
+    (mount,) = config["pvcMount"]
+    assert mount["mountPath"] == "/models"
+    policy = (ROOT / "k8s" / "base" / "networkpolicy.yaml").read_text()
+    assert "rsp-role: deploy" in policy
+
+
+def test_a_nightly_run_downloads_anew():
+    document = next(yaml.safe_load_all(compile_pipeline("retraining")))
+    tasks = document["root"]["dag"]["tasks"]
+    for name in ("cover", "download", "rasterize"):
+        assert not tasks[name]["cachingOptions"].get("enableCache"), name
+    assert tasks["train"]["cachingOptions"]["enableCache"] is True
+
+
+def test_steps_have_no_display_name(documents):
+    """Backends up to 2.5 look for outputs under it, and fail: issue 11173 of kubeflow/pipelines."""
+    for _, component in dags(documents[0]):
+        for name, task in component["dag"]["tasks"].items():
+            assert task["taskInfo"]["name"] == name or name.startswith("condition-")
+
+
+def test_manifests_against_the_crds(shared_data):
+    from jsonschema import Draft202012Validator
+
+    kinds = {}
+    for document in yaml.safe_load_all(compile_manifest("hello_world", "team")):
+        crd = yaml.safe_load(
+            (shared_data / "crds" / f"pipelines.kubeflow.org_{document['kind'].lower()}s.yaml").read_text()
+        )
+        (version,) = [item for item in crd["spec"]["versions"] if item["name"] == "v2beta1"]
+        schema = version["schema"]["openAPIV3Schema"]
+        spec = schema["properties"]["spec"]
+        if not spec.get("x-kubernetes-preserve-unknown-fields"):
+            spec["additionalProperties"] = False
+        Draft202012Validator(schema).validate(document)
+        kinds[document["kind"]] = document["metadata"]
+    assert kinds["Pipeline"]["name"] == "hello-world"
+    assert re.fullmatch(r"hello-world-[0-9a-f]{12}", kinds["PipelineVersion"]["name"])
+    assert {metadata["namespace"] for metadata in kinds.values()} == {"team"}
+
+
+def test_no_such_pipeline():
+    with pytest.raises(UsageError, match="hello_world, dataset"):
+        compile_pipeline("hello")
+
+
+def test_kfp_missing_says_what_to_install(tmp_path):
+    """Another environment than ours: kfp cannot be imported there."""
+    code = (
+        "import sys; sys.modules['kfp'] = None\n"
+        "from shared.cli import main; sys.exit(main(['pipeline', 'compile', 'quality']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1 and "pip install 'rsp[pipeline]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_copy_of_a_component_keeps_the_original():
+    from components.cover.component import cover
+
+    copied = called(cover, "cover-of-the-town")
+    assert (copied.name, cover.name) == ("cover-of-the-town", "cover")
