@@ -1,0 +1,168 @@
+"""Joins what tile edges have cut, in one sweep from north to south.
+
+Only the features that reach the southern edge of the current row of tiles are kept in memory; the others are
+finished and go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Literal, NamedTuple
+
+import numpy as np
+import shapely
+from shapely.geometry import Polygon
+
+from components.vectorize.polygons import Feature, Grid, finish
+from shared.tiles import Tile
+
+Edge = Literal["north", "south", "west", "east"]
+
+
+class Span(NamedTuple):
+    """Where a polygon lies on an edge of its tile, in pixels of the grid, and the polygon's number."""
+
+    low: float
+    high: float
+    number: int
+
+
+@dataclass
+class TilePolygons:
+    """What was found in a tile.
+
+    Attributes:
+        whole: Features that reach no edge shared with another tile: finished.
+        cut: Polygons that reach such an edge, in pixels of the grid.
+        dropped: How many were too small.
+    """
+
+    tile: Tile
+    whole: list[Feature] = field(default_factory=list)
+    cut: list[Polygon] = field(default_factory=list)
+    dropped: int = 0
+
+
+def edges(tile: Tile, size: int) -> dict[Edge, tuple[int, float]]:
+    """Return the edges of a tile: the axis that is constant along each, and its value in pixels of the grid."""
+    return {
+        "north": (1, tile.y * size),
+        "south": (1, (tile.y + 1) * size),
+        "west": (0, tile.x * size),
+        "east": (0, (tile.x + 1) * size),
+    }
+
+
+def reaches(polygon: Polygon, tile: Tile, size: int, shared: Iterable[Edge]) -> bool:
+    """Tell whether a polygon lies on one of the edges of its tile that are shared with another."""
+    west, north, east, south = polygon.bounds
+    at = {"north": north, "south": south, "west": west, "east": east}
+    places = edges(tile, size)
+    return any(at[edge] == places[edge][1] for edge in shared)
+
+
+def spans(polygon: Polygon, axis: int, value: float, number: int) -> list[Span]:
+    """Return where the outline of a polygon runs along a line."""
+    points = shapely.get_coordinates(polygon.exterior)
+    on = points[:, axis] == value
+    along = points[:, 1 - axis]
+    return [
+        Span(min(along[i], along[i + 1]), max(along[i], along[i + 1]), number)
+        for i in np.flatnonzero(on[:-1] & on[1:])
+    ]
+
+
+def contacts(one: list[Span], other: list[Span]) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of polygons whose spans on a common edge overlap (in more than a point)."""
+    one, other = sorted(one), sorted(other)
+    i = j = 0
+    while i < len(one) and j < len(other):
+        if max(one[i].low, other[j].low) < min(one[i].high, other[j].high):
+            yield one[i].number, other[j].number
+        if one[i].high < other[j].high:
+            i += 1
+        else:
+            j += 1
+
+
+class Sweep:
+    """Joins the polygons of tiles that come in row by row, from north to south, each row from west to east."""
+
+    def __init__(self, grid: Grid, tiles: Iterable[Tile], tolerance: float, min_area: float) -> None:
+        self.grid, self.tolerance, self.min_area = grid, tolerance, min_area
+        self.dropped = 0
+        self._tiles: frozenset[tuple[int, int, int]] = frozenset(tiles)
+        self._next = 0
+        self._parent: dict[int, int] = {}
+        self._members: dict[int, list[tuple[Polygon, Tile]]] = {}  # by root
+        self._south: dict[int, list[Span]] = {}  # spans on the southern edge of the last row, by tile.x
+
+    def features(self, found: Iterable[TilePolygons]) -> Iterator[Feature]:
+        """Yield the features, in an order that follows from the tiles alone."""
+        last = None
+        for y, row in groupby(found, key=lambda one: one.tile.y):
+            if last is not None and y != last + 1:
+                self._south = {}
+            last = y
+            yield from self._row(row)
+        # A row that failed as a whole may have been expected below the last one.
+        self._south = {}
+        yield from self._close()
+
+    def _row(self, row: Iterable[TilePolygons]) -> Iterator[Feature]:
+        done: list[Feature] = []
+        south: dict[int, list[Span]] = {}
+        east: tuple[int, list[Span]] = (-2, [])
+        for one in row:
+            self.dropped += one.dropped
+            done += one.whole
+            at: dict[Edge, list[Span]] = {"north": [], "south": [], "west": [], "east": []}
+            for polygon in one.cut:
+                number = self._add(polygon, one.tile)
+                for edge, (axis, value) in edges(one.tile, self.grid.size).items():
+                    at[edge] += spans(polygon, axis, value, number)
+            if east[0] == one.tile.x - 1:
+                self._join(east[1], at["west"])
+            self._join(self._south.get(one.tile.x, []), at["north"])
+            east = (one.tile.x, at["east"])
+            if (one.tile.x, one.tile.y + 1, one.tile.z) in self._tiles:
+                south[one.tile.x] = at["south"]
+        self._south = south
+        done += self._close()
+        yield from sorted(done, key=lambda feature: (feature.start.y, feature.start.x, feature.polygon.bounds))
+
+    def _add(self, polygon: Polygon, tile: Tile) -> int:
+        number = self._next
+        self._next += 1
+        self._parent[number] = number
+        self._members[number] = [(polygon, tile)]
+        return number
+
+    def _root(self, number: int) -> int:
+        while self._parent[number] != number:
+            self._parent[number] = self._parent[self._parent[number]]
+            number = self._parent[number]
+        return number
+
+    def _join(self, one: list[Span], other: list[Span]) -> None:
+        for first, second in contacts(one, other):
+            keep, drop = sorted((self._root(first), self._root(second)))
+            if keep != drop:
+                self._parent[drop] = keep
+                self._members[keep] += self._members.pop(drop)
+
+    def _close(self) -> Iterator[Feature]:
+        """Finish what does not reach the southern edge of the row, and forget it."""
+        held = {self._root(span.number) for row in self._south.values() for span in row}
+        for root in [root for root in self._members if root not in held]:
+            members = self._members.pop(root)
+            found = finish(
+                [polygon for polygon, _ in members],
+                {tile for _, tile in members},
+                self.grid, self.tolerance, self.min_area,
+            )  # fmt: skip
+            self.dropped += not found
+            yield from found
+        self._parent = {number: root for number in self._parent if (root := self._root(number)) in self._members}

@@ -1,0 +1,149 @@
+"""From the pixels of one mask to polygons, and from polygons of pixels to features on the ground.
+
+Polygons are in pixels of the whole grid until they are finished: x = tile.x * size + column, y down. These are
+whole numbers, so that parts of a feature in neighbouring tiles fit together exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rasterio.features
+import shapely
+from shapely.geometry import Polygon, shape
+from shapely.geometry.base import BaseGeometry
+from shapely.geometry.polygon import orient
+
+from shared.features import DECIMALS
+from shared.images import Mask
+from shared.tiles import Tile
+
+Floats = npt.NDArray[np.float64]
+
+# WGS 84.
+SEMI_MAJOR = 6378137.0
+ECCENTRICITY = 0.0818191908426215
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The pixels of all tiles of a zoom."""
+
+    zoom: int
+    size: int
+
+    def to_lonlat(self, pixels: Floats) -> Floats:
+        """Return degrees, by web mercator (so exact at every zoom, not linear inside a tile)."""
+        turns = pixels / (self.size << self.zoom)
+        latitude = np.arctan(np.sinh(np.pi * (1 - 2 * turns[:, 1])))
+        return np.column_stack([turns[:, 0] * 360 - 180, np.degrees(latitude)])
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature on the ground.
+
+    Attributes:
+        polygon: In degrees, rounded as it is written, outline counter-clockwise.
+        area: In square metres of the ellipsoid.
+        start: The tile where it starts: of its tiles the northernmost, of these the westernmost.
+        tiles: How many tiles it lies in.
+    """
+
+    polygon: Polygon
+    area: float
+    start: Tile
+    tiles: int
+
+
+def polygons_of(mask: Mask, value: int, tile: Tile, size: int) -> list[Polygon]:
+    """Return the regions of a value in a mask, connected by edges, in pixels of a grid with tiles of `size`."""
+    found = mask == value
+    if not found.any():
+        return []
+    height, width = mask.shape
+    transform = rasterio.Affine(size / width, 0, tile.x * size, 0, size / height, tile.y * size)
+    regions = rasterio.features.shapes(found.astype(np.uint8), mask=found, connectivity=4, transform=transform)
+    polygons: list[Polygon] = []
+    for geometry, _ in regions:
+        polygons += parts(shape(geometry))
+    return polygons
+
+
+def parts(geometry: BaseGeometry) -> list[Polygon]:
+    """Return the polygons of a geometry, made valid; lines and points that this leaves are dropped."""
+    if not geometry.is_valid:
+        geometry = shapely.make_valid(geometry)
+    if isinstance(geometry, Polygon):
+        return [] if geometry.is_empty else [geometry]
+    return [polygon for part in getattr(geometry, "geoms", ()) for polygon in parts(part)]
+
+
+def finish(
+    pieces: list[Polygon], tiles: set[Tile], grid: Grid, tolerance: float, min_area: float
+) -> list[Feature]:
+    """Join the pieces of a feature, simplify it, and bring it to the ground.
+
+    Args:
+        pieces: Polygons in pixels of the grid that touch along edges.
+        tiles: The tiles in which they lie.
+        grid: The grid.
+        tolerance: How far, in pixels, the outline may move.
+        min_area: What is smaller, in square metres, is dropped.
+
+    Returns:
+        The feature; none where it is too small; more than one only where joining leaves parts that touch in a
+        point.
+    """
+    joined = parts(shapely.union_all(pieces)) if len(pieces) > 1 else pieces
+    start = min(tiles, key=lambda tile: (tile.y, tile.x))
+    features = []
+    for polygon in joined:
+        for placed in _placed(polygon, grid, tolerance):
+            area = ground_area(placed)
+            if area >= min_area:
+                features.append(Feature(placed, area, start, len(tiles)))
+    return features
+
+
+def _placed(polygon: Polygon, grid: Grid, tolerance: float) -> list[Polygon]:
+    """Simplify a polygon and bring it to degrees; what would become invalid is simplified less."""
+    turned = _from_a_corner(polygon)
+    for allowed in (tolerance, tolerance / 2, 0.0):
+        simple: Any = shapely.simplify(turned, allowed, preserve_topology=True)
+        placed = shapely.transform(simple, lambda pixels: np.round(grid.to_lonlat(pixels), DECIMALS))
+        if placed.is_valid and not placed.is_empty:
+            return [orient(placed)]
+    return [orient(part) for part in parts(placed)]
+
+
+def _from_a_corner(polygon: Polygon) -> Polygon:
+    """Return the same polygon whose rings start at the vertex farthest from their middle.
+
+    Simplification keeps the first vertex of a ring: it had better be a corner than somewhere on an edge.
+    """
+
+    def turn(ring: Any) -> Floats:
+        points: Floats = shapely.get_coordinates(ring)[:-1]
+        first = int(np.argmax(((points - points.mean(axis=0)) ** 2).sum(axis=1)))
+        return np.roll(points, -first, axis=0)
+
+    return Polygon(turn(polygon.exterior), [turn(ring) for ring in polygon.interiors])
+
+
+def ground_area(polygon: BaseGeometry) -> float:
+    """Return the area of a polygon in degrees, in square metres of the WGS 84 ellipsoid.
+
+    The plane area in the cylindrical equal-area projection of the ellipsoid (Snyder, Map Projections: A Working
+    Manual, 1987, equations 3-12 and 10-13 to 10-16 with the equator as standard parallel).
+    """
+
+    def project(degrees: Floats) -> Floats:
+        e, sine = ECCENTRICITY, np.sin(np.radians(degrees[:, 1]))
+        q = (1 - e**2) * (sine / (1 - (e * sine) ** 2) - np.log((1 - e * sine) / (1 + e * sine)) / (2 * e))
+        return np.column_stack([SEMI_MAJOR * np.radians(degrees[:, 0]), SEMI_MAJOR * q / 2])
+
+    return float(shapely.area(shapely.transform(polygon, project)))

@@ -1,0 +1,140 @@
+"""Extract features, as simplified GeoJSON polygons, from masks.
+
+rsp vectorize --type building masks buildings.json
+rsp vectorize --type building --min_area 10 --simplify 1.5 masks.pmtiles buildings.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.arguments import add_config, add_out, add_workers, bounded, require
+from shared.errors import UsageError
+from shared.report import Result, note_failures
+from shared.tiles import Tile
+
+if TYPE_CHECKING:
+    from components.vectorize.merge import TilePolygons
+
+
+@dataclass(kw_only=True)
+class VectorizeResult(Result):
+    """What `vectorize` did.
+
+    Attributes:
+        tiles: How many masks were read.
+        features: How many features were written.
+        merged: How many of them lie in more than one tile.
+        dropped: How many were smaller than the least area.
+        area_m2: Area of all features.
+    """
+
+    tiles: int
+    features: int
+    merged: int
+    dropped: int
+    area_m2: float
+
+
+def vectorize(
+    masks: Path,
+    out: Path,
+    *,
+    kind: str,
+    config: Path | None = None,
+    min_area: float = 1.0,
+    simplify: float = 1.0,
+    merge: bool = True,
+    workers: int | None = None,
+) -> VectorizeResult:
+    """Write the regions of one class as GeoJSON, in degrees.
+
+    A feature that tile edges cut is one feature. Its properties are `class`, the tile `x`, `y`, `z` where it
+    starts (of its tiles the northernmost, of these the westernmost), `tiles`, how many it lies in, and `area_m2`,
+    on the ellipsoid.
+
+    Args:
+        masks: Tile set of masks, of one zoom.
+        out: Where the GeoJSON goes.
+        kind: Title of the class, as in the configuration.
+        config: Configuration, read for its classes.
+        min_area: Leave out what is smaller, in square metres.
+        simplify: How far outlines may move, in pixels; 0 keeps every stair-step.
+        merge: Join what tile edges cut. Without it memory does not grow with the size of features (a whole
+            road network can be one).
+        workers: Number of processes; None for one a processor.
+
+    Raises:
+        ConfigError: no class of that title.
+        TileSetError: no mask can be read.
+    """
+    from components.vectorize.merge import Sweep, TilePolygons
+    from components.vectorize.work import Job, grid_of, trace_masks
+    from shared.config import load_config
+    from shared.features import feature_writer
+    from shared.progress import progress
+    from shared.tileset import open_reader
+
+    if min_area < 0 or simplify < 0:
+        raise UsageError("--min_area and --simplify must be 0 or more")
+    value = load_config(config).class_index(kind)
+    with open_reader(masks) as reader:
+        grid = grid_of(reader)
+        tiles = sorted(reader.tiles(), key=lambda tile: (tile.y, tile.x))
+    failed: dict[Tile, str] = {}
+
+    def found() -> Iterator[TilePolygons]:
+        job = Job(Path(masks), grid, value, simplify, min_area, merge)
+        for one in progress(trace_masks(job, tiles, workers), "vectorize", len(tiles)):
+            if isinstance(one, TilePolygons):
+                yield one
+            else:
+                failed[one[0]] = one[1]
+
+    sweep = Sweep(grid, tiles, simplify, min_area)
+    merged, total = 0, 0.0
+    with feature_writer(out) as writer:
+        for feature in sweep.features(found()):
+            start = feature.start
+            writer.write(feature.polygon, {
+                "class": kind, "x": start.x, "y": start.y, "z": start.z, "tiles": feature.tiles,
+                "area_m2": round(feature.area, 2),
+            })  # fmt: skip
+            merged += feature.tiles > 1
+            total += feature.area
+    note_failures(out, failed)
+    return VectorizeResult(
+        tiles=len(tiles) - len(failed), features=writer.count, merged=merged, dropped=sweep.dropped,
+        area_m2=round(total, 2), failed=failed,
+    )  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rsp vectorize`."""
+    parser.add_argument("masks", type=Path, help="tile set of masks")
+    add_out(parser, "where the GeoJSON goes")
+    parser.add_argument(
+        "--type", dest="kind", required=True, metavar="TITLE", help="title of the class, as in the configuration"
+    )
+    add_config(parser)
+    parser.add_argument(
+        "--min_area", type=bounded(float, 0, 1e12), default=1.0, metavar="M2",
+        help="leave out what is smaller, in square metres (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--simplify", type=bounded(float, 0, 1e6), default=1.0, metavar="PIXELS",
+        help="how far outlines may move, in pixels; 0 keeps every stair-step (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no_merge", dest="merge", action="store_false", help="do not join features that tile edges cut"
+    )
+    add_workers(parser)
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Check that there is an output."""
+    require(args, "out")

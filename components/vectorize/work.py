@@ -1,0 +1,108 @@
+"""What `vectorize` does with each mask, in as many processes as there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.vectorize.merge import Edge, TilePolygons, reaches
+from components.vectorize.polygons import Grid, finish, polygons_of
+from shared.errors import RspError, TileSetError
+from shared.images import decode_mask
+from shared.parallel import cpu_count, parallel_map
+from shared.tiles import Tile
+from shared.tileset import TileReader, open_reader
+
+# A process takes about as long to start as some tens of masks to trace.
+TILES_A_PROCESS = 32
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be done with each mask."""
+
+    masks: Path
+    grid: Grid
+    value: int
+    tolerance: float
+    min_area: float
+    merge: bool
+
+
+class Tracer:
+    """Holds a tile set of masks open and traces them."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.reader = open_reader(job.masks)
+
+    def trace(self, tile: Tile) -> TilePolygons | tuple[Tile, str]:
+        """Return what a mask holds, or why it cannot be read."""
+        job, size = self.job, self.job.grid.size
+        try:
+            polygons = polygons_of(decode_mask(self.reader.read(tile)), job.value, tile, size)
+        except RspError as error:
+            return tile, str(error)
+        shared = self._shared(tile) if job.merge else []
+        found = TilePolygons(tile)
+        for polygon in polygons:
+            if reaches(polygon, tile, size, shared):
+                found.cut.append(polygon)
+                continue
+            features = finish([polygon], {tile}, job.grid, job.tolerance, job.min_area)
+            found.dropped += not features
+            found.whole += features
+        return found
+
+    def _shared(self, tile: Tile) -> list[Edge]:
+        """Return the edges on which another tile of the set lies."""
+        x, y, z = tile
+        # Plain tuples: beyond the edge of the world there is no Tile. Features end at the antimeridian.
+        around: dict[Edge, tuple[int, int, int]] = {
+            "north": (x, y - 1, z), "south": (x, y + 1, z), "west": (x - 1, y, z), "east": (x + 1, y, z)
+        }  # fmt: skip
+        return [edge for edge, other in around.items() if other in self.reader]
+
+
+def grid_of(reader: TileReader) -> Grid:
+    """Return the grid of a tile set: its zoom, and the size of its first mask that can be read.
+
+    Raises:
+        CoverError: more than one zoom.
+        TileSetError: no mask can be read.
+    """
+    zoom = reader.zoom()
+    reason = ""
+    for tile in reader.tiles():
+        try:
+            return Grid(zoom, decode_mask(reader.read(tile)).shape[1])
+        except RspError as error:
+            reason = reason or f"{tile.z}/{tile.x}/{tile.y}: {error}"
+    raise TileSetError(f"none of the {len(reader)} masks of {reader.path} can be read; {reason}")
+
+
+_tracer: Tracer | None = None
+
+
+def _start(job: Job) -> None:
+    global _tracer
+    _tracer = Tracer(job)
+
+
+def _one(tile: Tile) -> TilePolygons | tuple[Tile, str]:
+    assert _tracer is not None
+    return _tracer.trace(tile)
+
+
+def trace_masks(job: Job, tiles: Sequence[Tile], workers: int | None) -> Iterator[TilePolygons | tuple[Tile, str]]:
+    """Yield what each mask holds, in the order of the tiles, whatever the number of processes."""
+    workers = min(workers or cpu_count(), -(-len(tiles) // TILES_A_PROCESS))
+    if workers > 1:
+        yield from parallel_map(_one, tiles, workers, initializer=_start, initargs=(job,))
+        return
+    tracer = Tracer(job)
+    try:
+        yield from map(tracer.trace, tiles)
+    finally:
+        tracer.reader.close()
