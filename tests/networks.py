@@ -43,7 +43,7 @@ def make_card(
 
 
 def make_network(card: ModelCard, seed: int = 0, steps: int = 12) -> nn.Module:
-    """Teach a network to find where the blurred first band is bright: some hundred weights move, masks get shapes."""
+    """Teach a network for a moment to find where the blurred first band is bright."""
     torch.manual_seed(seed)
     config = ModelConfig(nn=card.nn, encoder=card.encoder, pretrained=False, num_filters=card.num_filters)
     model = build_model(config, card.in_channels, card.num_classes)

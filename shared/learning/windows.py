@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 
 from shared.config import Channel
-from shared.errors import ModelError, TileError
+from shared.errors import ModelError, TileError, TileSetError
 from shared.images import Array, decode
 from shared.learning.normalise import pick_bands, stack_bands
 from shared.tiles import Tile, neighbours
-from shared.tileset import TileReader
+from shared.tileset import TileReader, find_tileset, is_archive, open_reader
 
 # Tiles side by side that are worked through row by row (`in_strips`): the border columns of a strip are decoded
 # twice, and three rows of it must be kept.
@@ -22,6 +24,36 @@ STRIP = 16
 # Four rows of a strip, with its neighbours: the fourth is for the workers that are ahead.
 KEPT_TILES = 4 * (STRIP + 2)
 KEPT_BYTES = 512 << 20
+
+
+@contextmanager
+def open_channels(path: Path, channels: Sequence[Channel]) -> Iterator[dict[str, TileReader]]:
+    """Open the tile set of each channel of a model, by name.
+
+    Args:
+        path: A folder that holds a tile set for each channel (`images`, or `images.pmtiles`); or a tile set, for a
+            model of one channel.
+        channels: The channels.
+
+    Raises:
+        TileSetError: no tile set, or not one for each channel.
+    """
+    names = sorted({channel.name for channel in channels})
+    sources: dict[str, Path] = {}
+    try:
+        sources = {name: find_tileset(path, name) for name in names}
+    except TileSetError:
+        if len(names) == 1:
+            sources = {names[0]: path}
+        elif is_archive(path) or not path.is_dir():
+            raise TileSetError(
+                f"the model has the channels {', '.join(names)}: {path} must be a folder that holds a tile "
+                "set for each, under these names"
+            ) from None
+        else:
+            raise
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(open_reader(source)) for name, source in sources.items()}
 
 
 class TileImages:

@@ -1,0 +1,198 @@
+"""Export a checkpoint to ONNX, TorchScript or torch.export, checked against the checkpoint.
+
+rsp export --checkpoint checkpoint.safetensors --type onnx model.onnx
+rsp export --checkpoint checkpoint.safetensors --type pt2 --tiles validation/images model.pt2
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from shared.arguments import add_config, add_out, require
+from shared.report import Result
+
+if TYPE_CHECKING:
+    from shared.images import Array
+    from shared.learning.inference import Predictor
+
+Kind = Literal["onnx", "jit", "pt2"]
+
+# Pixels on which an export is compared with its checkpoint, at least.
+SAMPLE_PIXELS = 400_000
+# Windows of a tile set on which it is compared in addition.
+SAMPLE_TILES = 16
+# The largest difference of a logit, relative to the largest logit. Float32 has seven digits; sums of thousands of
+# terms in another order keep more than four of them. Wrong weights change the first.
+LOGIT_TOLERANCE = 1e-4
+# Pixels of a mask that may differ, of a million. TorchScript and torch.export run the operators of the checkpoint:
+# none. ONNX Runtime has its own, which round otherwise in the seventh digit: where two classes are as likely as
+# that, either may win (about one pixel in a million, measured; ten are let pass).
+PIXEL_TOLERANCE = {"jit": 0, "pt2": 0, "onnx": 10}
+
+
+@dataclass(kw_only=True)
+class ExportResult(Result):
+    """What `export` did.
+
+    Attributes:
+        kind: The form of the exported model.
+        window: Side in pixels of the windows that it takes.
+        bytes: Size of its file.
+        windows: On how many windows it was compared with the checkpoint.
+        pixels: How many pixels these have.
+        differing: In how many of them the two masks differ.
+        max_difference: The largest difference of a logit.
+        uuid: Of the checkpoint whose weights it holds.
+    """
+
+    kind: str
+    window: int
+    bytes: int
+    windows: int
+    pixels: int
+    differing: int
+    max_difference: float
+    uuid: str
+
+
+def export(
+    checkpoint: Path,
+    out: Path,
+    *,
+    kind: Kind = "jit",
+    config: Path | None = None,
+    tiles: Path | None = None,
+    seed: int = 0,
+) -> ExportResult:
+    """Write a model that needs none of our code to run, and its card as `<out>.json` beside it.
+
+    It takes windows of one size, (N, bands, side, side) float32, normalised, N from 1 to 64, and answers logits
+    (N, classes, side, side). The card, inside the file too, says how to normalise and what the classes are. The
+    file appears only after it was loaded and gave the masks of the checkpoint.
+
+    Args:
+        checkpoint: A checkpoint of `rsp train`.
+        out: The file to write.
+        kind: Its form.
+        config: Not needed, as the checkpoint says all; where given, it must be a valid configuration.
+        tiles: A tile set (for several channels a folder with one for each), of which some tiles are compared too.
+        seed: Seed of the random images that are compared.
+
+    Raises:
+        ModelError: no checkpoint, a network that cannot be exported in this form, or an export that does not
+            answer as the checkpoint does.
+    """
+    import dataclasses
+    from importlib.metadata import version
+
+    from shared.atomic import atomic_path, atomic_text
+    from shared.config import load_config
+    from shared.learning.checkpoint import load_checkpoint
+    from shared.learning.formats import window_side, write_model
+    from shared.learning.inference import Predictor, load_predictor
+
+    if config is not None:
+        load_config(config)
+    model, card = load_checkpoint(checkpoint)
+    # The versions that count from now on are those that wrote the file.
+    libraries = {"torch": "torch", "rsp": "rsp"} | ({"onnx": "onnx"} if kind == "onnx" else {})
+    card = dataclasses.replace(card, versions={**card.versions, **{key: version(key) for key in libraries}})
+    with atomic_path(out) as temporary:
+        write_model(temporary, kind, model, card)
+        exported = load_predictor(temporary, device="cpu")
+        original = Predictor(model, card)
+        images = _samples(original, tiles, seed)
+        pixels, differing, difference = compare_models(original, exported, images)
+        size = temporary.stat().st_size
+    with atomic_text(out.with_name(f"{out.name}.json")) as file:
+        file.write(card.to_json() + "\n")
+    return ExportResult(
+        kind=kind,
+        window=window_side(card),
+        bytes=size,
+        windows=len(images),
+        pixels=pixels,
+        differing=differing,
+        max_difference=difference,
+        uuid=card.uuid,
+    )
+
+
+def compare_models(original: Predictor, exported: Predictor, images: list[Array]) -> tuple[int, int, float]:
+    """Compare an export with its checkpoint on windows.
+
+    Returns:
+        How many pixels were compared, in how many the masks differ, and the largest difference of a logit.
+
+    Raises:
+        ModelError: they differ by more than the form may.
+    """
+    import numpy as np
+
+    pixels = differing = 0
+    largest = difference = 0.0
+    for image in images:
+        (ours,), (theirs,) = original.logits([image]), exported.logits([image])
+        pixels += ours[0].size
+        differing += int((ours.argmax(axis=0) != theirs.argmax(axis=0)).sum())
+        largest = max(largest, float(np.abs(ours).max()))
+        # A NaN on one side only is a difference without end.
+        gap = np.where(np.isnan(ours) & np.isnan(theirs), 0, np.nan_to_num(np.abs(ours - theirs), nan=np.inf))
+        difference = max(difference, float(gap.max()))
+    allowed = PIXEL_TOLERANCE[exported.kind] * pixels // 1_000_000
+    if difference > LOGIT_TOLERANCE * max(largest, 1e-3) or differing > allowed:
+        from shared.errors import ModelError
+
+        raise ModelError(
+            f"the exported {exported.kind} model does not answer as its checkpoint: logits differ by up to "
+            f"{difference:.3g} (of {largest:.3g}), masks in {differing} of {pixels} pixels ({allowed} may); "
+            "nothing was written"
+        )
+    return pixels, differing, difference
+
+
+def _samples(original: Predictor, tiles: Path | None, seed: int) -> list[Array]:
+    """Return windows to compare on: random images that have areas, edges and noise, and windows of real tiles."""
+    import numpy as np
+
+    from shared.learning.inference import TileImages, read_window
+    from shared.learning.windows import open_channels
+
+    card, side = original.card, original.window
+    rng = np.random.default_rng(seed)
+    images: list[Array] = []
+    for _ in range(max(2, -(-SAMPLE_PIXELS // side**2))):
+        areas = rng.integers(0, 256, (-(-side // 16), -(-side // 16), card.in_channels))
+        image = np.kron(areas, np.ones((16, 16, 1), np.int64))[:side, :side] + rng.normal(0, 20, (side, side, 1))
+        images.append(np.clip(image, 0, 255).astype(np.uint8))
+    if tiles is not None:
+        with open_channels(tiles, card.channels) as readers:
+            source = TileImages(readers, card.channels)
+            every = sorted(set.intersection(*(set(reader.tiles()) for reader in readers.values())))
+            chosen = every[:: max(1, len(every) // SAMPLE_TILES)][:SAMPLE_TILES]
+            images += [read_window(source, tile, card.overlap) for tile in chosen]
+    return images
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rsp export`."""
+    add_out(parser, "the model to write")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="checkpoint to export (needed)")
+    parser.add_argument(
+        "--type", dest="kind", choices=("onnx", "jit", "pt2"), default="jit",
+        help="ONNX, TorchScript or torch.export (default: jit)",
+    )  # fmt: skip
+    add_config(parser)
+    parser.add_argument(
+        "--tiles", type=Path, default=None, metavar="TILES",
+        help="compare the export with the checkpoint on some of these tiles, too",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="seed of the images that are compared (default: 0)")
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Bring `out` and `--out` to one form."""
+    require(args, "checkpoint", "out")

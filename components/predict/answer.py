@@ -1,0 +1,199 @@
+"""How tiles are answered: by a model in this process or by an endpoint; many at once, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, Self
+
+import numpy as np
+
+from shared.errors import TileError, UsageError
+from shared.images import Array, decode_mask, encode, encode_mask
+from shared.learning.card import ModelCard
+from shared.learning.inference import GPU_BATCH, load_predictor
+from shared.learning.windows import TileImages, in_strips, read_window
+from shared.parallel import parallel_map
+from shared.progress import progress
+from shared.tiles import Tile
+from shared.tileset import TileReader, TileWriter
+
+# A tile, and its mask as PNG or why there is none.
+Answer = tuple[Tile, bytes | TileError]
+ReadWindow = Callable[[Tile], Array]
+
+
+class Answerer(Protocol):
+    """What `run` needs of a model, wherever it is."""
+
+    card: ModelCard
+    raw: bool  # whether it picks the bands of a single channel itself
+
+    def answers(self, tiles: Iterable[Tile], read: ReadWindow, overlap: int) -> Iterator[Answer]:
+        """Yield the answer for each tile, in order."""
+        ...
+
+
+class Local:
+    """A checkpoint or an exported model in this process.
+
+    Args:
+        path: The model.
+        device: Where to run it; see `load_predictor`.
+        batch_size: Windows that a GPU takes at once; None for the default.
+        workers: Threads. On a CPU each takes a tile from reading to encoding; for a GPU they only read.
+    """
+
+    raw = False
+
+    def __init__(self, path: Path, *, device: str | None, batch_size: int | None, workers: int) -> None:
+        self.predictor = load_predictor(path, device=device, batch_size=batch_size or GPU_BATCH)
+        self.card = self.predictor.card
+        self.workers = workers
+
+    def check_overlap(self, overlap: int) -> None:
+        """Raise where windows with this overlap do not fit the model, rather than failing on every tile."""
+        side = self.card.tile_size + 2 * overlap
+        if overlap > self.card.overlap and not self.predictor.fits(side, side):
+            raise UsageError(
+                f"--tile_overlap is {overlap}, this model was exported for up to {self.card.overlap}; use the "
+                "checkpoint"
+            )
+
+    def answers(self, tiles: Iterable[Tile], read: ReadWindow, overlap: int) -> Iterator[Answer]:
+        if self.predictor.device.type == "cpu":
+            return parallel_map(
+                lambda tile: (tile, self._answer(tile, read, overlap)), tiles, self.workers, threads=True
+            )
+        return self._batched(tiles, read, overlap)
+
+    def _answer(self, tile: Tile, read: ReadWindow, overlap: int) -> bytes | TileError:
+        window = self._window(tile, read)
+        if isinstance(window, TileError):
+            return window
+        return encode_mask(self.predictor.masks([window], overlap)[0], self.card.colors)
+
+    def _window(self, tile: Tile, read: ReadWindow) -> Array | TileError:
+        try:
+            window = read(tile)
+        except TileError as error:
+            return error
+        height, width = window.shape[:2]
+        if not self.predictor.fits(height, width):
+            return TileError(
+                f"with its borders it has {width}x{height} pixels, the exported model takes "
+                f"{self.predictor.window}x{self.predictor.window} at most (tiles of {self.card.tile_size}); the "
+                "checkpoint takes tiles of any size"
+            )
+        return window
+
+    def _batched(self, tiles: Iterable[Tile], read: ReadWindow, overlap: int) -> Iterator[Answer]:
+        """Keep a GPU busy: threads read ahead while it works on a batch."""
+        batch: list[tuple[Tile, Array | TileError]] = []
+
+        def flush() -> Iterator[Answer]:
+            windows = [window for _, window in batch if not isinstance(window, TileError)]
+            masks = iter(self.predictor.masks(windows, overlap))
+            for tile, window in batch:
+                yield tile, window if isinstance(window, TileError) else encode_mask(next(masks), self.card.colors)
+            batch.clear()
+
+        for item in parallel_map(lambda tile: (tile, self._window(tile, read)), tiles, self.workers, threads=True):
+            batch.append(item)
+            if len(batch) == self.predictor.batch_size:
+                yield from flush()
+        yield from flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Remote:
+    """A model behind TorchServe.
+
+    Args:
+        endpoint: URL, as `serving.client.TileClient` takes it.
+        workers: Requests under way at once.
+    """
+
+    raw = True
+
+    def __init__(self, endpoint: str, workers: int) -> None:
+        from serving.client import TileClient
+
+        self.client = TileClient(endpoint)
+        self.card = self.client.card()
+        self.workers = workers
+
+    def check_overlap(self, overlap: int) -> None:
+        """Raise where the model does not take borders of this width, rather than failing on every tile."""
+        if overlap > self.card.overlap:
+            raise UsageError(f"--tile_overlap is {overlap}, the served model takes up to {self.card.overlap}")
+
+    def answers(self, tiles: Iterable[Tile], read: ReadWindow, overlap: int) -> Iterator[Answer]:
+        return parallel_map(
+            lambda tile: (tile, self._answer(tile, read, overlap)), tiles, self.workers, threads=True
+        )
+
+    def _answer(self, tile: Tile, read: ReadWindow, overlap: int) -> bytes | TileError:
+        try:
+            window = read(tile)
+            height, width = (side - 2 * overlap for side in window.shape[:2])
+            if (height, width) != (self.card.tile_size, self.card.tile_size):
+                return TileError(
+                    f"it has {width}x{height} pixels, the served model takes tiles of {self.card.tile_size}; "
+                    "a checkpoint takes any size"
+                )
+            data = self.client.predict(encode_window(window), overlap=overlap)
+            mask = decode_mask(data)
+        except TileError as error:
+            return error
+        if mask.shape != (height, width) or mask.max() >= len(self.card.classes):
+            return TileError("the endpoint's answer is no mask of this tile")
+        return data
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.close()
+
+
+def encode_window(window: Array) -> bytes:
+    """Encode a window without loss: PNG where it can hold the bands and their type, else TIFF."""
+    bands, kind = window.shape[2], window.dtype
+    png = (kind == np.uint8 and bands in (1, 3)) or (kind == np.uint16 and bands == 1)
+    return encode(window, "png" if png else "tif")
+
+
+def run(
+    answerer: Answerer,
+    readers: Mapping[str, TileReader],
+    tiles: Sequence[Tile],
+    writer: TileWriter,
+    overlap: int,
+) -> tuple[list[Tile], dict[Tile, str]]:
+    """Predict tiles and write their masks.
+
+    Returns:
+        The tiles that the output has now, and those that failed, with the reason.
+
+    Raises:
+        TileError: all failed, so that something else than a tile is wrong.
+    """
+    images = TileImages(readers, answerer.card.channels, raw=answerer.raw)
+    todo = [tile for tile in in_strips(tiles) if tile not in writer.done]
+    failed: dict[Tile, str] = {}
+    answers = answerer.answers(todo, lambda tile: read_window(images, tile, overlap), overlap)
+    for tile, answer in progress(answers, "predict", total=len(todo)):
+        if isinstance(answer, TileError):
+            failed[tile] = str(answer)
+        else:
+            writer.write(tile, answer)
+    if todo and len(failed) == len(todo) and not writer.done:
+        tile, reason = min(failed.items())
+        raise TileError(f"none of {len(todo)} tiles could be predicted; {tile.z}/{tile.x}/{tile.y}: {reason}")
+    return sorted(writer.done.union(todo) - failed.keys()), failed

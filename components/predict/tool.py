@@ -1,0 +1,192 @@
+"""Predict masks of tiles with a checkpoint, an exported model, or a TorchServe endpoint.
+
+rsp predict --checkpoint checkpoint.safetensors images masks
+rsp predict --checkpoint model.onnx --cover validation/cover images.pmtiles masks.pmtiles
+rsp predict --endpoint http://127.0.0.1:8080 images masks
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.arguments import add_config, add_out, add_web_ui, add_workers, require
+from shared.report import Result
+
+if TYPE_CHECKING:
+    from shared.learning.card import ModelCard
+
+
+@dataclass(kw_only=True)
+class PredictResult(Result):
+    """What `predict` did.
+
+    Attributes:
+        tiles: How many tiles were predicted.
+        kept: How many were there already (`--resume`).
+        overlap: Pixels of the neighbouring tiles that each was predicted with.
+        model: UUID of the model.
+    """
+
+    tiles: int
+    kept: int
+    overlap: int
+    model: str
+
+
+def predict(
+    tiles: Path,
+    out: Path,
+    *,
+    checkpoint: Path | None = None,
+    endpoint: str | None = None,
+    config: Path | None = None,
+    model: str | None = None,
+    tile_size: int | None = None,
+    tile_overlap: int | None = None,
+    cover: Path | None = None,
+    resume: bool = False,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    web_ui_base_url: str = "./",
+    web_ui_template: Path | None = None,
+    web_ui: bool = True,
+) -> PredictResult:
+    """Write a mask for each tile: paletted PNG, pixel = class index, in the colours of the classes.
+
+    Each tile is seen with a border cut from its neighbours, mirrored where there is none, so that masks have no
+    seams. The masks are the same from the checkpoint, from its exports and from the endpoint that serves them,
+    and for any number of workers.
+
+    Args:
+        tiles: The tile set of images; for a model of several channels a folder that holds one for each, by name.
+        out: The tile set of masks to write.
+        checkpoint: A checkpoint, or a model exported to ONNX, TorchScript or torch.export.
+        endpoint: Ask the model that TorchServe has at this URL instead, tile by tile.
+        config: Not needed, as the model says all; where given, its channels and classes must be the model's.
+        model: Name of the network; where given, it must be the model's.
+        tile_size: Side of the tiles in pixels; where given, it must be the model's. Checkpoints take tiles of any
+            size.
+        tile_overlap: Pixels of the neighbours on each side; the model's where None, none where 0.
+        cover: Predict only the tiles of this cover (neighbours are still looked at).
+        resume: Keep the masks that are there.
+        batch_size: Tiles that a GPU works on at once. A CPU takes each by itself.
+        workers: Tiles worked on at once on a CPU; readers for a GPU; requests under way for an endpoint.
+        device: As `cpu`, `cuda`, `cuda:1`; a GPU if there is one where None.
+        web_ui_base_url: Where the web map finds the masks.
+        web_ui_template: HTML template of the map.
+        web_ui: Write the web map.
+
+    Raises:
+        UsageError: neither checkpoint nor endpoint, or arguments that are not the model's.
+        ModelError: no model, a damaged one, or one that does not answer as its card says.
+        ServingError: the endpoint does not answer.
+        TileSetError: no tile set.
+        TileError: not one tile could be predicted.
+    """
+    from components.predict.answer import Local, Remote, run
+    from shared.errors import UsageError
+    from shared.learning.windows import open_channels
+    from shared.parallel import cpu_count
+    from shared.report import note_failures
+    from shared.tiles import read_cover
+    from shared.tileset import open_writer
+    from shared.webmap import write_webmap
+
+    if (checkpoint is None) == (endpoint is None):
+        raise UsageError("one of --checkpoint and --endpoint is needed, and not both")
+    for name, value, low in (
+        ("workers", workers, 0), ("batch_size", batch_size, 1), ("tile_overlap", tile_overlap, 0)
+    ):  # fmt: skip
+        if value is not None and value < low:
+            raise UsageError(f"--{name} must be at least {low}, got {value}")
+    # Refuse a cover that cannot be read before a network is loaded.
+    wanted = None if cover is None else read_cover(cover)
+    count = cpu_count() if workers is None else workers
+    answerer: Local | Remote
+    if endpoint is not None:
+        answerer = Remote(endpoint, count)
+    else:
+        assert checkpoint is not None
+        answerer = Local(checkpoint, device=device, batch_size=batch_size, workers=count)
+    card = answerer.card
+    _check(card, config, model, tile_size)
+    overlap = card.overlap if tile_overlap is None else tile_overlap
+    answerer.check_overlap(overlap)
+    with (
+        answerer,
+        open_channels(tiles, card.channels) as readers,
+        open_writer(out, "png", resume=resume) as writer,
+    ):
+        writer.metadata.update(model=card.uuid, classes=[entry.title for entry in card.classes])
+        if wanted is None:
+            wanted = sorted(set().union(*(reader.tiles() for reader in readers.values())))
+        done, failed = run(answerer, readers, wanted, writer, overlap)
+    note_failures(out, failed)
+    if web_ui:
+        write_webmap(out, done, "png", base_url=web_ui_base_url, template=web_ui_template)
+    kept = len(writer.done.intersection(wanted))
+    return PredictResult(
+        tiles=len(done) - len(writer.done), kept=kept, overlap=overlap, model=card.uuid, failed=failed
+    )
+
+
+def _check(card: ModelCard, config: Path | None, model: str | None, tile_size: int | None) -> None:
+    """Raise where arguments that described the network, and need not any more, contradict the model's card."""
+    from shared.config import load_config
+    from shared.errors import UsageError
+
+    if model is not None and model != card.nn:
+        raise UsageError(f"--model is {model}, the model is a {card.nn}")
+    if tile_size is not None and tile_size != card.tile_size:
+        raise UsageError(
+            f"--tile_size is {tile_size}, the model is for tiles of {card.tile_size}; leave it out: a checkpoint "
+            "takes tiles of any size"
+        )
+    if config is None:
+        return
+    given = load_config(config)
+    for what, ours, theirs in (
+        ("classes", [entry.title for entry in given.classes], [entry.title for entry in card.classes]),
+        ("channels", [(c.name, c.bands) for c in given.channels], [(c.name, c.bands) for c in card.channels]),
+    ):
+        if ours != theirs:
+            raise UsageError(f"{config} has the {what} {ours}, the model {theirs}; leave --config out")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rsp predict`."""
+    parser.add_argument("tiles", type=Path, help="tile set of images, or a folder that holds one for each channel")
+    add_out(parser, "tile set of masks to write (a directory, or a .pmtiles file)")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="checkpoint, or exported model (ONNX, TorchScript, pt2)"
+    )
+    parser.add_argument(
+        "--endpoint", metavar="URL", help="ask the model that TorchServe has there, instead of --checkpoint"
+    )
+    add_config(parser)
+    parser.add_argument("--model", help="name of the network; checked against the model")
+    parser.add_argument(
+        "--tile_size", "--ts", type=int, metavar="PIXELS", help="side of the tiles; checked against the model"
+    )
+    parser.add_argument(
+        "--tile_overlap", type=int, metavar="PIXELS",
+        help="pixels of the neighbouring tiles that are seen on each side (default: the model's, 64 unless "
+        "configured)",
+    )  # fmt: skip
+    parser.add_argument("--cover", type=Path, metavar="FILE", help="predict only the tiles of this cover")
+    parser.add_argument("--resume", action="store_true", help="keep the masks that are there")
+    parser.add_argument(
+        "--batch_size", "--bs", type=int, metavar="N", help="tiles that a GPU takes at once (default: 8)"
+    )
+    add_workers(parser, what="tiles worked on at once")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    add_web_ui(parser)
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Bring `out` and `--out` to one form."""
+    require(args, "out")
