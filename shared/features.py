@@ -97,10 +97,9 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
             if file.read(len(_BOM)) != _BOM:
                 file.seek(0)
             yield file
-    except ijson.IncompleteJSONError as error:
-        raise FeatureError(f"{path} is no JSON, or is cut off: {error}") from error
     except ijson.JSONError as error:
-        raise FeatureError(f"{path} is no valid JSON: {error}") from error
+        reason = " ".join(str(error).split())
+        raise FeatureError(f"{path} is no valid JSON, or is cut off: {reason}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise FeatureError(f"cannot read {path}: {error}") from error
 

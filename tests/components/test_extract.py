@@ -32,7 +32,7 @@ class Scene:
         return len(self.nodes)
 
     def way(self, points, missing=(), **tags):
-        """A way through points, equal points being one node; at the positions `missing` its nodes are not there."""
+        """A way through points, equal ones being one node; at the positions `missing` the node is not there."""
         numbers = {}
         for point in points:
             if point not in numbers:
