@@ -41,7 +41,10 @@ def save_checkpoint(path: Path, model: nn.Module, card: ModelCard) -> None:
         metadata["plan"] = json.dumps(plan, sort_keys=True)
     try:
         with atomic_path(path) as temporary:
+            temporary.touch()
+            mode = temporary.stat().st_mode
             save_file(_tensors(model), temporary, metadata)
+            temporary.chmod(mode)  # safetensors makes files that only their owner can read
     except SafetensorError as error:
         raise StorageError(f"cannot write {path}: {error}") from error
     with atomic_text(path.with_name(f"{path.name}.json")) as file:

@@ -45,7 +45,10 @@ BUILTIN: dict[str, Metric] = {
 
 def load_metrics(names: Sequence[str]) -> dict[str, Metric]:
     """Return the metrics of these names."""
-    return {name: plugins.load(name, "rsp.metrics", BUILTIN) for name in names}
+    return {
+        name.lower() if name.lower() in BUILTIN else name: plugins.load(name, "rsp.metrics", BUILTIN)
+        for name in names
+    }
 
 
 def measure(chosen: dict[str, Metric], matrix: Counts) -> dict[str, float]:

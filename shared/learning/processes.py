@@ -56,6 +56,8 @@ def choose(device: str | None, gpus: int | None) -> tuple[str, int]:
         if device is not None and device != "cpu":
             raise UsageError(f"--device {device} and --gpus 0 contradict each other")
         return "cpu", 1
+    if started_by_torchrun():
+        return ("cuda" if torch.cuda.is_available() else "cpu"), 1
     visible = torch.cuda.device_count()
     if device is None and gpus is None and not visible:
         return "cpu", 1

@@ -1,0 +1,185 @@
+"""Train a network on tiles of images and labels, on a CPU, a GPU, or several GPUs.
+
+rsp train --config config.toml --dataset dataset --epochs 10 out
+rsp train --config config.toml --dataset dataset --epochs 20 --resume out
+rsp train --config config.toml --dataset dataset --checkpoint out/best.safetensors fine_tuned
+
+DATASET holds training/ and validation/, each with one tile set for every [[channels]] of the configuration
+and one named `labels`: directories, or archives (images.pmtiles, labels.pmtiles). OUT gets best.safetensors
+(by the IoU on the validation tiles), last.safetensors, checkpoint-EPOCH-of-EPOCHS.pth (a link to the last),
+history.json, history.csv, the log, and state.pt, from which --resume goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from shared.arguments import add_config, add_out, require
+from shared.errors import UsageError
+from shared.report import Result
+
+
+@dataclass(kw_only=True)
+class TrainResult(Result):
+    """What `train` did. Metrics are those of the best epoch on the validation tiles; NaN where undefined.
+
+    Attributes:
+        epochs: Up to which epoch it trained.
+        best_epoch: The epoch whose weights are in `checkpoint`.
+        iou: IoU of the foreground: the mean over all classes but the background.
+        miou: Mean IoU over all classes.
+        mcc: Matthews correlation coefficient.
+        loss: Mean loss.
+        confusion: Confusion matrix in pixels, rows are labels.
+        classes: The titles of its rows and columns.
+        checkpoint: The best checkpoint.
+        training_tiles: How many tiles it trained on.
+        validation_tiles: How many it was measured on.
+        seconds: How long this run took.
+        history: One row for each epoch.
+        notes: What a person should know of the data.
+    """
+
+    epochs: int
+    best_epoch: int
+    iou: float
+    miou: float
+    mcc: float
+    loss: float
+    confusion: list[list[int]]
+    classes: list[str]
+    checkpoint: Path
+    training_tiles: int
+    validation_tiles: int
+    seconds: float
+    history: list[dict[str, object]]
+    notes: list[str]
+
+
+def train(
+    out: Path,
+    *,
+    config: Path | None = None,
+    dataset: Path | None = None,
+    bs: int | None = None,
+    lr: float | None = None,
+    ts: int | None = None,
+    model: str | None = None,
+    loss: str | None = None,
+    epochs: int = 10,
+    resume: bool = False,
+    checkpoint: Path | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    gpus: int | None = None,
+) -> TrainResult:
+    """Train, and keep the best and the last checkpoint.
+
+    Args:
+        out: Folder for checkpoints, history and log.
+        config: The configuration file (default: `$RSP_CONFIG`, then `~/.rsp_config`).
+        dataset: Folder with `training` and `validation` (default: `[dataset] path`).
+        bs: Tiles in a batch, on each device (default: the configuration's, as all that follow up to `loss`).
+        lr: Peak of the learning rate, which climbs over the first tenth of the steps and then falls along a
+            cosine.
+        ts: Side of a tile in pixels; tiles of other sizes are resized.
+        model: The network.
+        loss: The loss.
+        epochs: Up to which epoch to train.
+        resume: Go on from `checkpoint`, or else from what `out` holds; from the beginning if it holds nothing.
+        checkpoint: First weights. With `resume` its epochs count and its optimizer goes on; without, it is
+            fine-tuned.
+        workers: Processes that load tiles, for each GPU (default: as many as there are processors for it, at most
+            8; none on a CPU).
+        seed: Of weights, shuffles and augmentations: on a CPU, the same seed gives the same weights.
+        device: `cpu`, `cuda` or `cuda:N`.
+        gpus: How many GPUs; 0 trains on the CPU (default: all that are visible). Several are one process each,
+            started by torchrun; where torchrun started this process, it joins the others.
+
+    Raises:
+        UsageError: no data set, no such device, or nothing left to train.
+        TileSetError: a tile set that is missing, or tile sets without a common tile.
+        TileError: a tile that cannot be decoded, or a label of an unknown class; says which.
+        ModelError: a network or checkpoint that cannot be built, or training that diverges.
+    """
+    from components.train.launch import launch
+    from shared.config import load_config
+    from shared.learning.processes import choose, join, started_by_torchrun
+    from shared.learning.start import Plan
+    from shared.learning.training import train_model
+
+    arguments = dict(locals())
+    settings = load_config(config)
+    given: dict[str, Any] = {"bs": bs, "lr": lr, "ts": ts, "nn": model, "loss": loss}
+    changes = {key: value for key, value in given.items() if value is not None}
+    settings = replace(settings, model=replace(settings.model, **changes))
+    folder = dataset or settings.dataset
+    if folder is None:
+        raise UsageError("no data set: give one with --dataset, or as `path` in [dataset] of the configuration")
+    if settings.model.bs < 1 or settings.model.lr <= 0 or (workers is not None and workers < 0):
+        raise UsageError("--bs must be at least 1, --lr above 0, and --workers 0 or more")
+    plan = Plan(settings, folder.expanduser(), out, epochs, resume, checkpoint, workers, seed)
+    plan.check()
+    chosen, processes = choose(device, gpus)
+    if processes > 1 and not started_by_torchrun():
+        return launch({key: arguments[key] for key in PARAMETERS}, processes)
+    with join(chosen) as world:
+        outcome = train_model(plan, world)
+    values = {entry.name: getattr(outcome, entry.name) for entry in fields(outcome)}
+    return TrainResult(classes=[entry.title for entry in settings.classes], **values)
+
+
+# What another process is told to train the same.
+PARAMETERS = (
+    "out", "config", "dataset", "bs", "lr", "ts", "model", "loss", "epochs", "resume", "checkpoint", "workers",
+    "seed", "device", "gpus",
+)  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rsp train`."""
+    add_out(parser, "folder for checkpoints, history and log")
+    add_config(parser)
+    parser.add_argument(
+        "--dataset",
+        type=Path,
+        metavar="DIR",
+        help="folder with training/ and validation/ (default: [dataset] path)",
+    )
+    group = parser.add_argument_group("in place of the configuration's")
+    group.add_argument("--batch_size", "--bs", dest="bs", type=int, metavar="N", help="tiles in a batch, a device")
+    group.add_argument("--lr", type=float, help="peak of the learning rate")
+    group.add_argument(
+        "--tile_size", "--ts", dest="ts", type=int, metavar="PX", help="side of a tile; others are resized to it"
+    )
+    group.add_argument("--model", metavar="NAME", help="network: unet, segformer, upernet, module:attribute, ...")
+    group.add_argument(
+        "--loss", metavar="NAME",
+        help="lovasz, lovasz_ce, cross_entropy, focal, dice, miou, module:attribute, or a plug-in",
+    )  # fmt: skip
+    parser.add_argument("--epochs", type=int, default=10, help="up to which epoch to train (default: 10)")
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="go on: from --checkpoint, or from what OUT holds; epochs already done count",
+    )  # fmt: skip
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="first weights; without --resume they are fine-tuned"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N",
+        help="processes that load tiles, for each GPU (default: a processor each, at most 8; none on a CPU)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, help="of weights, shuffles, augmentations (default: 0)")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPUs where there are some)")
+    parser.add_argument(
+        "--gpus", type=int, metavar="N", help="how many GPUs, 0 for the CPU (default: all that are visible)"
+    )
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Bring `out` and `--out` to one form."""
+    require(args, "out")

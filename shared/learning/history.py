@@ -1,0 +1,133 @@
+"""What training writes for people and for its own return: the log, the history, and the state to resume from."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shared.atomic import atomic_path, atomic_text
+from shared.errors import ModelError, StorageError
+
+LOG, HISTORY_JSON, HISTORY_CSV, STATE = "log", "history.json", "history.csv", "state.pt"
+VERSION = 1
+
+# One row an epoch: `epoch`, `lr`, `seconds`, `training` and `validation` (metrics by name).
+Row = dict[str, Any]
+
+
+@dataclass
+class State:
+    """All that a training needs to go on as if it had never stopped.
+
+    Attributes:
+        epoch: How many epochs are done.
+        uuid: Of the weights.
+        card: The model card as JSON: what network this is.
+        plan: What rebuilds the network (see `shared.learning.models.plan_of`), as JSON.
+        weights: The state of the network.
+        optimizer: The state of the optimizer.
+        history: One row an epoch.
+    """
+
+    epoch: int
+    uuid: str
+    card: str
+    plan: str
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    history: list[Row]
+
+
+def write_state(out: Path, state: State) -> None:
+    """Write the state atomically, after all else of its epoch: what it describes is there."""
+    data = {
+        "version": VERSION,
+        "epoch": state.epoch,
+        "uuid": state.uuid,
+        "card": state.card,
+        "plan": state.plan,
+        "history": json.dumps(state.history),
+        "weights": state.weights,
+        "optimizer": state.optimizer,
+    }
+    path = out / STATE
+    try:
+        with atomic_path(path) as temporary:
+            torch.save(data, temporary)
+    except RuntimeError as error:  # torch's writer has no OSError for a full disk
+        raise StorageError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+
+
+def read_state(folder: Path) -> State | None:
+    """Return the state in a folder, or None where there is none. Nothing in the file can run code.
+
+    Raises:
+        ModelError: it is damaged, or of another version.
+    """
+    path = folder / STATE
+    if not path.exists():
+        return None
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+        if data.pop("version") != VERSION:
+            raise ModelError(f"{path} is of another version; train without --resume, or go on with --checkpoint")
+        return State(**{**data, "history": json.loads(data["history"])})
+    except ModelError:
+        raise
+    except Exception as error:  # torch raises what it likes on a damaged file
+        raise ModelError(f"{path} is damaged, so there is nothing to resume from: {error}") from error
+
+
+def finite(value: Any) -> Any:
+    """Return rows in types of JSON: what is not finite is null."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_history(out: Path, history: list[Row]) -> None:
+    """Write the history as JSON, and its numbers as CSV: one line an epoch, columns as `validation_iou`."""
+    with atomic_text(out / HISTORY_JSON) as file:
+        json.dump(finite(history), file, indent=2)
+        file.write("\n")
+    with atomic_text(out / HISTORY_CSV) as file:
+        columns = list(flatten(history[-1]))
+        writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(flatten(row) for row in history)
+
+
+def flatten(row: Row, prefix: str = "") -> dict[str, Any]:
+    """Return the numbers of a row under joined names; lists (the confusion matrix) are left to the JSON."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            flat.update(flatten(value, f"{prefix}{key}_"))
+        elif not isinstance(value, list):
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+class Log:
+    """Prints lines and appends them to the text log; silent in processes that do not lead."""
+
+    def __init__(self, out: Path, *, silent: bool) -> None:
+        self.path, self.silent = out / LOG, silent
+
+    def __call__(self, text: str = "") -> None:
+        if self.silent:
+            return
+        print(text, flush=True)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+        except OSError as error:
+            raise StorageError(f"cannot write {self.path}: {error.strerror}") from error

@@ -1,0 +1,180 @@
+"""Where a training starts: its plan, its first weights, its optimizer, its learning rate."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from shared.config import Config
+from shared.errors import ConfigError, ModelError, UsageError
+from shared.learning.card import ModelCard
+from shared.learning.checkpoint import load_checkpoint, load_weights
+from shared.learning.history import Log, Row, State, read_state
+from shared.learning.models import build_model
+
+# The rate climbs over the first tenth of the steps, then falls along a cosine to this share of itself.
+WARM_UP, FLOOR = 0.1, 0.01
+
+
+@dataclass
+class Plan:
+    """What to train, on what, and for how long.
+
+    Attributes:
+        config: The configuration, overrides applied.
+        dataset: The folder that holds `training` and `validation`.
+        out: Where checkpoints, history and log go.
+        epochs: The epoch to train up to.
+        resume: Go on: from `checkpoint` if there is one, else from the last state in `out`.
+        checkpoint: Where the first weights come from.
+        workers: Processes that load tiles, for each training process; None chooses.
+        seed: Of weights, shuffles and augmentations.
+    """
+
+    config: Config
+    dataset: Path
+    out: Path
+    epochs: int = 10
+    resume: bool = False
+    checkpoint: Path | None = None
+    workers: int | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise `UsageError` where no network can be trained so."""
+        if self.epochs < 1:
+            raise UsageError(f"--epochs must be at least 1, got {self.epochs}")
+        if self.seed < 0:
+            raise UsageError(f"--seed must be 0 or more, got {self.seed}")
+        side = self.config.model.ts
+        if side % 32:
+            raise UsageError(
+                f"the tile size is {side}; networks need a multiple of 32, as {round(side / 32) * 32 or 32} "
+                "(tiles of other sizes are resized to it)"
+            )
+
+
+@dataclass
+class Start:
+    """The state of affairs before the first epoch of this run.
+
+    Attributes:
+        model: The network with its first weights.
+        optimizer: The state of the optimizer, where training goes on.
+        epoch: How many epochs are done.
+        history: Their rows.
+        best_from: The first epoch whose checkpoint may be the best one in `out`.
+    """
+
+    model: nn.Module
+    optimizer: dict[str, Any] | None = None
+    epoch: int = 0
+    history: list[Row] = field(default_factory=list)
+    best_from: int = 1
+
+
+def make_start(plan: Plan, log: Log) -> Start:
+    """Build the network with new weights, those of a checkpoint, or those that `--resume` finds.
+
+    Raises:
+        ModelError: a checkpoint of another network, of other bands or classes, or a damaged one.
+        UsageError: there is nothing left to train.
+    """
+    if plan.checkpoint is not None:
+        return _from_checkpoint(plan, plan.checkpoint, log)
+    channels, classes = sum(len(channel.bands) for channel in plan.config.channels), len(plan.config.classes)
+    state = read_state(plan.out) if plan.resume else None
+    if state is None:
+        if plan.resume:
+            log(f"nothing to resume in {plan.out}: training begins at epoch 1")
+        return Start(build_model(plan.config.model, channels, classes))
+    where = str(plan.out)
+    card = ModelCard.from_json(state.card)
+    _check_card(plan, card, where)
+    model = build_model(card.model_config(), channels, classes, plan=json.loads(state.plan))
+    load_weights(model, state.weights, where)
+    _check_left(plan, state.epoch, where)
+    log(f"resuming from {where}, after epoch {state.epoch}")
+    return Start(model, state.optimizer, state.epoch, state.history)
+
+
+def _from_checkpoint(plan: Plan, path: Path, log: Log) -> Start:
+    model, card = load_checkpoint(path)
+    _check_card(plan, card, str(path))
+    if not plan.resume:
+        log(f"fine-tuning from {path}")
+        return Start(model)
+    _check_left(plan, card.epoch, str(path))
+    log(f"resuming from {path}, after epoch {card.epoch}")
+    state: State | None = read_state(path.parent)
+    here = path.parent.resolve() == plan.out.resolve()
+    start = Start(model, None, card.epoch, [], 1 if here else card.epoch + 1)
+    if state is not None and state.uuid == card.uuid:
+        start.optimizer = state.optimizer
+    else:
+        log(f"no optimizer state goes with {path}: its momentum begins anew")
+    if state is not None:
+        start.history = [row for row in state.history if row["epoch"] <= card.epoch]
+    return start
+
+
+def _check_card(plan: Plan, card: ModelCard, where: str) -> None:
+    """Raise where a checkpoint is of another network, other bands or other classes than the configuration."""
+    config = plan.config
+    pairs = {
+        "nn": (card.nn, config.model.nn),
+        "encoder": (card.encoder, config.model.encoder),
+        "num_filters": (card.num_filters, config.model.num_filters),
+        "bands": ([list(c.bands) for c in card.channels], [list(c.bands) for c in config.channels]),
+        "classes": ([c.title for c in card.classes], [c.title for c in config.classes]),
+    }
+    for name, (theirs, ours) in pairs.items():
+        if theirs != ours:
+            raise ModelError(
+                f"{where} is of another network: its {name} is {theirs}, the configuration has {ours}"
+            )
+
+
+def _check_left(plan: Plan, epoch: int, where: str) -> None:
+    if epoch >= plan.epochs:
+        raise UsageError(
+            f"{where} is trained for {epoch} epochs already, and --epochs is {plan.epochs}: give more than "
+            f"{epoch} to go on"
+        )
+
+
+def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer of the configuration: any of `torch.optim` but LBFGS, which needs a closure."""
+    kinds: dict[str, Any] = {
+        name: kind
+        for name, kind in vars(torch.optim).items()
+        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+        if name not in ("Optimizer", "LBFGS")
+    }
+    name, settings = config.model.optimizer, config.model
+    if name not in kinds:
+        raise ConfigError(f"[train] optimizer.name: unknown {name!r}; expected one of {', '.join(sorted(kinds))}")
+    options = {**({"weight_decay": settings.decay} if settings.decay else {}), **settings.optimizer_options}
+    try:
+        made: torch.optim.Optimizer = kinds[name](model.parameters(), lr=settings.lr, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"[train] optimizer: {error}") from error
+    return made
+
+
+def learning_rate(step: int, steps: int, rate: float) -> float:
+    """Return the rate of a step (from 0): a linear climb, then half a cosine.
+
+    It follows from its arguments alone, so that a training that was interrupted goes on the same.
+    """
+    climb = max(1, round(WARM_UP * steps))
+    if step < climb:
+        return rate * (step + 1) / climb
+    share = (step - climb) / max(1, steps - climb)
+    return rate * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * share)))

@@ -1,0 +1,350 @@
+"""The training loop: the same on a CPU, a GPU, and several GPUs under torchrun."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from shared.atomic import atomic_path
+from shared.errors import ModelError, RspError, StorageError
+from shared.learning.card import ModelCard
+from shared.learning.checkpoint import fingerprint, save_checkpoint
+from shared.learning.data import Batches, TileDataset, make_batches
+from shared.learning.history import Log, Row, State, finite, write_history, write_state
+from shared.learning.losses import build_loss, class_weights
+from shared.learning.metrics import Tally, load_metrics, measure
+from shared.learning.models import plan_of
+from shared.learning.processes import World
+from shared.learning.start import Plan, learning_rate, make_optimizer, make_start
+from shared.metrics import iou_per_class
+from shared.parallel import cpu_count
+from shared.progress import progress
+
+LAST, BEST = "last.safetensors", "best.safetensors"
+
+
+@dataclass
+class Outcome:
+    """How training ended; the numbers are those of the best epoch on the validation tiles."""
+
+    epochs: int
+    best_epoch: int
+    iou: float
+    miou: float
+    mcc: float
+    loss: float
+    confusion: list[list[int]]
+    checkpoint: Path
+    training_tiles: int
+    validation_tiles: int
+    seconds: float
+    history: list[Row]
+    notes: list[str] = field(default_factory=list)
+
+
+class Trainer:
+    """One training. Make it and call `run`, in every process of the world."""
+
+    def __init__(self, plan: Plan, world: World) -> None:
+        self.plan, self.world, self.config = plan, world, plan.config
+        self.device = world.device
+        plan.check()
+        if world.leads:
+            make_folder(plan.out)
+        self.log = Log(plan.out, silent=not world.leads)
+        self.training, self.validation = [
+            TileDataset(
+                self.config,
+                plan.dataset / part,
+                self.config.model.ts,
+                augmented=part == "training",
+                seed=plan.seed,
+            )
+            for part in ("training", "validation")
+        ]
+        self.notes = [*self.training.loader.notes, *self.validation.loader.notes]
+        self.metrics = load_metrics(list(dict.fromkeys(["iou", "miou", "mcc", *self.config.model.metrics])))
+        self.loss = build_loss(self.config.model.loss, class_weights(self.config.classes).to(self.device))
+        torch.manual_seed(plan.seed)
+        self.start = make_start(plan, self.log)
+        self.history, self.done = self.start.history, self.start.epoch
+        self.model = self.start.model.to(self.device)
+        if self.device.type == "cuda":
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            torch.backends.cudnn.benchmark = True
+        self.wrapped = self._wrap()
+        self.optimizer = make_optimizer(self.config, self.model)
+        if self.start.optimizer is not None:
+            self.optimizer.load_state_dict(self.start.optimizer)
+        self._half = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        self._make_loaders()
+
+    # --- what it trains with --------------------------------------------------------------------------------
+
+    def _wrap(self) -> nn.Module:
+        """Return the network as it is trained: over several processes their gradients are averaged."""
+        if self.world.size == 1:
+            return self.model
+        if self.device.type == "cuda":
+            # A batch on one device is small; its statistics are taken over all devices.
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        # Some encoders have weights that no feature depends on.
+        return DistributedDataParallel(self.model, device_ids=devices, find_unused_parameters=True)
+
+    def _make_loaders(self) -> None:
+        world, model, on_gpu = self.world, self.config.model, self.device.type == "cuda"
+        workers = self.plan.workers
+        if workers is None:
+            # On a CPU the network takes all processors; loaders would only take them from it.
+            workers = min(8, max(1, cpu_count() // world.size)) if on_gpu else 0
+        shape = {"rank": world.rank, "world": world.size, "seed": self.plan.seed}
+        self.batches = Batches(len(self.training), model.bs, shuffled=True, **shape)
+        # One at a time on a CPU, as prediction does: the same masks, to the last pixel.
+        checks = Batches(len(self.validation), model.bs if on_gpu else 1, shuffled=False, **shape)
+        self.training_loader = make_batches(self.training, self.batches, workers=workers, pinned=on_gpu)
+        self.validation_loader = make_batches(self.validation, checks, workers=workers, pinned=on_gpu)
+
+    # --- the loop -------------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """Train up to the last epoch; see `Outcome`."""
+        start = time.monotonic()
+        self._describe()
+        for epoch in range(self.done + 1, self.plan.epochs + 1):
+            began = time.monotonic()
+            rate, training = self._train(epoch)
+            validation = self._validate(epoch)
+            row = {
+                "epoch": epoch,
+                "lr": rate,
+                "seconds": round(time.monotonic() - began, 3),
+                "training": training,
+                "validation": validation,
+            }
+            self.history.append(finite(row))
+            self._report(row)
+            if self.world.leads:
+                self._save(epoch)
+            if not math.isfinite(training["loss"]):
+                raise ModelError(
+                    f"the loss is {training['loss']} in epoch {epoch}: training diverged; lower the learning rate "
+                    f"(it is {self.config.model.lr:g})"
+                )
+        return self._outcome(time.monotonic() - start)
+
+    def _batch(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a batch on the device, or raise the error that stands in its place."""
+        if isinstance(batch, RspError):
+            raise batch
+        images, labels = batch
+        layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
+        images = images.to(self.device, non_blocking=True, memory_format=layout)
+        return images, labels.to(self.device, non_blocking=True).long()
+
+    def _shown(self, loader: DataLoader[Any], what: str) -> Any:
+        """Return the batches, with progress where this process leads."""
+        return progress(loader, what, total=len(loader), unit="step") if self.world.leads else loader
+
+    def _train(self, epoch: int) -> tuple[float, dict[str, Any]]:
+        """Train an epoch; return the last learning rate and the metrics."""
+        self.wrapped.train()
+        self.batches.epoch = epoch
+        # Whatever chance the network takes (dropout) follows from seed and epoch, resumed or not.
+        torch.manual_seed((self.plan.seed * 1_000_003 + epoch) * 4099 + self.world.rank)
+        tally = Tally(len(self.config.classes), self.device)
+        per_epoch = len(self.batches)
+        rate = self.config.model.lr
+        name = f"epoch {epoch}/{self.plan.epochs}, training"
+        for number, batch in enumerate(self._shown(self.training_loader, name)):
+            images, labels = self._batch(batch)
+            step = (epoch - 1) * per_epoch + number
+            rate = learning_rate(step, self.plan.epochs * per_epoch, self.config.model.lr)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            self.optimizer.zero_grad(set_to_none=True)
+            try:
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+                    logits = self.wrapped(images)
+            except ValueError as error:
+                if "more than 1 value per channel" in str(error):
+                    raise ModelError(
+                        f"the network {self.config.model.nn!r} normalises over the batch, and cannot be trained "
+                        "with a single tile in it: take --bs 2 or more"
+                    ) from error
+                raise
+            logits = logits.float()
+            loss = self.loss(logits, labels)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            tally.add(logits, labels, loss)
+        return rate, self._measured(tally)
+
+    @torch.no_grad()
+    def _validate(self, epoch: int) -> dict[str, Any]:
+        """Return the metrics on the validation tiles, each of them once, none augmented, in full precision."""
+        self.model.eval()
+        if self.world.size > 1:
+            # Each process counted running statistics of its own; all shall validate what is saved.
+            for buffer in self.model.buffers():
+                distributed.broadcast(buffer, 0)
+        tally = Tally(len(self.config.classes), self.device)
+        for batch in self._shown(self.validation_loader, f"epoch {epoch}/{self.plan.epochs}, validation"):
+            images, labels = self._batch(batch)
+            logits = self.model(images).float()
+            tally.add(logits, labels, self.loss(logits, labels))
+        return self._measured(tally)
+
+    def _measured(self, tally: Tally) -> dict[str, Any]:
+        """Return the metrics of a tally, over all processes, the confusion matrix last."""
+        matrix, loss = tally.result()
+        ious = dict(zip((c.title for c in self.config.classes), iou_per_class(matrix).tolist(), strict=True))
+        return {"loss": loss, **measure(self.metrics, matrix), "iou_of": ious, "confusion": matrix.tolist()}
+
+    # --- what it tells and keeps ----------------------------------------------------------------------------
+
+    def _describe(self) -> None:
+        model, world = self.config.model, self.world
+        weights = sum(weight.numel() for weight in self.model.parameters())
+        for note in self.notes:
+            self.log(f"note: {note}")
+        self.log(
+            f"rsp train: {model.nn} {model.encoder}, {weights / 1e6:.2f} million weights, "
+            f"{sum(len(c.bands) for c in self.config.channels)} bands, {len(self.config.classes)} classes"
+        )
+        self.log(
+            f"  {len(self.training)} training and {len(self.validation)} validation tiles of {model.ts} px; "
+            f"{model.bs} in a batch on each of {world.size} x {self.device.type}; "
+            f"{model.optimizer}, lr {model.lr:g}, loss {model.loss}, seed {self.plan.seed}"
+        )
+
+    def _report(self, row: Row) -> None:
+        self.log(f"Epoch {row['epoch']}/{self.plan.epochs} ({row['seconds']:.1f} s)")
+        titles = [entry.title for entry in self.config.classes]
+        for name, part in (("training", row["training"]), ("validation", row["validation"])):
+            shown = [f"loss {part['loss']:.4f}", f"mIoU {part['miou']:.3f}"]
+            shown += [f"{title} IoU {part['iou_of'][title]:.3f}" for title in titles[1:]]
+            shown += [f"MCC {part['mcc']:.3f}"]
+            extra = [key for key in self.metrics if key not in ("iou", "miou", "mcc")]
+            shown += [f"{key} {part[key]:.3f}" for key in extra]
+            self.log(f"  {name:<10}  {', '.join(shown)}")
+        if row["epoch"] == self.done + 1:
+            for name, part in (("training", row["training"]), ("validation", row["validation"])):
+                for title, counts in zip(titles, part["confusion"], strict=True):
+                    if not sum(counts):
+                        self._note(
+                            f"no pixel of the {name} labels is {title!r}: nothing can be learned or said of it"
+                        )
+
+    def _note(self, text: str) -> None:
+        self.notes.append(text)
+        self.log(f"note: {text}")
+
+    def _best(self) -> Row:
+        """Return the row of the best epoch: by foreground IoU, then by loss; the first of equals."""
+
+        def score(row: Row) -> tuple[float, float]:
+            part = row["validation"]
+            value = next((part[key] for key in ("iou", "miou") if part[key] is not None), -1.0)
+            return value, -part["loss"] if part["loss"] is not None else -math.inf
+
+        return max((row for row in self.history if row["epoch"] >= self.start.best_from), key=score)
+
+    def _save(self, epoch: int) -> None:
+        """Write checkpoints, history and, once they are there, the state to resume from."""
+        out, row, config = self.plan.out, self.history[-1], self.config
+        part = row["validation"]
+        identity = fingerprint(self.model)
+        card = ModelCard(
+            nn=config.model.nn,
+            encoder=config.model.encoder,
+            num_filters=config.model.num_filters,
+            channels=config.channels,
+            classes=config.classes,
+            tile_size=config.model.ts,
+            overlap=config.model.ms,
+            epoch=epoch,
+            epochs=self.plan.epochs,
+            metrics={name: _number(part[name]) for name in ("loss", *self.metrics)},
+            versions={name: version(name) for name in ("rsp", "torch", "transformers")},
+            uuid=identity,
+        )
+        if self._best() is row:
+            save_checkpoint(out / BEST, self.model, card)
+        save_checkpoint(out / LAST, self.model, card)
+        link_checkpoint(out, epoch, self.plan.epochs)
+        write_history(out, self.history)
+        state = State(
+            epoch=epoch,
+            uuid=identity,
+            card=card.to_json(),
+            plan=json.dumps(plan_of(self.model)),
+            weights=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            history=self.history,
+        )
+        write_state(out, state)
+
+    def _outcome(self, seconds: float) -> Outcome:
+        best = self._best()
+        part = best["validation"]
+        return Outcome(
+            epochs=self.plan.epochs,
+            best_epoch=best["epoch"],
+            iou=_number(part["iou"]),
+            miou=_number(part["miou"]),
+            mcc=_number(part["mcc"]),
+            loss=_number(part["loss"]),
+            confusion=part["confusion"],
+            checkpoint=self.plan.out / BEST,
+            training_tiles=len(self.training),
+            validation_tiles=len(self.validation),
+            seconds=round(seconds, 3),
+            history=self.history,
+            notes=self.notes,
+        )
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def make_folder(path: Path) -> None:
+    """Make the output folder; raise `StorageError` where that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {path}: {error.strerror}") from error
+
+
+def link_checkpoint(out: Path, epoch: int, epochs: int) -> None:
+    """Offer the last checkpoint under the name that the seed gave it, `checkpoint-00003-of-00010.pth`.
+
+    It is a link to `last.safetensors` (a copy where the file system has no links). Links to earlier epochs go,
+    as what they name is kept no more.
+    """
+    path = out / f"checkpoint-{epoch:05d}-of-{epochs:05d}.pth"
+    with atomic_path(path) as temporary:
+        try:
+            temporary.symlink_to(LAST)
+        except (OSError, NotImplementedError):
+            shutil.copyfile(out / LAST, temporary)
+    for old in out.glob("checkpoint-?????-of-?????.pth"):
+        if old != path:
+            old.unlink()
+
+
+def train_model(plan: Plan, world: World) -> Outcome:
+    """Train; see `Plan` and `Outcome`. Every process of the world calls it."""
+    return Trainer(plan, world).run()
