@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from shared.learning.card import ModelCard
 
 # TorchServe says 503 for a full queue, for a model without a worker, and for a handler that raised. The first
-# two pass by themselves, so all are tried again, a bounded number of times. 502 and 504 are a gateway's.
+# two pass by themselves, and are tried again a bounded number of times. 502 and 504 are a gateway's.
 RETRIED = {429, 502, 503, 504}
+RAISED = "Prediction failed"
 ATTEMPTS = 6
 # Seconds: the first wait, doubled each time, and its limit. Clients that come back at once starve the workers.
 BACKOFF, LONGEST = 0.2, 5.0
@@ -132,7 +133,7 @@ class TileClient:
             else:
                 if answer.status_code == 200:
                     return answer
-                if answer.status_code not in RETRIED:
+                if answer.status_code not in RETRIED or _message(answer) == RAISED:
                     raise self._explain(answer)
                 reason = f"is busy or has no worker for the model: {_message(answer)}"
                 after = _seconds(answer.headers.get("Retry-After", ""))
@@ -160,6 +161,7 @@ class TileClient:
             403: "; a token is missing or wrong (RSP_TORCHSERVE_TOKEN)",
             404: f"; no model {self.model!r} is served there",
             500: "; the worker died over this request, or took longer than responseTimeout",
+            503: "; the server's log has the reason",
             507: "; the model does not fit into the memory",
         }.get(answer.status_code, "")
         return ServingError(f"{self.url} answered {answer.status_code}: {_message(answer)}{hint}")

@@ -279,7 +279,7 @@ def _short_folder() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="rsp-serve-"))
     if len(str(folder)) > 70:
         folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="rsp-serve-", dir="/tmp"))  # noqa: S108 (mkdtemp makes it ours)
+        folder = Path(tempfile.mkdtemp(prefix="rsp-serve-", dir="/tmp"))
     return folder
 
 

@@ -189,7 +189,7 @@ def _expect(model: Path, golden: Path | None) -> list[tuple[bytes, bytes]]:
     import numpy as np
 
     from shared.images import encode
-    from shared.learning.inference import load_predictor, predict_tiles
+    from shared.learning.inference import load_predictor, predict_tiles, sent_bands
     from shared.tileset import open_reader
 
     predictor = load_predictor(model, device="cpu", threads=1)
@@ -197,7 +197,7 @@ def _expect(model: Path, golden: Path | None) -> list[tuple[bytes, bytes]]:
         with open_reader(golden) as reader:
             images = [reader.read(tile) for tile in reader.tiles()[:GOLDEN]]
     else:
-        side, bands = predictor.card.tile_size, predictor.card.in_channels
+        side, bands = predictor.card.tile_size, sent_bands(predictor.card)
         images = [encode(np.random.default_rng(0).integers(0, 256, (side, side, bands), dtype=np.uint8), "tif")]
     pairs = []
     for image, mask in zip(images, predict_tiles(predictor, images), strict=True):

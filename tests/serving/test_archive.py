@@ -1,0 +1,81 @@
+"""The archive: what is in it, that it is the same every time, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+
+import pytest
+
+from serving.archive import build_archive, main, sha8
+from shared.errors import ModelError, StorageError
+from tests.serving.tiny import make_checkpoint
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+def test_members_and_manifest(tmp_path, model):
+    path = build_archive(model, tmp_path, name="roofs", version="7")
+    assert path == tmp_path / f"roofs-7-{sha8(model)}.mar"
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == [
+            "MAR-INF/MANIFEST.json", "rsp_handler.py", "model-config.yaml", "model.safetensors",
+        ]  # fmt: skip
+        assert archive.read("model.safetensors") == model.read_bytes()
+        manifest = json.loads(archive.read("MAR-INF/MANIFEST.json"))["model"]
+    assert (manifest["modelName"], manifest["modelVersion"]) == ("roofs", "7")
+    assert manifest["serializedFile"] == "model.safetensors"
+    assert manifest["description"] == "unet, tiny: background, building"
+
+
+def test_the_manifest_has_what_torchserves_own_archiver_writes(tmp_path, model):
+    from model_archiver.model_archiver_config import ModelArchiverConfig
+    from model_archiver.model_packaging_utils import ModelExportUtils
+
+    config = ModelArchiverConfig(model_name="m", version="1", handler="h.py", serialized_file="m.pt")
+    theirs = json.loads(ModelExportUtils.generate_manifest_json(config))
+    with zipfile.ZipFile(build_archive(model, tmp_path, name="m")) as archive:
+        ours = json.loads(archive.read("MAR-INF/MANIFEST.json"))
+    assert set(theirs) <= set(ours) and set(theirs["model"]) <= set(ours["model"])
+    assert theirs["archiverVersion"] == ours["archiverVersion"]
+
+
+def test_the_same_bytes_every_time(tmp_path, model):
+    first = build_archive(model, tmp_path / "a", name="rsp").read_bytes()
+    second = build_archive(model, tmp_path / "b" / "c.mar", name="rsp").read_bytes()
+    assert first == second
+    assert build_archive(model, tmp_path / "a", name="rsp", version="2").read_bytes() != first
+
+
+def test_what_is_no_model_of_ours(tmp_path, model):
+    for name, data in (("empty.pt2", b""), ("text.onnx", b"hello"), ("half.safetensors", model.read_bytes()[:99])):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(ModelError, match=name):
+            build_archive(tmp_path / name, tmp_path / "out", name="rsp")
+    with pytest.raises(ModelError, match="cannot read the model"):
+        build_archive(tmp_path / "nothing.pt2", tmp_path / "out", name="rsp")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../up", "a b", "-x", "ä"])
+def test_names_that_fit_no_url(tmp_path, model, name):
+    with pytest.raises(ModelError, match="may hold letters"):
+        build_archive(model, tmp_path, name=name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, model):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        build_archive(model, tmp_path / "file" / "x.mar", name="rsp")
+
+
+def test_command_line(tmp_path, model, capsys):
+    assert main([str(model), "--out", str(tmp_path), "--version", "3"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / f"rsp-3-{sha8(model)}.mar")
+    assert main([str(tmp_path / "none"), "--out", str(tmp_path)]) == 1
+    assert "cannot read the model" in capsys.readouterr().err

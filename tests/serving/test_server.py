@@ -1,0 +1,67 @@
+"""Starting a server where something is missing, and what the image holds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from serving.server import TorchServe, current_archives, free_ports, preflight, set_current
+from shared.errors import ServingError
+
+ROOT = Path(__file__).parent.parent.parent
+SERVING = ROOT / "serving"
+
+
+def test_without_java(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("JAVA_HOME", raising=False)
+    with pytest.raises(ServingError, match="openjdk-17-jre-headless"):
+        preflight()
+    with pytest.raises(ServingError, match="Java 17"), TorchServe(tmp_path / "model.pt2"):
+        pass
+
+
+def test_without_java_on_the_command_line(tmp_path):
+    environment = {**os.environ, "PATH": str(tmp_path), "JAVA_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "serving.server", "--model", "x"], env=environment, capture_output=True, text=True,
+        cwd=ROOT,
+    )  # fmt: skip
+    assert done.returncode == 1 and "openjdk-17-jre-headless" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_current_archive_of_a_store(tmp_path):
+    assert current_archives(tmp_path) == {}
+    for name in ("a", "b"):
+        set_current(tmp_path, name, tmp_path / f"{name}-1.mar")
+    (tmp_path / "b-1.mar").touch()
+    assert current_archives(tmp_path) == {"b": "b-1.mar"}  # what is gone is not loaded
+
+
+def test_free_ports():
+    ports = free_ports((0, 0, 0))
+    assert len(set(ports)) == 3
+
+
+@pytest.mark.skipif(shutil.which("hadolint", path=Path(sys.executable).parent) is None, reason="no hadolint")
+def test_dockerfile_is_clean():
+    hadolint = shutil.which("hadolint", path=Path(sys.executable).parent)
+    done = subprocess.run([hadolint, SERVING / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_entrypoint_is_a_script_that_parses():
+    assert os.access(SERVING / "entrypoint.sh", os.X_OK)
+    assert subprocess.run(["bash", "-n", SERVING / "entrypoint.sh"]).returncode == 0
+
+
+def test_what_the_image_copies_is_there():
+    for line in (SERVING / "Dockerfile").read_text().splitlines():
+        if line.startswith("COPY "):
+            for source in line.split()[1:-1]:
+                assert (ROOT / source).exists(), source

@@ -1,0 +1,296 @@
+"""TorchServe itself: what it answers, when it is ready, how it starts and how it ends."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from PIL import Image
+
+from serving.archive import build_archive, sha8
+from serving.client import TileClient
+from serving.ready import ready_workers
+from serving.server import TorchServe, current_archives, free_ports, set_current
+from shared.errors import ServingError, TileError
+from shared.images import decode_mask, encode
+from shared.learning.inference import load_predictor, predict_tiles
+from tests.serving.tiny import make_checkpoint
+from tests.tilesets import BLOCK, noise
+
+ROOT = Path(__file__).parent.parent.parent
+pytestmark = [
+    pytest.mark.java,
+    pytest.mark.skipif(shutil.which("java") is None, reason="no Java: install openjdk-17-jre-headless"),
+    pytest.mark.xdist_group("torchserve"),
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def predictor(model):
+    return load_predictor(model, device="cpu", threads=1)
+
+
+class Watched(TorchServe):
+    """Notes at each look what the management API and a tile client say of its readiness."""
+
+    def ready(self) -> bool:
+        with TileClient(self.inference, attempts=1) as probe:
+            self.seen = [*getattr(self, "seen", []), (super().ready(), probe.ready())]
+        return self.seen[-1][0]
+
+
+@pytest.fixture(scope="module")
+def server(model):
+    with Watched(model) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server):
+    with TileClient(server.inference) as made:
+        yield made
+
+
+@pytest.mark.parametrize("fmt", ["png", "jpg", "webp", "tif"])
+def test_a_tile_in_every_format_answers_as_a_local_prediction(client, predictor, fmt):
+    image = encode(noise(BLOCK[0]), fmt)
+    answer = client.predict(image)
+    assert [answer] == predict_tiles(predictor, [image])
+    assert Image.open(io.BytesIO(answer)).mode == "P"
+    assert decode_mask(answer).shape == (64, 64) and 0 < decode_mask(answer).mean() < 1
+
+
+def test_a_border_that_was_sent_is_cut_off(client, predictor):
+    wide = encode(noise(BLOCK[0], 64 + 2 * 16), "png")
+    answer = client.predict(wide, overlap=16)
+    assert [answer] == predict_tiles(predictor, [wide], 16)
+    assert decode_mask(answer).shape == (64, 64)
+    with pytest.raises(TileError, match="96"):
+        client.predict(wide)
+
+
+BAD = {
+    "corrupt": encode(noise(BLOCK[0]), "png")[:200],
+    "wrong size": encode(noise(BLOCK[0], 60), "png"),
+    "empty": b"",
+    "text": b"these are not the pixels you are looking for",
+    "one band": encode(noise(BLOCK[0], bands=1), "png"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_tile_is_refused_with_its_reason(client, name):
+    with pytest.raises(TileError, match=r"refused the tile: [a-z]") as caught:
+        client.predict(BAD[name])
+    # Reasons are ours; nothing of a library, a path or a traceback.
+    assert not any(
+        word in str(caught.value) for word in ("Traceback", " at 0x", "/tmp", "PIL", "rasterio", "Error")
+    )
+
+
+def test_bad_tiles_hurt_no_others(client, predictor):
+    tiles = BLOCK * 4
+    images = [encode(noise(tile), "png") for tile in tiles]
+
+    def ask(number: int) -> bytes | str:
+        try:
+            return client.predict(list(BAD.values())[number % len(BAD)] if number % 3 == 0 else images[number])
+        except TileError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(len(images))))
+    expected = predict_tiles(predictor, images)
+    for number, answer in enumerate(answers):
+        if number % 3 == 0:
+            assert isinstance(answer, str) and "refused" in answer
+        else:
+            assert answer == expected[number]
+
+
+def test_status_and_headers(server):
+    url = f"{server.inference}/predictions/rsp"
+    good = requests.post(url, encode(noise(BLOCK[0]), "png"), headers={"Content-Type": "image/png"}, timeout=30)
+    assert good.status_code == 200 and good.headers["content-type"] == "image/png"
+    assert good.headers["X-Model-Version"] == sha8(server.model)
+    bad = requests.post(url, b"junk", headers={"Content-Type": "image/png"}, timeout=30)
+    assert bad.status_code == 400 and bad.headers["content-type"] == "application/json"
+    assert bad.json() == {"error": "bad tile", "detail": "not an image (expected PNG, JPEG, WebP or GeoTIFF)"}
+    strange = requests.post(url, b"junk", headers={"X-Overlap": "-3", "Content-Type": "image/png"}, timeout=30)
+    assert strange.status_code == 400 and "X-Overlap" in strange.json()["detail"]
+
+
+def test_forms_and_missing_content_types(server, predictor):
+    url, image = f"{server.inference}/predictions/rsp", encode(noise(BLOCK[1]), "png")
+    (expected,) = predict_tiles(predictor, [image])
+    assert requests.post(url, files={"data": image}, timeout=30).content == expected
+    assert requests.post(url, image, timeout=30).content == expected  # no content type at all
+    # What curl sends where it is not told: the frontend takes the image apart as a form, or fails to (500).
+    mangled = requests.post(url, image, headers={"Content-Type": "application/x-www-form-urlencoded"}, timeout=30)
+    assert mangled.status_code in (400, 500) and mangled.headers["content-type"] == "application/json"
+
+
+def test_an_image_that_is_too_large(client):
+    with pytest.raises(TileError, match="larger than the server takes"):
+        client.predict(os.urandom(20 << 20))
+    with pytest.raises(TileError):
+        client.predict(encode(np.zeros((5000, 5000, 1), np.uint8), "png"))
+
+
+def test_the_model_card_is_served(client, server, predictor):
+    assert client.card() == predictor.card
+    assert client.served_version() == sha8(server.model)
+    described = requests.get(f"{server.management}/models/rsp?customized=true", timeout=30).json()
+    assert described[0]["customizedMetadata"]["uuid"] == predictor.card.uuid
+
+
+def test_ready_and_not(server, client):
+    assert client.ready() and TileClient(server.inference, management=server.management).ready()
+    assert ready_workers(server.management, "rsp") == 1
+    for other in (TileClient(server.inference, "nobody"), TileClient("http://127.0.0.1:9")):
+        assert not other.ready()
+    assert not TileClient(server.inference, "nobody", management=server.management).ready()
+    with pytest.raises(ServingError, match="no model 'nobody' is served there"):
+        TileClient(server.inference, "nobody").predict(b"x")
+
+
+def test_probe(server):
+    environment = {**os.environ, "TS_MANAGEMENT_ADDRESS": server.management}
+    command = [sys.executable, "-m", "serving.ready"]
+    for name, code in (("rsp", 0), ("nobody", 1)):
+        environment["RSP_MODEL_NAME"] = name
+        assert subprocess.run(command, env=environment, cwd=ROOT, capture_output=True).returncode == code
+
+
+def test_models_cannot_be_registered_unless_that_was_asked_for(server):
+    answer = requests.post(
+        f"{server.management}/models", params={"url": "http://127.0.0.1:9/evil.mar"}, timeout=30
+    )
+    assert answer.status_code == 405
+
+
+def test_not_ready_before_the_worker_is(server):
+    assert server.seen[0] == (False, False) and not any(management for management, _ in server.seen[:-1])
+    assert server.ready() and server.seen[-1] == (True, True)
+
+
+def test_a_model_that_does_not_load_says_why(tmp_path, model):
+    archive = build_archive(model, tmp_path, name="rsp")
+    broken = tmp_path / "rsp-broken.mar"
+    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(broken, "w") as target:
+        for name in source.namelist():
+            data = source.read(name)
+            target.writestr(name, data[:5000] if name.startswith("model.") else data)
+    set_current(tmp_path, "rsp", broken)
+    assert current_archives(tmp_path) == {"rsp": "rsp-broken.mar"}
+    with pytest.raises(ServingError, match=r"cannot load the model: .*ModelError") as caught:
+        TorchServe(model_store=tmp_path).start()
+    assert "model.safetensors" in str(caught.value)
+
+
+def test_a_model_of_another_torch_is_refused(tmp_path):
+    model = make_checkpoint(tmp_path / "old.safetensors", versions={"torch": "1.13.1"})
+    with pytest.raises(ServingError, match=r"exported by torch 1\.13\.1, this server has"):
+        TorchServe(model).start()
+
+
+def test_a_port_that_is_taken(model, server):
+    with pytest.raises(ServingError, match="choose another port"):
+        TorchServe(model, port=int(server.inference.rsplit(":", 1)[1])).start()
+
+
+def start_foreground(model: Path, *more: str) -> tuple[subprocess.Popen[str], str, str]:
+    """Start `python -m serving.server` and return it with its URL for predictions and its management URL."""
+    ports = free_ports((0, 0, 0))
+    command = [sys.executable, "-m", "serving.server", "--model", model, "--workers", 1, "--drain", 2, *more]
+    for flag, port in zip(("--port", "--management_port", "--metrics_port"), ports, strict=True):
+        command += [flag, port]
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line.startswith(f"serving http://127.0.0.1:{ports[0]}/predictions/rsp"), line
+    assert "curl" in process.stdout.readline()
+    return process, f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
+
+
+def started_by(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def test_in_the_foreground_until_sigterm(model):
+    process, url, _ = start_foreground(model)
+    with TileClient(url) as client:
+        assert decode_mask(client.predict(encode(noise(BLOCK[0]), "webp"))).shape == (64, 64)
+    family = started_by(process)
+    assert any("java" in child.name() for child in family) and len(family) >= 4  # watchdog, launcher, java, worker
+    (folder,) = {child.environ()["TEMP"] for child in family if child.name() == "java"}
+    process.terminate()
+    assert process.wait(30) == 0
+    assert not [child for child in family if child.is_running()]
+    assert not Path(folder).exists()
+
+
+def test_the_entrypoint_of_the_image_drains(tmp_path, model):
+    """SIGTERM: not ready at once, and not one request is lost until the end."""
+    store, temp = tmp_path / "models", tmp_path / "t"
+    temp.mkdir()
+    set_current(store, "rsp", build_archive(model, store, name="rsp"))
+    ports = free_ports((0, 0, 0, 0, 0))
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "RSP_MODEL_STORE": str(store),
+        "RSP_DRAIN": "2",
+        "TEMP": str(temp),
+        "TS_INFERENCE_ADDRESS": f"http://127.0.0.1:{ports[0]}",
+        "TS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{ports[1]}",
+        "TS_METRICS_ADDRESS": f"http://127.0.0.1:{ports[2]}",
+        "TS_GRPC_INFERENCE_PORT": str(ports[3]),
+        "TS_GRPC_MANAGEMENT_PORT": str(ports[4]),
+    }
+    environment.pop("TMPDIR", None)
+    log = (tmp_path / "log").open("wb")
+    process = subprocess.Popen([ROOT / "serving" / "entrypoint.sh"], env=environment, stdout=log, stderr=log)
+    probe = [sys.executable, "-m", "serving.ready"]
+
+    def probed() -> int:
+        return subprocess.run(probe, env=environment, cwd=ROOT, capture_output=True).returncode
+
+    try:
+        for _ in range(300):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            if probed() == 0:
+                break
+            time.sleep(0.1)
+        family = started_by(process)
+        image, answers = encode(noise(BLOCK[0]), "png"), []
+        with TileClient(environment["TS_INFERENCE_ADDRESS"], attempts=1) as client:
+            client.predict(image)
+            process.send_signal(signal.SIGTERM)
+            for _ in range(40):
+                answers.append(decode_mask(client.predict(image)).shape)
+                time.sleep(0.02)
+        assert probed() == 1 and process.poll() is None
+        assert answers == [(64, 64)] * 40
+        assert process.wait(60) == 0
+        assert not psutil.wait_procs(family, timeout=5)[1]
+    finally:
+        for child in (*started_by(process), process) if process.poll() is None else ():
+            child.kill()
