@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,7 @@ class Key:
 
     Attributes:
         name: How we spell it (the spelling of the newest form).
-        kind: What it holds: `str`, `bool`, `int`, `float`, `ints`, `floats`, `strs`, `size` (an int or two
-            equal ints) or `table`.
+        kind: What it holds; one of `EXPECTED`.
         default: The value where the key is missing; `NO_DEFAULT` where it must be there.
         text: What it means.
         aliases: Other spellings, read the same.
@@ -39,6 +40,39 @@ class Key:
     text: str
     aliases: tuple[str, ...] = ()
 
+
+# What each kind of key holds, in words.
+EXPECTED = {
+    "bool": "true or false",
+    "str": "a text",
+    "int": "a whole number, 0 or more",
+    "count": "a whole number, 1 or more",
+    "float": "a number",
+    "positive": "a number above 0",
+    "share": "a number from 0 to 1",
+    "weight": "a number, 0 or more",
+    "size": "a positive whole number, or two equal ones",
+    "ints": "a list of whole numbers from 1",
+    "floats": "a list of numbers",
+    "strs": "a list of texts",
+    "table": "a table",
+}
+
+# What other forms of the file call our loader.
+LOADERS = {"semseg": "tiles", "semsegtiles": "tiles"}
+
+# What each table is about.
+TABLES = {
+    "channels": "Input of the network; written `[[channels]]`, once for each folder of tiles. Their bands are "
+    "stacked in this order, which is how several images are fused.",
+    "classes": "What a pixel can be; written `[[classes]]`, once for each. The first is the background, index 0. "
+    "A white background is put before them where there is only one, and where none has the title `background` "
+    "in a file of the form that leaves it out (one without `[dataset]`, `[train]`, `[auth]` and `model.name`).",
+    "model": "The network, and how it is trained.",
+    "train": "The later place of the keys about training. What stands here is taken in place of `[model]`.",
+    "dataset": "Places of data.",
+    "auth": "Logins. Further keys, for providers of imagery, are not used.",
+}
 
 KEYS: dict[str, tuple[Key, ...]] = {
     "dataset": (
@@ -59,27 +93,27 @@ KEYS: dict[str, tuple[Key, ...]] = {
     "classes": (
         Key("title", "str", NO_DEFAULT, "Name of the class."),
         Key("color", "str", NO_DEFAULT, "A CSS3 colour name, `#RRGGBB`, or `transparent`."),
-        Key("weight", "float", 1.0, "Weight of the class in losses that take one."),
+        Key("weight", "weight", 1.0, "Weight of the class in losses that take one."),
     ),
     "model": (
         Key("nn", "str", "unet", "Network: a built-in name, `module:attribute`, or a plug-in.", ("name",)),
         Key("encoder", "str", "resnet50", "Encoder: a built-in name, a hub id, or a local folder."),
         Key("pretrained", "bool", True, "Start from pretrained encoder weights (from the hub or a folder)."),
-        Key("num_filters", "int", 32, "Width of the decoder."),
+        Key("num_filters", "count", 32, "Width of the decoder."),
         Key("ts", "size", 512, "Side of a tile in pixels.", ("tile_size",)),
         Key("loss", "str", "lovasz", "Loss: a built-in name, `module:attribute`, or a plug-in."),
-        Key("bs", "int", 2, "Tiles in a batch, on each device.", ("batch_size",)),
-        Key("lr", "float", 0.000025, "Learning rate. Take about 1e-4 or more without pretrained weights."),
-        Key("decay", "float", 0.0, "Weight decay."),
+        Key("bs", "count", 2, "Tiles in a batch, on each device.", ("batch_size",)),
+        Key("lr", "positive", 0.000025, "Learning rate. Take about 1e-4 or more without pretrained weights."),
+        Key("decay", "weight", 0.0, "Weight decay."),
         Key("da", "str", "flip", "Augmentation: a built-in name, `module:attribute`, or a plug-in."),
-        Key("dap", "float", 0.75, "Probability that a tile is augmented.", ("data_augmentation",)),
+        Key("dap", "share", 0.75, "Probability that a tile is augmented.", ("data_augmentation",)),
         Key("loader", "str", "tiles", "Loader of the data set: a built-in name or a plug-in."),
         Key("metrics", "strs", ("iou", "mcc"), "Metrics shown for every epoch."),
         Key("ms", "int", 64, "Overlap into the neighbouring tiles in prediction, in pixels."),
     ),
     "train": (
         Key("pretrained", "bool", None, "As `model.pretrained`, the later place of it."),
-        Key("bs", "int", None, "As `model.bs`."),
+        Key("bs", "count", None, "As `model.bs`."),
         Key("loss", "str", None, "As `model.loss`."),
         Key("metrics", "strs", None, "As `model.metrics`."),
         Key("da", "table", None, "`{name=..., p=...}`: as `model.da` and `model.dap`."),
@@ -184,7 +218,7 @@ def load_config(path: str | Path | None = None) -> Config:
     """
     found = find_config(path)
     try:
-        data = tomllib.loads(found.read_text("utf-8"))
+        data = tomllib.loads(found.read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {found}: {error}") from error
     return parse_config(data, str(found))
@@ -207,7 +241,7 @@ def parse_config(data: Mapping[str, Any], where: str = "the configuration") -> C
         raise ConfigError(f"{where}: no [[channels]]; expected at least one")
     if not classes:
         raise ConfigError(f"{where}: no [[classes]]; expected the background and at least one more")
-    if len(classes) == 1:  # one form of the file leaves the background out
+    if _leaves_background_out(data, [entry.title.casefold() for entry in classes], where):
         classes.insert(0, ClassDef("background", (255, 255, 255)))
     titles = [entry.title for entry in classes]
     if len(set(titles)) < len(titles):
@@ -223,6 +257,17 @@ def parse_config(data: Mapping[str, Any], where: str = "the configuration") -> C
         dataset=Path(dataset["path"]).expanduser() if dataset["path"] else None,
         pg_dsn=auth["pg"] or dataset["pg_dsn"],
     )
+
+
+def _leaves_background_out(data: Mapping[str, Any], titles: Sequence[str], where: str) -> bool:
+    """Tell whether the classes are those of the form of the file that does not list the background."""
+    if titles[0] == "background":
+        return False
+    if "background" in titles:
+        raise ConfigError(f"{where}: the class `background` must be the first of [[classes]]")
+    model = data.get("model")
+    oldest = isinstance(model, Mapping) and "name" in model  # it lists the background, under any title
+    return len(titles) == 1 or not (oldest or {"dataset", "train", "auth"} & set(data))
 
 
 def _rows(data: Mapping[str, Any], name: str, where: str) -> list[Any]:
@@ -241,6 +286,8 @@ def _table(row: Any, name: str, where: str) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for spelling, value in row.items():
         key = spellings.get(spelling)
+        if key is None and name == "auth":
+            continue
         if key is None:
             raise ConfigError(f"{where}: unknown key {spelling!r}; expected one of {', '.join(spellings)}")
         if key.name in values:
@@ -255,39 +302,31 @@ def _table(row: Any, name: str, where: str) -> dict[str, Any]:
 
 def _typed(value: Any, kind: str, where: str) -> Any:
     """Return a value as the type of its key, or raise `ConfigError` that names what was expected."""
+    number = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
     match kind, value:
-        case "bool", bool():
+        case ("bool", bool()) | ("str", str()):
             return value
-        case "str", str():
+        case "int" | "count" | "size", int() if number and value >= (0 if kind == "int" else 1):
             return value
-        case "int" | "size", int() if not isinstance(value, bool) and value > 0:
-            return value
-        case "int", int() if not isinstance(value, bool) and value == 0:
-            return value
-        case "float", int() | float() if not isinstance(value, bool):
+        case "float" | "positive" | "share" | "weight", int() | float() if number and _in_range(kind, value):
             return float(value)
         case "size", [int(width), int(height)] if width == height > 0:
             return width
         case "ints", list() if value and all(type(item) is int and item > 0 for item in value):
             return tuple(value)
-        case "floats", list() if value and all(type(item) in (int, float) for item in value):
+        case "floats", list() if value and all(
+            type(item) in (int, float) and math.isfinite(item) for item in value
+        ):
             return tuple(map(float, value))
         case "strs", list() if all(isinstance(item, str) for item in value):
             return tuple(value)
         case "table", Mapping():
             return dict(value)
-    expected = {
-        "bool": "true or false",
-        "str": "a text",
-        "int": "a whole number, 0 or more",
-        "float": "a number",
-        "size": "a positive whole number, or two equal ones",
-        "ints": "a list of whole numbers from 1",
-        "floats": "a list of numbers",
-        "strs": "a list of texts",
-        "table": "a table",
-    }[kind]
-    raise ConfigError(f"{where}: expected {expected}, got {value!r}")
+    raise ConfigError(f"{where}: expected {EXPECTED[kind]}, got {value!r}")
+
+
+def _in_range(kind: str, value: float) -> bool:
+    return {"float": True, "positive": value > 0, "share": 0 <= value <= 1, "weight": value >= 0}[kind]
 
 
 def _channel(values: dict[str, Any], where: str) -> Channel:
@@ -309,6 +348,8 @@ def _channel(values: dict[str, Any], where: str) -> Channel:
 def _class(values: dict[str, Any], where: str) -> ClassDef:
     from shared.images import parse_color  # Pillow: not needed by the tools that read no configuration
 
+    if not values["title"].strip():
+        raise ConfigError(f"{where}: title: expected a name, got {values['title']!r}")
     transparent = values["color"].lower() == "transparent"
     try:
         color = (255, 255, 255) if transparent else parse_color(values["color"])
@@ -325,14 +366,45 @@ def _model(data: Mapping[str, Any], where: str) -> ModelConfig:
         if train[name] is not None:
             model[name] = train[name]
     augmentation = train["da"] or {}
-    model["da"] = augmentation.get("name", model["da"])
-    model["dap"] = _typed(augmentation.get("p", model["dap"]), "float", f"{where}: [train] da.p")
-    if not 0 <= model["dap"] <= 1:
-        raise ConfigError(f"{where}: [model] dap: expected a probability from 0 to 1, got {model['dap']}")
+    unknown = sorted(set(augmentation) - {"name", "p"})
+    if unknown:
+        raise ConfigError(f"{where}: [train] da: unknown key {unknown[0]!r}; expected one of name, p")
+    model["da"] = _typed(augmentation.get("name", model["da"]), "str", f"{where}: [train] da.name")
+    model["dap"] = _typed(augmentation.get("p", model["dap"]), "share", f"{where}: [train] da.p")
     optimizer = dict(train["optimizer"] or {})
     model["optimizer"] = _typed(optimizer.pop("name", "Adam"), "str", f"{where}: [train] optimizer.name")
-    model["lr"] = _typed(optimizer.pop("lr", model["lr"]), "float", f"{where}: [train] optimizer.lr")
+    model["lr"] = _typed(optimizer.pop("lr", model["lr"]), "positive", f"{where}: [train] optimizer.lr")
     model["optimizer_options"] = optimizer
-    if model["bs"] < 1:
-        raise ConfigError(f"{where}: [model] bs: expected at least 1, got {model['bs']}")
+    model["loader"] = LOADERS.get(model["loader"].lower(), model["loader"])
     return ModelConfig(**model)
+
+
+def describe() -> str:
+    """Return every table and key as Markdown, for `docs/config.md`."""
+    lines = []
+    for name, text in TABLES.items():
+        title = f"[[{name}]]" if name in ("channels", "classes") else f"[{name}]"
+        lines += [
+            f"## `{title}`",
+            "",
+            text,
+            "",
+            "| key | also | holds | default | meaning |",
+            "|---|---|---|---|---|",
+        ]
+        for key in KEYS[name]:
+            also = ", ".join(f"`{alias}`" for alias in key.aliases)
+            lines.append(f"| `{key.name}` | {also} | {EXPECTED[key.kind]} | {_shown(key.default)} | {key.text} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _shown(default: Any) -> str:
+    """Return a default as TOML writes it."""
+    if default is NO_DEFAULT:
+        return "(must be given)"
+    if default is None:
+        return ""
+    if isinstance(default, float):
+        return f"`{default:.6f}`".replace("000`", "`") if 0 < default < 1e-3 else f"`{default}`"
+    return f"`{json.dumps(default)}`"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 from shared.errors import PluginError
@@ -24,21 +26,31 @@ def load(name: str, group: str, builtin: Mapping[str, Any] | None = None) -> Any
     if builtin and name.lower() in builtin:  # some forms of the configuration write `Lovasz`, some `lovasz`
         return builtin[name.lower()]
     if ":" in name:
-        module, _, attribute = name.partition(":")
-        try:
-            value: Any = importlib.import_module(module)
-            for part in attribute.split("."):
-                value = getattr(value, part)
-        except (ImportError, AttributeError) as error:
-            raise PluginError(f"cannot import {name!r} for {group}: {error}") from error
-        return value
-    found = {point.name: point for point in entry_points(group=group)}
-    if name not in found:
+        return _import(name, group)
+    points = entry_points(group=group)
+    found = {point.name: point for point in points}
+    point = found.get(name) or {point.name.lower(): point for point in points}.get(name.lower())
+    if point is None:
         known = ", ".join(sorted([*(builtin or {}), *found])) or "none"
         raise PluginError(
             f"unknown {group.removeprefix('rsp.')} {name!r}; known: {known}; or give module:attribute"
         )
     try:
-        return found[name].load()
+        return point.load()
     except Exception as error:
         raise PluginError(f"the entry point {name!r} of {group} cannot be loaded: {error}") from error
+
+
+def _import(name: str, group: str) -> Any:
+    """Return what `module:attribute` names; the module may lie in the current folder."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)  # at the end: what is installed goes first
+    module, _, attribute = name.partition(":")
+    try:
+        value: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            value = getattr(value, part)
+    except Exception as error:
+        raise PluginError(f"cannot import {name!r} for {group}: {error}") from error
+    return value
