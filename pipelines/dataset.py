@@ -27,6 +27,8 @@ def dataset(
     kind: str = "bbox",
     zoom: int = 18,
     url_type: str = "XYZ",
+    rate: int = 10,
+    tile_format: str = "webp",
     seed: int = 0,
     share: int = 70,
     block: int = 1,
@@ -41,11 +43,14 @@ def dataset(
         kind: What `source` is: bbox, geojson or dir.
         zoom: Zoom of the tiles.
         url_type: XYZ, TMS or WMS.
+        rate: Requests a second that the tile server is asked at most.
+        tile_format: What tiles are stored as: webp, jpg, png or tif.
         seed: Seed of the split.
         share: Percentage of the tiles that is trained on.
         block: Side in tiles of the squares that the split keeps together.
     """
-    cover, images = steps.fetch(source, kind, zoom, url, url_type)
+    imagery = steps.Imagery(source, kind, zoom, url, url_type, rate, tile_format)
+    cover, images = steps.fetch(imagery)
     labels = steps.label(cover, config, features)
     parts = steps.divide(images, labels, share, seed, block)
     return Data(*parts[:4])

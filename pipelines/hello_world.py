@@ -16,6 +16,8 @@ def hello_world(
     kind: str = "bbox",
     zoom: int = 18,
     url_type: str = "XYZ",
+    rate: int = 10,
+    tile_format: str = "webp",
     class_title: str = "building",
     epochs: int = 10,
     gpus: str = "0",
@@ -44,6 +46,8 @@ def hello_world(
         kind: What `source` is: bbox, geojson or dir.
         zoom: Zoom of the tiles.
         url_type: XYZ, TMS or WMS.
+        rate: Requests a second that the tile server is asked at most.
+        tile_format: What tiles are stored as: webp, jpg, png or tif.
         class_title: The class of the configuration that is turned into features.
         epochs: Epochs of training.
         gpus: How many accelerators to train on, as text; "0" trains on the processor.
@@ -59,7 +63,8 @@ def hello_world(
         model_name: Name of the model on the server.
         model_version: Version of the model on the server; empty lets it follow from the model.
     """
-    cover, images = steps.fetch(source, kind, zoom, url, url_type)
+    imagery = steps.Imagery(source, kind, zoom, url, url_type, rate, tile_format)
+    cover, images = steps.fetch(imagery)
     labels = steps.label(cover, config, features)
     parts = steps.divide(images, labels, share, seed, block)
     checkpoint = steps.learn(parts, config, epochs, gpus, accelerator, seed)

@@ -16,6 +16,8 @@ def prediction(
     kind: str = "bbox",
     zoom: int = 18,
     url_type: str = "XYZ",
+    rate: int = 10,
+    tile_format: str = "webp",
     class_title: str = "building",
     endpoint: str = "",
 ) -> None:
@@ -29,9 +31,12 @@ def prediction(
         kind: What `source` is: bbox, geojson or dir.
         zoom: Zoom of the tiles.
         url_type: XYZ, TMS or WMS.
+        rate: Requests a second that the tile server is asked at most.
+        tile_format: What tiles are stored as: webp, jpg, png or tif.
         class_title: The class of the configuration that is turned into features.
         endpoint: URL of TorchServe, to have it predict instead of the step itself; empty for the step.
     """
-    _, images = steps.fetch(source, kind, zoom, url, url_type)
+    imagery = steps.Imagery(source, kind, zoom, url, url_type, rate, tile_format)
+    _, images = steps.fetch(imagery)
     masks = steps.infer(images, steps.given(model, dsl.Model), endpoint)
     steps.trace(masks, class_title, config)

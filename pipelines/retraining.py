@@ -16,6 +16,8 @@ def retraining(
     kind: str = "bbox",
     zoom: int = 18,
     url_type: str = "XYZ",
+    rate: int = 10,
+    tile_format: str = "webp",
     epochs: int = 10,
     gpus: str = "1",
     accelerator: str = "nvidia.com/gpu",
@@ -43,6 +45,8 @@ def retraining(
         kind: What `source` is: bbox, geojson or dir.
         zoom: Zoom of the tiles.
         url_type: XYZ, TMS or WMS.
+        rate: Requests a second that the tile server is asked at most.
+        tile_format: What tiles are stored as: webp, jpg, png or tif.
         epochs: Epochs of training.
         gpus: How many accelerators to train on, as text; "0" trains on the processor.
         accelerator: What Kubernetes calls the accelerator.
@@ -57,7 +61,8 @@ def retraining(
         model_store_pvc: On a cluster, the volume claim of that folder, mounted at /models.
         model_name: Name of the model on the server.
     """
-    cover, images = steps.fetch(source, kind, zoom, url, url_type, cached=False)
+    imagery = steps.Imagery(source, kind, zoom, url, url_type, rate, tile_format)
+    cover, images = steps.fetch(imagery, cached=False)
     labels = steps.label(cover, config, features, cached=False)
     parts = steps.divide(images, labels, share, seed, block)
     checkpoint = steps.learn(parts, config, epochs, gpus, accelerator, seed)

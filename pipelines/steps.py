@@ -56,19 +56,43 @@ def request(task: PipelineTask, cpu: str, memory: str) -> PipelineTask:
     return task
 
 
+def _secret(task: PipelineTask, name: str, key: str, variable: str) -> None:
+    """Put a key of a Kubernetes secret into the environment of a step, where there is such a secret."""
+    kubernetes.use_secret_as_env(task, secret_name=name, secret_key_to_env={key: variable}, optional=True)
+
+
 def given(address: Any, kind: Any = dsl.Dataset) -> Any:
     """Bring in what another pipeline, or nobody at all, has made."""
     return dsl.importer(artifact_uri=address, artifact_class=kind, reimport=False).output
 
 
-def fetch(source: Any, kind: Any, zoom: Any, url: Any, url_type: Any, *, cached: bool = True) -> tuple[Any, Any]:
+class Imagery(NamedTuple):
+    """Which area, and which server has its tiles; the parameters of the pipelines by these names say more."""
+
+    source: Any
+    kind: Any
+    zoom: Any
+    url: Any
+    url_type: Any
+    rate: Any
+    tile_format: Any
+
+
+def fetch(imagery: Imagery, *, cached: bool = True) -> tuple[Any, Any]:
     """Cover an area and download its tiles; returns the cover and the images.
 
     `cached` is False where the same request is expected to bring something new.
     """
-    covered = request(cover(source=source, kind=kind, zoom=zoom), "500m", "512Mi")
+    covered = request(cover(source=imagery.source, kind=imagery.kind, zoom=imagery.zoom), "500m", "512Mi")
     covered.set_caching_options(cached)
-    tiles = download(cover=covered.outputs["cover"], url=url, kind=url_type)
+    tiles = download(
+        cover=covered.outputs["cover"],
+        url=imagery.url,
+        kind=imagery.url_type,
+        rate=imagery.rate,
+        tile_format=imagery.tile_format,
+    )
+    _secret(tiles, "rsp-download", "headers", "RSP_HTTP_HEADERS")
     tiles.set_caching_options(cached)
     # Servers have bad minutes; what one attempt fetched is not kept, so the attempts are few.
     tiles.set_retry(num_retries=2, backoff_duration="30s", backoff_factor=2.0)
@@ -121,7 +145,9 @@ def convert(checkpoint: Any) -> Any:
 
 def infer(images: Any, model: Any, endpoint: Any = "") -> Any:
     """Predict the masks of images."""
-    return request(predict(images=images, model=model, endpoint=endpoint), "2", "4Gi").outputs["masks"]
+    task = predict(images=images, model=model, endpoint=endpoint)
+    _secret(task, "rsp-torchserve", "token", "RSP_TORCHSERVE_TOKEN")
+    return request(task, "2", "4Gi").outputs["masks"]
 
 
 def judge(images: Any, labels: Any, masks: Any, config: Any) -> PipelineTask:
@@ -175,6 +201,7 @@ def release(
         # A deployment is an act, not a result: it never comes out of a cache.
         task.set_caching_options(False)
         kubernetes.mount_pvc(task, pvc_name=server.model_store_pvc, mount_path=MODELS)
+        _secret(task, "rsp-torchserve", "token", "RSP_TORCHSERVE_TOKEN")
         # The network policy of k8s/base lets pods with this label, and no others, manage models.
         kubernetes.add_pod_label(task, "rsp-role", "deploy")
         request(task, "500m", "1Gi")

@@ -1,0 +1,324 @@
+"""HelloWorld from nothing: an area, a pipeline, a served model, a map.
+
+python -m pipelines.demo --out demo                     on a generated town
+python -m pipelines.demo --out demo --scene FOLDER      on images/{z}/{x}/{y}.jpg and a GeoJSON of your own
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pipelines.compiler import load
+from pipelines.local import LocalRun, run_local
+from shared.atomic import atomic_text, write_bytes
+from shared.errors import PipelineError, RspError, ServingError, UsageError
+from shared.tiles import read_cover
+from shared.tileset import find_tileset, open_reader, remove_tileset
+from shared.webmap import write_webmap
+
+# What the network must reach on the generated town; less means that something is broken.
+LEAST_IOU = 0.80
+MODEL = "town"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the pipeline is run on.
+
+    Attributes:
+        title: What to call it.
+        parameters: Parameters of `hello_world`.
+        least: The IoU below which the demo has failed; None where nobody can tell.
+    """
+
+    title: str
+    parameters: dict[str, Any]
+    least: float | None
+
+
+@contextmanager
+def generated(folder: Path, tiles: int, epochs: int) -> Iterator[Job]:
+    """Draw a town and offer it as a WMS."""
+    try:
+        # By name: the tests are no part of the package, and nothing else in it knows of them.
+        generate = import_module("tests.scene.generate")
+        server_module = import_module("tests.scene.server")
+    except ImportError as error:
+        raise UsageError(f"the town is drawn by tests/scene: run this in the checkout ({error})") from error
+    scene = generate.generate(folder, tiles=tiles)
+    with server_module.SceneServer(scene.path) as server:
+        parameters = {
+            "source": scene.bbox_text,
+            "zoom": scene.zoom,
+            "url": server.wms,
+            "url_type": "WMS",
+            # The town stands on this machine and minds no number of requests.
+            "rate": 100,
+            "features": str(scene.features),
+            "config": server_module.CONFIG.read_text("utf-8"),
+            "epochs": epochs,
+            "block": 2,
+            "threshold": LEAST_IOU,
+        }
+        yield Job(f"a generated town of {len(scene.tiles)} tiles", parameters, LEAST_IOU)
+
+
+@contextmanager
+def own(folder: Path, epochs: int) -> Iterator[Job]:
+    """Offer somebody's own tiles as an XYZ server."""
+    from shared.images import decode
+
+    images = find_tileset(folder, "images")
+    if not images.is_dir():
+        raise UsageError(f"{images} must be a folder of tiles images/z/x/y.jpg, so that it can be served as it is")
+    features = sorted([*folder.glob("*.geojson"), *folder.glob("*.json")])
+    if len(features) != 1:
+        found = ", ".join(path.name for path in features) or "none"
+        raise UsageError(f"one GeoJSON of what is to be learnt must stand in {folder}; there is {found}")
+    with open_reader(images) as reader:
+        tiles, zoom, suffix = reader.tiles(), reader.zoom(), reader.format
+        side = decode(reader.read(tiles[0])).shape[0]
+        extension = next(images.glob(f"{zoom}/{tiles[0].x}/{tiles[0].y}.*")).suffix
+    handler = partial(QuietHandler, directory=str(images))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        parameters = {
+            "source": str(images.resolve()),
+            "kind": "dir",
+            "zoom": zoom,
+            "url": f"http://127.0.0.1:{server.server_port}/{{z}}/{{x}}/{{y}}{extension}",
+            "rate": 100,
+            "tile_format": suffix,
+            "features": str(features[0].resolve()),
+            "config": own_config(side),
+            "epochs": epochs,
+            "block": 2,
+            "threshold": 0.0,
+        }
+        yield Job(f"{len(tiles)} tiles of {side} px in {folder}", parameters, None)
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves files and says nothing."""
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+def own_config(side: int) -> str:
+    """Return a configuration for two processors and a few dozen tiles: buildings, from red, green and blue."""
+    return f"""
+[[channels]]
+name = "images"
+bands = [1, 2, 3]
+
+[[classes]]
+title = "background"
+color = "white"
+
+[[classes]]
+title = "building"
+color = "deeppink"
+
+[model]
+nn = "unet"
+encoder = "tiny"
+pretrained = false
+num_filters = 16
+loss = "lovasz"
+ts = {side}
+bs = 4
+lr = 0.001
+dap = 0.75
+ms = 32
+"""
+
+
+class Steps:
+    """Prints a line for each step of the pipeline."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, step: str, seconds: float | None) -> None:
+        """Note that a step began (no seconds) or ended."""
+        if seconds is None:
+            self.count += 1
+            print(f"  {self.count:2} {step:26}", end="", flush=True)
+        else:
+            print(f"{seconds:8.1f} s", flush=True)
+
+
+@contextmanager
+def torchserve(out: Path) -> Iterator[Any]:
+    """Start TorchServe without a model; yield None, and say why, where that cannot be."""
+    from serving.server import TorchServe, preflight
+
+    try:
+        preflight()
+    except ServingError as error:
+        print(f"No serving in this run: {error}\n")
+        yield None
+        return
+    store = out / "model_store"
+    shutil.rmtree(store, ignore_errors=True)
+    store.mkdir(parents=True)
+    with TorchServe(model_store=store, model_api=True) as server:
+        yield server
+
+
+def predict_over_http(run: LocalRun, endpoint: str, out: Path) -> tuple[int, int]:
+    """Predict the validation tiles with `rsp predict --endpoint`.
+
+    The tiles are cut from the whole imagery, as in the pipeline: they see the same neighbours.
+
+    Returns:
+        How many masks are those of the pipeline, byte for byte, and how many there are.
+    """
+    from shared.cli import main
+
+    masks = out / "endpoint"
+    remove_tileset(masks)
+    cover = run.path("split", "validation")
+    log = io.StringIO()
+    with redirect_stderr(log):
+        code = main(
+            ["predict", "--endpoint", f"{endpoint}/predictions/{MODEL}", "--cover", str(cover),
+             str(run.path("download", "tiles")), str(masks)]
+        )  # fmt: skip
+    if code:
+        raise ServingError(f"rsp predict --endpoint ended with {code}:\n{log.getvalue()}")
+    tiles = read_cover(cover)
+    with open_reader(masks) as served, open_reader(run.path("predict", "masks")) as predicted:
+        return sum(served.read(tile) == predicted.read(tile) for tile in tiles), len(tiles)
+
+
+def keep(run: LocalRun, out: Path) -> dict[str, Path]:
+    """Copy what matters from the run to `out`; returns what each file is."""
+    sources = {
+        "map of the validation tiles": (run.path("compare", "map"), "map.html"),
+        "the worst tiles side by side": (run.path("compare", "side_by_side"), "side_by_side.md"),
+        "buildings found in the area": (run.path("vectorize", "features"), "features.geojson"),
+        "masks of the area": (run.path("predict", "masks"), "masks.pmtiles"),
+        "history of the training": (run.path("train", "history"), "history.html"),
+        "the model, exported": (run.path("export", "model"), "model.pt2"),
+    }
+    kept = {}
+    for what, (source, name) in sources.items():
+        write_bytes(out / name, source.read_bytes())
+        kept[what] = out / name
+    with open_reader(out / "masks.pmtiles") as reader:
+        kept["the same as a web map"] = write_webmap(out / "masks.pmtiles", reader.tiles(), reader.format)
+    return kept
+
+
+def demo(out: Path, scene: Path | None = None, *, tiles: int = 150, epochs: int = 0) -> int:
+    """Run the demo and return the exit code: 0 where all went well and the IoU is what it should be."""
+    begun = time.monotonic()
+    load("hello_world")
+    out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        if scene is None:
+            print("Drawing a town ...", flush=True)
+            job = stack.enter_context(generated(out / "scene", tiles, epochs or 12))
+        else:
+            job = stack.enter_context(own(scene, epochs or 30))
+        server = stack.enter_context(torchserve(out))
+        if server:
+            job.parameters.update(
+                management=server.management,
+                inference=server.inference,
+                model_store=str(server.model_store),
+                model_name=MODEL,
+            )
+        print(f"The pipeline hello_world on {job.title}:")
+        run = run_local("hello_world", job.parameters, out / "runs", watch=Steps())
+        metrics = run.metrics("compare")
+        kept = keep(run, out)
+        deployed = "deploy" in run.steps
+        same, asked = predict_over_http(run, server.inference, out) if deployed else (0, 0)
+    seconds = time.monotonic() - begun
+    iou = float(metrics.get("iou", "nan"))
+    with atomic_text(out / "metrics.json") as file:
+        json.dump(
+            {
+                "metrics": metrics,
+                "deployed": deployed,
+                "tiles_over_http": asked,
+                "same_as_the_pipeline": same,
+                "seconds": {step.name: round(step.seconds, 2) for step in run.steps.values()},
+                "seconds_in_all": round(seconds, 1),
+            },
+            file,
+            indent=2,
+        )
+        file.write("\n")
+    print(f"\nIoU of buildings on the validation tiles: {iou:.3f}", end="")
+    print(f" (mIoU {metrics['miou']:.3f}, MCC {metrics['mcc']:.3f})" if {"miou", "mcc"} <= set(metrics) else "")
+    if deployed:
+        print(f"TorchServe served the model; {same} of {asked} masks over HTTP are those of the pipeline.")
+    elif server:
+        print("The model was not deployed: it is below the threshold.")
+    print(f"{seconds:.0f} s in all. Where to look:")
+    kept["all numbers, and the time of each step"] = out / "metrics.json"
+    if deployed:
+        kept["masks as the endpoint answered"] = out / "endpoint" / "index.html"
+    kept["what every step printed"] = run.log
+    for what, path in kept.items():
+        print(f"  {path!s:42} {what}")
+    if deployed:
+        print(f"\nServe it again: {Path(sys.executable).name} -m serving.server --model {out / 'model.pt2'}")
+    if deployed and same < asked:
+        raise PipelineError(f"{asked - same} masks of the endpoint differ from those of the pipeline")
+    if job.least is not None and not iou >= job.least:
+        raise PipelineError(f"the IoU is {iou:.3f}, and {job.least:.2f} is the least to expect of this scene")
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the arguments and run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.demo",
+        description=(__doc__ or "").strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the results (default: demo)")
+    parser.add_argument(
+        "--scene",
+        type=Path,
+        metavar="FOLDER",
+        help="tiles of your own, images/z/x/y.jpg, and one *.geojson beside",
+    )
+    parser.add_argument("--tiles", type=int, default=150, help="size of the generated town (default: 150)")
+    parser.add_argument("--epochs", type=int, default=0, help="epochs of training (default: by the scene)")
+    args = parser.parse_args(argv)
+    try:
+        return demo(args.out, args.scene, tiles=args.tiles, epochs=args.epochs)
+    except RspError as error:
+        print(f"demo: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

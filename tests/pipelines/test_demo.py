@@ -1,0 +1,65 @@
+"""The demo on a small town and on tiles of one's own, and what it says when something is missing."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+
+from pipelines.demo import main
+from tests.tilesets import make_tileset
+
+
+@pytest.fixture
+def own_tiles(scene, scene_server, tmp_path):
+    """A folder as a person would have it: images/z/x/y.jpg and a GeoJSON."""
+    import requests
+
+    folder = tmp_path / "mine"
+    for tile in scene.tiles:
+        path = folder / "images" / str(tile.z) / str(tile.x) / f"{tile.y}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(
+            requests.get(f"{scene_server.url}/xyz/{tile.z}/{tile.x}/{tile.y}.jpg", timeout=30).content
+        )
+    shutil.copy(scene.features, folder / "houses.geojson")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.java
+@pytest.mark.xdist_group("torchserve")
+def test_own_tiles_end_to_end(own_tiles, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["--out", str(out), "--scene", str(own_tiles), "--epochs", "1"]) == 0
+    text = capsys.readouterr().out
+    # Every path that is named is there.
+    named = re.findall(rf"^  ({re.escape(str(out))}\S+)", text, re.M)
+    assert len(named) >= 8
+    for path in named:
+        assert (out / path).exists()
+    numbers = json.loads((out / "metrics.json").read_text())
+    assert numbers["deployed"] and numbers["tiles_over_http"] == numbers["same_as_the_pipeline"] > 0
+    assert {"train", "deploy"} <= set(numbers["seconds"])
+    assert f"IoU of buildings on the validation tiles: {numbers['metrics']['iou']:.3f}" in text
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("torchserve")
+def test_without_java_all_but_serving(own_tiles, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "none"))
+    assert main(["--out", str(tmp_path / "out"), "--scene", str(own_tiles), "--epochs", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "openjdk-17-jre-headless" in text
+    assert (tmp_path / "out" / "map.html").exists() and not (tmp_path / "out" / "endpoint").exists()
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["deployed"] is False
+
+
+def test_a_folder_that_is_no_scene(tmp_path, capsys):
+    assert main(["--out", str(tmp_path / "out"), "--scene", str(tmp_path)]) == 1
+    assert "images" in capsys.readouterr().err
+    make_tileset(tmp_path / "images")
+    assert main(["--out", str(tmp_path / "out"), "--scene", str(tmp_path)]) == 2
+    assert "one GeoJSON" in capsys.readouterr().err

@@ -1,0 +1,51 @@
+"""Retraining into a TorchServe that runs: the pipeline deploys, the endpoint answers as the pipeline did."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipelines.local import run_local
+from shared.tileset import open_reader
+from tests.tilesets import CONFIG
+
+pytestmark = [pytest.mark.slow, pytest.mark.java, pytest.mark.xdist_group("torchserve")]
+
+
+def test_retraining_deploys(scene, scene_server, tmp_path, rsp):
+    from serving.server import TorchServe, preflight
+    from shared.errors import ServingError
+
+    try:
+        preflight()
+    except ServingError as error:
+        pytest.skip(str(error))
+    with TorchServe(model_store=tmp_path / "store", model_api=True) as server:
+        run = run_local(
+            "retraining",
+            {
+                "source": scene.bbox_text,
+                "zoom": scene.zoom,
+                "url": f"{scene_server.url}/xyz/{{z}}/{{x}}/{{y}}.jpg",
+                "rate": 100,
+                "features": str(scene.features),
+                "config": CONFIG.replace("ts = 64", "ts = 256\nnum_filters = 8"),
+                "epochs": 1,
+                "gpus": "0",
+                "block": 2,
+                "threshold": 0.0,
+                "management": server.management,
+                "inference": server.inference,
+                "model_store": str(server.model_store),
+                "model_name": "nightly",
+            },
+            tmp_path / "runs",
+        )
+        assert run.steps["deploy"].ok and run.skipped == []
+        assert run.steps["gate"].parameters == {"Output": "deploy"}
+        images = run.path("subset-validation-images", "subset")
+        ran = rsp("predict", "--endpoint", f"{server.inference}/predictions/nightly", images, tmp_path / "masks")
+        assert ran.code == 0, ran.stderr
+    with open_reader(tmp_path / "masks") as served, open_reader(run.path("predict", "masks")) as predicted:
+        assert served.tiles() == predicted.tiles()
+        for tile in served.tiles():
+            assert served.read(tile) == predicted.read(tile)

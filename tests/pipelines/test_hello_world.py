@@ -1,0 +1,168 @@
+"""The HelloWorld pipeline, whole, on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.compiler import compile_pipeline
+from pipelines.local import LocalRun, run_local
+from shared.images import decode_mask
+from shared.tiles import read_cover
+from shared.tileset import open_reader
+from tests.tilesets import CONFIG
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("hello_world")]
+ROOT = Path(__file__).parents[2]
+
+STEPS = {
+    "cover", "download", "rasterize", "split", "subset-training-images", "subset-training-labels",
+    "subset-validation-images", "subset-validation-labels", "subset-validation-masks", "train", "export",
+    "predict", "compare", "vectorize", "gate",
+}  # fmt: skip
+
+
+def parameters(scene, url: str, **changes) -> dict:
+    return {
+        "source": scene.bbox_text,
+        "zoom": scene.zoom,
+        "url": url,
+        "rate": 100,
+        "features": str(scene.features),
+        # 256 px is what the server has; the network is the smallest there is.
+        "config": CONFIG.replace("ts = 64", "ts = 256\nnum_filters = 8"),
+        "epochs": 1,
+        "block": 2,
+        "management": "http://127.0.0.1:9",
+        "inference": "http://127.0.0.1:9",
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def run(scene, scene_server, tmp_path_factory) -> LocalRun:
+    # No model has an IoU of 2: the deployment is left out.
+    url = f"{scene_server.url}/xyz/{{z}}/{{x}}/{{y}}.jpg"
+    return run_local("hello_world", parameters(scene, url, threshold=2.0), tmp_path_factory.mktemp("runs"))
+
+
+def test_all_steps_but_the_deployment(run):
+    assert set(run.steps) == STEPS and run.skipped == ["deploy"]
+    assert run.steps["gate"].parameters == {"Output": "keep"}
+    assert all(step.ok and step.seconds > 0 for step in run.steps.values())
+
+
+def test_outputs_are_there(run):
+    for step in run.steps.values():
+        for name, artifact in step.outputs.items():
+            assert artifact.path.exists(), f"{step.name}.{name}"
+    assert "<html" in run.path("compare", "map").read_text()[:200]
+    assert "![" in run.path("compare", "side_by_side").read_text()
+    assert json.loads(run.path("vectorize", "features").read_text())["type"] == "FeatureCollection"
+
+
+def test_the_split_loses_no_tile(run, scene):
+    training, validation = (read_cover(run.path("split", name)) for name in ("training", "validation"))
+    assert sorted(training + validation) == sorted(scene.tiles)
+    for part, tiles in (("training", training), ("validation", validation)):
+        for kind in ("images", "labels"):
+            with open_reader(run.path(f"subset-{part}-{kind}", "subset")) as reader:
+                assert reader.tiles() == sorted(tiles)
+
+
+def test_the_map_is_whole_and_the_measure_is_of_the_validation_part(run, scene):
+    with open_reader(run.path("predict", "masks")) as reader:
+        assert reader.tiles() == sorted(scene.tiles)
+        masks = {tile: decode_mask(reader.read(tile)) for tile in reader.tiles()}
+    inter = union = 0
+    with open_reader(run.path("rasterize", "labels")) as labels:
+        for tile in read_cover(run.path("split", "validation")):
+            label, mask = decode_mask(labels.read(tile)) > 0, masks[tile] > 0
+            inter, union = inter + np.sum(label & mask), union + np.sum(label | mask)
+    assert run.metrics("compare")["iou"] == pytest.approx(inter / union, abs=1e-6)
+
+
+def test_metrics_are_metrics_of_kfp(run):
+    assert {"iou", "miou", "mcc", "iou_building"} <= set(run.metrics("compare"))
+    matrix = run.steps["compare"].outputs["confusion"].metadata["confusionMatrix"]
+    assert len(matrix["struct"]["rows"] if "struct" in matrix else matrix["rows"]) == 2
+
+
+def test_the_same_pipeline_as_the_compiled_one(run):
+    """What ran is what is compiled: the log shows the steps of the YAML and no pip."""
+    text = run.log.read_text()
+    assert "pip install" not in text
+    for step in STEPS:
+        assert f"  {step}:" in compile_pipeline("hello_world")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root to cut the network")
+def test_nothing_is_asked_of_the_network(scene, tmp_path):
+    """In a network namespace of its own, with nothing but loopback; the training is part of it."""
+    probe = subprocess.run(["unshare", "-n", "true"], capture_output=True)
+    if probe.returncode:
+        pytest.skip("no network namespaces here")
+    script = tmp_path / "offline.py"
+    script.write_text(
+        "import json, socket, sys\n"
+        "from pathlib import Path\n"
+        "from pipelines.local import run_local\n"
+        "from tests.scene.server import SceneServer\n"
+        "try:\n"
+        "    socket.create_connection(('192.0.2.1', 80), timeout=3)\n"
+        "    sys.exit('there is a network')\n"
+        "except OSError:\n"
+        "    pass\n"
+        "given = json.loads(Path(sys.argv[1]).read_text())\n"
+        "with SceneServer(Path(sys.argv[2])) as server:\n"
+        "    given['url'] = server.url + '/xyz/{z}/{x}/{y}.jpg'\n"
+        "    run = run_local('hello_world', given, Path(sys.argv[3]))\n"
+        "print('steps:', len(run.steps))\n"
+    )
+    (tmp_path / "given.json").write_text(json.dumps(parameters(scene, "", threshold=2.0)))
+    # Loopback is down in a new namespace.
+    up = (
+        "import fcntl, socket, struct, os, sys\n"
+        "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        "fcntl.ioctl(s, 0x8914, struct.pack('16sh', b'lo', 1))\n"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])\n"
+    )
+    command = ["unshare", "-n", sys.executable, "-c", up, str(script), str(tmp_path / "given.json"),
+               str(scene.path), str(tmp_path / "runs")]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert f"steps: {len(STEPS)}" in done.stdout
+
+
+def test_the_parts_are_pipelines_too(run, scene, scene_server, tmp_path):
+    """prediction with the model of the run, and quality of its masks, are what hello_world had within."""
+    config = parameters(scene, "")["config"]
+    predicted = run_local(
+        "prediction",
+        {
+            "source": scene.bbox_text, "zoom": scene.zoom, "rate": 100, "config": config,
+            "url": f"{scene_server.url}/xyz/{{z}}/{{x}}/{{y}}.jpg", "model": str(run.path("export", "model")),
+        },
+        tmp_path,
+    )  # fmt: skip
+    assert predicted.path("predict", "masks").read_bytes() == run.path("predict", "masks").read_bytes()
+    assert predicted.path("vectorize", "features").read_bytes() == run.path("vectorize", "features").read_bytes()
+    measured = run_local(
+        "quality",
+        {
+            "images": str(run.path("subset-validation-images", "subset")),
+            "labels": str(run.path("subset-validation-labels", "subset")),
+            "masks": str(run.path("subset-validation-masks", "subset")),
+            "config": config,
+        },
+        tmp_path,
+    )
+    assert measured.metrics("compare") == run.metrics("compare")
