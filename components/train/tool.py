@@ -13,6 +13,7 @@ history.json, history.csv, the log, and state.pt, from which --resume goes on.
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,13 @@ class TrainResult(Result):
     training_tiles: int
     validation_tiles: int
     seconds: float
-    history: list[dict[str, object]]
+    history: list[dict[str, Any]]
     notes: list[str]
+
+    def measures(self) -> dict[str, float]:
+        """Return the metrics that are defined."""
+        found = {"iou": self.iou, "miou": self.miou, "mcc": self.mcc, "loss": self.loss}
+        return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def train(

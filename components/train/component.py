@@ -1,0 +1,60 @@
+"""How Kubeflow sees `train`."""
+
+from kfp import dsl
+
+from components.image import image
+
+
+@dsl.component(base_image=image("train"), packages_to_install=[], install_kfp_package=False)
+def train(
+    training_images: dsl.Input[dsl.Dataset],
+    training_labels: dsl.Input[dsl.Dataset],
+    validation_images: dsl.Input[dsl.Dataset],
+    validation_labels: dsl.Input[dsl.Dataset],
+    checkpoint: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+    confusion: dsl.Output[dsl.ClassificationMetrics],
+    history: dsl.Output[dsl.HTML],
+    config: str,
+    epochs: int = 10,
+    gpus: str = "0",
+    seed: int = 0,
+) -> None:
+    """Train a network, on the CPU or on all accelerators of one node.
+
+    Args:
+        training_images: Tile set of images. Every [[channels]] of the configuration takes its bands from it.
+        training_labels: Tile set of the labels of the same tiles.
+        validation_images: Tile set of images that are not trained on.
+        validation_labels: Tile set of the labels of the same tiles.
+        checkpoint: The weights of the best epoch with their model card, safetensors.
+        metrics: iou, miou, mcc and loss of that epoch on the validation tiles.
+        confusion: Its confusion matrix, in pixels.
+        history: A chart of all epochs.
+        config: The configuration, TOML.
+        epochs: Epochs of training.
+        gpus: How many GPUs, as text (the count of an accelerator is text in KFP); "0" trains on the CPU.
+        seed: Of weights, shuffles and augmentations.
+    """
+    from components.artifacts import config_file, describe, named
+    from components.train.step import train_step
+
+    with config_file(config) as path:
+        result = train_step(
+            {"images": training_images.path, "labels": training_labels.path},
+            {"images": validation_images.path, "labels": validation_labels.path},
+            config=path,
+            checkpoint=named(checkpoint, ".safetensors"),
+            chart=named(history, ".html"),
+            epochs=int(epochs),
+            gpus=int(float(gpus)),
+            seed=int(seed),
+        )
+    for name, value in result.measures().items():
+        metrics.log_metric(name, value)
+    confusion.log_confusion_matrix(result.classes, result.confusion)
+    # KFP's cache takes a step for done only where its outputs are files.
+    named(metrics, "").touch()
+    named(confusion, "").touch()
+    describe(checkpoint, "checkpoint", result)
+    describe(history, "history", result)
