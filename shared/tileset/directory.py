@@ -111,6 +111,7 @@ class DirectoryWriter(TileWriter):
         self._staging = path / f"{PREFIX}{secrets.token_hex(8)}"
         self._claim: int | None = None
         self._lock = threading.Lock()
+        self._made = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
             present = list(scan(path))
@@ -165,10 +166,16 @@ class DirectoryWriter(TileWriter):
 
     def commit(self) -> None:
         """Every tile is visible since it was written; what is left to do is to clear up."""
-        self.abandon()
+        self._clear()
 
     def abandon(self) -> None:
-        """Whole tiles stay."""
+        """Whole tiles stay; a folder that was made for tiles, and got none, does not."""
+        self._clear()
+        if self._made:
+            with suppress(OSError):
+                self.path.rmdir()
+
+    def _clear(self) -> None:
         with self._lock:
             if self._claim is not None:
                 shutil.rmtree(self._staging, ignore_errors=True)

@@ -1,0 +1,288 @@
+"""Cut georeferenced rasters into tiles, of an image or of labels.
+
+rsp tile --zoom 18 ortho.tif images
+rsp tile --zoom 18 --bands 1,2,3,4 --format tif north.tif south.tif images.pmtiles
+rsp tile --zoom 18 --type label --config config.toml classes.tif labels
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from shared.arguments import add_config, add_web_ui, add_workers, bounded, int_list
+from shared.errors import CoverError, RasterError, UsageError
+from shared.parallel import cpu_count, parallel_map
+from shared.progress import progress
+from shared.report import Result, note_failures
+from shared.tiles import MAX_ZOOM, Tile, read_cover, zoom_of
+
+if TYPE_CHECKING:
+    from components.tile.warp import Source
+
+Kind = Literal["image", "label"]
+
+# Tiles that a worker makes at a time: neighbours in a row, which need the same blocks of a raster.
+RUN = 8
+
+
+@dataclass(kw_only=True)
+class TileResult(Result):
+    """What `tile` did.
+
+    Attributes:
+        tiles: How many tiles the output has of these rasters.
+        skipped: How many of them were there already (with `resume`).
+        empty: How many were dropped since no raster has a pixel there.
+        border: How many were dropped since a whole border is no data (with `no_data`).
+        tile_format: How they are encoded.
+        value_range: What became 0 and 255, where values were scaled.
+    """
+
+    tiles: int
+    skipped: int
+    empty: int
+    border: int
+    tile_format: str
+    value_range: list[float] | None
+
+
+def tile(
+    rasters: list[str],
+    out: Path,
+    *,
+    zoom: int,
+    config: Path | None = None,
+    no_data: int | None = None,
+    kind: Kind = "image",
+    tile_size: int = 512,
+    tile_format: str | None = None,
+    bands: list[int] | None = None,
+    value_range: list[float] | None = None,
+    cover: Path | None = None,
+    workers: int | None = None,
+    resume: bool = False,
+    web_ui_base_url: str = "./",
+    web_ui_template: Path | None = None,
+    web_ui: bool = True,
+) -> TileResult:
+    """Project rasters to EPSG:3857 and cut them into tiles.
+
+    Images are interpolated (bilinear), labels never (nearest). Tiles that a raster fills only in part are kept,
+    their rest black (labels: class 0).
+
+    Args:
+        rasters: Paths, glob patterns or URLs that GDAL reads, all of the same bands and type. Where they overlap,
+            the first one is on top; where it has no data (by its mask, alpha band or no-data value), the next one.
+        out: Where the tiles go, a directory or a `.pmtiles` archive.
+        zoom: Zoom of the tiles.
+        config: The configuration that names the classes, for labels.
+        no_data: Drop tiles of which a whole border row or column has this value (0 to 255) in all bands, or lies
+            outside the rasters.
+        kind: `image`, or `label` for one band of class indices.
+        tile_size: Side of a tile in pixels.
+        tile_format: How tiles are encoded. None is png for one band and webp for three, of 8 or 16 bits, and tif
+            (which keeps values as they are) for all else.
+        bands: Bands to take, counted from 1; None takes all but an alpha band.
+        value_range: What becomes 0 and 255, where values are scaled to bytes. None scales 16-bit values by the
+            depth of the sensor that they seem to come from (the least of 8, 10, ..., 16 bits that holds them).
+        cover: Make only these tiles.
+        workers: Processes; None is one for each processor.
+        resume: Keep tiles that are there.
+        web_ui_base_url: Where the web page finds the tiles.
+        web_ui_template: A template of the user's own for it.
+        web_ui: Write the web page.
+
+    Raises:
+        UsageError: the arguments do not fit together, or the format cannot hold the raster.
+        RasterError: a raster cannot be read, has no georeference, or gives no tile.
+        CoverError: the cover cannot be read, has another zoom, or none of its tiles is in the rasters.
+    """
+    from components.tile import warp
+    from shared.tileset import open_writer
+
+    if not rasters:
+        raise UsageError("give at least one raster")
+    if not 0 <= zoom <= MAX_ZOOM:
+        raise UsageError(f"--zoom must be from 0 to {MAX_ZOOM}, got {zoom}")
+    if not 1 <= tile_size <= 4096:
+        raise UsageError(f"--tile_size must be from 1 to 4096, got {tile_size}")
+    if no_data is not None and not 0 <= no_data <= 255:
+        raise UsageError(f"--no_data must be from 0 to 255, got {no_data}")
+    if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
+        raise UsageError("--range is two numbers, the lesser first, as 0,4095")
+    colors = None
+    if kind == "label":
+        from shared.config import load_config
+
+        if tile_format not in (None, "png") or value_range is not None:
+            raise UsageError(
+                "labels are png and keep their values: --type label goes without --format and --range"
+            )
+        colors = tuple(load_config(config).colors)
+    paths = warp.expand(rasters)
+    source = warp.inspect(paths, bands, label=kind == "label")
+    tile_format = _format(tile_format, source, kind)
+    scale = _range(value_range, tile_format, source, kind)
+    grid = sorted(
+        {found for path in paths for found in warp.footprint(path, zoom, tile_size)},
+        key=lambda found: (found.y, found.x),
+    )
+    if cover is not None:
+        wanted = read_cover(cover)
+        if zoom_of(wanted, cover) != zoom:
+            raise CoverError(f"{cover} has the zoom {zoom_of(wanted, cover)}, and {zoom} is asked for by --zoom")
+        chosen = set(wanted)
+        grid = [found for found in grid if found in chosen]
+        if not grid:
+            raise CoverError(f"none of the {len(wanted)} tiles of {cover} is in the rasters")
+    job = warp.Job(source, zoom, tile_size, tile_format, scale, no_data, colors)
+
+    failed: dict[Tile, str] = {}
+    written: list[Tile] = []
+    dropped = {"empty": 0, "border": 0}
+    with open_writer(out, tile_format, resume=resume) as writer:
+        before = [found for found in grid if found in writer.done]
+        missing = [found for found in grid if found not in writer.done]
+        runs = [missing[start : start + RUN] for start in range(0, len(missing), RUN)]
+        results = parallel_map(
+            warp.make_tiles, runs, cpu_count() if workers is None else workers,
+            initializer=warp.begin, initargs=(job,),
+        )  # fmt: skip
+        try:
+            made_tiles = progress(chain.from_iterable(results), "tile", len(missing))
+            for made_tile, made in zip(missing, made_tiles, strict=True):
+                if made.error is not None:
+                    failed[made_tile] = made.error
+                elif made.dropped is not None:
+                    dropped[made.dropped] += 1
+                else:
+                    assert made.data is not None
+                    writer.write(made_tile, made.data)
+                    written.append(made_tile)
+        finally:
+            results.close()
+            warp.end()
+        if not written and not before:
+            raise RasterError(_why_none(failed, dropped))
+    note_failures(out, failed)
+    if web_ui:
+        from shared.webmap import write_webmap
+
+        write_webmap(out, before + written, tile_format, base_url=web_ui_base_url, template=web_ui_template)
+    return TileResult(
+        tiles=len(before) + len(written),
+        skipped=len(before),
+        empty=dropped["empty"],
+        border=dropped["border"],
+        tile_format=tile_format,
+        value_range=None if scale is None else list(scale),
+        failed=failed,
+    )
+
+
+def _format(tile_format: str | None, source: Source, kind: Kind) -> str:
+    """Return how tiles are encoded; raise `UsageError` where that cannot hold the bands."""
+    from shared.tileset import tile_format as format_name
+
+    bands = len(source.bands)
+    if kind == "label":
+        return "png"
+    if tile_format is None:
+        small = source.dtype in ("uint8", "uint16")
+        return {1: "png", 3: "webp"}.get(bands, "tif") if small else "tif"
+    tile_format = format_name(tile_format)
+    if tile_format != "tif" and bands not in (1, 3):
+        raise UsageError(f"{tile_format} cannot hold {bands} bands; take --format tif, or one or three by --bands")
+    return tile_format
+
+
+def _range(
+    value_range: list[float] | None, tile_format: str, source: Source, kind: Kind
+) -> tuple[float, float] | None:
+    """Return what becomes 0 and 255; None where values stay as they are."""
+    from components.tile.warp import default_range
+
+    if value_range is not None:
+        return value_range[0], value_range[1]
+    if tile_format == "tif" or source.dtype == "uint8" or kind == "label":
+        return None
+    if source.dtype == "uint16":
+        return default_range(source)
+    raise UsageError(
+        f"{tile_format} cannot hold {source.dtype}; --range MIN,MAX says what becomes 0 and 255, and "
+        "--format tif keeps the values"
+    )
+
+
+def _why_none(failed: dict[Tile, str], dropped: dict[str, int]) -> str:
+    """Say why there is no tile at all."""
+    if failed:
+        found, reason = min(failed.items())
+        return f"no tile could be made; {len(failed)} failed, {found.z}/{found.x}/{found.y} as {reason}"
+    return (
+        f"the rasters give no tile: {dropped['empty']} would be without data, {dropped['border']} would have a "
+        "border of the value of --no_data"
+    )
+
+
+def float_pair(text: str) -> list[float]:
+    """Parse `0,4095`."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected two numbers as 0,4095, got {text!r}") from None
+    return [low, high]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `rsp tile`."""
+    parser.add_argument(
+        "rasters", nargs="+", metavar="raster",
+        help="rasters to tile (paths, glob patterns, URLs); where several overlap the first is on top. The last "
+        "argument is the output, a directory or FILE.pmtiles, unless --out names it",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, help="where the tiles go, a directory or FILE.pmtiles")
+    parser.add_argument("--zoom", type=int, required=True, help="zoom of the tiles")
+    add_config(parser)
+    parser.add_argument(
+        "--no_data", "--nodata", type=bounded(int, 0, 255), metavar="0..255",
+        help="drop tiles of which a whole border has this value (default: keep all that have a pixel)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--type", dest="kind", choices=("image", "label"), default="image", help="what to make (default: image)"
+    )
+    parser.add_argument(
+        "--label", dest="kind", action="store_const", const="label", default=argparse.SUPPRESS,
+        help="the same as `--type label`",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tile_size", "--ts", type=int, default=512, help="side of a tile in pixels (default: 512)"
+    )
+    parser.add_argument(
+        "--format", dest="tile_format", metavar="FORMAT",
+        help="png, jpg, webp, or tif, which keeps any bands and values (default: png for one band, webp for "
+        "three, else tif)",
+    )  # fmt: skip
+    parser.add_argument("--bands", type=int_list, metavar="1,2,3", help="bands to take (default: all but alpha)")
+    parser.add_argument(
+        "--range", dest="value_range", type=float_pair, metavar="MIN,MAX",
+        help="values that become 0 and 255 (default, for 16-bit values in png, jpg and webp: 0 and the greatest "
+        "of the sensor's depth, of 8 to 16 bits)",
+    )  # fmt: skip
+    parser.add_argument("--cover", type=Path, metavar="CSV", help="make only these tiles")
+    add_workers(parser)
+    parser.add_argument("--resume", action="store_true", help="keep tiles that are there")
+    add_web_ui(parser)
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Take the last positional as the output where --out does not name it."""
+    if args.out is None:
+        *args.rasters, out = args.rasters
+        args.out = Path(out)
+    if not args.rasters:
+        raise UsageError("give the rasters, and then the output")
