@@ -122,7 +122,7 @@ def run_component(tmp_path):
 
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory) -> Scene:
-    """A generated town of 20 tiles at zoom 18, drawn once for all processes of the suite; change nothing in it."""
+    """A generated town of 20 tiles at zoom 19, drawn once for all processes of the suite; change nothing in it."""
     from tests.scene.generate import generate, load_scene
 
     root = tmp_path_factory.getbasetemp()

@@ -33,9 +33,9 @@ from tests.scene.town import Town
 
 # Fields in the Bresse: nothing of the place is in the picture.
 LON, LAT, UTM = 5.21, 46.87, "EPSG:32631"
-ZOOM = 18  # a tile of 256 px is 104 m of ground here
-RESOLUTION = 0.4  # metres a pixel, as the tiles have it
-MARGIN = 12.0  # metres around the tiles
+ZOOM = 19  # a tile of 256 px is 52 m of ground here
+RESOLUTION = 0.2  # metres a pixel, as the tiles have it
+MARGIN = 6.0  # metres around the tiles
 
 
 @dataclass(frozen=True)

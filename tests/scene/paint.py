@@ -20,6 +20,7 @@ SUN = np.array([
 # What a thing one metre high throws, east and north, in metres.
 THROW = (-math.sin(SUN_AZIMUTH) / math.tan(SUN_HEIGHT), -math.cos(SUN_AZIMUTH) / math.tan(SUN_HEIGHT))
 
+CROWN = 26  # the largest crown in pixels
 LEAVES = [(62, 84, 44), (74, 96, 50), (54, 72, 42), (92, 104, 56), (78, 88, 60), (112, 104, 58)]
 
 
@@ -29,13 +30,14 @@ class Canvas:
     def __init__(self, town: Town, resolution: float, rng: np.random.Generator) -> None:
         self.town, self.resolution, self.rng = town, resolution, rng
         self.width, self.height = (round(side / resolution) for side in town.size)
-        self.fine = self.noise((1.0, 0.55), (3.5, 0.7), (9.0, 0.5))
-        self.coarse = self.noise((22.0, 0.5), (70.0, 0.7), (260.0, 0.6))
+        self.fine = self.noise((resolution, 0.5), (0.7, 0.5), (1.6, 0.6), (4.0, 0.4))
+        self.coarse = self.noise((9.0, 0.5), (28.0, 0.7), (100.0, 0.6))
 
     def noise(self, *octaves: tuple[float, float]) -> np.ndarray:
-        """Return smooth noise, about -1..1: octaves of so many pixels and so much weight."""
+        """Return smooth noise, about -1..1: octaves of so many metres and so much weight."""
         total = np.zeros((self.height, self.width), np.float32)
-        for scale, weight in octaves:
+        for metres, weight in octaves:
+            scale = metres / self.resolution
             shape = (math.ceil(self.height / scale) + 2, math.ceil(self.width / scale) + 2)
             grain = (self.rng.random(shape, np.float32) * 2 - 1) * np.float32(weight)
             if scale > 1:
@@ -114,7 +116,9 @@ class Canvas:
         fill(middle.buffer(8.4), Patch((), (190, 188, 180), 6, 4))
         fill(middle.buffer(7.4), Patch((), (96, 122, 62), 12, 8))
         # The markings of the streets end where the roundabout begins.
-        self.town.paved[:] = [patch for patch in self.town.paved if math.hypot(*patch.ring[0]) > ROUNDABOUT + 2]
+        self.town.paved[:] = [
+            patch for patch in self.town.paved if min(math.hypot(x, y) for x, y in patch.ring) > ROUNDABOUT
+        ]
 
     # --- shadows --------------------------------------------------------------------------------------------
 
@@ -231,7 +235,7 @@ class Canvas:
     def crowns(self) -> dict[int, list[tuple[np.ndarray, np.ndarray]]]:
         """Return stamps of tree crowns by radius in pixels: how much they cover, and how bright they are."""
         stamps = {}
-        for radius in range(2, 16):
+        for radius in range(2, CROWN + 1):
             side = 2 * radius + 3
             dy, dx = np.mgrid[-radius - 1 : radius + 2, -radius - 1 : radius + 2].astype(np.float32)
             stamps[radius] = []
@@ -245,9 +249,14 @@ class Canvas:
                 cover = np.clip(bound - far + 0.5, 0, 1)
                 dome = np.sqrt(np.clip(1 - (far / (radius + 0.5)) ** 2, 0, 1))
                 lit = (dx * SUN[0] - dy * SUN[1]) / (radius + 0.5) + dome * SUN[2]
-                grain = self.rng.normal(0, 1, (side * 2 // 3 + 1,) * 2).astype(np.float32)
-                lumps = Image.fromarray(grain).resize((side, side), Image.Resampling.BICUBIC)
-                stamps[radius].append((cover, 0.5 + 0.72 * lit + 0.3 * np.asarray(lumps)))
+                lumps = np.zeros((side, side), np.float32)
+                for metres in (0.4, 1.0):  # leaves, and boughs
+                    grain = self.rng.normal(0, 0.7, (math.ceil(side * self.resolution / metres) + 1,) * 2)
+                    grown = Image.fromarray(grain.astype(np.float32)).resize(
+                        (side, side), Image.Resampling.BICUBIC
+                    )
+                    lumps += np.asarray(grown)
+                stamps[radius].append((cover, 0.5 + 0.72 * lit + 0.25 * lumps))
         return stamps
 
     def trees(self, picture: np.ndarray) -> None:
@@ -261,7 +270,7 @@ class Canvas:
         self.shade(picture, mask)
         stamps = self.crowns()
         for x, y, radius, kind in self.town.trees:
-            size = min(15, max(2, round(radius / self.resolution)))
+            size = min(CROWN, max(2, round(radius / self.resolution)))
             cover, lit = stamps[size][int(self.rng.integers(5))]
             column = round(x / self.resolution + self.width / 2) - size - 1
             row = round(self.height / 2 - y / self.resolution) - size - 1

@@ -14,7 +14,7 @@ from shapely.geometry.base import BaseGeometry
 from tests.scene.town import ROUNDABOUT, Building, Patch, Point, Road, Town, Wing
 
 # The street lattice: its spacing along and across in metres, and its turn against the grid.
-ALONG, ACROSS, TURN = 96.0, 68.0, math.radians(16)
+ALONG, ACROSS, TURN = 84.0, 58.0, math.radians(16)
 
 ROOFS = {  # colour of the roof in full sun
     "tile": [(158, 104, 84), (142, 90, 74), (126, 82, 68), (170, 122, 98), (120, 88, 76), (132, 104, 92)],
@@ -79,7 +79,7 @@ class Planner:
         """Return what a block of the lattice is used for."""
         x, y = self.node(i + 0.5, j + 0.5)
         r, angle = math.hypot(x, y) / self.radius, math.atan2(y, x)
-        if (i, j) in ((0, 0), (-1, 0), (0, -1), (-1, -1)) or r < 0.24:
+        if (i, j) in ((0, 0), (-1, 0), (0, -1), (-1, -1)) or r < 0.34:
             return "centre"
         if (angle - self.sector) % (2 * math.pi) < 0.8 and 0.4 < r < 1.15:
             return "industry"
@@ -247,11 +247,11 @@ class Planner:
         rng = self.rng
         lawn = np.array(GRASS[rng.integers(len(GRASS))]) + rng.normal(0, 7, 3)
         lawn = (int(lawn[0]), int(lawn[1]), int(lawn[2]))
-        length, width = rng.uniform(9, min(14, lot - 3)), rng.uniform(7.5, 9.5)
+        length, width = rng.uniform(10, min(15, lot - 2.5)), rng.uniform(8, 10.5)
         setback = rng.uniform(2.5, 7)
         angle = frame.angle + rng.normal(0, 0.03) + (math.pi / 2 if rng.random() < 0.3 else 0)
         if angle > frame.angle + 1:
-            length, width = min(length, 11.0), min(width, 9.0)
+            length, width = min(length, 12.0), min(width, 10.0)
         x, y = frame.at(u + lot / 2, setback + 5)
         wings = [Wing(x, y, angle, length, width)]
         shape = rng.random()
@@ -283,7 +283,7 @@ class Planner:
             self.add(placed, [Wing(*spot, frame.angle, 3.4, 6.0)], "garage", "flat", "flat", 0.8)
         elif rng.random() < 0.6:
             self.car(*frame.at(drive + 1.5, rng.uniform(2, 3.5)), frame.angle + math.pi / 2)
-        if rng.random() < 0.1 and depth > 30:
+        if rng.random() < 0.1 and depth > 28:
             pool = Wing(*frame.at(u + lot / 2, depth - 9), frame.angle, rng.uniform(6, 9), 4)
             rim = Wing(pool.x, pool.y, pool.angle, pool.length + 1.6, pool.width + 1.6)
             ground.append(Patch(tuple(rim.ring()), (196, 190, 178), 5, 3))
@@ -312,8 +312,9 @@ class Planner:
             x, y = self.node(i + 0.5, j + 0.5)
             (x0, y0), (x1, y1) = self.node(i, j + 0.5), self.node(i + 1, j + 0.5)
             angle = math.atan2(y1 - y0, x1 - x0)
-            for length, width in ((74, 46), (66, 42), (58, 36), (48, 32)):
-                if self.courtyard(placed, x, y, angle, length, width):
+            ends = (1,) if i and rng.random() < 0.4 else (1, -1)  # open to one side, but for the one in the middle
+            for length, width in ((70, 44), (64, 40), (58, 36), (52, 34), (46, 31)):
+                if self.courtyard(placed, (x, y), angle, (length, width), ends):
                     yard = tuple(Wing(x, y, angle, length - 24, width - 24).ring())
                     self.town.ground.append(Patch(yard, GRASS[0] if rng.random() < 0.5 else (162, 154, 142)))
                     self.scatter(yard, 4, 1.5, 3)
@@ -338,13 +339,13 @@ class Planner:
         self.scatter(yard, 6, 1.6, 3.6)
 
     def courtyard(
-        self, placed: list[Polygon], x: float, y: float, angle: float, length: float, width: float
+        self, placed: list[Polygon], middle: Point, angle: float, size: Point, ends: tuple[int, ...]
     ) -> bool:
         """Build four wings around a yard, or three that leave it open."""
+        (x, y), (length, width) = middle, size
         cos, sin, deep = math.cos(angle), math.sin(angle), 11.5
         u, v = (length - deep) / 2, (width - deep) / 2
         wings = [Wing(x - side * v * sin, y + side * v * cos, angle, length, deep) for side in (1, -1)]
-        ends = [1, -1] if self.rng.random() < 0.75 else [1]
         across = angle + math.pi / 2
         wings += [Wing(x + side * u * cos, y + side * u * sin, across, width, deep) for side in ends]
         material = str(self.rng.choice(["tile", "slate"]))
