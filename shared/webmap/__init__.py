@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 from shared.atomic import atomic_text
 from shared.errors import TileSetError, UsageError
 from shared.tiles import Tile, bounds_lonlat
+from shared.tileset import FORMATS, is_archive
 
 Page = Literal["leaflet", "compare"]
 Notes = Mapping[Tile, Mapping[str, float]]
@@ -83,7 +84,7 @@ def write_webmap(
         StorageError: the page cannot be written.
     """
     out = Path(out).expanduser()
-    archive = out.suffix.lower() == ".pmtiles"
+    archive = is_archive(out)
     ordered = sorted(set(tiles))
     if not ordered:
         raise TileSetError(f"{out} has no tile that a web page could show")
@@ -142,7 +143,7 @@ def page_data(tiles: Sequence[Tile], tile_format: str, *, title: str) -> dict[st
     runs = _runs(tiles, MAX_RUNS)
     return {
         "title": title,
-        "ext": tile_format,
+        "ext": FORMATS.get(tile_format, tile_format),
         "count": len(tiles),
         "zooms": [min(tile.z for tile in tiles), max(tile.z for tile in tiles)],
         "bounds": [round(value, 6) for value in box],
