@@ -1,0 +1,79 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from shared.atomic import atomic_path, atomic_text, write_bytes
+from shared.errors import StorageError
+
+
+def test_a_file_appears_when_the_block_ends_well(tmp_path):
+    path = tmp_path / "sub" / "cover"
+    with atomic_text(path) as file:
+        file.write("1,2,3\n")
+        assert not path.exists()
+    assert path.read_text() == "1,2,3\n" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_leaves_the_old_file(tmp_path):
+    path = tmp_path / "cover"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), atomic_text(path) as file:
+        file.write("new")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_directory_or_a_file_in_the_way_is_said(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StorageError, match=r"folder: it is a directory"):
+        write_bytes(tmp_path / "folder", b"")
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot make the folder"):
+        write_bytes(tmp_path / "file" / "cover", b"")
+
+
+def test_errors_about_other_files_pass_through(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_text(tmp_path / "out"):
+        (tmp_path / "input").read_text()
+    with pytest.raises(ConnectionError), atomic_text(tmp_path / "out"):
+        raise ConnectionError("the network")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_block_that_writes_nothing_is_said(tmp_path):
+    with pytest.raises(StorageError, match="out"), atomic_path(tmp_path / "out"):
+        pass
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen([sys.executable, "-c", f"print(open({str(pipe)!r}).read())"], stdout=subprocess.PIPE)
+    write_bytes(pipe, b"1,2,3")
+    assert reader.communicate()[0] == b"1,2,3\n" and list(tmp_path.iterdir()) == [pipe]
+
+
+def test_dev_null_stays_what_it_is():
+    with atomic_text(__import__("pathlib").Path("/dev/null")) as file:
+        file.write("gone")
+    assert not os.path.isfile("/dev/null")  # noqa: PTH113
+
+
+def test_a_file_too_large_is_said_and_nothing_stays(tmp_path):
+    code = (
+        "import resource, sys; from pathlib import Path; from shared.atomic import write_bytes\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "from shared.errors import StorageError\n"
+        "try: write_bytes(Path(sys.argv[1]), bytes(5000))\n"
+        "except StorageError as error: print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "big")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"cannot write {tmp_path / 'big'}: File too large\n" and not list(tmp_path.iterdir())
