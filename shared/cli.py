@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -25,9 +26,19 @@ from shared.report import Result, write_report
 _NEGATIVE_LIST = re.compile(r"-[\d.]+,")
 
 
+# How people meet the tools; those of other packages follow, by name.
+WORKFLOW = (
+    "cover", "download", "extract", "rasterize", "subset", "tile", "train", "export", "predict", "compare",
+    "vectorize", "deploy", "pipeline",
+)  # fmt: skip
+
+
 def tools() -> dict[str, str]:
-    """Return the module of each tool, by name."""
-    return {point.name: point.value for point in entry_points(group="rsp.tools")}
+    """Return the module of each tool, by name, in the order of the workflow."""
+    found = {point.name: point.value for point in entry_points(group="rsp.tools")}
+    last = len(WORKFLOW)
+    rank = {name: number for number, name in enumerate(WORKFLOW)}
+    return {name: found[name] for name in sorted(found, key=lambda name: (rank.get(name, last), name))}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,6 +47,18 @@ def main(argv: list[str] | None = None) -> int:
     0: done. 1: an error, explained. 2: wrong usage. 3: done, but some tiles failed (and are listed).
     """
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        try:
+            return _main(argv)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader of our output (as `head`) has gone: nobody is left to tell, not even at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _main(argv: list[str]) -> int:
     known = tools()
     if not argv:
         print(f"usage: rsp <tool> ...\n\ntools: {', '.join(known)}\n\n`rsp -h` says what each does.")
@@ -43,28 +66,28 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] in ("-h", "--help"):
         print("usage: rsp <tool> [-h] ...\n\ntools:")
         for name, where in known.items():
-            print(f"  {name:<10} {_purpose(import_module(where))}")
+            print(f"  {name:<10} {_purpose(where)}")
         return 0
     if argv[0] == "--version":
         print(f"rsp {version('rsp')}")
         return 0
-    if argv[0] not in known:
-        print(f"rsp: error: no tool {argv[0]!r}; there are {', '.join(known)}", file=sys.stderr)
+    name = argv[0]
+    if name not in known:
+        print(f"rsp: error: no tool {name!r}; there are {', '.join(known)}", file=sys.stderr)
         return 2
-    module = import_module(known[argv[0]])
+    module = import_module(known[name])
     if hasattr(module, "main"):
-        return _guarded(argv[0], "--debug" in argv, lambda: int(module.main(argv[1:])))
-    parser = make_parser(argv[0], module)
-    args = parse(parser, argv[1:])
+        return _guarded(name, "--debug" in argv, lambda: int(module.main(argv[1:])))
+    args = parse(make_parser(name, module), argv[1:])
 
     def run() -> int:
-        result = call(argv[0], module, args)
+        result = call(name, module, args)
         if args.report:
-            write_report(args.report, argv[0], result)
-        print(f"rsp {argv[0]}: {_summary(result)}", file=sys.stderr)
+            write_report(args.report.expanduser(), name, result)
+        print(f"rsp {name}: {_summary(result)}", file=sys.stderr)
         return 3 if result.failed else 0
 
-    return _guarded(argv[0], args.debug, run)
+    return _guarded(name, args.debug, run)
 
 
 def make_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
@@ -108,17 +131,18 @@ def _guarded(name: str, debug: bool, run: Callable[[], int]) -> int:
             raise
         print(f"rsp {name}: error: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        # The reader of our output (as `head`) has gone: nobody is left to tell.
-        sys.stderr.close()
-        return 1
     except KeyboardInterrupt:
         print(f"rsp {name}: interrupted", file=sys.stderr)
         return 130
 
 
-def _purpose(module: ModuleType) -> str:
-    return (module.__doc__ or "").strip().splitlines()[0]
+def _purpose(where: str) -> str:
+    """Return the first line of a tool's docstring; a tool that cannot be imported must not hide the others."""
+    try:
+        text = (import_module(where).__doc__ or "").strip()
+    except Exception as error:  # noqa: BLE001 (anything that a foreign module does)
+        return f"(cannot be imported: {error})"
+    return text.splitlines()[0] if text else ""
 
 
 def _summary(result: Result) -> str:

@@ -1,0 +1,152 @@
+"""The command line and the component of a tool are adapters of one function: here they may not drift from it."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from importlib import import_module
+
+import pytest
+
+from shared.cli import make_parser, tools
+
+TOOLS = [name for name in tools() if name != "pipeline"]
+
+# Flags of every tool that are none of its function.
+COMMON = {"help", "report", "debug"}
+
+# Flags that are another spelling of a parameter, which `resolve` brings together.
+SPELLINGS = {"cover": {"geojson", "bbox", "dir"}}
+
+# The components of each module, and which parameter of the function each artifact or parameter stands for.
+# Artifacts that are what the function returns stand for none.
+COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
+    ("cover", "cover"): {"cover": "out"},
+    ("cover", "split"): {"tiles": "source", "training": "out", "validation": "out", "share": "splits"},
+    ("download", "download"): {"tiles": "out"},
+    ("extract", "extract"): {"features": "out"},
+    ("rasterize", "rasterize"): {"labels": "out", "features": "geojson"},
+    ("subset", "subset"): {"subset": "out"},
+    ("tile", "tile"): {"tiles": "out", "raster": "rasters"},
+    ("train", "train"): {
+        "training_images": "dataset", "training_labels": "dataset", "validation_images": "dataset",
+        "validation_labels": "dataset", "checkpoint": "out", "metrics": None, "confusion": None, "history": None,
+    },
+    ("export", "export"): {"model": "out"},
+    ("predict", "predict"): {"images": "tiles", "model": "checkpoint", "masks": "out", "overlap": "tile_overlap"},
+    ("compare", "compare"): {"metrics": None, "confusion": None, "map": None, "side_by_side": None},
+    ("vectorize", "vectorize"): {"features": "out"},
+    ("deploy", "deploy"): {},
+}  # fmt: skip
+
+WEB = {"web_ui_base_url", "web_ui_template", "web_ui"}  # pages of a folder; a component's page is an artifact
+
+# What only the command line has.
+LEFT_OUT = {
+    ("cover", "cover"): {"splits", "seed", "block"},  # that is `split`
+    ("cover", "split"): {"kind", "zoom"},
+    ("download", "download"): {"overwrite", "workers", *WEB},
+    ("extract", "extract"): {"index"},
+    ("rasterize", "rasterize"): {"append", "buffer", "postgis", "resume", "tile_format", "workers", *WEB},
+    ("subset", "subset"): {"mode", "resume", *WEB},
+    ("tile", "tile"): {"bands", "cover", "no_data", "resume", "tile_format", "value_range", "workers", *WEB},
+    # What else there is to say about training stands in the configuration.
+    ("train", "train"): {"bs", "checkpoint", "device", "loss", "lr", "model", "resume", "ts", "workers"},
+    ("export", "export"): {"config", "seed", "tiles"},
+    ("predict", "predict"): {
+        "batch_size", "config", "cover", "device", "model", "resume", "tile_size", "workers", *WEB,
+    },
+    ("compare", "compare"): {
+        "cover", "geojson", "maximum_fg", "maximum_qod", "minimum_fg", "minimum_qod", "mode", "out", "resume",
+        "tile_format", "vertical", "workers", *WEB,
+    },
+    ("vectorize", "vectorize"): {"merge", "workers"},
+    ("deploy", "deploy"): {"drain", "keep_archives", "timeout", "tolerance", "workers"},
+}  # fmt: skip
+
+REQUIRED = inspect.Parameter.empty
+
+# Where a component means another default than the command line, whose is the seed's.
+OTHER_DEFAULTS = {
+    ("cover", "cover", "kind"): ("geojson", "bbox"),
+    ("cover", "cover", "zoom"): (None, 18),
+    ("cover", "split", "share"): (None, 70),
+    ("export", "export", "kind"): ("jit", "pt2"),
+    ("deploy", "deploy", "model_store"): (REQUIRED, "/models"),
+}
+
+# Kubeflow knows no None for numbers: these stand for it.
+NONE = ("", 0, "0", -1)
+
+
+def parameters(function):
+    return dict(inspect.signature(function).parameters)
+
+
+def components(name):
+    """The components of a tool's module, as functions."""
+    module = import_module(f"components.{name}.component")
+    return {key: value.python_func for key, value in vars(module).items() if hasattr(value, "python_func")}
+
+
+def test_every_tool_is_here():
+    assert len(TOOLS) == 12 and {tool for tool, _ in COMPONENTS} == set(TOOLS)
+    assert set(LEFT_OUT) == set(COMPONENTS)
+    assert {(name, key) for name in TOOLS for key in components(name)} == set(COMPONENTS)
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_the_command_line_is_the_function(name):
+    module = import_module(tools()[name])
+    expected = parameters(getattr(module, name))
+    defaults: dict[str, list] = {}
+    positional = set()
+    for action in make_parser(name, module)._actions:
+        if action.dest not in COMMON:
+            defaults.setdefault(action.dest, [])
+            if action.default is not argparse.SUPPRESS:
+                defaults[action.dest].append(action.default)
+            if not action.option_strings or action.required:
+                positional.add(action.dest)
+    assert set(defaults) - SPELLINGS.get(name, set()) == set(expected)
+    for key, parameter in expected.items():
+        if parameter.default is REQUIRED:
+            # Given always: argparse demands it, or `resolve` does.
+            assert (key in positional or hasattr(module, "resolve")) and set(defaults[key]) <= {None}, key
+        else:
+            assert defaults[key], key
+            for default in defaults[key]:
+                assert (default, type(default)) == (parameter.default, type(parameter.default)), key
+
+
+@pytest.mark.parametrize(("name", "component"), COMPONENTS)
+def test_the_component_is_the_function(name, component):
+    known = parameters(getattr(import_module(tools()[name]), name))
+    meant = COMPONENTS[name, component]
+    found = parameters(components(name)[component])
+    assert set(meant) <= set(found)
+    stands_for = {key: meant.get(key, key) for key in found}
+    named = {value for value in stands_for.values() if value is not None}
+    assert named <= set(known), "a parameter that the function does not have"
+    assert set(known) - named == LEFT_OUT[name, component]
+    for key, parameter in found.items():
+        if parameter.default is REQUIRED or stands_for[key] is None:
+            continue
+        default = known[stands_for[key]].default
+        if (name, component, key) in OTHER_DEFAULTS:
+            assert (default, parameter.default) == OTHER_DEFAULTS[name, component, key]
+        elif default is None:
+            assert parameter.default in NONE, key
+        else:
+            assert parameter.default == default, key
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_the_function_is_typed_and_explained(name):
+    function = getattr(import_module(tools()[name]), name)
+    text = inspect.getdoc(function) or ""
+    signature = inspect.signature(function)
+    assert signature.return_annotation not in (None, inspect.Signature.empty)
+    for key, parameter in signature.parameters.items():
+        assert parameter.annotation is not REQUIRED, key
+        assert f"{key}: " in text or f"{key} (" in text, f"{key} is not explained"
