@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import IO
 
@@ -30,9 +31,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
             raise StorageError(f"cannot write {path}: it is a directory")
         yield path
         return
-    temporary = path.parent / f"{PREFIX}{secrets.token_hex(8)}{path.suffix}"
+    ours = f"{PREFIX}{path.name[:100]}.{os.uname().nodename[:60]}."
+    temporary = path.parent / f"{ours}{os.getpid()}.{secrets.token_hex(8)}{path.suffix}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(path.parent, ours)
     except OSError as error:
         raise StorageError(f"cannot make the folder {path.parent}: {error.strerror}") from error
     try:
@@ -48,6 +51,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _sweep(folder: Path, ours: str) -> None:
+    """Remove what processes of this machine that were killed had left half written."""
+    for path in folder.glob(f"{escape(ours)}*"):
+        pid = path.name[len(ours) :].partition(".")[0]
+        if pid.isdecimal() and not _alive(int(pid)):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def _sync(path: Path) -> None:

@@ -44,8 +44,6 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Array:
     Raises:
         TileError: empty, corrupt, truncated, of another format, or too large.
     """
-    if not data:
-        raise TileError("the image is empty")
     if data[:4] in _TIFF:
         return _decode_tiff(data, max_pixels)
     image = _open(data, max_pixels)
@@ -93,6 +91,8 @@ def decode_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> Mask:
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     """Open and load an image with Pillow, with reasons that say nothing of our insides."""
+    if not data:
+        raise TileError("the image is empty")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the stricter check
@@ -181,7 +181,7 @@ def _encode_tiff(image: Array) -> bytes:
 
 
 def encode_mask(mask: Mask, colors: Sequence[Rgb]) -> bytes:
-    """Encode class indices as a paletted single-band PNG.
+    """Encode class indices as a paletted single-band PNG, of as few bits a pixel as the palette needs.
 
     Args:
         mask: Shape (height, width), uint8, every value below the number of colours.
@@ -194,7 +194,7 @@ def encode_mask(mask: Mask, colors: Sequence[Rgb]) -> bytes:
     picture = Image.fromarray(mask)
     picture.putpalette([value for color in colors for value in color])
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=PNG_LEVEL, bits=8)
+    picture.save(buffer, "PNG", compress_level=PNG_LEVEL)
     return buffer.getvalue()
 
 

@@ -138,7 +138,7 @@ class ArchiveWriter(TileWriter):
             if resume and path.exists():
                 self._adopt()
         except BaseException:
-            self._journal.close()
+            self.abandon()
             raise
         self.done = frozenset(Tile(x, y, z) for z, x, y in map(tileid_to_zxy, self._journal.records))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,9 +61,28 @@ def test_a_pipe_is_written_to_and_not_replaced(tmp_path):
 
 
 def test_dev_null_stays_what_it_is():
-    with atomic_text(__import__("pathlib").Path("/dev/null")) as file:
+    with atomic_text(Path("/dev/null")) as file:
         file.write("gone")
-    assert not os.path.isfile("/dev/null")  # noqa: PTH113
+    assert not Path("/dev/null").is_file()
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path):
+    code = (
+        "import os, sys; from pathlib import Path; from shared.atomic import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as path:\n    path.write_text('half'); os.kill(os.getpid(), 9)"
+    )
+    path = tmp_path / "model[1].safetensors"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", code, str(path)])
+        (half,) = tmp_path.iterdir()
+        assert half.name.startswith(".rsp-") and half.suffix == ".safetensors"
+    other = tmp_path / half.name.replace(f".{os.uname().nodename}.", ".elsewhere.")
+    other.touch()  # of another machine, whose processes we do not know
+    with atomic_path(path) as one, atomic_path(path) as two:
+        one.write_text("1")
+        two.write_text("2")
+        assert set(tmp_path.iterdir()) == {one, two, other}
+    assert path.read_text() == "1" and set(tmp_path.iterdir()) == {path, other}
 
 
 def test_a_file_too_large_is_said_and_nothing_stays(tmp_path):

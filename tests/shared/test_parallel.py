@@ -163,4 +163,4 @@ def test_failed_tiles_are_a_cover_beside_the_output(tmp_path, capsys, monkeypatc
     note_failures(out, {})
     assert not failed_cover(out).exists()
     monkeypatch.chdir(tmp_path)
-    assert failed_cover(Path(".")) == tmp_path.parent / f"{tmp_path.name}.failed.csv"
+    assert failed_cover(Path()) == tmp_path.parent / f"{tmp_path.name}.failed.csv"
