@@ -127,13 +127,9 @@ def _copy(
             done.append(tile)
             if at_once:
                 _remove(reader, [tile], failed, prune=False)
-    if at_once:
-        _prune(reader.path, done)
-    elif move:
-        _remove(reader, done, failed)
-    if move and before:
-        # A move that was interrupted had written these, and may not have taken them away.
-        _remove(reader, before, failed)
+    if move:
+        # What an interrupted move had written it may not have taken away; what is gone already does no harm.
+        _remove(reader, done + before, failed)
     return done, len(before) + len(moved)
 
 
