@@ -1,0 +1,82 @@
+"""What `pyproject.toml` says of each tool's needs is what the tool imports: its image holds that and no more."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import grimp
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+ROOMS = ("shared", "components", "serving", "pipelines")
+TOOLS = sorted(name for name, module in PROJECT["entry-points"]["rsp.tools"].items() if "components" in module)
+
+# Packages whose import name is another.
+NAMES = {"PIL": "pillow", "yaml": "pyyaml", "model_archiver": "torch-model-archiver", "ts": "torchserve"}
+# Comes with what is asked for: rasterio needs affine, requests needs urllib3.
+IMPLIED = {"affine": "rasterio", "urllib3": "requests"}
+
+
+def wanted(extra: str) -> set[str]:
+    """The packages that an extra asks for, those of other extras that it names included."""
+    found = set()
+    for line in PROJECT["optional-dependencies"][extra]:
+        name, inner = re.fullmatch(r"([\w-]+)(?:\[([\w,-]+)\])?.*", line).groups()
+        if name == "rsp":
+            for other in inner.split(","):
+                found |= wanted(other)
+        else:
+            found.add(name.lower())
+    return found
+
+
+def base() -> set[str]:
+    return {re.match(r"[\w-]+", line)[0].lower() for line in PROJECT["dependencies"]}
+
+
+@cache
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph(*ROOMS, include_external_packages=True)
+
+
+def imported(*modules: str) -> set[str]:
+    """The packages outside of the standard library that modules, and all that these import, ask for."""
+    import sys
+
+    found: set[str] = set()
+    for module in modules:
+        for name in graph().find_upstream_modules(module):
+            top = name.partition(".")[0]
+            if top not in ROOMS and top not in sys.stdlib_module_names and top != "kfp":
+                found.add(NAMES.get(top, top))
+    return {IMPLIED.get(name, name) for name in found}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_an_image_holds_what_its_tool_imports(tool):
+    modules = [name for name in graph().modules if name.startswith(f"components.{tool}")]
+    assert imported(*modules) - base() - wanted(tool) == set()
+
+
+def test_the_server_holds_what_it_imports():
+    modules = [name for name in graph().modules if name.startswith("serving")]
+    assert imported(*modules) - base() - wanted("serve") == set()
+
+
+def test_torch_is_pinned_once_and_within_its_range():
+    constraints = (ROOT / "constraints.txt").read_text()
+    (pinned,) = re.findall(r"^torch==(.*)$", constraints, re.M)
+    assert pinned == "2.13.0"
+    assert "torch>=2.13,<2.14" in PROJECT["optional-dependencies"]["train"]
+
+
+def test_dockerfiles_install_by_the_constraints():
+    for path in (ROOT / "components" / "Dockerfile", ROOT / "serving" / "Dockerfile"):
+        text = path.read_text()
+        installs = re.findall(r"pip install (.*)", text)
+        assert installs and all("--constraint constraints.txt" in line for line in installs)
+        assert re.search(r"^USER \d+$", text, re.M)
