@@ -292,6 +292,7 @@ def test_the_map_of_the_component_in_a_sandbox(tmp_path, site, tab):
     frame.locator("img.tile").nth(len(TILES) - 1).wait_for()
     assert frame.locator("#about").inner_text() == "11 tiles, zoom 18"
     assert frame.locator("#worst button").count() == len(TILES)
+    assert frame.locator("#legend").inner_text().split("\n") == ["both", "label only", "mask only"]
     x, y = center(tab.page.frames[1], TILES[0])
     frame.locator("#map").click(position={"x": x, "y": y})
     assert frame.locator("#cover").input_value() == "134600,93000,18\n"

@@ -15,8 +15,9 @@ from components.compare.pictures import shrink, side, stack
 from components.compare.tool import CompareResult, compare
 from components.compare.work import Comparer, Job
 from shared.atomic import atomic_text
+from shared.config import ClassDef, load_config
 from shared.errors import RspError
-from shared.images import Array
+from shared.images import Array, complementary
 from shared.tiles import Tile
 from shared.webmap import embed_webmap
 
@@ -64,7 +65,7 @@ def overview(
     try:
         worst = sorted(scores, key=lambda tile: (scores[tile]["qod"], -scores[tile]["fg"], tile))
         with atomic_text(webmap) as file:
-            file.write(_map(comparer, worst[:MAP_TILES], scores))
+            file.write(_map(comparer, worst[:MAP_TILES], scores, load_config(config).classes[1:]))
         with atomic_text(markdown) as file:
             file.write(_markdown(comparer, worst[:WORST_TILES], scores, result))
     finally:
@@ -97,14 +98,20 @@ def _webp(picture: Array) -> bytes:
     return buffer.getvalue()
 
 
-def _map(comparer: Comparer, tiles: Sequence[Tile], scores: Scores) -> str:
+def _map(comparer: Comparer, tiles: Sequence[Tile], scores: Scores, classes: Sequence[ClassDef]) -> str:
     found = {}
     for tile in tiles:
         pictures = _pictures(comparer, tile)
         if pictures:
             found[tile] = ("image/webp", _webp(shrink(stack(pictures), MAP_PIXELS)))
     notes = {tile: scores[tile] for tile in found}
-    return embed_webmap(found, title="Image, label and mask", notes=notes, total=len(scores))
+    plain = [entry.color for entry in classes]
+    legend = [("#808080", "both")]
+    for what, colors in (("label only", complementary(plain)), ("mask only", plain)):
+        for entry, (red, green, blue) in zip(classes, colors, strict=True):
+            meaning = what if len(classes) == 1 else f"{entry.title}, {what}"
+            legend.append((f"#{red:02x}{green:02x}{blue:02x}", meaning))
+    return embed_webmap(found, title="Image, label and mask", notes=notes, total=len(scores), legend=legend)
 
 
 def _markdown(comparer: Comparer, tiles: Sequence[Tile], scores: Scores, result: CompareResult) -> str:

@@ -110,6 +110,7 @@ def embed_webmap(
     title: str,
     notes: Notes | None = None,
     total: int | None = None,
+    legend: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Return a map that holds its images itself, for where a page is shown alone (the KFP UI shows it in a frame).
 
@@ -118,12 +119,14 @@ def embed_webmap(
         title: The heading of the page.
         notes: Numbers of tiles, shown under the pointer; `qod` or `iou` also ranks them.
         total: How many tiles there are in all, where `images` is a part of them.
+        legend: Colours, as `#RRGGBB`, and what each means.
     """
     tiles = sorted(images)
     if not tiles:
         raise TileSetError("a map needs at least one tile")
     data = page_data(tiles, "", title=title)
     data["base"] = ""
+    data["legend"] = [list(entry) for entry in legend]
     data["total"] = total or len(tiles)
     data["images"] = {
         _key(tile): f"data:{kind};base64,{b64encode(content).decode()}"
