@@ -6,6 +6,7 @@ docs/tools.md holds the `--help` of each tool, docs/config.md every key of the c
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import inspect
 import os
@@ -49,7 +50,10 @@ def _module(name: str) -> Any:
 def _help(name: str) -> str:
     module = _module(name)
     parser = module.make_parser() if hasattr(module, "make_parser") else make_parser(name, module)
-    return f"```\n{parser.format_help().rstrip()}\n```\n"
+    # A tool with commands of its own shows the help of each.
+    commands = [action.choices for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    parsers = [parser, *(sub for choices in commands for sub in choices.values())]
+    return "\n".join(f"```\n{each.format_help().rstrip()}\n```\n" for each in parsers)
 
 
 def _tools() -> str:

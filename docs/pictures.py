@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "img"
 
 # Pixels of the drawing.
-WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 132, 40, 38, 22, 16
+WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN = 128, 48, 24, 18, 8
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def pipeline_svg(compiled: Path) -> str:
     width = len(layers) * (WIDTH + GAP_X) - GAP_X + 2 * MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:g}" width="{width}" '
-        f'height="{height:g}" font-family="system-ui, sans-serif" font-size="13">',
+        f'height="{height:g}" font-family="system-ui, sans-serif" font-size="13.5">',
         f'<rect width="{width}" height="{height:g}" fill="#ffffff"/>',
     ]
     for source, target in sorted(edges):
@@ -67,10 +67,19 @@ def pipeline_svg(compiled: Path) -> str:
         dash = ' stroke-dasharray="5 3"' if name in guarded else ""
         parts.append(
             f'<rect x="{x}" y="{y - HEIGHT / 2:g}" width="{WIDTH}" height="{HEIGHT}" rx="8" fill="#fdf2f8" '
-            f'stroke="#be185d"{dash}/><text x="{x + WIDTH / 2:g}" y="{y + 4.5:g}" text-anchor="middle" '
-            f'fill="#1f2937">{escape(names[name])}</text>'
+            f'stroke="#be185d"{dash}/>{_text(names[name], x + WIDTH / 2, y)}'
         )
     return "\n".join([*parts, "</svg>\n"])
+
+
+def _text(name: str, x: float, y: float) -> str:
+    """Return a name in the middle of its box, on two lines where it has two parts."""
+    lines = name.split("-", 1)
+    return "".join(
+        f'<text x="{x:g}" y="{y + 5 + (index - (len(lines) - 1) / 2) * 17:g}" text-anchor="middle" '
+        f'fill="#1f2937">{escape(line)}</text>'
+        for index, line in enumerate(lines)
+    )
 
 
 def _graph(spec: dict[str, Any]) -> tuple[dict[str, str], set[tuple[str, str]], set[str]]:

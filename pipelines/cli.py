@@ -29,11 +29,12 @@ from shared.errors import UsageError
 
 def main(argv: list[str]) -> int:
     """Run `rsp pipeline` and return the exit code."""
-    args = _parser().parse_args(argv)
+    args = make_parser().parse_args(argv)
     return int(args.run(args))
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `rsp pipeline`, with its commands."""
     parser = argparse.ArgumentParser(
         prog="rsp pipeline",
         description=(__doc__ or "").strip(),
