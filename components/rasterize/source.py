@@ -55,22 +55,13 @@ class GeoJsonSource:
         epsg = read_crs(path)
         found = False
         for feature in read_features(path, broken=self._broken):
-            if feature.geometry is None or feature.geometry.is_empty:
+            if feature.geometry is None:
                 self.skipped[NULL] += 1
                 continue
-            if not _has_polygon(feature.geometry):
-                self.skipped[feature.geometry.geom_type] += 1
-                continue
-            found = True
-            try:
-                polygon = polygonal(to_mercator(feature.geometry, epsg))
-            except FeatureError:  # coordinates that are none in this CRS
-                self.skipped[BROKEN] += 1
-                continue
-            if polygon is None:
-                self.skipped[FLAT] += 1
-                continue
-            yield polygon
+            found = found or has_polygon(feature.geometry)
+            polygon = polygon_of(feature.geometry, epsg, self.skipped)
+            if polygon is not None:
+                yield polygon
         if not found:
             print(f"rasterize: warning: no polygon in {path}", file=sys.stderr)
 
@@ -80,8 +71,28 @@ class GeoJsonSource:
             print(f"rasterize: skipped: {reason}", file=sys.stderr)
 
 
-def _has_polygon(geometry: BaseGeometry) -> bool:
+def polygon_of(geometry: BaseGeometry, epsg: int, skipped: Counter[str]) -> BaseGeometry | None:
+    """Return the valid polygon that a geometry amounts to, in metres of EPSG:3857, or count why there is none."""
+    reason = None
+    if geometry.is_empty:
+        reason = NULL
+    elif not has_polygon(geometry):
+        reason = geometry.geom_type
+    else:
+        try:
+            polygon = polygonal(to_mercator(geometry, epsg))
+        except FeatureError:  # coordinates that are none in this CRS
+            reason = BROKEN
+        else:
+            if polygon is not None:
+                return polygon
+            reason = FLAT
+    skipped[reason] += 1
+    return None
+
+
+def has_polygon(geometry: BaseGeometry) -> bool:
     """Tell whether a geometry is, or holds, a polygon."""
     if geometry.geom_type == "GeometryCollection":
-        return any(map(_has_polygon, geometry.geoms))  # type: ignore[attr-defined]
+        return any(map(has_polygon, geometry.geoms))  # type: ignore[attr-defined]
     return geometry.geom_type in ("Polygon", "MultiPolygon")

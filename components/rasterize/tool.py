@@ -98,9 +98,9 @@ def rasterize(
 
     Raises:
         UsageError: the arguments do not fit together.
-        ConfigError: no configuration, or no such class in it.
+        ConfigError: no configuration, no such class in it, or no connection to PostGIS.
         CoverError: no cover, an empty one, or one of several zooms.
-        FeatureError: no such file, or one that cannot be read.
+        FeatureError: no such file, one that cannot be read, or a database or query that does not answer.
     """
     from components.rasterize.burn import Burner, TileIndex
     from shared.config import load_config
@@ -187,7 +187,10 @@ def _source(geojson: str | None, postgis: str | None, settings: Config) -> Sourc
         raise UsageError("give the polygons either with --geojson or with --postgis")
     if geojson is not None:
         return GeoJsonSource(geojson)
-    raise UsageError("--postgis is not there yet; export the query to GeoJSON (ogr2ogr) and give --geojson")
+    assert postgis is not None
+    from components.rasterize.postgis import PostgisSource
+
+    return PostgisSource(postgis, settings.pg_dsn)
 
 
 def _widened(bounds: tuple[float, float, float, float], metres: float) -> tuple[float, float, float, float]:

@@ -1,0 +1,125 @@
+"""rsp rasterize --postgis, against a real PostgreSQL (see tests/postgis.py)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from components.rasterize.tool import rasterize
+from shared.errors import ConfigError, FeatureError
+from shared.images import decode_mask
+from shared.tiles import Tile, bounds_lonlat, write_cover
+from shared.tileset import open_reader
+from tests.postgis import missing, postgis
+from tests.tilesets import CONFIG
+
+TILE = Tile(17000, 11600, 15)
+WEST, SOUTH, EAST, NORTH = bounds_lonlat(TILE)
+MIDDLE = (WEST + EAST) / 2
+
+
+@pytest.fixture(scope="module")
+def dsn():
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
+    import psycopg
+
+    with postgis() as found:
+        with psycopg.connect(found) as connection:
+            half = f"ST_MakeEnvelope({MIDDLE}, {SOUTH}, {EAST}, {NORTH}, 4326)"
+            connection.execute("CREATE TABLE roofs (id int, geom geometry, name text)")
+            connection.execute(
+                f"INSERT INTO roofs VALUES (1, {half}, '100%'), (2, NULL, 'b'), "
+                f"(3, ST_SetSRID(ST_MakePoint({MIDDLE}, {NORTH}), 4326), 'c'), "
+                "(4, ST_MakeEnvelope(100, 10, 101, 11, 4326), 'd')"
+            )
+            connection.execute(f"CREATE TABLE lambert AS SELECT ST_Transform({half}, 2154) AS geom")
+            connection.execute("CREATE TABLE typed (geom geometry(Polygon, 4326))")
+            connection.execute(f"INSERT INTO typed VALUES ({half}), (ST_MakeEnvelope(100, 10, 101, 11, 4326))")
+            connection.execute("CREATE TABLE bare AS SELECT ST_MakeEnvelope(1, 2, 3, 4) AS geom")
+            connection.execute("CREATE TABLE nothing AS SELECT NULL::geometry AS geom")
+            connection.execute("CREATE TABLE mixed AS SELECT geom FROM roofs UNION ALL SELECT geom FROM lambert")
+        yield found
+
+
+@pytest.fixture
+def place(tmp_path, dsn):
+    (tmp_path / "config.toml").write_text(f'[auth]\npg = "{dsn}"\n{CONFIG}')
+    write_cover(tmp_path / "cover", [TILE, Tile(TILE.x + 1, TILE.y, TILE.z)])
+    return tmp_path
+
+
+def half_of(path):
+    """Whether the right half of the tile, and no other pixel, is of class 1."""
+    with open_reader(path) as reader:
+        mask, beside = (decode_mask(reader.read(tile)) for tile in reader.tiles())
+    return mask[:, 32:].all() and not mask[:, :32].any() and not beside.any()
+
+
+def test_the_seeds_spelling(place, rsp):
+    ran = rsp(
+        "rasterize", "--postgis", "SELECT geom FROM roofs", "--config", place / "config.toml", place / "cover",
+        place / "labels", "--report", place / "report.json", "--no_web_ui",
+    )  # fmt: skip
+    assert ran.code == 0, ran.stderr
+    assert half_of(place / "labels")
+    report = json.loads((place / "report.json").read_text())
+    assert report["features"] == 1 and report["skipped"] == {"Point": 1, "null geometry": 1}
+
+
+@pytest.mark.parametrize(
+    "select",
+    [
+        "SELECT geom FROM lambert",
+        "SELECT geom FROM typed",
+        "SELECT id, geom FROM roofs WHERE id = 1 ;",
+        "SELECT geom FROM roofs WHERE name LIKE '100%' -- the first",
+        "WITH few AS (SELECT * FROM roofs WHERE id < 2) SELECT ST_Transform(geom, 3857) AS geom FROM few",
+    ],
+)
+def test_queries_and_projections(place, select):
+    result = rasterize(
+        place / "cover", place / "labels", postgis=select, config=place / "config.toml", web_ui=False
+    )
+    assert result.features == 1 and half_of(place / "labels")
+
+
+def test_no_geometry_at_all(place):
+    select = "SELECT geom FROM nothing"
+    result = rasterize(
+        place / "cover", place / "labels", postgis=select, config=place / "config.toml", web_ui=False
+    )
+    assert (result.features, result.foreground) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        ("SELECT id FROM roofs", "column asked.geom does not exist.*must be a SELECT with a column `geom`"),
+        ("SELECT geom FROM none", 'relation "none" does not exist'),
+        ("SELEC", "syntax error"),
+        ("SELECT geom FROM bare", "no SRID"),
+        ("SELECT geom FROM mixed", "mixes the SRIDs 4326 and 2154"),
+        ("DELETE FROM roofs RETURNING geom", "syntax error"),
+        ("WITH gone AS (DELETE FROM roofs RETURNING geom) SELECT geom FROM gone", "refuses"),
+    ],
+)
+def test_what_is_no_query(place, select, message):
+    with pytest.raises(FeatureError, match=message):
+        rasterize(place / "cover", place / "labels", postgis=select, config=place / "config.toml", web_ui=False)
+    assert not (place / "labels").exists()
+
+
+def test_no_connection(place):
+    (place / "config.toml").write_text(f'[auth]\npg = "host={place} dbname=x user=y"\n{CONFIG}')
+    with pytest.raises(FeatureError, match="cannot read from PostGIS"):
+        rasterize(place / "cover", place / "labels", postgis="SELECT 1", config=place / "config.toml")
+
+
+def test_no_dsn(tmp_path):
+    (tmp_path / "config.toml").write_text(CONFIG)
+    write_cover(tmp_path / "cover", [TILE])
+    with pytest.raises(ConfigError, match=r"set `pg` under \[auth\]"):
+        rasterize(tmp_path / "cover", tmp_path / "out", postgis="SELECT 1", config=tmp_path / "config.toml")
