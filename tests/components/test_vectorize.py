@@ -212,17 +212,17 @@ def test_rings_that_touch_themselves_stay_valid(tmp_path, config):
 def test_noise_in_any_number_of_processes(tmp_path, config):
     """The worst masks there are: valid, every pixel once, the same bytes from one process and from three."""
     rng = np.random.default_rng(0)
-    array = (rng.random((32 * 9, 32 * 9)) < 0.45).astype(np.uint8)
-    masks = write_masks(tmp_path / "masks.pmtiles", array, size=32, skip={(3, 3), (4, 3), (8, 8)})
+    array = (rng.random((16 * 9, 16 * 9)) < 0.45).astype(np.uint8)
+    masks = write_masks(tmp_path / "masks.pmtiles", array, size=16, skip={(3, 3), (4, 3), (8, 8)})
     for workers in (1, 3):
         result = vectorize(
             masks, tmp_path / f"{workers}", kind="building", config=config, min_area=0, workers=workers, simplify=0
         )
     assert (tmp_path / "1").read_bytes() == (tmp_path / "3").read_bytes()
     for column, row in ((3, 3), (4, 3), (8, 8)):
-        array[row * 32 : (row + 1) * 32, column * 32 : (column + 1) * 32] = 0
+        array[row * 16 : (row + 1) * 16, column * 16 : (column + 1) * 16] = 0
     found = [
-        shapely.transform(to_pixels(shape(f["geometry"]), size=32), np.round)
+        shapely.transform(to_pixels(shape(f["geometry"]), size=16), np.round)
         for f in json.loads((tmp_path / "1").read_text())["features"]
     ]
     assert result.features == len(found) and all(polygon.is_valid for polygon in found)
