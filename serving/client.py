@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 
-from serving.ready import auth_headers, ready_workers
+from serving.ready import auth_headers, is_loopback, ready_workers
 from shared.errors import ServingError, TileError
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ ATTEMPTS = 6
 # Seconds: the first wait, doubled each time, and its limit. Clients that come back at once starve the workers.
 BACKOFF, LONGEST = 0.2, 5.0
 CONNECT_TIMEOUT = 5.0
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class TileClient:
@@ -67,8 +66,7 @@ class TileClient:
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=64))
         self._session.headers.update(auth_headers())
-        if urlsplit(endpoint).hostname in LOOPBACK:
-            self._session.trust_env = False  # a proxy of the environment has no way to this machine
+        self._session.trust_env = not is_loopback(endpoint)
 
     def predict(self, image: bytes, *, overlap: int = 0) -> bytes:
         """Return the mask of a tile, as a paletted PNG.

@@ -31,20 +31,19 @@ export TS_MODEL_STORE=$store
 export TS_ALLOWED_URLS="file://$store/.*"
 
 rm -f "$TEMP/draining" "$TEMP/.model_server.pid"
-# Without yaml TorchServe starts, says it is healthy, and never answers.
-python3 -c 'import torch, ts, yaml, shared.learning.inference'
 
 models=()
 if [[ -n ${RSP_MODEL:-} ]]; then
   store=$TEMP/store
   export TS_MODEL_STORE=$store TS_ALLOWED_URLS="file://$store/.*"
-  models+=("$name=$(basename "$(python3 -m serving.archive "$RSP_MODEL" --out "$store" --name "$name")")")
+  archive=$(python3 -m serving.archive "$RSP_MODEL" --out "$store" --name "$name")
+  models+=("$name=$(basename "$archive")")
 else
   # `rsp deploy` notes each model's default archive: what the management API was told, a restart would forget.
   for pointer in "$store"/*.current; do
-    [[ -e $pointer ]] || continue
-    archive=$(< "$pointer")
-    [[ -e $store/$archive ]] && models+=("$(basename "$pointer" .current)=$archive")
+    if [[ -e $pointer && -e $store/$(< "$pointer") ]]; then
+      models+=("$(basename "$pointer" .current)=$(< "$pointer")")
+    fi
   done
 fi
 echo "serving ${models[*]:-no model yet; deploy one with rsp deploy}"
@@ -58,7 +57,7 @@ launcher=$!
 drain() {
   echo "draining for ${RSP_DRAIN:-10} s"
   touch "$TEMP/draining"
-  sleep "${RSP_DRAIN:-10}"
+  sleep "${RSP_DRAIN:-10}" || true
   kill -TERM "$(< "$TEMP/.model_server.pid")" 2> /dev/null || true
 }
 # The first `wait` ends with the signal, the second with TorchServe.
@@ -66,5 +65,5 @@ trap drain TERM INT
 code=0
 wait "$launcher" || code=$?
 wait "$launcher" 2> /dev/null || true
-[[ -e $TEMP/draining ]] && code=0
+if [[ -e $TEMP/draining ]]; then code=0; fi
 exit "$code"

@@ -12,10 +12,10 @@ import json
 import os
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 # A gateway, or TorchServe's own token check, may want one; never an argument, as those show in process lists.
 TOKEN_VARIABLE = "RSP_TORCHSERVE_TOKEN"  # noqa: S105 (the variable's name)
@@ -27,6 +27,11 @@ def auth_headers() -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
+def is_loopback(url: str) -> bool:
+    """Tell whether a URL is on this machine, where a proxy of the environment has no way to."""
+    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+
+
 def describe(management: str, name: str, version: str = "", timeout: float = 5.0) -> list[dict[str, Any]]:
     """Return what the management API says of a model: of its default version, of one, or of `all`.
 
@@ -36,8 +41,9 @@ def describe(management: str, name: str, version: str = "", timeout: float = 5.0
         raise ValueError(f"the management URL must begin with http:// or https://, got {management!r}")
     url = "/".join(part for part in (management.rstrip("/"), "models", name, version) if part)
     request = urllib.request.Request(url, headers=auth_headers())  # noqa: S310 (scheme checked above)
+    proxies = urllib.request.ProxyHandler({} if is_loopback(url) else None)
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
+        with urllib.request.build_opener(proxies).open(request, timeout=timeout) as answer:
             found = json.loads(answer.read())
     except (OSError, ValueError):
         return []

@@ -7,7 +7,7 @@ from typing import Any
 
 import requests
 
-from serving.ready import auth_headers, ready_workers
+from serving.ready import auth_headers, is_loopback, ready_workers
 from shared.errors import ServingError
 
 
@@ -24,6 +24,7 @@ class Management:
         self.url, self.name, self.timeout = url.rstrip("/"), name, timeout
         self._session = requests.Session()
         self._session.headers.update(auth_headers())
+        self._session.trust_env = not is_loopback(url)
 
     def check(self) -> None:
         """Raise `ServingError` where nobody answers."""
@@ -38,13 +39,13 @@ class Management:
         found = self._describe()
         return str(found[0]["modelVersion"]) if found else ""
 
-    def register(self, archive: str, workers: int) -> None:
-        """Register an archive of the model store, and wait for its workers.
+    def register(self, archive: str, workers: int | None) -> None:
+        """Register an archive of the model store, and wait for its workers (None: as the server is set).
 
         The version does not become the default one, unless it is the first.
         """
         query = {"url": archive, "model_name": self.name, "initial_workers": workers, "synchronous": "true"}
-        self._ask("POST", "/models", query)
+        self._ask("POST", "/models", query)  # requests leaves out what is None
 
     def scale(self, version: str, workers: int) -> None:
         """Give a version that is registered at least this many workers."""

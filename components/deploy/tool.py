@@ -56,7 +56,7 @@ def deploy(
     management: str = "http://127.0.0.1:8081",
     inference: str = "http://127.0.0.1:8080",
     golden: Path | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     drain: float = 3.0,
     timeout: float = 120.0,
     tolerance: float = 0.001,
@@ -77,7 +77,7 @@ def deploy(
         management: URL of TorchServe's management API.
         inference: URL of its inference API.
         golden: Tile set whose first tiles are the smoke test; noise where None.
-        workers: Workers of the model.
+        workers: Workers of the model; as many as the server gives each where None.
         drain: Seconds that the old version stays once its queue is empty; more than the slowest request takes.
         timeout: Seconds for each step that waits.
         tolerance: Share of pixels that may differ from the local prediction: none do on equal processors, a few
@@ -93,7 +93,7 @@ def deploy(
     from serving.archive import archive_name, build_archive, sha8
     from serving.server import current_archives, set_current
 
-    if workers < 1:
+    if workers is not None and workers < 1:
         raise UsageError(f"--workers must be at least 1, got {workers}")
     if not model_store.is_dir():
         raise UsageError(f"--model_store must be the folder that TorchServe reads, and {model_store} is none")
@@ -119,10 +119,10 @@ def deploy(
         with _step("expect", seconds):
             expected = _expect(model, golden)
         with _step("register", seconds):
-            if version in before:
-                api.scale(version, workers)
-            else:
+            if version not in before:
                 api.register(archive.name, workers)
+            else:
+                api.scale(version, workers or max(1, len(before[version].get("workers", []))))
             api.wait_ready(version)
         with _step("smoke test", seconds):
             agreement = _smoke_test(inference, name, version, expected, timeout)
@@ -269,7 +269,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--golden", type=Path, metavar="TILES", help="tile set whose first tiles are the smoke test"
     )
-    parser.add_argument("--workers", type=int, default=1, help="workers of the model (default: 1)")
+    parser.add_argument("--workers", type=int, help="workers of the model (default: as the server is set)")
     parser.add_argument(
         "--drain", type=bounded(float, 0, 3600), default=3.0, metavar="SECONDS",
         help="how long the old version stays once nobody waits for it (default: 3)",

@@ -12,6 +12,7 @@ import pytest
 
 import serving.client
 from serving.client import TileClient
+from serving.ready import ready_workers
 from shared.errors import ServingError, TileError
 
 PNG = (200, "image/png", b"\x89PNG the mask")
@@ -76,6 +77,14 @@ def client(server):
 
 
 BUSY = (503, "application/json", b'{"code": 503, "type": "x", "message": "no worker to serve"}')
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(server, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    server.answers = [(200, "application/json", b'[{"workers": [{"status": "READY"}, {"status": "UNLOADED"}]}]')]
+    url = f"http://127.0.0.1:{server.server_port}"
+    assert ready_workers(url, "rsp") == 1
+    assert TileClient(url).ready() and TileClient(url, management=url).ready()
 
 
 def test_what_is_sent(server, client, monkeypatch):

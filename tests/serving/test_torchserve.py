@@ -19,15 +19,17 @@ import pytest
 import requests
 from PIL import Image
 
+from components.export.tool import export
 from serving.archive import build_archive, sha8
 from serving.client import TileClient
-from serving.ready import ready_workers
+from serving.ready import describe, ready_workers
 from serving.server import TorchServe, current_archives, free_ports, set_current
 from shared.errors import ServingError, TileError
 from shared.images import decode_mask, encode
 from shared.learning.inference import load_predictor, predict_tiles
+from shared.tileset import open_reader
 from tests.serving.tiny import make_checkpoint
-from tests.tilesets import BLOCK, noise
+from tests.tilesets import BLOCK, make_tileset, noise
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = [
@@ -38,8 +40,16 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def checkpoint(tmp_path_factory):
     return make_checkpoint(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    """The form that is served unless somebody says otherwise."""
+    out = checkpoint.with_name("model.pt2")
+    export(checkpoint, out, kind="pt2")
+    return out
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +94,33 @@ def test_a_border_that_was_sent_is_cut_off(client, predictor):
     assert decode_mask(answer).shape == (64, 64)
     with pytest.raises(TileError, match="96"):
         client.predict(wide)
+
+
+def test_every_form_of_a_model_answers_the_same_pixels(tmp_path, checkpoint, client):
+    """One server with the checkpoint, ONNX and TorchScript, beside the one that has the pt2."""
+    images = [encode(noise(tile), "png") for tile in BLOCK]
+    store = tmp_path / "store"
+    set_current(store, "checkpoint", build_archive(checkpoint, store, name="checkpoint"))
+    for kind in ("onnx", "jit"):
+        out = tmp_path / f"model.{kind}"
+        export(checkpoint, out, kind=kind)
+        set_current(store, kind, build_archive(out, store, name=kind))
+    expected = predict_tiles(load_predictor(checkpoint, device="cpu"), images)
+    assert [client.predict(image) for image in images] == expected
+    with TorchServe(model_store=store) as several:
+        for name in ("checkpoint", "onnx", "jit"):
+            with TileClient(several.inference, name) as other:
+                assert [other.predict(image) for image in images] == expected, name
+
+
+def test_rsp_predict_by_the_endpoint_and_by_the_checkpoint(tmp_path, rsp, server, checkpoint):
+    images = make_tileset(tmp_path / "images.pmtiles", fmt="webp")
+    for out, flags in (("local", ("--checkpoint", checkpoint)), ("served", ("--endpoint", server.inference))):
+        ran = rsp("predict", *flags, "--no_web_ui", images, tmp_path / out)
+        assert ran.code == 0, ran.stderr
+    with open_reader(tmp_path / "local") as local, open_reader(tmp_path / "served") as served:
+        assert local.tiles() == served.tiles() == sorted(BLOCK)
+        assert [local.read(tile) for tile in BLOCK] == [served.read(tile) for tile in BLOCK]
 
 
 BAD = {
@@ -197,12 +234,12 @@ def test_a_model_that_does_not_load_says_why(tmp_path, model):
     with zipfile.ZipFile(archive) as source, zipfile.ZipFile(broken, "w") as target:
         for name in source.namelist():
             data = source.read(name)
-            target.writestr(name, data[:5000] if name.startswith("model.") else data)
+            target.writestr(name, data[:5000] if name == "model.pt2" else data)
     set_current(tmp_path, "rsp", broken)
     assert current_archives(tmp_path) == {"rsp": "rsp-broken.mar"}
     with pytest.raises(ServingError, match=r"cannot load the model: .*ModelError") as caught:
         TorchServe(model_store=tmp_path).start()
-    assert "model.safetensors" in str(caught.value)
+    assert "model.pt2" in str(caught.value)
 
 
 def test_a_model_of_another_torch_is_refused(tmp_path):
@@ -257,7 +294,8 @@ def test_the_entrypoint_of_the_image_drains(tmp_path, model):
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RSP_MODEL_STORE": str(store),
-        "RSP_DRAIN": "2",
+        "RSP_DRAIN": "600",
+        "RSP_WORKERS": "2",
         "TEMP": str(temp),
         "TS_INFERENCE_ADDRESS": f"http://127.0.0.1:{ports[0]}",
         "TS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{ports[1]}",
@@ -274,21 +312,29 @@ def test_the_entrypoint_of_the_image_drains(tmp_path, model):
         return subprocess.run(probe, env=environment, cwd=ROOT, capture_output=True).returncode
 
     try:
-        for _ in range(300):
+        management = environment["TS_MANAGEMENT_ADDRESS"]
+        for _ in range(1200):
             assert process.poll() is None, (tmp_path / "log").read_text()
-            if probed() == 0:
+            if ready_workers(management, "rsp") == 2:
                 break
             time.sleep(0.1)
+        assert probed() == 0
+        assert describe(management, "rsp")[0]["minWorkers"] == 2
+        unknown = requests.post(f"{management}/models", params={"url": "no.mar"}, timeout=30)
+        assert unknown.status_code == 404  # so that registering is allowed
         family = started_by(process)
         image, answers = encode(noise(BLOCK[0]), "png"), []
         with TileClient(environment["TS_INFERENCE_ADDRESS"], attempts=1) as client:
             client.predict(image)
             process.send_signal(signal.SIGTERM)
+            while not (temp / "draining").exists():
+                time.sleep(0.01)
             for _ in range(40):
                 answers.append(decode_mask(client.predict(image)).shape)
-                time.sleep(0.02)
         assert probed() == 1 and process.poll() is None
         assert answers == [(64, 64)] * 40
+        (pause,) = [child for child in started_by(process) if child.name() == "sleep"]
+        pause.kill()  # the ten minutes are over
         assert process.wait(60) == 0
         assert not psutil.wait_procs(family, timeout=5)[1]
     finally:
