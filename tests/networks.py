@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,7 +11,8 @@ from torch.nn import functional as F
 
 from shared.config import Channel, ClassDef, ModelConfig
 from shared.learning.card import ModelCard
-from shared.learning.checkpoint import save_checkpoint
+from shared.learning.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from shared.learning.formats import write_model
 from shared.learning.models import build_model
 
 COLORS = [(255, 255, 255), (255, 20, 147), (0, 128, 255), (255, 200, 0)]
@@ -65,7 +67,42 @@ def make_checkpoint(path: Path, card: ModelCard | None = None, seed: int = 0) ->
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        save_checkpoint(path, make_network(card, seed), card)
+        model = make_network(card, seed)
+        save_checkpoint(path, model, replace(card, uuid=fingerprint(model)))
     finally:
         torch.set_num_threads(threads)
     return path
+
+
+def make_all(folder: Path, card: ModelCard | None = None, seed: int = 0) -> dict[str, Path]:
+    """Write a checkpoint and its three exports; return them by form."""
+    folder.mkdir(parents=True, exist_ok=True)
+    models = {"checkpoint": make_checkpoint(folder / "model.safetensors", card, seed)}
+    model, card = load_checkpoint(models["checkpoint"])
+    for kind in ("jit", "pt2", "onnx"):
+        models[kind] = folder / f"model.{kind}"
+        write_model(models[kind], kind, model, card)
+    return models
+
+
+class Fickle(nn.Module):
+    """A network that cannot be trusted: traced, it answers the opposite."""
+
+    def __init__(self, config, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, num_classes, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layer(x)
+        return -y if torch.jit.is_tracing() else y
+
+
+class Branching(nn.Module):
+    """A network whose path follows from the values of its input: no export can follow it."""
+
+    def __init__(self, config, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, num_classes, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x) if x.sum() > 0 else self.layer(x) * 2

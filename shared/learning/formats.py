@@ -162,7 +162,9 @@ def _write_jit(path: Path, model: nn.Module, example: torch.Tensor, card: str) -
     # Folding the normalisations into the convolutions would be quicker, but round differently: one pixel in a
     # million would differ from the checkpoint's.
     frozen = torch.jit.freeze(traced, optimize_numerics=False)
-    torch.jit.save(frozen, str(path), _extra_files={_CARD: card.encode()})
+    # To an open file: given a name, torch writes that into the archive, and ours is a temporary one.
+    with path.open("wb") as file:
+        torch.jit.save(frozen, file, _extra_files={_CARD: card.encode()})
 
 
 def _load_jit(path: Path, device: str, card: ModelCard) -> Network:
@@ -179,6 +181,9 @@ def _write_pt2(path: Path, model: nn.Module, example: torch.Tensor, card: str) -
     program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
     # The example would be stored as a pickle, and be larger than a small network.
     program.example_inputs = None
+    # Which line of which file made an operator is nobody's business: the file should not depend on the place.
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files={_CARD: card})
 
@@ -221,6 +226,8 @@ def _write_onnx(path: Path, model: nn.Module, example: torch.Tensor, card: str) 
         input_names=["images"], output_names=["logits"], dynamic_shapes=({0: batch},),
     )  # fmt: skip
     assert program is not None
+    for node in program.model.graph:
+        node.metadata_props.clear()  # as for torch.export
     program.model.metadata_props[_CARD] = card
     program.save(str(path), external_data=False)
 
