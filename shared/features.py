@@ -221,7 +221,8 @@ def to_mercator(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
             raise FeatureError(f"unknown CRS EPSG:{epsg}: {error}") from error
         return np.column_stack([xs, ys])
 
-    projected: BaseGeometry = shapely.transform(shapely.force_2d(geometry), project)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+        projected: BaseGeometry = shapely.transform(shapely.force_2d(geometry), project)
     if not np.isfinite(shapely.get_coordinates(projected)).all():
         raise FeatureError(f"a geometry has coordinates that are none in EPSG:{epsg}")
     return projected

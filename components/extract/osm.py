@@ -151,7 +151,10 @@ def find_extractor(kind: str) -> Extractor:
         PluginError: there is none, or it lacks a part of `Extractor`.
     """
     found = load(kind if ":" in kind else kind.lower(), "rsp.extractors", BUILTIN)
-    extractor = found() if callable(found) else found
+    try:
+        extractor = found() if callable(found) else found
+    except Exception as error:
+        raise PluginError(f"the extractor {kind!r} cannot be made: {error}") from error
     if not isinstance(extractor, Extractor) or extractor.geometry not in ("polygon", "line"):
         raise PluginError(
             f"{kind!r} is no extractor: it needs `geometry` (polygon or line), `keys`, `tags`, `accept(tags)` and "

@@ -296,7 +296,7 @@ def test_plug_in(scene, tmp_path, rsp, monkeypatch):
         "    geometry = 'polygon'\n    keys = ('amenity',)\n    tags = ('amenity',)\n"
         "    def accept(self, tags): return tags['amenity'] == 'parking'\n"
         "    def width(self, tags): raise NotImplementedError\n"
-        "parking = Parking()\nnothing = 7\n"
+        "parking = Parking()\nnothing = 7\ndef broken(): raise ValueError('no key')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     scene.way(square(9.5, 47.1), amenity="parking", building="yes")
@@ -306,6 +306,8 @@ def test_plug_in(scene, tmp_path, rsp, monkeypatch):
         assert list(features_of(tmp_path / "p.json")) == [("way", 1)]
     with pytest.raises(PluginError, match="no extractor"):
         extract(scene.path, tmp_path / "p.json", kind="my_osm:nothing")
+    with pytest.raises(PluginError, match="cannot be made: no key"):
+        extract(scene.path, tmp_path / "p.json", kind="my_osm:broken")
     ran = rsp("extract", "--type", "forest", scene.path, tmp_path / "p.json")
     assert ran.code == 1 and "building, road" in ran.stderr
 
