@@ -45,10 +45,23 @@ def save_checkpoint(path: Path, model: nn.Module, card: ModelCard) -> None:
             mode = temporary.stat().st_mode
             save_file(_tensors(model), temporary, metadata)
             temporary.chmod(mode)  # safetensors makes files that only their owner can read
+            _sort_header(temporary)
     except SafetensorError as error:
         raise StorageError(f"cannot write {path}: {error}") from error
     with atomic_text(path.with_name(f"{path.name}.json")) as file:
         file.write(text + "\n")
+
+
+def _sort_header(path: Path) -> None:
+    """Put the notes in the header in order: safetensors shuffles them, and equal checkpoints shall be equal files."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= length:  # else it was not written as we write it: leave it as it is
+            file.seek(8)
+            file.write(text.ljust(length))
 
 
 def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoBackbone, AutoConfig, PretrainedConfig
+from transformers.utils import logging
 
 from shared.errors import ModelError
 
@@ -107,7 +108,8 @@ def build_backbone(
             raise ModelError(
                 f"there are no pretrained weights of the encoder {encoder!r}; set pretrained = false in [model]"
             )
-        source = fetch(AutoBackbone, hub, out_indices=list(config.out_indices))
+        # Not AutoBackbone.from_pretrained: that asks the hub whether it has such a repository, even for a folder.
+        source = fetch(type(backbone), hub, out_indices=list(config.out_indices))
         backbone.load_state_dict(fit_bands(source.state_dict(), backbone.state_dict(), hub))
     return backbone, config.to_dict()
 
@@ -121,12 +123,25 @@ def config_of(plan: dict[str, Any]) -> PretrainedConfig:
         raise ModelError(f"the plan of the network cannot be used: {error}") from error
 
 
-def fetch(factory: Any, source: str, **options: Any) -> Any:
+def fetch(factory: Any, source: str, **options: Any) -> nn.Module:
     """Load pretrained weights from the hub or a folder: safetensors only, as a pickle could run code."""
+    log: Any = logging  # untyped
+    verbosity = log.get_verbosity()
+    log.set_verbosity_error()  # a head that is not taken is no news
+    log.disable_progress_bar()
     try:
-        return factory.from_pretrained(source, use_safetensors=True, **options)
+        model, info = factory.from_pretrained(source, use_safetensors=True, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(_unreachable(source, "pretrained weights (safetensors)", error)) from error
+    finally:
+        log.set_verbosity(verbosity)
+        log.enable_progress_bar()
+    # A backbone adds some norms of its own; where most is missing, the weights are those of something else.
+    missing, all_of_it = len(info["missing_keys"]), len(model.state_dict())
+    if missing > all_of_it / 2:
+        raise ModelError(f"{source} holds the weights of another network: {missing} of {all_of_it} are missing")
+    fetched: nn.Module = model
+    return fetched
 
 
 def fit_bands(

@@ -1,0 +1,60 @@
+"""Augmentations: image and label move together, and chance follows from the tile."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from shared.errors import PluginError
+from shared.learning.augmentation import load_augmentation
+
+LABEL = np.arange(16, dtype=np.uint8).reshape(4, 4)
+IMAGE = np.stack([LABEL, LABEL + 100.0, LABEL * 2.0, LABEL - 5.0]).astype(np.float32)
+
+
+def moves(name, count=60):
+    augment = load_augmentation(name)
+    return [augment(IMAGE, LABEL, np.random.default_rng(seed)) for seed in range(count)]
+
+
+def test_flip_yields_the_seven_moves_and_never_the_identity():
+    expected = {np.rot90(LABEL, turns).tobytes() for turns in range(4)}
+    expected |= {np.rot90(LABEL, turns)[:, ::-1].tobytes() for turns in range(4)}
+    assert {label.tobytes() for _, label in moves("flip")} == expected - {LABEL.tobytes()}
+
+
+def test_flip_moves_all_bands_with_the_label():
+    for image, label in moves("flip"):
+        assert np.array_equal(image[0], label) and np.array_equal(image[1], label + 100.0)
+        assert np.array_equal(image[2], label * 2.0) and image.dtype == np.float32
+
+
+def test_strong_changes_values_of_the_image_only():
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((5, 32, 32)).astype(np.float32)
+    label = (image[0] > 0).astype(np.uint8)
+    strong = load_augmentation("strong")
+    for seed in range(20):
+        changed, moved = strong(image, label, np.random.default_rng(seed))
+        assert changed.shape == image.shape and changed.dtype == np.float32 and np.isfinite(changed).all()
+        assert moved.shape == label.shape and moved.sum() == label.sum()
+        # What was above the mean still mostly is, at the place to which the label moved.
+        assert changed[0][moved == 1].mean() - changed[0][moved == 0].mean() > 0.2
+        again, _ = strong(image, label, np.random.default_rng(seed))
+        assert np.array_equal(changed, again)
+
+
+def test_none_does_nothing():
+    image, label = load_augmentation("none")(IMAGE, LABEL, np.random.default_rng(0))
+    assert image is IMAGE and label is LABEL
+
+
+def test_names():
+    assert load_augmentation("Strong") is load_augmentation("strong")
+    assert load_augmentation("tests.learning.test_augmentation:own")(IMAGE, LABEL, None) == (1, 2)
+    with pytest.raises(PluginError, match="unknown augmentations 'bend'; known: flip, none"):
+        load_augmentation("bend")
+
+
+def own(image, label, rng):
+    return 1, 2

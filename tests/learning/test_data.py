@@ -1,0 +1,301 @@
+"""The data set of training: pairing, decoding, fusion, sizes, workers, batches."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from shared.config import Channel, load_config
+from shared.errors import TileError, TileSetError
+from shared.images import encode, encode_mask
+from shared.learning.data import Batches, TileDataset, TileLoader, make_batches, resize_image, resize_label
+from shared.tiles import Tile
+from shared.tileset import open_writer
+from tests.tilesets import BLOCK, COLORS, make_tileset, noise, squares
+from tests.toy import TRAINING, make_config, make_dataset, photo
+
+RGB = Channel("images", (1, 2, 3), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def both(folder, tiles=BLOCK, fmt="png", images=noise, labels=squares, suffix=""):
+    make_tileset(folder / f"images{suffix}", tiles, fmt, images)
+    make_tileset(folder / f"labels{suffix}", tiles, "png", labels)
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path):
+    return load_config(make_config(tmp_path / "config.toml"))
+
+
+def dataset(config, folder, augmented=False, seed=0, **model):
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
+    return TileDataset(config, folder, 64, augmented=augmented, seed=seed)
+
+
+@pytest.mark.parametrize("suffix", ["", ".pmtiles"])
+def test_reads_what_is_there(tmp_path, suffix):
+    loader = TileLoader(both(tmp_path, suffix=suffix), [RGB], 2, 64)
+    assert loader.tiles == sorted(BLOCK) and loader.notes == []
+    image, label = loader.read(BLOCK[3])
+    assert np.array_equal(image, noise(BLOCK[3])) and np.array_equal(label, squares(BLOCK[3]))
+
+
+def test_bug_1_a_pixel_keeps_its_blue(tmp_path):
+    def flat(tile):
+        return np.full((64, 64, 3), (10, 20, 30), np.uint8)
+
+    image, _ = TileLoader(both(tmp_path, BLOCK[:1], images=flat), [RGB], 2, 64).read(BLOCK[0])
+    assert image[5, 5].tolist() == [10, 20, 30]
+    swapped = dataclasses.replace(RGB, bands=(3, 1, 2))
+    image, _ = TileLoader(tmp_path, [swapped], 2, 64).read(BLOCK[0])
+    assert image[5, 5].tolist() == [30, 10, 20]
+
+
+def test_bug_2_input_is_scaled_before_it_is_normalised(tmp_path, config):
+    def flat(tile):
+        return np.full((64, 64, 3), (0, 128, 255), np.uint8)
+
+    pixels, label = dataset(config, both(tmp_path, BLOCK[:1], images=flat))[(1, 0)]
+    expected = [(value / 255 - mean) / std for value, mean, std in
+                zip((0, 128, 255), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]  # fmt: skip
+    torch.testing.assert_close(pixels[:, 7, 7], torch.tensor(expected), atol=1e-6, rtol=0)
+    assert pixels.abs().max() < 3 and pixels.dtype == torch.float32 and label.dtype == torch.uint8
+
+
+def test_bug_3_pairs_by_tile_and_reports_differences(tmp_path):
+    make_tileset(tmp_path / "images", BLOCK[1:])
+    make_tileset(tmp_path / "labels.pmtiles", BLOCK[:-2], draw=squares)
+    loader = TileLoader(tmp_path, [RGB], 2, 64)
+    assert loader.tiles == sorted(set(BLOCK[1:-2]))
+    for tile in loader.tiles:
+        image, label = loader.read(tile)
+        assert np.array_equal(image, noise(tile)) and np.array_equal(label, squares(tile))
+    first, second = loader.notes
+    assert "images: 2 of 11 tiles are left out" in first and "labels.pmtiles: 1 of 10 tiles" in second
+    tile = min(BLOCK[-2:])
+    assert f"the first is {tile.z}/{tile.x}/{tile.y}" in first
+
+
+def test_nothing_in_common(tmp_path):
+    make_tileset(tmp_path / "images", BLOCK[:3])
+    make_tileset(tmp_path / "labels", BLOCK[3:], draw=squares)
+    with pytest.raises(TileSetError, match="no tile in common"):
+        TileLoader(tmp_path, [RGB], 2, 64)
+
+
+def test_missing_tile_set(tmp_path):
+    make_tileset(tmp_path / "images", BLOCK[:3])
+    with pytest.raises(TileSetError, match="no tile set labels"):
+        TileLoader(tmp_path, [RGB], 2, 64)
+
+
+def test_bug_4_bands_of_any_number_and_type_are_fused(tmp_path, config):
+    def deep(tile):
+        rng = np.random.default_rng(tile.x)
+        return rng.integers(0, 65536, (64, 64, 6), dtype=np.uint16)
+
+    def height(tile):
+        field = np.random.default_rng(tile.y).random((64, 64, 1), dtype=np.float32)
+        field[0, 0] = np.nan
+        return field
+
+    tile = BLOCK[0]
+    make_tileset(tmp_path / "labels", [tile], draw=squares)
+    make_tileset(tmp_path / "multi", [tile], "tif", deep)
+    make_tileset(tmp_path / "dem", [tile], "tif", height)
+    make_tileset(tmp_path / "images.pmtiles", [tile])
+    channels = (
+        RGB,
+        Channel("multi", (6, 2), (0.5, 0.25), (0.1, 0.2)),
+        Channel("dem", (1,), (0.5,), (0.25,)),
+        Channel("multi", (1,), (0.0,), (1.0,)),
+    )
+    pixels, _ = dataset(dataclasses.replace(config, channels=channels), tmp_path)[(1, 0)]
+    assert pixels.shape == (7, 64, 64)
+    high = deep(tile).astype(np.float64) / 65535
+    np.testing.assert_allclose(pixels[1], noise(tile)[:, :, 1] / 255, atol=1e-6)
+    np.testing.assert_allclose(pixels[3], (high[:, :, 5] - 0.5) / 0.1, atol=1e-5)
+    np.testing.assert_allclose(pixels[4], (high[:, :, 1] - 0.25) / 0.2, atol=1e-5)
+    np.testing.assert_allclose(pixels[5].flatten()[1:], ((height(tile) - 0.5) / 0.25).flatten()[1:], atol=1e-5)
+    np.testing.assert_allclose(pixels[6], high[:, :, 0], atol=1e-6)
+    assert pixels[5, 0, 0] == 0  # no data is the mean
+
+
+def broken(folder, name, tile, data):
+    with open_writer(folder / name, "png") as writer:
+        writer.write(tile, data)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("images", b"", "the image is empty"),
+        ("images", encode(noise(BLOCK[2]), "png")[:500], "corrupt or truncated"),
+        ("images", b"<?xml version='1.0'?>", "not an image"),
+        ("images", encode(noise(BLOCK[2])[:, :, :1], "png"), "3 bands"),
+        ("labels", encode(noise(BLOCK[2]), "png"), "single-band"),
+        ("labels", encode_mask(squares(BLOCK[2]) * 2, [*COLORS, (0, 0, 0)]), "holds class 2; .* has 2 classes"),
+    ],
+)
+def test_bad_tile_is_named(tmp_path, name, data, message):
+    both(tmp_path)
+    broken(tmp_path, name, BLOCK[2], data)
+    tile = f"{name}, tile {BLOCK[2].z}/{BLOCK[2].x}/{BLOCK[2].y}"
+    with pytest.raises(TileError, match=f"{tile}.*{message}"):
+        TileLoader(tmp_path, [RGB], 2, 64).read(BLOCK[2])
+
+
+def test_error_in_a_worker_keeps_its_words(tmp_path, config):
+    both(tmp_path)
+    broken(tmp_path, "images", BLOCK[2], b"rubbish")
+    data = dataset(config, tmp_path)
+    batches = Batches(len(data), 4, shuffled=False)
+    found = [
+        batch for batch in make_batches(data, batches, workers=1, pinned=False) if isinstance(batch, Exception)
+    ]
+    assert len(found) == 1 and isinstance(found[0], TileError)
+    assert str(found[0]).endswith("not an image (expected PNG, JPEG, WebP or GeoTIFF)")
+
+
+@pytest.mark.parametrize("suffix", ["", ".pmtiles"])
+def test_workers_give_the_same_batches(tmp_path, config, suffix):
+    """Also over archives, whose memory map no process may inherit; and the same augmentation of each tile."""
+    data = dataset(config, both(tmp_path, suffix=suffix), augmented=True, da="strong")
+    seen = []
+    for workers in (0, 2):
+        batches = Batches(len(data), 5, shuffled=True, seed=7)
+        loader = make_batches(data, batches, workers=workers, pinned=False)
+        for epoch in (1, 2):
+            batches.epoch = epoch
+            seen.append([(images.clone(), labels.clone()) for images, labels in loader])
+    for alone, shared in ((seen[0], seen[2]), (seen[1], seen[3])):
+        assert len(alone) == 3
+        for one, other in zip(alone, shared, strict=True):
+            assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+    assert not torch.equal(seen[0][0][0], seen[1][0][0])
+
+
+def test_augmentation_follows_seed_epoch_and_tile(tmp_path, config):
+    folder = both(tmp_path)
+    data = dataset(config, folder, augmented=True)
+    assert torch.equal(data[(1, 0)][0], data[(1, 0)][0])
+    assert any(not torch.equal(data[(1, index)][0], data[(2, index)][0]) for index in range(12))
+    other = dataset(config, folder, augmented=True, seed=1)
+    assert any(not torch.equal(data[(1, index)][0], other[(1, index)][0]) for index in range(12))
+
+
+def test_bug_19_validation_is_not_augmented(tmp_path, config):
+    folder = both(tmp_path)
+    plain = dataset(config, folder)
+    for epoch in range(5):
+        assert torch.equal(plain[(epoch, 0)][1], torch.from_numpy(squares(plain.loader.tiles[0])))
+    never = dataset(config, folder, augmented=True, dap=0.0)
+    assert all(torch.equal(never[(epoch, 1)][0], plain[(1, 1)][0]) for epoch in range(5))
+
+
+def test_toy_in_both_forms_is_the_same(tmp_path):
+    one, other = make_dataset(tmp_path / "a"), make_dataset(tmp_path / "b", archives=False)
+    loaders = [TileLoader(root / "training", [RGB], 2, 64) for root in (one, other)]
+    assert loaders[0].tiles == loaders[1].tiles == sorted(TRAINING)
+    for tile in TRAINING[:3]:
+        assert np.array_equal(loaders[0].read(tile)[0], loaders[1].read(tile)[0])
+        assert np.array_equal(loaders[0].read(tile)[0], photo(tile))
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------
+
+
+def test_image_shrinks_by_area_and_grows_bilinearly():
+    image = np.arange(4 * 4 * 2, dtype=np.uint8).reshape(4, 4, 2)
+    small = resize_image(image, 2)
+    assert small.dtype == np.float32 and small.shape == (2, 2, 2)
+    np.testing.assert_allclose(small[0, 0] * 255, image[:2, :2].mean((0, 1)), rtol=1e-6)
+    large = resize_image(np.full((4, 4, 3), 51, np.uint8), 8)
+    np.testing.assert_allclose(large, np.full((8, 8, 3), 0.2), rtol=1e-6)
+    assert resize_image(image, 4) is image
+
+
+def test_label_takes_the_nearest_class_and_invents_none():
+    label = np.array([[0, 1], [2, 3]], np.uint8)
+    large = resize_label(label, 6)
+    assert large.tolist() == np.kron(label, np.ones((3, 3), np.uint8)).tolist()
+    assert resize_label(large, 2).tolist() == label.tolist()
+    odd = resize_label(np.tile(np.array([0, 3], np.uint8), (7, 4))[:, :7], 4)
+    assert set(np.unique(odd)) <= {0, 3}
+
+
+def test_tiles_of_another_size_are_resized(tmp_path, config):
+    both(tmp_path, BLOCK[:2], images=lambda tile: noise(tile, 128), labels=lambda tile: squares(tile, 128))
+    pixels, label = dataset(config, tmp_path)[(1, 0)]
+    assert pixels.shape == (3, 64, 64) and label.shape == (64, 64)
+
+
+# --- batches ----------------------------------------------------------------------------------------------------
+
+
+def flat(lists):
+    return [item for part in lists for item in part]
+
+
+def indices(batches):
+    return [[index for _, index in batch] for batch in batches]
+
+
+def test_validation_sees_every_tile_once():
+    assert indices(Batches(10, 4, shuffled=False)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    shares = [indices(Batches(10, 4, shuffled=False, rank=rank, world=3)) for rank in range(3)]
+    assert sorted(flat(flat(shares))) == list(range(10))
+    assert indices(Batches(1, 4, shuffled=False, rank=1, world=2)) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9, 10])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_training_batches_are_alike_in_every_process(count, world):
+    """Processes wait for each other; and a batch of one tile crashes batch normalisation (bug 19's drop_last)."""
+    shares = []
+    for rank in range(world):
+        batches = Batches(count, 4, shuffled=True, seed=3, rank=rank, world=world)
+        shares.append(indices(batches))
+        assert len(shares[-1]) == len(batches)
+    sizes = [[len(batch) for batch in share] for share in shares]
+    assert all(size == sizes[0] for size in sizes) and min(sizes[0]) >= 2
+    assert set(flat(flat(shares))) == set(range(count))
+
+
+def test_batches_of_one_are_what_was_asked_for():
+    assert [len(batch) for batch in Batches(3, 1, shuffled=True)] == [1, 1, 1]
+
+
+def test_shuffle_follows_seed_and_epoch():
+    batches = Batches(20, 4, shuffled=True, seed=1)
+    batches.epoch = 1
+    first = indices(batches)
+    assert first == indices(batches) and sorted(flat(first)) == list(range(20))
+    batches.epoch = 2
+    assert indices(batches) != first
+    other = Batches(20, 4, shuffled=True, seed=2)
+    other.epoch = 1
+    assert indices(other) != first
+
+
+class Own:
+    notes = ()
+
+    def __init__(self, folder, channels, num_classes, tile_size):
+        self.tiles = [Tile(0, 0, 1), Tile(1, 0, 1)]
+        self.side = tile_size
+
+    def read(self, tile):
+        return np.full((self.side, self.side, 3), tile.x * 255, np.uint8), np.zeros(
+            (self.side, self.side), np.uint8
+        )
+
+
+def test_loader_of_ones_own(tmp_path, config):
+    data = dataset(config, tmp_path, loader="tests.learning.test_data:Own")
+    assert len(data) == 2 and data[(1, 1)][0].shape == (3, 64, 64)
+    assert data[(1, 1)][0][0, 0, 0] > data[(1, 0)][0][0, 0, 0]

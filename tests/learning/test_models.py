@@ -1,0 +1,249 @@
+"""Networks: any encoder, any number of bands and classes, from hub, folder or nothing, and out of the house."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoBackbone, AutoConfig, AutoModelForSemanticSegmentation
+
+from shared.config import ModelConfig
+from shared.errors import ModelError, PluginError
+from shared.learning.models import build_model, plan_of
+from shared.learning.models.encoders import ENCODERS
+
+
+def make(nn="unet", encoder="tiny", bands=3, classes=2, **options):
+    torch.manual_seed(0)
+    options = {"pretrained": False, **options}
+    return build_model(ModelConfig(nn=nn, encoder=encoder, **options), bands, classes).eval()
+
+
+@pytest.mark.parametrize(
+    ("nn", "encoder"),
+    [
+        ("unet", "tiny"),
+        ("unet", "resnet18"),
+        ("albunet", "convnextv2-atto"),
+        ("unet", "swin-tiny"),
+        ("segformer", "tiny"),
+        ("segformer", "mit-b0"),
+        ("upernet", "tiny"),
+    ],
+)
+def test_bands_and_classes_of_any_number(nn, encoder):
+    network = make(nn, encoder, bands=5, classes=4)
+    with torch.no_grad():
+        logits = network(torch.rand(2, 5, 64, 96))
+    assert logits.shape == (2, 4, 64, 96) and logits.dtype == torch.float32 and logits.isfinite().all()
+
+
+def test_tiny_is_tiny():
+    assert sum(weight.numel() for weight in make().parameters()) < 1_500_000
+
+
+def test_every_short_name_has_a_configuration():
+    for name, (hub, kind, shape) in ENCODERS.items():
+        assert AutoConfig.for_model(kind, **shape).stage_names, name
+        assert (hub is None) == (name == "tiny")
+
+
+@pytest.mark.parametrize("encoder", ["tiny", "convnextv2-atto"])
+def test_gradients_reach_every_weight(encoder):
+    network = make(encoder=encoder).train()
+    network(torch.rand(2, 3, 64, 64)).square().mean().backward()
+    assert not [name for name, weight in network.named_parameters() if weight.grad is None]
+
+
+def test_seed_of_torch_decides_the_first_weights():
+    first, second = make().state_dict(), make().state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_names_in_any_case_as_configurations_have_them():
+    assert type(make("Albunet")) is type(make("unet"))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"encoder": "resnet51"}, ModelError, "unknown encoder 'resnet51'; built in are tiny, resnet18"),
+        ({"nn": "segformer", "encoder": "b9"}, ModelError, "expected tiny, mit-b0"),
+        ({"nn": "dpt"}, ModelError, "expected a hub id"),
+        ({"nn": "nonet"}, PluginError, "unknown models 'nonet'; known: albunet"),
+        ({"nn": "collections:OrderedDict"}, ModelError, "cannot be built"),
+        ({"nn": "tests.learning.test_models:no_network"}, ModelError, "is a dict, not a torch.nn.Module"),
+        ({"pretrained": True}, ModelError, "no pretrained weights of the encoder 'tiny'"),
+        ({"nn": "segformer", "pretrained": True}, ModelError, "no pretrained weights of segformer"),
+    ],
+)
+def test_networks_that_cannot_be(options, error, message):
+    with pytest.raises(error, match=message):
+        make(**options)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "someone/some-backbone"])
+def test_offline_says_what_to_do(encoder):
+    with pytest.raises(ModelError, match=r"set pretrained = false in .model., or give a local folder"):
+        make(encoder=encoder, pretrained=True)
+
+
+def no_network(model, in_channels, num_classes):
+    return {}
+
+
+class Own(torch.nn.Module):
+    def __init__(self, model, in_channels, num_classes):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(in_channels, num_classes, 1)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+def test_plug_in_by_name_and_by_entry_point(tmp_path, monkeypatch):
+    network = make("tests.learning.test_models:Own", bands=4, classes=3)
+    assert network(torch.rand(1, 4, 8, 8)).shape == (1, 3, 8, 8) and plan_of(network) is None
+    info = tmp_path / "own-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[rsp.models]\nown = tests.learning.test_models:Own\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert make("own", bands=4).layer.in_channels == 4
+
+
+# --- pretrained weights, from a folder as from the hub ----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(1)
+    _, kind, shape = ENCODERS["tiny"]
+    AutoBackbone.from_config(AutoConfig.for_model(kind, **shape)).save_pretrained(path)
+    return path
+
+
+def weights_of(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def test_pretrained_encoder_from_a_folder(folder):
+    source = weights_of(folder)
+    network = make(encoder=str(folder), pretrained=True)
+    own = network.backbone.state_dict()
+    assert set(own) == set(source) and all(torch.equal(own[name], source[name]) for name in own)
+    fresh = make(encoder=str(folder), pretrained=False).backbone.state_dict()
+    assert not torch.equal(
+        fresh["embedder.embedder.convolution.weight"], source["embedder.embedder.convolution.weight"]
+    )
+
+
+@pytest.mark.parametrize("bands", [1, 2, 4, 5, 7])
+def test_first_layer_is_adapted_to_the_bands(folder, bands):
+    name = "embedder.embedder.convolution.weight"
+    source = weights_of(folder)[name]
+    own = make(encoder=str(folder), pretrained=True, bands=bands).backbone.state_dict()[name]
+    expected = torch.stack([source[:, band % 3] * 3 / bands for band in range(bands)], dim=1)
+    torch.testing.assert_close(own, expected)
+
+
+def test_pickled_weights_are_not_taken(folder, tmp_path):
+    """A folder with pytorch_model.bin only: a pickle could run code."""
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    torch.save(weights_of(folder), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="safetensors"):
+        make(encoder=str(tmp_path), pretrained=True)
+
+
+def test_weights_of_something_else(folder, tmp_path):
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    save_file({"some.weight": torch.zeros(3)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="weights of another network"):
+        make(encoder=str(tmp_path), pretrained=True)
+
+
+def test_folder_that_is_no_backbone(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(ModelError, match="is no backbone"):
+        make(encoder=str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelError, match="cannot get the configuration"):
+        make(encoder=str(tmp_path))
+
+
+def test_plan_rebuilds_without_the_folder(folder, tmp_path):
+    moved = tmp_path / "gone"
+    moved.mkdir()
+    for file in folder.iterdir():
+        (moved / file.name).write_bytes(file.read_bytes())
+    network = make(encoder=str(moved), pretrained=True, bands=4)
+    plan = json.loads(json.dumps(plan_of(network)))
+    for file in moved.iterdir():
+        file.unlink()
+    again = build_model(ModelConfig(encoder=str(moved), pretrained=False), 4, 2, plan=plan).eval()
+    again.load_state_dict(network.state_dict())
+    image = torch.rand(1, 4, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again(image), network(image))
+
+
+def test_plain_transformer_as_encoder(tmp_path):
+    """All features of a DINOv2 have one resolution; they are brought to those of a pyramid."""
+    config = AutoConfig.for_model(
+        "dinov2", hidden_size=32, num_hidden_layers=4, num_attention_heads=2, image_size=224
+    )
+    config.save_pretrained(tmp_path)
+    network = make(encoder=str(tmp_path), bands=4)
+    with torch.no_grad():
+        assert network(torch.rand(1, 4, 64, 128)).shape == (1, 2, 64, 128)
+
+
+def test_pretrained_segformer_from_a_folder_with_other_classes(tmp_path):
+    config = AutoConfig.for_model(
+        "segformer", hidden_sizes=[16, 32, 64, 128], depths=[1] * 4, decoder_hidden_size=32
+    )
+    config.num_labels = 7
+    source = AutoModelForSemanticSegmentation.from_config(config)
+    source.save_pretrained(tmp_path)
+    network = make("segformer", str(tmp_path), bands=3, classes=2, pretrained=True)
+    own, theirs = network.network.state_dict(), source.state_dict()
+    head = "decode_head.classifier.weight"
+    assert own[head].shape[0] == 2 and theirs[head].shape[0] == 7
+    assert all(torch.equal(own[name], theirs[name]) for name in own if "classifier" not in name)
+    with pytest.raises(ModelError, match="is a segformer, not a upernet: set nn = 'segformer'"):
+        make("upernet", str(tmp_path))
+
+
+# --- export -----------------------------------------------------------------------------------------------------
+
+
+BATCH = ({0: torch.export.Dim("batch", min=1)},)
+
+
+@pytest.mark.parametrize("nn", ["unet", "segformer"])
+def test_networks_can_be_exported(nn):
+    network = make(nn, bands=4)
+    image = torch.rand(2, 4, 64, 64)
+    with torch.no_grad():
+        program = torch.export.export(network, (image,), dynamic_shapes=BATCH)
+        assert torch.equal(program.module()(image[:1]), network(image[:1]))
+        assert torch.equal(torch.jit.trace(network, image)(image), network(image))
+
+
+def test_network_as_onnx(tmp_path):
+    import onnxruntime
+
+    network = make(bands=4)
+    image = torch.rand(2, 4, 64, 64)
+    with torch.no_grad():
+        torch.onnx.export(network, (image,), dynamo=True, dynamic_shapes=BATCH, verbose=False).save(
+            tmp_path / "a.onnx"
+        )
+        expected = network(image)
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx")
+    (answer,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    np.testing.assert_allclose(answer, expected.numpy(), atol=1e-5)

@@ -1,0 +1,469 @@
+"""Training: that it learns, the same each time, whole after an interruption, and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from shared.config import load_config
+from shared.errors import ConfigError, ModelError, PluginError, StorageError, TileError, UsageError
+from shared.images import decode, decode_mask
+from shared.learning.checkpoint import load_checkpoint, read_card
+from shared.learning.history import read_state
+from shared.learning.processes import World, choose
+from shared.learning.start import Plan, learning_rate, make_optimizer
+from shared.learning.training import train_model
+from shared.metrics import confusion, foreground_iou, miou
+from shared.tileset import open_reader, open_writer
+from tests.tilesets import make_tileset, squares
+from tests.toy import TRAINING, VALIDATION, make_config, make_dataset, photo
+
+CPU = World(torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return load_config(make_config(tmp_path_factory.mktemp("config") / "config.toml", lr="0.005"))
+
+
+def fit(config, toy, out, *, model=None, **options):
+    if model:
+        config = replace(config, model=replace(config.model, **model))
+    return train_model(Plan(config, toy, out, **options), CPU)
+
+
+def weights(path):
+    return load_checkpoint(path)[0].state_dict()
+
+
+def same(one, other):
+    one, other = weights(one), weights(other)
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def trained(config, toy, tmp_path_factory):
+    """A whole training of six epochs, and what it returned."""
+    out = tmp_path_factory.mktemp("trained") / "out"
+    return out, fit(config, toy, out, epochs=6)
+
+
+def test_it_learns(trained):
+    _, outcome = trained
+    assert outcome.iou > 0.9 and outcome.miou > 0.95 and outcome.mcc > 0.9
+    assert (outcome.training_tiles, outcome.validation_tiles) == (18, 6)
+    assert sum(map(sum, outcome.confusion)) == 6 * 64 * 64  # every validation pixel, once (bug 19)
+
+
+def test_bug_19_the_loss_is_the_mean_over_tiles(trained, config):
+    """Not the sum of the means of batches divided by the number of samples."""
+    out, _ = trained
+    row = json.loads((out / "history.json").read_text())[-1]
+    network, _ = load_checkpoint(out / "last.safetensors")
+    from shared.learning.losses import build_loss, class_weights
+    from shared.learning.normalise import normalise
+
+    loss = build_loss("lovasz", class_weights(config.classes))
+    values = []
+    for tile in VALIDATION:
+        image = torch.from_numpy(normalise(photo(tile), config.channels))[None]
+        with torch.no_grad():
+            values.append(loss(network(image), torch.from_numpy(squares(tile))[None].long()).item())
+    assert row["validation"]["loss"] == pytest.approx(np.mean(values), rel=1e-6)
+
+
+def test_bug_20_metrics_are_those_of_the_masks(trained, toy):
+    """The confusion matrix of the best epoch is that of the masks which its checkpoint predicts."""
+    from shared.learning.inference import load_predictor
+
+    out, outcome = trained
+    predictor = load_predictor(out / "best.safetensors", device="cpu")
+    matrix = np.zeros((2, 2), np.int64)
+    images = open_reader(toy / "validation" / "images.pmtiles")
+    labels = open_reader(toy / "validation" / "labels.pmtiles")
+    for tile in images.tiles():
+        (mask,) = predictor.masks([decode(images.read(tile))])
+        matrix += confusion(decode_mask(labels.read(tile)), mask, 2)
+    assert matrix.tolist() == outcome.confusion
+    assert (outcome.iou, outcome.miou) == (foreground_iou(matrix), miou(matrix))
+
+
+def test_bug_22_what_is_left_behind(trained):
+    out, outcome = trained
+    assert sorted(path.name for path in out.iterdir()) == [
+        "best.safetensors", "best.safetensors.json", "checkpoint-00006-of-00006.pth", "history.csv",
+        "history.json", "last.safetensors", "last.safetensors.json", "log", "state.pt",
+    ]  # fmt: skip
+    link = out / "checkpoint-00006-of-00006.pth"
+    assert str(link.readlink()) == "last.safetensors" and read_card(link).epoch == 6
+    best = read_card(out / "best.safetensors")
+    assert best.epoch == outcome.best_epoch and best.metrics["iou"] == outcome.iou and outcome.checkpoint.exists()
+    assert (best.nn, best.encoder, best.tile_size, best.overlap, best.epochs) == ("unet", "tiny", 64, 16, 6)
+    assert best.versions["torch"] == torch.__version__ or best.versions["torch"] in torch.__version__
+    assert json.loads((out / "best.safetensors.json").read_text())["uuid"] == best.uuid
+
+
+def test_history_and_log(trained):
+    out, outcome = trained
+    rows = json.loads((out / "history.json").read_text())
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6] and rows == outcome.history
+    ious = [row["validation"]["iou"] for row in rows]
+    assert outcome.best_epoch == 1 + int(np.argmax(ious)) and outcome.iou == max(ious)
+    with (out / "history.csv").open() as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["validation_iou"]) for row in table] == ious
+    assert float(table[2]["training_loss"]) == rows[2]["training"]["loss"]
+    log = (out / "log").read_text()
+    assert log.count("Epoch ") == 6 and "building IoU" in log and "MCC" in log and "mIoU" in log
+
+
+def test_the_same_seed_gives_the_same_weights(config, toy, tmp_path):
+    for name, seed, workers in (("a", 3, 0), ("b", 3, 2), ("c", 4, 0)):
+        fit(config, toy, tmp_path / name, epochs=2, seed=seed, workers=workers)
+    assert same(tmp_path / "a" / "last.safetensors", tmp_path / "b" / "last.safetensors")
+    assert not same(tmp_path / "a" / "last.safetensors", tmp_path / "c" / "last.safetensors")
+    first, second = [(tmp_path / name / "last.safetensors").read_bytes() for name in "ab"]
+    assert first == second  # the card included
+
+
+# --- interruptions ----------------------------------------------------------------------------------------------
+
+KILLED = """
+import signal, os, sys
+from pathlib import Path
+import torch
+import shared.learning.training as training
+from shared.config import load_config
+from shared.learning.processes import World
+from shared.learning.start import Plan
+
+config, dataset, out, after, where = sys.argv[1:]
+write = getattr(training, where)
+calls = 0
+def counted(*arguments, **options):
+    global calls
+    calls += 1
+    if calls > int(after):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(*arguments, **options)
+setattr(training, where, counted)
+plan = Plan(load_config(config), Path(dataset), Path(out), epochs=4)
+training.train_model(plan, World(torch.device("cpu")))
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "after"), [("write_state", 0), ("write_state", 2), ("link_checkpoint", 1), ("save_checkpoint", 3)]
+)
+def test_killed_and_resumed_is_as_never_killed(toy, tmp_path, where, after):
+    config = make_config(tmp_path / "config.toml", lr="0.005", da='"strong"', loss='"lovasz_ce"')
+    fit(load_config(config), toy, tmp_path / "whole", epochs=4)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, config, toy, tmp_path / "out", str(after), where], capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL
+    for path in (tmp_path / "out").glob("*.safetensors"):
+        read_card(path)  # whole, whichever was there
+    outcome = fit(load_config(config), toy, tmp_path / "out", epochs=4, resume=True)
+    for name in ("last.safetensors", "best.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert [row["epoch"] for row in outcome.history] == [1, 2, 3, 4]
+
+
+def test_resume_to_more_epochs(config, toy, tmp_path):
+    out = tmp_path / "out"
+    fit(config, toy, out, epochs=2)
+    assert (out / "checkpoint-00002-of-00002.pth").exists()
+    outcome = fit(config, toy, out, epochs=3, resume=True)
+    assert [row["epoch"] for row in outcome.history] == [1, 2, 3] and outcome.epochs == 3
+    # The old name would name other weights now.
+    assert [path.name for path in out.glob("*.pth")] == ["checkpoint-00003-of-00003.pth"]
+    assert "resuming from" in (out / "log").read_text()
+
+
+def test_resume_from_a_checkpoint_goes_on_with_its_optimizer(config, toy, tmp_path):
+    """As the seed does it: --resume --checkpoint out/checkpoint-00002-of-00002.pth, into another folder too."""
+    out = tmp_path / "out"
+    fit(config, toy, out, epochs=2)
+    outcome = fit(
+        config, toy, tmp_path / "other", epochs=4, resume=True, checkpoint=out / "checkpoint-00002-of-00002.pth"
+    )
+    fit(config, toy, out, epochs=4, resume=True)
+    assert same(tmp_path / "other" / "last.safetensors", out / "last.safetensors")
+    assert (
+        outcome.best_epoch in (3, 4)
+        and read_card(tmp_path / "other" / "best.safetensors").epoch == outcome.best_epoch
+    )
+
+
+def test_resume_from_a_checkpoint_without_state(config, toy, tmp_path, capsys):
+    fit(config, toy, tmp_path / "out", epochs=1)
+    (tmp_path / "out" / "state.pt").unlink()
+    outcome = fit(
+        config, toy, tmp_path / "o", epochs=2, resume=True, checkpoint=tmp_path / "out" / "best.safetensors"
+    )
+    assert [row["epoch"] for row in outcome.history] == [2]
+    assert "no optimizer state goes with" in capsys.readouterr().out
+
+
+def test_resume_with_nothing_to_resume_begins(config, toy, tmp_path, capsys):
+    outcome = fit(config, toy, tmp_path / "out", epochs=1, resume=True)
+    assert outcome.best_epoch == 1 and "training begins at epoch 1" in capsys.readouterr().out
+
+
+def test_bug_21_resume_beyond_the_last_epoch(config, toy, trained, tmp_path):
+    out, _ = trained
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "log"}
+    for options in ({"out": out}, {"out": tmp_path, "checkpoint": out / "last.safetensors"}):
+        with pytest.raises(UsageError, match="trained for 6 epochs already, and --epochs is 5: give more than 6"):
+            train_model(Plan(config, toy, epochs=5, resume=True, **options), CPU)
+    assert before == {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "log"}
+
+
+def test_fine_tuning_starts_from_the_weights_and_counts_anew(config, toy, trained, tmp_path):
+    out, _ = trained
+    outcome = fit(config, toy, tmp_path, epochs=1, checkpoint=out / "best.safetensors", model={"lr": 1e-9})
+    assert [row["epoch"] for row in outcome.history] == [1] and outcome.iou > 0.9
+    assert read_card(tmp_path / "last.safetensors").epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"encoder": "resnet18"}, "its encoder is tiny, the configuration has resnet18"),
+        ({"nn": "segformer"}, "its nn is unet"),
+    ],
+)
+def test_checkpoint_of_another_network(config, toy, trained, tmp_path, change, message):
+    out, _ = trained
+    with pytest.raises(ModelError, match=message):
+        fit(config, toy, tmp_path, epochs=9, checkpoint=out / "best.safetensors", model=change)
+    with pytest.raises(ModelError, match=message):
+        fit(config, toy, out, epochs=9, resume=True, model=change)
+
+
+def test_damaged_state(config, toy, trained, tmp_path):
+    out, _ = trained
+    (tmp_path / "state.pt").write_bytes((out / "state.pt").read_bytes()[:1000])
+    with pytest.raises(ModelError, match=r"state\.pt is damaged"):
+        fit(config, toy, tmp_path, epochs=9, resume=True)
+    torch.save({"version": 1, "epoch": os.system}, tmp_path / "state.pt")
+    with pytest.raises(ModelError, match=r"state\.pt is damaged"):
+        fit(config, toy, tmp_path, epochs=9, resume=True)
+    assert read_state(tmp_path / "none") is None
+
+
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from shared.config import load_config
+from shared.errors import StorageError
+from shared.learning.processes import World
+from shared.learning.start import Plan
+from shared.learning.training import train_model
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+config, dataset, out, limit = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+plan = Plan(load_config(config), Path(dataset), Path(out), epochs=2, resume=True)
+try:
+    train_model(plan, World(torch.device("cpu")))
+except StorageError as error:
+    print(f"StorageError: {error}")
+"""
+
+
+@pytest.mark.parametrize("limit", [1_000_000, 3_000_000])
+def test_full_disk_keeps_what_is_there(config, toy, tmp_path, limit):
+    """The checkpoint has 2 MB, the state 6 MB."""
+    path = make_config(tmp_path / "config.toml")
+    fit(load_config(path), toy, tmp_path / "out", epochs=1)
+    before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir() if file.name == "state.pt"}
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, path, toy, tmp_path / "out", str(limit)], capture_output=True, text=True
+    )
+    assert "StorageError: cannot write" in done.stdout, done.stderr
+    assert (tmp_path / "out" / "state.pt").read_bytes() == before["state.pt"]
+    for name in ("last.safetensors", "best.safetensors"):
+        load_checkpoint(tmp_path / "out" / name)
+    assert not list((tmp_path / "out").glob(".rsp-*"))
+
+
+# --- what cannot be trained -------------------------------------------------------------------------------------
+
+
+def test_tile_that_is_corrupt(config, tmp_path):
+    make_dataset(tmp_path / "toy", archives=False)
+    tile = TRAINING[4]
+    (tmp_path / "toy" / "training" / "images" / f"{tile.z}" / f"{tile.x}" / f"{tile.y}.png").write_bytes(b"x")
+    with pytest.raises(TileError, match=f"tile {tile.z}/{tile.x}/{tile.y}: not an image"):
+        fit(config, tmp_path / "toy", tmp_path / "out", epochs=1)
+
+
+def test_one_tile_is_trained_on(config, tmp_path):
+    """A batch of one tile would leave batch normalisation without variance at the bottom of the network."""
+    for part, tiles in (("training", TRAINING[:1]), ("validation", VALIDATION[:1])):
+        make_tileset(tmp_path / "toy" / part / "images", tiles, "png", photo)
+        make_tileset(tmp_path / "toy" / part / "labels", tiles, "png", squares)
+    outcome = fit(config, tmp_path / "toy", tmp_path / "out", epochs=1, model={"ts": 32})
+    assert outcome.training_tiles == outcome.validation_tiles == 1
+    with pytest.raises(ModelError, match="take --bs 2 or more"):
+        fit(config, tmp_path / "toy", tmp_path / "out", epochs=1, model={"ts": 32, "bs": 1})
+
+
+def test_last_batch_of_one_tile(config, toy, tmp_path):
+    """18 tiles in batches of 17: bug 19 dropped what did not fill a batch."""
+    outcome = fit(config, toy, tmp_path, epochs=1, model={"bs": 17, "ts": 32})
+    assert sum(map(sum, outcome.history[0]["training"]["confusion"])) == 19 * 32 * 32
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [
+        ({"ts": 100}, UsageError, "the tile size is 100; networks need a multiple of 32, as 96"),
+        ({"loss": "none"}, PluginError, "unknown losses"),
+        ({"da": "bend"}, PluginError, "unknown augmentations"),
+        ({"metrics": ("iou", "auc")}, PluginError, "unknown metrics 'auc'; known: accuracy, f1"),
+        ({"loader": "disk"}, PluginError, "unknown loaders"),
+        ({"optimizer": "Adamm"}, ConfigError, "unknown 'Adamm'; expected one of ASGD, Adadelta"),
+        ({"optimizer": "LBFGS"}, ConfigError, "unknown 'LBFGS'"),
+        ({"optimizer_options": {"momentumm": 1}}, ConfigError, "momentumm"),
+        ({"optimizer_options": {"eps": -1.0}}, ConfigError, "Invalid epsilon"),
+    ],
+)
+def test_configurations_that_cannot_be(config, toy, tmp_path, model, error, message):
+    with pytest.raises(error, match=message):
+        fit(config, toy, tmp_path / "out", epochs=1, model=model)
+    with pytest.raises(UsageError, match="--epochs must be at least 1"):
+        fit(config, toy, tmp_path / "out", epochs=0)
+
+
+def test_optimizers_of_the_configuration(config):
+    network = torch.nn.Linear(2, 2)
+    assert type(make_optimizer(config, network)) is torch.optim.Adam  # the seed's
+    model = replace(config.model, optimizer="AdamW", decay=0.5, optimizer_options={"amsgrad": True})
+    made = make_optimizer(replace(config, model=model), network)
+    assert type(made) is torch.optim.AdamW
+    assert made.defaults["weight_decay"] == 0.5 and made.defaults["amsgrad"] and made.defaults["lr"] == 0.005
+
+
+def test_training_that_diverges_says_so(config, toy, tmp_path):
+    with pytest.raises(ModelError, match="training diverged; lower the learning rate"):
+        fit(config, toy, tmp_path, epochs=3, model={"loss": "tests.learning.test_training:infinite"})
+
+
+def infinite(weights):
+    return lambda logits, labels: (logits * math.inf).mean()
+
+
+def constant_metric(matrix):
+    return 0.125 + float(matrix.sum() < 0)
+
+
+def test_metrics_of_ones_own_are_shown(config, toy, tmp_path):
+    name = "tests.learning.test_training:constant_metric"
+    outcome = fit(config, toy, tmp_path, epochs=1, model={"metrics": ("IoU", "QoD", "f1", name)})
+    part = outcome.history[0]["validation"]
+    assert part[name] == 0.125 and {"iou", "qod", "f1"} <= set(part) and "qod" in (tmp_path / "log").read_text()
+    assert read_card(tmp_path / "last.safetensors").metrics[name] == 0.125
+
+
+def test_labels_without_foreground_are_remarked(config, tmp_path):
+    for part, tiles in (("training", TRAINING[:2]), ("validation", VALIDATION[:2])):
+        make_tileset(tmp_path / "toy" / part / "images", tiles, "png", photo)
+        make_tileset(tmp_path / "toy" / part / "labels", tiles, "png", lambda tile: squares(tile) * 0)
+    outcome = fit(config, tmp_path / "toy", tmp_path / "out", epochs=2)
+    assert any("no pixel of the training labels is 'building'" in note for note in outcome.notes)
+    assert json.loads((tmp_path / "out" / "history.json").read_text())[0]["validation"]["mcc"] is None
+    assert math.isnan(outcome.mcc) and outcome.checkpoint.exists()
+
+
+def test_left_out_tiles_are_remarked(config, tmp_path):
+    make_dataset(tmp_path / "toy", archives=False)
+    tile = TRAINING[0]
+    (tmp_path / "toy" / "training" / "labels" / f"{tile.z}" / f"{tile.x}" / f"{tile.y}.png").unlink()
+    outcome = fit(config, tmp_path / "toy", tmp_path / "out", epochs=1)
+    assert outcome.training_tiles == 17
+    assert any("images: 1 of 18 tiles are left out" in note for note in outcome.notes)
+
+
+def test_more_bands_and_classes(config, tmp_path):
+    """Five bands of uint16 and three classes, one of them without weight."""
+    from shared.config import Channel, ClassDef
+    from shared.images import encode, encode_mask
+
+    def deep(tile):
+        rng = np.random.default_rng(tile.x * 1000 + tile.y)
+        image = rng.integers(0, 20000, (64, 64, 5), dtype=np.uint16)
+        image[:, :, 4] += label(tile).astype(np.uint16) * 20000
+        return image
+
+    def label(tile):
+        mask = squares(tile)
+        mask[-8:] = 2
+        return mask
+
+    for part, tiles in (("training", TRAINING[:8]), ("validation", VALIDATION[:2])):
+        folder = tmp_path / "toy" / part
+        with (
+            open_writer(folder / "images.pmtiles", "tif") as images,
+            open_writer(folder / "labels", "png") as labels,
+        ):
+            for tile in tiles:
+                images.write(tile, encode(deep(tile), "tif"))
+                labels.write(tile, encode_mask(label(tile), [(0, 0, 0), (1, 1, 1), (2, 2, 2)]))
+    channels = (Channel("images", (5, 1, 2, 3, 4), (0.3,) * 5, (0.2,) * 5),)
+    classes = tuple(
+        ClassDef(title, (0, 0, 0), weight) for title, weight in (("none", 0.5), ("a", 1.0), ("b", 1.0))
+    )
+    outcome = fit(
+        replace(config, channels=channels, classes=classes), tmp_path / "toy", tmp_path / "out", epochs=8
+    )
+    assert outcome.iou > 0.9 and np.shape(outcome.confusion) == (3, 3)
+    assert read_card(tmp_path / "out" / "best.safetensors").in_channels == 5
+
+
+# --- rates and devices ------------------------------------------------------------------------------------------
+
+
+def test_learning_rate_climbs_and_falls():
+    rates = [learning_rate(step, 100, 1.0) for step in range(100)]
+    assert rates[0] == 0.1 and rates[9] == 1.0 == max(rates)
+    assert rates[9:] == sorted(rates[9:], reverse=True) and 0.01 <= rates[-1] < 0.02
+    assert learning_rate(0, 1, 0.5) == 0.5
+
+
+def test_devices():
+    assert choose("cpu", None) == ("cpu", 1) and choose(None, 0) == ("cpu", 1)
+    for device, gpus in (("cpu", 1), ("cuda", 0), ("mps", None), (None, -1), (None, 99), ("cuda:99", None)):
+        with pytest.raises(UsageError):
+            choose(device, gpus)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_the_cpu_is_taken_unless_one_was_asked_for():
+    assert choose(None, None) == ("cpu", 1)
+    with pytest.raises(UsageError, match=r"shows 0 GPUs to torch .*; --gpus 0 trains on the CPU"):
+        choose(None, 2)
+
+
+def test_storage_that_refuses(config, toy, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="cannot make the folder"):
+        fit(config, toy, tmp_path / "file" / "out", epochs=1)
