@@ -25,6 +25,7 @@ from typing import Any
 from pipelines.compiler import load
 from pipelines.local import LocalRun, run_local
 from shared.atomic import atomic_text, write_bytes
+from shared.config import find_config
 from shared.errors import PipelineError, RspError, ServingError, UsageError
 from shared.tiles import read_cover
 from shared.tileset import find_tileset, open_reader, remove_tileset
@@ -32,6 +33,9 @@ from shared.webmap import write_webmap
 
 # What the network must reach on the generated town; less means that something is broken.
 LEAST_IOU = 0.80
+EPOCHS = 12
+# How many pixels a training on somebody's own tiles sees by itself: some ten minutes on two processors.
+PIXELS = 250e6
 MODEL = "town"
 
 
@@ -78,7 +82,7 @@ def generated(folder: Path, tiles: int, epochs: int) -> Iterator[Job]:
 
 
 @contextmanager
-def own(folder: Path, epochs: int) -> Iterator[Job]:
+def own(folder: Path, epochs: int, config: Path | None) -> Iterator[Job]:
     """Offer somebody's own tiles as an XYZ server."""
     from shared.images import decode
 
@@ -105,8 +109,8 @@ def own(folder: Path, epochs: int) -> Iterator[Job]:
             "rate": 100,
             "tile_format": suffix,
             "features": str(features[0].resolve()),
-            "config": own_config(side),
-            "epochs": epochs,
+            "config": find_config(config).read_text("utf-8") if config else own_config(side),
+            "epochs": epochs or default_epochs(len(tiles), side),
             "block": 2,
             "threshold": 0.0,
         }
@@ -114,6 +118,11 @@ def own(folder: Path, epochs: int) -> Iterator[Job]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def default_epochs(tiles: int, side: int) -> int:
+    """Return for how many epochs to train on tiles of one's own."""
+    return max(2, min(100, round(PIXELS / (tiles * side * side))))
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -230,17 +239,24 @@ def keep(run: LocalRun, out: Path) -> dict[str, Path]:
     return kept
 
 
-def demo(out: Path, scene: Path | None = None, *, tiles: int = 150, epochs: int = 0) -> int:
-    """Run the demo and return the exit code: 0 where all went well and the IoU is what it should be."""
+def demo(
+    out: Path, scene: Path | None = None, *, tiles: int = 150, epochs: int = 0, config: Path | None = None
+) -> None:
+    """Run the demo.
+
+    Raises:
+        RspError: a step failed, the endpoint answers otherwise than the pipeline, or the IoU of the generated
+            town is too low.
+    """
     begun = time.monotonic()
     load("hello_world")
     out.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         if scene is None:
             print("Drawing a town ...", flush=True)
-            job = stack.enter_context(generated(out / "scene", tiles, epochs or 12))
+            job = stack.enter_context(generated(out / "scene", tiles, epochs or EPOCHS))
         else:
-            job = stack.enter_context(own(scene, epochs or 30))
+            job = stack.enter_context(own(scene, epochs, config))
         server = stack.enter_context(torchserve(out))
         if server:
             job.parameters.update(
@@ -290,7 +306,6 @@ def demo(out: Path, scene: Path | None = None, *, tiles: int = 150, epochs: int 
         raise PipelineError(f"{asked - same} masks of the endpoint differ from those of the pipeline")
     if job.least is not None and not iou >= job.least:
         raise PipelineError(f"the IoU is {iou:.3f}, and {job.least:.2f} is the least to expect of this scene")
-    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -309,15 +324,17 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--tiles", type=int, default=150, help="size of the generated town (default: 150)")
     parser.add_argument("--epochs", type=int, default=0, help="epochs of training (default: by the scene)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration for tiles of your own")
     args = parser.parse_args(argv)
     try:
-        return demo(args.out, args.scene, tiles=args.tiles, epochs=args.epochs)
+        demo(args.out, args.scene, tiles=args.tiles, epochs=args.epochs, config=args.config)
     except RspError as error:
-        print(f"demo: error: {error}", file=sys.stderr)
+        print(f"\ndemo: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("demo: interrupted", file=sys.stderr)
+        print("\ndemo: interrupted", file=sys.stderr)
         return 130
+    return 0
 
 
 if __name__ == "__main__":

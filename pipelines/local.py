@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from pipelines.compiler import check_parameters, compile_pipeline
 from shared.atomic import atomic_text
@@ -68,7 +68,7 @@ class LocalRun:
     """A run that ended well.
 
     Attributes:
-        folder: Where the steps wrote.
+        folder: Where all of it lies.
         log: All that they printed.
         seconds: How long the run took.
         steps: The steps that ran, in order, by name.
@@ -88,6 +88,22 @@ class LocalRun:
     def metrics(self, step: str, output: str = "metrics") -> dict[str, Any]:
         """Return the metrics that a step logged."""
         return self.steps[step].outputs[output].metadata
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Return a run of another process, from the `run.json` that it left in its folder."""
+        data = json.loads((folder / "run.json").read_text("utf-8"))
+        steps = {
+            name: Step(
+                name,
+                step["seconds"],
+                True,
+                {key: Artifact(Path(item["path"]), item["metadata"]) for key, item in step["outputs"].items()},
+                step["parameters"],
+            )
+            for name, step in data["steps"].items()
+        }
+        return cls(folder, Path(data["log"]), data["seconds"], steps, data["skipped"])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the run in types of JSON."""
@@ -144,16 +160,16 @@ def run_local(
     values = check_parameters(text, parameters)
     root = root.resolve()
     _refuse_python3({"root": str(root), **values})
-    root.mkdir(parents=True, exist_ok=True)
-    known = set(root.iterdir())
+    folder = _new_folder(root, _name(text))
+    log = folder / "run.log"
     # What kfp leaks goes here: a temporary folder for each step, and a workspace, which it removes at the end
     # of a run whatever was in it.
     scratch = Path(tempfile.mkdtemp(prefix="rsp-"))
     try:
         (scratch / "pipeline.yaml").write_text(text, "utf-8")
-        (scratch / "run.json").write_text(json.dumps({"root": str(root), "parameters": values}), "utf-8")
+        (scratch / "run.json").write_text(json.dumps({"root": str(folder), "parameters": values}), "utf-8")
         begun = time.monotonic()
-        steps, tail, code = _supervise(scratch, root / "run.log", watch, echo, env or {})
+        steps, tail, code = _supervise(scratch, log, watch, echo, env or {})
         seconds = time.monotonic() - begun
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -161,18 +177,26 @@ def run_local(
     if code or failed:
         what = f"the step {failed[0]} failed" if failed else "the pipeline cannot be run"
         reason = f": {tail[-1].strip()}" if tail else ""
-        raise PipelineError(
-            f"{what}{reason}\nthe end of its log:\n{_indent(tail)}\nthe whole log is {root / 'run.log'}"
-        )
-    (folder,) = [path for path in root.iterdir() if path.is_dir() and path not in known]
-    log = folder / "run.log"
-    shutil.move(root / "run.log", log)
+        raise PipelineError(f"{what}{reason}\nthe end of its log:\n{_indent(tail)}\nthe whole log is {log}")
     for step in steps.values():
         _collect(folder, step)
     run = LocalRun(folder, log, seconds, steps, [name for name in _executed(text) if name not in steps])
     with atomic_text(folder / "run.json") as file:
         json.dump(run.as_dict(), file, indent=2)
     return run
+
+
+def _new_folder(root: Path, name: str) -> Path:
+    """Make the folder of a run: the first of `name-1`, `name-2`, ... that is not there."""
+    root.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        try:
+            (root / f"{name}-{number}").mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return root / f"{name}-{number}"
 
 
 def _refuse_python3(values: dict[str, Any]) -> None:
@@ -273,6 +297,12 @@ def _collect(folder: Path, step: Step) -> None:
     for name, group in output.get("artifacts", {}).items():
         for artifact in group.get("artifacts", []):
             step.outputs[name] = Artifact(Path(artifact["uri"]), artifact.get("metadata", {}))
+
+
+def _name(text: str) -> str:
+    import yaml
+
+    return str(next(yaml.safe_load_all(text))["pipelineInfo"]["name"])
 
 
 def _executed(text: str) -> Iterator[str]:

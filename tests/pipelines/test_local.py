@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local import run_local
+from pipelines.local import LocalRun, run_local
 from shared.errors import PipelineError, UsageError
 from tests.pipelines import toys
 
@@ -40,7 +40,7 @@ def test_a_condition_that_is_false_skips(tmp_path):
 def test_a_failure_names_its_step_and_shows_its_log(tmp_path):
     with pytest.raises(PipelineError, match="the step fail failed: ValueError: this is wrong") as caught:
         run_local(toys.failing, {}, tmp_path)
-    assert str(tmp_path / "run.log") in str(caught.value)
+    assert str(tmp_path / "failing-1" / "run.log") in str(caught.value)
     assert len(str(caught.value).splitlines()) < 32
 
 
@@ -51,8 +51,15 @@ def test_a_step_that_is_tried_again(tmp_path):
 
 
 def test_a_second_run_has_a_folder_of_its_own(tmp_path):
-    folders = {run_local(toys.plain, {"text": text}, tmp_path).folder for text in ("a", "b")}
-    assert len(folders) == 2
+    runs = [run_local(toys.plain, {"text": text}, tmp_path) for text in ("a", "b")]
+    assert [run.folder.name for run in runs] == ["plain-1", "plain-2"]
+    assert [run.path("measure", "data").read_text() for run in runs] == ["a", "b"]
+
+
+def test_a_run_is_read_back(tmp_path):
+    run = run_local(toys.plain, {"text": "abc"}, tmp_path)
+    again = LocalRun.load(run.folder)
+    assert again.as_dict() == run.as_dict() and again.metrics("measure") == run.metrics("measure")
 
 
 @pytest.mark.parametrize(
