@@ -53,7 +53,7 @@ def save_checkpoint(path: Path, model: nn.Module, card: ModelCard) -> None:
 
 
 def _sort_header(path: Path) -> None:
-    """Put the notes in the header in order: safetensors shuffles them, and equal checkpoints shall be equal files."""
+    """Put the notes in the header in order: safetensors shuffles them; equal checkpoints shall be equal files."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))

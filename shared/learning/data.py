@@ -148,18 +148,19 @@ def resize_label(label: Mask, side: int) -> Mask:
 
 
 class TileDataset(Dataset[Item]):
-    """Normalised tiles with their labels, augmented for training.
+    """Tiles with their labels: normalised and augmented for training, as they are decoded for validation.
 
     An item is asked for by epoch and index, so that what is done to a tile follows from seed, epoch and tile
-    alone. It is (bands, side, side) float32 and (side, side) uint8; or the error, which so keeps its words on
-    the way out of a worker process.
+    alone. For training it is (bands, side, side) float32 and (side, side) uint8; for validation the image stays
+    (side, side, bands) of any type, since prediction normalises it. In place of either stands the error that
+    reading raised, which so keeps its words on the way out of a worker process.
     """
 
-    def __init__(self, config: Config, folder: Path, tile_size: int, *, augmented: bool, seed: int) -> None:
+    def __init__(self, config: Config, folder: Path, *, training: bool, seed: int = 0) -> None:
         make = plugins.load(config.model.loader, "rsp.loaders", BUILTIN)
-        self.loader: Loader = make(folder, config.channels, len(config.classes), tile_size)
-        self.config, self.seed = config, seed
-        self.augmentation = load_augmentation(config.model.da) if augmented else None
+        self.loader: Loader = make(folder, config.channels, len(config.classes), config.model.ts)
+        self.config, self.training, self.seed = config, training, seed
+        self.augmentation = load_augmentation(config.model.da) if training else None
 
     def __len__(self) -> int:
         return len(self.loader.tiles)
@@ -171,11 +172,12 @@ class TileDataset(Dataset[Item]):
             image, label = self.loader.read(tile)
         except RspError as error:
             return error
+        if self.augmentation is None:
+            return torch.from_numpy(np.array(image)), torch.from_numpy(np.array(label))
         pixels = normalise(image, self.config.channels)
-        if self.augmentation is not None:
-            rng = np.random.default_rng([self.seed, epoch, tile.z, tile.x, tile.y])
-            if rng.random() < self.config.model.dap:
-                pixels, label = self.augmentation(pixels, label, rng)
+        rng = np.random.default_rng([self.seed, epoch, tile.z, tile.x, tile.y])
+        if rng.random() < self.config.model.dap:
+            pixels, label = self.augmentation(pixels, label, rng)
         return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(np.array(label))
 
 
@@ -183,15 +185,21 @@ class TileDataset(Dataset[Item]):
 BUILTIN = {"tiles": TileLoader, "semseg": TileLoader, "semsegtiles": TileLoader}
 
 
-def collate(items: list[Item]) -> Item:
+def collate(items: list[Item]) -> tuple[torch.Tensor, torch.Tensor] | RspError:
     """Join items to a batch (N, C, H, W) and (N, H, W), or return the first error among them."""
+    joined = collect(items)
+    return joined if isinstance(joined, RspError) else (torch.stack(joined[0]), torch.stack(joined[1]))
+
+
+def collect(items: list[Item]) -> tuple[list[torch.Tensor], list[torch.Tensor]] | RspError:
+    """Return the images and the labels of items, or the first error among them."""
     images, labels = [], []
     for item in items:
         if isinstance(item, RspError):
             return item
         images.append(item[0])
         labels.append(item[1])
-    return torch.stack(images), torch.stack(labels)
+    return images, labels
 
 
 class Batches(Sampler[list[Key]]):
@@ -231,7 +239,7 @@ def make_batches(dataset: TileDataset, batches: Batches, *, workers: int, pinned
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=collate if dataset.training else collect,
         num_workers=workers,
         pin_memory=pinned,
         persistent_workers=workers > 0,

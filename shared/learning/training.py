@@ -6,11 +6,12 @@ import json
 import math
 import shutil
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -22,6 +23,7 @@ from shared.learning.card import ModelCard
 from shared.learning.checkpoint import fingerprint, save_checkpoint
 from shared.learning.data import Batches, TileDataset, make_batches
 from shared.learning.history import Log, Row, State, finite, write_history, write_state
+from shared.learning.inference import Predictor
 from shared.learning.losses import build_loss, class_weights
 from shared.learning.metrics import Tally, load_metrics, measure
 from shared.learning.models import plan_of
@@ -64,13 +66,7 @@ class Trainer:
             make_folder(plan.out)
         self.log = Log(plan.out, silent=not world.leads)
         self.training, self.validation = [
-            TileDataset(
-                self.config,
-                plan.dataset / part,
-                self.config.model.ts,
-                augmented=part == "training",
-                seed=plan.seed,
-            )
+            TileDataset(self.config, plan.dataset / part, training=part == "training", seed=plan.seed)
             for part in ("training", "validation")
         ]
         self.notes = [*self.training.loader.notes, *self.validation.loader.notes]
@@ -111,8 +107,7 @@ class Trainer:
             workers = min(8, max(1, cpu_count() // world.size)) if on_gpu else 0
         shape = {"rank": world.rank, "world": world.size, "seed": self.plan.seed}
         self.batches = Batches(len(self.training), model.bs, shuffled=True, **shape)
-        # One at a time on a CPU, as prediction does: the same masks, to the last pixel.
-        checks = Batches(len(self.validation), model.bs if on_gpu else 1, shuffled=False, **shape)
+        checks = Batches(len(self.validation), max(model.bs, 4), shuffled=False, **shape)
         self.training_loader = make_batches(self.training, self.batches, workers=workers, pinned=on_gpu)
         self.validation_loader = make_batches(self.validation, checks, workers=workers, pinned=on_gpu)
 
@@ -193,17 +188,32 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self, epoch: int) -> dict[str, Any]:
-        """Return the metrics on the validation tiles, each of them once, none augmented, in full precision."""
+        """Return the metrics on the validation tiles, each of them once, none augmented.
+
+        The masks are those of prediction, by the same code: of lone tiles, with mirrored borders.
+        """
         self.model.eval()
         if self.world.size > 1:
             # Each process counted running statistics of its own; all shall validate what is saved.
             for buffer in self.model.buffers():
                 distributed.broadcast(buffer, 0)
+        threads = max(1, cpu_count() // self.world.size)
+        predictor = Predictor(
+            self.model,
+            self._card(epoch),
+            device=str(self.device),
+            threads=threads,
+            batch_size=self.config.model.bs,
+        )
         tally = Tally(len(self.config.classes), self.device)
         for batch in self._shown(self.validation_loader, f"epoch {epoch}/{self.plan.epochs}, validation"):
-            images, labels = self._batch(batch)
-            logits = self.model(images).float()
-            tally.add(logits, labels, self.loss(logits, labels))
+            if isinstance(batch, RspError):
+                raise batch
+            images, labels = batch
+            answers = predictor.logits([image.numpy() for image in images])
+            logits = torch.from_numpy(np.stack(answers)).to(self.device)
+            truth = torch.stack(labels).to(self.device).long()
+            tally.add(logits, truth, self.loss(logits, truth))
         return self._measured(tally)
 
     def _measured(self, tally: Tally) -> dict[str, Any]:
@@ -261,12 +271,10 @@ class Trainer:
 
         return max((row for row in self.history if row["epoch"] >= self.start.best_from), key=score)
 
-    def _save(self, epoch: int) -> None:
-        """Write checkpoints, history and, once they are there, the state to resume from."""
-        out, row, config = self.plan.out, self.history[-1], self.config
-        part = row["validation"]
-        identity = fingerprint(self.model)
-        card = ModelCard(
+    def _card(self, epoch: int) -> ModelCard:
+        """Return the card of the network after an epoch, but for what it reached."""
+        config = self.config
+        return ModelCard(
             nn=config.model.nn,
             encoder=config.model.encoder,
             num_filters=config.model.num_filters,
@@ -276,10 +284,16 @@ class Trainer:
             overlap=config.model.ms,
             epoch=epoch,
             epochs=self.plan.epochs,
-            metrics={name: _number(part[name]) for name in ("loss", *self.metrics)},
             versions={name: version(name) for name in ("rsp", "torch", "transformers")},
-            uuid=identity,
         )
+
+    def _save(self, epoch: int) -> None:
+        """Write checkpoints, history and, once they are there, the state to resume from."""
+        out, row = self.plan.out, self.history[-1]
+        part = row["validation"]
+        identity = fingerprint(self.model)
+        metrics = {name: _number(part[name]) for name in ("loss", *self.metrics)}
+        card = replace(self._card(epoch), metrics=metrics, uuid=identity)
         if self._best() is row:
             save_checkpoint(out / BEST, self.model, card)
         save_checkpoint(out / LAST, self.model, card)

@@ -31,9 +31,10 @@ def config(tmp_path):
     return load_config(make_config(tmp_path / "config.toml"))
 
 
-def dataset(config, folder, augmented=False, seed=0, **model):
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **model))
-    return TileDataset(config, folder, 64, augmented=augmented, seed=seed)
+def dataset(config, folder, seed=0, training=True, **model):
+    """Not augmented unless `dap` is given."""
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, **{"dap": 0.0, **model}))
+    return TileDataset(config, folder, training=training, seed=seed)
 
 
 @pytest.mark.parametrize("suffix", ["", ".pmtiles"])
@@ -164,7 +165,7 @@ def test_error_in_a_worker_keeps_its_words(tmp_path, config):
 @pytest.mark.parametrize("suffix", ["", ".pmtiles"])
 def test_workers_give_the_same_batches(tmp_path, config, suffix):
     """Also over archives, whose memory map no process may inherit; and the same augmentation of each tile."""
-    data = dataset(config, both(tmp_path, suffix=suffix), augmented=True, da="strong")
+    data = dataset(config, both(tmp_path, suffix=suffix), dap=0.75, da="strong")
     seen = []
     for workers in (0, 2):
         batches = Batches(len(data), 5, shuffled=True, seed=7)
@@ -181,20 +182,19 @@ def test_workers_give_the_same_batches(tmp_path, config, suffix):
 
 def test_augmentation_follows_seed_epoch_and_tile(tmp_path, config):
     folder = both(tmp_path)
-    data = dataset(config, folder, augmented=True)
+    data = dataset(config, folder, dap=0.75)
     assert torch.equal(data[(1, 0)][0], data[(1, 0)][0])
     assert any(not torch.equal(data[(1, index)][0], data[(2, index)][0]) for index in range(12))
-    other = dataset(config, folder, augmented=True, seed=1)
+    other = dataset(config, folder, dap=0.75, seed=1)
     assert any(not torch.equal(data[(1, index)][0], other[(1, index)][0]) for index in range(12))
 
 
 def test_bug_19_validation_is_not_augmented(tmp_path, config):
-    folder = both(tmp_path)
-    plain = dataset(config, folder)
+    plain = dataset(config, both(tmp_path), training=False, dap=1.0)
     for epoch in range(5):
-        assert torch.equal(plain[(epoch, 0)][1], torch.from_numpy(squares(plain.loader.tiles[0])))
-    never = dataset(config, folder, augmented=True, dap=0.0)
-    assert all(torch.equal(never[(epoch, 1)][0], plain[(1, 1)][0]) for epoch in range(5))
+        image, label = plain[(epoch, 0)]
+        assert np.array_equal(label, squares(plain.loader.tiles[0])) and image.dtype == torch.uint8
+        assert np.array_equal(image, noise(plain.loader.tiles[0]))
 
 
 def test_toy_in_both_forms_is_the_same(tmp_path):
