@@ -31,6 +31,15 @@ if TYPE_CHECKING:
 # How much of the log of a step that failed is shown.
 TAIL = 25
 
+# What the steps get where the environment says nothing else.
+DEFAULTS = {
+    # kfp orders independent steps as Python orders sets of texts: the same at every run with a fixed seed.
+    "PYTHONHASHSEED": "0",
+    # Threads that wait for each other sleep. Where other work shares the processors they would burn them: an
+    # epoch of the demo took 57 s of processor time instead of 20, and 67 s by the clock instead of 34.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _START = re.compile(r"Executing task '(?P<step>[^']+)'$")
 _END = re.compile(r"Task '(?P<step>[^']+)' finished with status (?P<status>SUCCESS|FAILURE)$")
@@ -221,8 +230,7 @@ def _supervise(
     started = 0.0
     tail: deque[str] = deque(maxlen=TAIL)
     failure: list[str] = []
-    # kfp orders independent steps as Python orders sets of texts: the same at every run with a fixed seed.
-    environment = {"PYTHONHASHSEED": "0", **os.environ, **env, "PYTHONUNBUFFERED": "1", "TMPDIR": str(scratch)}
+    environment = {**DEFAULTS, **os.environ, **env, "PYTHONUNBUFFERED": "1", "TMPDIR": str(scratch)}
     with (
         log.open("w", encoding="utf-8") as file,
         _Child([sys.executable, "-m", "pipelines.local", str(scratch)], environment) as process,
