@@ -188,7 +188,7 @@ def release(
         "256Mi",
     )
     # The metrics come out of KFP's cache with everything else, so that the verdict may.
-    with dsl.If(verdict.output == "deploy", name="good-enough"):
+    with dsl.If(verdict.output == "deploy"):
         task = deploy(
             model=model,
             golden=golden,
@@ -204,5 +204,5 @@ def release(
         _secret(task, "rsp-torchserve", "token", "RSP_TORCHSERVE_TOKEN")
         # The network policy of k8s/base lets pods with this label, and no others, manage models.
         kubernetes.add_pod_label(task, "rsp-role", "deploy")
-        request(task, "500m", "1Gi")
+        request(task, "500m", "3Gi")
     return verdict

@@ -198,7 +198,7 @@ def test_steps_have_no_display_name(documents):
     """Backends up to 2.5 look for outputs under it, and fail: issue 11173 of kubeflow/pipelines."""
     for _, component in dags(documents[0]):
         for name, task in component["dag"]["tasks"].items():
-            assert task["taskInfo"]["name"] == name or name.startswith("condition-")
+            assert task["taskInfo"]["name"] == name
 
 
 def test_manifests_against_the_crds(shared_data):
