@@ -18,9 +18,9 @@ ALONG, ACROSS, TURN = 84.0, 58.0, math.radians(16)
 
 ROOFS = {  # colour of the roof in full sun
     "tile": [(158, 104, 84), (142, 90, 74), (126, 82, 68), (170, 122, 98), (120, 88, 76), (132, 104, 92)],
-    "slate": [(96, 98, 106), (112, 112, 116), (84, 82, 88), (128, 124, 120)],  # the last ones are asphalt's
-    "flat": [(168, 166, 160), (190, 188, 182), (138, 136, 134), (206, 204, 200), (150, 146, 138)],
-    "metal": [(128, 146, 164), (172, 180, 184), (122, 142, 122), (150, 96, 84)],
+    "slate": [(82, 86, 98), (92, 94, 104), (76, 78, 86), (116, 114, 114)],  # the last one is asphalt's
+    "flat": [(186, 184, 178), (196, 194, 188), (172, 170, 166), (206, 204, 200)],
+    "metal": [(128, 146, 164), (172, 180, 184), (150, 96, 84)],
 }
 GRASS = [(104, 118, 68), (92, 110, 62), (118, 126, 76), (126, 124, 82), (98, 116, 72)]
 CROPS = [(112, 128, 66), (86, 112, 58), (176, 160, 104), (146, 122, 92), (132, 138, 78), (168, 148, 110)]
@@ -81,10 +81,10 @@ class Planner:
         r, angle = math.hypot(x, y) / self.radius, math.atan2(y, x)
         if (i, j) in ((0, 0), (-1, 0), (0, -1), (-1, -1)) or r < 0.34:
             return "centre"
-        if (angle - self.sector) % (2 * math.pi) < 0.8 and 0.4 < r < 1.15:
+        if (angle - self.sector) % (2 * math.pi) < 0.6 and 0.5 < r < 1.3:
             return "industry"
-        if r < 0.92 + 0.16 * math.sin(3 * angle + self.phases[4]):
-            return "park" if self.rng.random() < 0.05 else "suburb"
+        if r < 1.12 + 0.2 * math.sin(3 * angle + self.phases[4]):
+            return "park" if self.rng.random() < 0.03 else "suburb"
         return "wood" if self.rng.random() < 0.12 else "field"
 
     def plan(self) -> Town:
@@ -148,7 +148,7 @@ class Planner:
                 for start in np.arange(0, line.length - 12, 12):
                     ring = self.along(line, start, side * (road.width / 2 - 0.4), 12.2, 0.4)
                     self.town.paved.append(Patch(ring, (190, 188, 182), 6, 2))
-        count = self.rng.poisson(line.length / 38)
+        count = self.rng.poisson(line.length / 55)
         for start in self.rng.uniform(0, max(line.length - 6, 1), count):
             side = self.rng.choice([-1, 1])
             parked = road.highway == "residential" and self.rng.random() < 0.6
@@ -238,7 +238,7 @@ class Planner:
         for frame, length, depth in self.sides(i, j):
             u = 6.0
             while u < length - 16:
-                lot = rng.uniform(14, 21)
+                lot = rng.uniform(13, 18)
                 self.lot(frame, u, lot, depth, placed)
                 u += lot
 
@@ -262,7 +262,7 @@ class Planner:
             wing = rng.uniform(5, 5.2), rng.uniform(7, 9.5)
             mx, my = x + shift * cos - out * sin, y + shift * sin + out * cos
             wings.append(Wing(mx, my, angle + math.pi / 2, wing[1], wing[0]))
-        material = rng.choice(["tile", "slate", "flat", "metal"], p=[0.56, 0.3, 0.1, 0.04])
+        material = rng.choice(["tile", "slate", "flat", "metal"], p=[0.62, 0.26, 0.09, 0.03])
         roof = "flat" if material == "flat" else str(rng.choice(["gable", "hip"], p=[0.62, 0.38]))
         ground, paved = self.town.ground, int(rng.integers(150, 180))
         plot = frame.quad(u, -0.3, u + lot, depth - 3)
@@ -354,7 +354,7 @@ class Planner:
     def industry(self, i: int, j: int, corners: tuple[Point, ...]) -> None:
         """Build halls with yards and car parks; sometimes a site where building is going on."""
         rng, placed = self.rng, []
-        tone = int(rng.integers(128, 160))
+        tone = int(rng.integers(120, 140))
         self.town.ground.append(Patch(corners, (tone, tone - 2, tone - 8), 8, 14))
         x, y = self.node(i + 0.5, j + 0.5)
         (x0, y0), (x1, y1) = self.node(i, j + 0.5), self.node(i + 1, j + 0.5)
@@ -382,7 +382,7 @@ class Planner:
             for u in np.arange(-35, 35, 2.8):
                 self.town.ground.append(Patch(frame.quad(u - 0.15, -26, u + 0.2, -21), (188, 188, 184), 5, 2))
                 spot = frame.at(u + 1.4, -23.5)
-                if rng.random() < 0.55 and not any(shapely.intersects_xy(other, *spot) for other in placed):
+                if rng.random() < 0.4 and not any(shapely.intersects_xy(other, *spot) for other in placed):
                     self.car(*spot, frame.angle + math.pi / 2)
         self.scatter(frame.quad(-38, 24, 38, 28), 6, 1.5, 3.2)
 
