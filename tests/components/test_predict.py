@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 from kfp import dsl
 from PIL import Image
 
+from components.predict.answer import Local
 from components.predict.component import predict as predict_component
 from components.predict.tool import predict
 from shared.config import Channel
@@ -211,6 +215,43 @@ def test_workers_and_threads_do_not_change_a_byte(models, images, tmp_path, rsp_
         )  # fmt: skip
         assert ran.code == 0, ran.stderr
     assert len({(tmp_path / f"{name}.pmtiles").read_bytes() for name in ("11", "23")}) == 1
+
+
+def test_killed_at_work_it_leaves_nothing_half_and_resumes(models, tmp_path):
+    tiles = make_tileset(tmp_path / "t.pmtiles", [Tile(x, y, 15) for x in range(30) for y in range(20)])
+    argv = [sys.executable, "-m", "shared.cli", "predict", "--checkpoint", str(models["checkpoint"]), str(tiles)]
+    out = tmp_path / "out" / "m.pmtiles"
+    process = subprocess.Popen([*argv, str(out)], stderr=subprocess.DEVNULL)
+    # The journal of the writer, with more than a few tiles in it.
+    while not any(file.stat().st_size > 20_000 for file in out.parent.glob(".rsp-*")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not out.exists()
+    result = predict(tiles, out, checkpoint=models["checkpoint"], resume=True, web_ui=False)
+    assert result.kept > 0 and result.kept + result.tiles == 600
+    predict(tiles, tmp_path / "whole.pmtiles", checkpoint=models["checkpoint"], web_ui=False)
+    assert out.read_bytes() == (tmp_path / "whole.pmtiles").read_bytes()
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_batches_as_a_gpu_takes_them(models, tmp_path):
+    """The path of a GPU, taken by a CPU, which the answers of one by one allow: in order, bad tiles in between."""
+    tiles = make_tileset(tmp_path / "t")
+    (tiles / "15" / "101" / "201.png").write_bytes(b"rubbish")
+    (tiles / "15" / "102" / "201.png").write_bytes(encode(noise(Tile(102, 201, 15), 32), "png"))
+    local = Local(models["checkpoint"], device="cpu", batch_size=5, workers=2)
+    with open_reader(tiles) as reader:
+        images = TileImages({"images": reader}, [IMAGES])
+
+        def read(tile: Tile) -> np.ndarray:
+            return read_window(images, tile, 8)
+
+        batched, single = (list(way(BLOCK, read, 8)) for way in (local._batched, local.answers))
+    assert [tile for tile, _ in batched] == [tile for tile, _ in single] == BLOCK
+    assert list(map(str, batched)) == list(map(str, single))
+    assert [tile for tile, answer in batched if isinstance(answer, TileError)] == [Tile(101, 201, 15)]
 
 
 def test_the_old_arguments_are_checked_against_the_model(models, images, tmp_path, rsp):

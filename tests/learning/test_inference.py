@@ -20,7 +20,14 @@ from shared.errors import ModelError, TileError, TileSetError
 from shared.images import decode_mask, encode
 from shared.learning.checkpoint import load_checkpoint
 from shared.learning.formats import MAX_BATCH, load_network, sniff, window_side
-from shared.learning.inference import Predictor, load_predictor, predict_tiles, read_model_card, sent_bands
+from shared.learning.inference import (
+    Predictor,
+    _batches,
+    load_predictor,
+    predict_tiles,
+    read_model_card,
+    sent_bands,
+)
 from shared.learning.normalise import normalise, pick_bands, stack_bands
 from shared.learning.windows import (
     KEPT_TILES,
@@ -194,6 +201,17 @@ def test_bfloat16_is_close(models):
         load_predictor(models["checkpoint"], amp=amp).masks(pictures(4, 96), 16) for amp in (False, True)
     )
     assert (np.stack(exact) == np.stack(quick)).mean() > 0.97
+
+
+def test_images_of_several_sizes_in_batches(models):
+    """What a GPU does with a list of images; a CPU takes them one by one, so the batches are asked for here."""
+    predictor = load_predictor(models["checkpoint"], batch_size=3)
+    images = [*pictures(4, 96), *pictures(1, 80), *pictures(2, 96, seed=1)]
+    batches = list(_batches(images, predictor.batch_size))
+    assert [len(batch) for batch in batches] == [3, 1, 1, 2]
+    together = [answer for batch in batches for answer in predictor._answer(batch, 8, lambda logits: logits)]
+    for answer, expected in zip(together, predictor.logits(images, 8), strict=True):
+        np.testing.assert_allclose(answer, expected, atol=1e-4)
 
 
 def test_a_checkpoint_takes_any_size_and_an_export_its_own(models):
