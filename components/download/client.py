@@ -16,6 +16,7 @@ from typing import Self
 
 import requests
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from shared.errors import DownloadError, UsageError
 
@@ -178,12 +179,14 @@ class Client:
                         self._bucket.pause(asked)  # the others would only be told the same
             except requests.exceptions.SSLError as problem:
                 raise FetchError(f"no secure connection: {_cause(problem)}", server=True) from None
-            except requests.exceptions.Timeout:
+            except (requests.exceptions.Timeout, ReadTimeoutError):
                 error = FetchError(f"no answer within {self._timeout:g} s", server=True)
-            except (requests.exceptions.ConnectionError, requests.exceptions.ChunkedEncodingError) as problem:
-                error = FetchError(_cause(problem), server=True)
-            except requests.exceptions.RequestException as problem:
+            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as problem:
                 raise FetchError(masked(str(problem))[:200], server=False) from None
+            except requests.exceptions.TooManyRedirects:
+                raise FetchError("the server leads in circles", server=False) from None
+            except (requests.exceptions.RequestException, HTTPError) as problem:
+                error = FetchError(_cause(problem), server=True)
             if attempt + 1 < ATTEMPTS:
                 self._stop.wait(wait)
         raise error
@@ -192,7 +195,8 @@ class Client:
         """Read the body of an answer, up to a limit in bytes and in time."""
         parts: list[bytes] = []
         size, end = 0, time.monotonic() + PATIENCE * self._timeout
-        for part in response.iter_content(1 << 16):
+        # What has come, as it comes: iter_content would wait for whole pieces, past any deadline.
+        while part := response.raw.read1(1 << 16, decode_content=True):
             parts.append(part)
             size += len(part)
             if size > MAX_BODY:

@@ -183,6 +183,8 @@ def check_url(url: str, kind: Kind) -> None:
     """Raise `UsageError` where a URL cannot be that of a tile."""
     from components.download.client import check_scheme
 
+    if kind not in _NEEDED:
+        raise UsageError(f"--type is one of {', '.join(_NEEDED)}, got {kind!r}")
     check_scheme(url)
     found = set(_PLACEHOLDER.findall(url))
     lacking = [choices[0] for choices in _NEEDED[kind] if not found & set(choices)]
