@@ -21,7 +21,7 @@ from shared.report import Result, note_failures
 from shared.tiles import MAX_ZOOM, Tile, read_cover, zoom_of
 
 if TYPE_CHECKING:
-    from components.tile.warp import Source
+    from components.tile.rasters import Source
 
 Kind = Literal["image", "label"]
 
@@ -86,7 +86,8 @@ def tile(
         tile_size: Side of a tile in pixels.
         tile_format: How tiles are encoded. None is png for one band and webp for three, of 8 or 16 bits, and tif
             (which keeps values as they are) for all else.
-        bands: Bands to take, counted from 1; None takes all but an alpha band.
+        bands: Bands to take, counted from 1; None takes all but one that the file calls alpha, which tells where
+            there is data. (Many files call their near infrared so: name the bands then.)
         value_range: What becomes 0 and 255, where values are scaled to bytes. None scales 16-bit values by the
             depth of the sensor that they seem to come from (the least of 8, 10, ..., 16 bits that holds them).
         cover: Make only these tiles.
@@ -101,6 +102,7 @@ def tile(
         RasterError: a raster cannot be read, has no georeference, or gives no tile.
         CoverError: the cover cannot be read, has another zoom, or none of its tiles is in the rasters.
     """
+    from components.tile import rasters as files
     from components.tile import warp
     from shared.tileset import open_writer
 
@@ -123,12 +125,12 @@ def tile(
                 "labels are png and keep their values: --type label goes without --format and --range"
             )
         colors = tuple(load_config(config).colors)
-    paths = warp.expand(rasters)
-    source = warp.inspect(paths, bands, label=kind == "label")
+    paths = files.expand(rasters)
+    source = files.inspect(paths, bands, label=kind == "label")
     tile_format = _format(tile_format, source, kind)
     scale = _range(value_range, tile_format, source, kind)
     grid = sorted(
-        {found for path in paths for found in warp.footprint(path, zoom, tile_size)},
+        {found for path in paths for found in files.footprint(path, zoom, tile_size)},
         key=lambda found: (found.y, found.x),
     )
     if cover is not None:
@@ -204,7 +206,7 @@ def _range(
     value_range: list[float] | None, tile_format: str, source: Source, kind: Kind
 ) -> tuple[float, float] | None:
     """Return what becomes 0 and 255; None where values stay as they are."""
-    from components.tile.warp import default_range
+    from components.tile.rasters import default_range
 
     if value_range is not None:
         return value_range[0], value_range[1]
@@ -267,7 +269,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="png, jpg, webp, or tif, which keeps any bands and values (default: png for one band, webp for "
         "three, else tif)",
     )  # fmt: skip
-    parser.add_argument("--bands", type=int_list, metavar="1,2,3", help="bands to take (default: all but alpha)")
+    parser.add_argument(
+        "--bands",
+        type=int_list,
+        metavar="1,2,3",
+        help="bands to take (default: all that the file does not call alpha)",
+    )
     parser.add_argument(
         "--range", dest="value_range", type=float_pair, metavar="MIN,MAX",
         help="values that become 0 and 255 (default, for 16-bit values in png, jpg and webp: 0 and the greatest "

@@ -1,0 +1,200 @@
+"""Rasters: what they are, whether they can be tiled together, and where their tiles lie."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import mercantile
+import numpy as np
+import rasterio
+from affine import Affine
+from rasterio.enums import ColorInterp
+from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.transform import array_bounds
+from rasterio.warp import transform_bounds
+
+from shared.errors import RasterError
+from shared.tiles import Tile
+
+MERCATOR = "EPSG:3857"
+MAX_LATITUDE = 85.0511287798066
+MAX_SIDE = (1 << 31) - 1  # pixels that GDAL can count in a row
+# Depths of sensors in bits: a 16-bit raster is scaled by the least that holds its values.
+DEPTHS = (8, 10, 11, 12, 13, 14, 15, 16)
+SAMPLE = 1024  # side in pixels of the overview in which the greatest value is looked for
+
+_NO_GEOREFERENCE = (
+    "has no georeference, so nothing says where its tiles are. If there is a world file, put it beside; if you "
+    "know the CRS and the corners: "
+    "gdal_translate -a_srs EPSG:<code> -a_ullr <west> <north> <east> <south> {path} new.tif"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is common to the rasters of one run.
+
+    Attributes:
+        paths: The rasters; the first lies on top.
+        bands: The bands to take, counted from 1.
+        dtype: Their type.
+    """
+
+    paths: tuple[str, ...]
+    bands: tuple[int, ...]
+    dtype: str
+
+
+def expand(rasters: Iterable[str]) -> list[str]:
+    """Return the rasters that paths, glob patterns and URLs name, each once."""
+    found: list[str] = []
+    for name in rasters:
+        if "://" in name or name.startswith("/vsi"):
+            found.append(name)
+            continue
+        path = Path(name).expanduser().absolute()
+        matches = [] if path.exists() else sorted(glob(str(path)))  # noqa: PTH207 (absolute patterns too)
+        found += matches or [str(path)]
+    return list(dict.fromkeys(found))
+
+
+def open_raster(path: str, **options: Any) -> rasterio.DatasetReader:
+    """Open a raster; raise `RasterError` where it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            return rasterio.open(path, **options)
+    except (RasterioError, OSError, ValueError) as error:
+        raise RasterError(f"cannot read the raster {path}: {error}") from error
+
+
+def inspect(paths: Sequence[str], bands: Sequence[int] | None, *, label: bool) -> Source:
+    """Check that rasters can be tiled together, and return what they have in common.
+
+    Args:
+        paths: The rasters.
+        bands: The bands to take; None takes all but an alpha band.
+        label: They hold classes.
+
+    Raises:
+        RasterError: says which raster, and what to do.
+    """
+    first: tuple[str, tuple[int, ...], str] | None = None
+    for path in paths:
+        with open_raster(path) as raster:
+            _check_georeference(raster, path)
+            chosen = tuple(bands or _color_bands(raster))
+            wrong = [band for band in chosen if not 1 <= band <= raster.count]
+            if wrong:
+                raise RasterError(f"{path} has no band {wrong[0]}; it has 1 to {raster.count}")
+            kinds = sorted({raster.dtypes[band - 1] for band in chosen})
+            if len(kinds) > 1:
+                raise RasterError(
+                    f"the bands of {path} differ in type ({', '.join(kinds)}); choose some by --bands"
+                )
+            dtype = kinds[0]
+            if np.dtype(dtype).kind not in "uif":
+                raise RasterError(f"{path} holds {dtype} values, which tiles cannot hold")
+            if label:
+                _check_label(chosen, dtype, path)
+            elif len(chosen) == 1 and raster.colorinterp[chosen[0] - 1] == ColorInterp.palette:
+                raise RasterError(
+                    f"{path} holds indices of a colour table; for classes take --type label, for a picture expand "
+                    f"it before: gdal_translate -expand rgb {path} new.tif"
+                )
+        if first is None:
+            first = (path, chosen, dtype)
+        elif (chosen, dtype) != first[1:]:
+            raise RasterError(
+                f"rasters that are tiled together must be alike: {first[0]} has the bands "
+                f"{', '.join(map(str, first[1]))} of {first[2]}, "
+                f"{path} has {', '.join(map(str, chosen))} of {dtype}"
+            )
+    assert first is not None
+    return Source(tuple(paths), first[1], first[2])
+
+
+def _check_georeference(raster: rasterio.DatasetReader, path: str) -> None:
+    if raster.transform == Affine.identity():
+        if raster.gcps[0] or raster.rpcs:
+            raise RasterError(
+                f"{path} is located by control points or a sensor model only; project it first: "
+                f"gdalwarp -t_srs {MERCATOR} {path} new.tif"
+            )
+        raise RasterError(f"{path} {_NO_GEOREFERENCE.format(path=path)}")
+    if raster.crs is None:
+        raise RasterError(
+            f"{path} has corners and no CRS, so nothing says where its tiles are; state it: "
+            f"gdal_translate -a_srs EPSG:<code> {path} new.tif"
+        )
+    try:
+        _bounds(raster)
+    except (RasterioError, CRSError) as error:
+        raise RasterError(f"{path} has a CRS that cannot be projected to {MERCATOR}: {error}") from error
+
+
+def _color_bands(raster: rasterio.DatasetReader) -> list[int]:
+    """Return all bands but an alpha band."""
+    return [
+        band
+        for band, meaning in zip(raster.indexes, raster.colorinterp, strict=True)
+        if meaning != ColorInterp.alpha
+    ]
+
+
+def _check_label(bands: tuple[int, ...], dtype: str, path: str) -> None:
+    if len(bands) != 1:
+        raise RasterError(f"labels are one band of class indices, {path} has {len(bands)}; choose one by --bands")
+    if np.dtype(dtype).kind == "f":
+        raise RasterError(f"labels are whole numbers, {path} holds {dtype}")
+
+
+def default_range(source: Source) -> tuple[float, float]:
+    """Return what a 16-bit raster is scaled by: from 0 to the greatest value of the sensor's depth.
+
+    The depth is the least one that holds the greatest value found, so pictures of 12-bit sensors are not dark.
+    """
+    greatest = 0
+    for path in source.paths:
+        with open_raster(path) as raster:
+            shrink = max(1.0, max(raster.width, raster.height) / SAMPLE)
+            shape = (
+                len(source.bands),
+                max(1, round(raster.height / shrink)),
+                max(1, round(raster.width / shrink)),
+            )
+            try:
+                sample = raster.read(source.bands, out_shape=shape, masked=True)
+            except RasterioError as error:
+                raise RasterError(f"cannot read the raster {path}: {error}") from error
+            greatest = max(greatest, int(sample.max() if sample.count() else 0))
+    depth = next(depth for depth in DEPTHS if greatest < 1 << depth)
+    return 0.0, float((1 << depth) - 1)
+
+
+def _bounds(raster: rasterio.DatasetReader) -> tuple[float, float, float, float]:
+    """Return west, south, east, north in degrees, also of a raster that is turned."""
+    corners = array_bounds(raster.height, raster.width, raster.transform)
+    west, south, east, north = transform_bounds(raster.crs, "EPSG:4326", *corners)
+    return west, south, east, north
+
+
+def footprint(path: str, zoom: int, tile_size: int) -> list[Tile]:
+    """Return the tiles that the bounding box of a raster meets, row after row."""
+    with open_raster(path) as raster:
+        west, south, east, north = _bounds(raster)
+    if not np.isfinite([west, south, east, north]).all():
+        raise RasterError(f"{path} lies, at least in part, where {MERCATOR} is not defined")
+    south, north = max(south, -MAX_LATITUDE), min(north, MAX_LATITUDE)
+    if south >= north:
+        raise RasterError(f"{path} lies beyond the latitudes of the tile grid ({MAX_LATITUDE:.2f} degrees)")
+    tiles = list(mercantile.tiles(max(west, -180.0), south, min(east, 180.0), north, zoom))
+    columns = [tile.x for tile in tiles]
+    if (max(columns) - min(columns) + 1) * tile_size > MAX_SIDE:
+        raise RasterError(f"{path} has more than {MAX_SIDE} pixels in a row at zoom {zoom}; cut it into parts")
+    return sorted(tiles, key=lambda tile: (tile.y, tile.x))

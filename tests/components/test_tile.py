@@ -1,0 +1,551 @@
+"""rsp tile: rasters of every sort to tiles, checked against an independent projection."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import mercantile
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from PIL import Image
+from rasterio.enums import ColorInterp, Resampling
+from rasterio.transform import from_bounds, from_origin
+from rasterio.warp import reproject, transform
+
+from components.tile.component import tile as tile_component
+from components.tile.tool import tile
+from shared.errors import ConfigError, CoverError, RasterError, UsageError
+from shared.images import decode, decode_mask
+from shared.tiles import Tile, read_cover, write_cover
+from shared.tileset import open_reader
+from tests.tilesets import COLORS, CONFIG
+
+pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+
+UTM = "EPSG:32631"
+ZOOM = 17  # at 45 degrees 256 px tiles of it have 0.84 m on the ground
+SIDE = 64  # pixels of a tile in these tests
+EAST, NORTH, PIXEL = 640000.0, 5065000.0, 2.0
+
+
+def waves(bands: int = 3, width: int = 400, height: int = 300, high: float = 250.0, dtype="uint8") -> np.ndarray:
+    """A smooth picture of values from 5 up, (bands, height, width)."""
+    y, x = np.mgrid[0:height, 0:width]
+    layers = [(np.sin(x / 37 + band) + np.cos(y / 29 - band) + 2) / 4 for band in range(bands)]
+    return (np.stack(layers) * (high - 5) + 5).astype(dtype)
+
+
+def blocks(width: int = 400, height: int = 300) -> np.ndarray:
+    y, x = np.mgrid[0:height, 0:width]
+    return (((x // 23) + (y // 17)) % 2).astype("uint8")[np.newaxis]
+
+
+def write(
+    path: Path, pixels: np.ndarray, *, crs: str | None = UTM, left: float = EAST, mask=None, **options
+) -> Path:
+    options = {"transform": from_origin(left, NORTH, PIXEL, PIXEL), **options}
+    colors = options.pop("colorinterp", None)
+    with rasterio.open(
+        path, "w", driver="GTiff", width=pixels.shape[2], height=pixels.shape[1], count=len(pixels),
+        dtype=pixels.dtype, crs=crs, **options,
+    ) as raster:  # fmt: skip
+        raster.write(pixels)
+        if colors:
+            raster.colorinterp = colors
+        if mask is not None:
+            raster.write_mask(mask)
+    return path
+
+
+def content(path: Path) -> dict[Tile, bytes]:
+    with open_reader(path) as reader:
+        return {found: reader.read(found) for found in reader.tiles()}
+
+
+def projected(
+    found: Tile, pixels: np.ndarray, side: int, resampling=Resampling.bilinear, left: float = EAST, **more
+):
+    """The same tile by another way: one warp of the whole raster to this tile, without a virtual raster."""
+    target = np.zeros((len(pixels), side, side), pixels.dtype)
+    reproject(
+        pixels, target, src_crs=UTM, src_transform=from_origin(left, NORTH, PIXEL, PIXEL), dst_crs="EPSG:3857",
+        dst_transform=from_bounds(*mercantile.xy_bounds(found), side, side), resampling=resampling, **more,
+    )  # fmt: skip
+    return np.moveaxis(target, 0, 2)
+
+
+def run(raster: Path, out: Path, **options):
+    return tile([str(raster)], out, **{"zoom": ZOOM, "tile_size": SIDE, "workers": 1, "web_ui": False, **options})
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    (tmp_path / "config.toml").write_text(CONFIG)
+    return tmp_path / "config.toml"
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "uint32", "float32", "float64"])
+@pytest.mark.parametrize("bands", [1, 3, 6])
+def test_pixels_agree_with_an_independent_projection(tmp_path, bands, dtype):
+    pixels = waves(bands, dtype=dtype)
+    run(write(tmp_path / "r.tif", pixels), tmp_path / "out", tile_format="tif")
+    tiles = content(tmp_path / "out")
+    assert len(tiles) > 10
+    far = total = 0
+    for found, data in tiles.items():
+        image, expected = decode(data), projected(found, pixels, SIDE)
+        assert image.dtype == dtype and image.shape == (SIDE, SIDE, bands)
+        inside = (expected != 0) & (image != 0)
+        assert ((expected != 0) ^ (image != 0)).mean() < 0.002  # the outline
+        far += (np.abs(image.astype(float) - expected)[inside] > 1).sum()
+        total += inside.sum()
+    assert total > 40_000 * bands and far / total < 0.001
+
+
+def test_the_tiles_are_those_of_the_grid(tmp_path):
+    """Each pixel of a raster lies where its coordinates say, whatever the tile."""
+    pixels = np.zeros((1, 300, 400), "uint8") + 50
+    pixels[0, 120:124, 200:204] = 255
+    run(write(tmp_path / "r.tif", pixels), tmp_path / "out", tile_format="png")
+    (x,), (y,) = transform(UTM, "EPSG:4326", [EAST + 202 * PIXEL], [NORTH - 122 * PIXEL])
+    spot = mercantile.tile(x, y, ZOOM)
+    west, south, east, north = mercantile.bounds(spot)
+    column, row = (x - west) / (east - west) * SIDE, (north - y) / (north - south) * SIDE
+    image = decode(content(tmp_path / "out")[spot])[:, :, 0]
+    assert image[int(row), int(column)] > 200
+    lit = {found for found, data in content(tmp_path / "out").items() if decode(data).max() > 200}
+    assert spot in lit and len(lit) <= 2
+
+
+def test_neighbouring_tiles_meet(tmp_path):
+    pixels = waves(1, dtype="float32")
+    run(write(tmp_path / "r.tif", pixels), tmp_path / "out")
+    tiles = {found: decode(data)[:, :, 0] for found, data in content(tmp_path / "out").items()}
+    pairs = [(found, found._replace(x=found.x + 1)) for found in tiles if found._replace(x=found.x + 1) in tiles]
+    steps = [np.abs(tiles[a][8:-8, -1] - tiles[b][8:-8, 0]) for a, b in pairs if tiles[a].all() and tiles[b].all()]
+    assert len(steps) >= 3 and max(step.max() for step in steps) < 10
+
+
+@pytest.mark.parametrize("source", [100.0, 30.0])
+def test_labels_are_never_interpolated(tmp_path, config, source):
+    """Bug 18: bilinear labels invented classes."""
+    pixels = blocks()
+    run(write(tmp_path / "r.tif", pixels), tmp_path / "out", kind="label", config=config)
+    wrong = total = 0
+    for found, data in content(tmp_path / "out").items():
+        mask = decode_mask(data)
+        assert set(np.unique(mask)) <= {0, 1}
+        wrong += (mask != projected(found, pixels, SIDE, Resampling.nearest)[:, :, 0]).sum()
+        total += mask.size
+        image = Image.open(tmp_path / "out" / f"{found.z}/{found.x}/{found.y}.png")
+        assert image.mode == "P" and image.getpalette()[:6] == [*COLORS[0], *COLORS[1]]  # the plain palette
+    assert wrong / total < 0.005
+
+
+def test_classes_beyond_the_configuration_are_named(tmp_path, config, rsp):
+    pixels = blocks()
+    pixels[0, 150, 200] = 7
+    raster = write(tmp_path / "r.tif", pixels)
+    ran = rsp(
+        "tile", "--zoom", ZOOM, "--ts", 64, "--label", "--config", config, raster, tmp_path / "out", "--workers", 1
+    )
+    assert ran.code == 3 and "it holds class 7, the configuration has 2 (0 to 1)" in ran.stderr
+    assert len(read_cover(tmp_path / "out.failed.csv")) == 1
+    pixels[:] = 9
+    with pytest.raises(RasterError, match=r"no tile could be made; .* it holds class 9"):
+        run(write(tmp_path / "r.tif", pixels), tmp_path / "out2", kind="label", config=config)
+    assert not (tmp_path / "out2").exists()
+
+
+def test_labels_must_be_one_band_of_whole_numbers(tmp_path, config):
+    three = write(tmp_path / "3.tif", waves(3))
+    with pytest.raises(RasterError, match=r"labels are one band of class indices, .*3.tif has 3"):
+        run(three, tmp_path / "out", kind="label", config=config)
+    with pytest.raises(RasterError, match=r"labels are whole numbers, .* holds float32"):
+        run(write(tmp_path / "f.tif", waves(1, dtype="float32")), tmp_path / "out", kind="label", config=config)
+    with pytest.raises(UsageError, match="without --format and --range"):
+        run(three, tmp_path / "out", kind="label", config=config, tile_format="webp")
+    with pytest.raises(ConfigError):
+        run(three, tmp_path / "out", kind="label", config=tmp_path / "none")
+    stack = np.concatenate([waves(2), blocks()])
+    assert (
+        run(write(tmp_path / "s.tif", stack), tmp_path / "out", kind="label", config=config, bands=[3]).tiles > 10
+    )
+
+
+def test_no_data_in_labels_is_the_background(tmp_path, config):
+    pixels = blocks()
+    pixels[0, :, :150] = 255
+    run(write(tmp_path / "r.tif", pixels, nodata=255), tmp_path / "out", kind="label", config=config)
+    assert {value for data in content(tmp_path / "out").values() for value in np.unique(decode_mask(data))} == {
+        0,
+        1,
+    }
+
+
+def test_the_command_line_of_the_seed(tmp_path, rsp):
+    """Bug 18: `rsp tile` crashed on any input."""
+    raster = write(tmp_path / "r.tif", waves())
+    ran = rsp("tile", raster, tmp_path / "out", "--zoom", 16, "--tile_size", 128, "--type", "image")
+    assert ran.code == 0 and "tile_format: webp" in ran.stderr
+    assert {decode(data).shape for data in content(tmp_path / "out").values()} == {(128, 128, 3)}
+    assert (tmp_path / "out/index.html").exists()
+    ran = rsp("tile", raster, "--out", tmp_path / "out.pmtiles", "--zoom", 16, "--ts", 128, "--no_web_ui")
+    assert ran.code == 0 and content(tmp_path / "out.pmtiles") == content(tmp_path / "out")
+    assert rsp("tile", raster, "--zoom", 16).code == 2
+    assert rsp("tile", raster, tmp_path / "o").code == 2
+
+
+@pytest.mark.parametrize(
+    ("bands", "dtype", "tile_format"),
+    [(1, "uint8", "png"), (3, "uint8", "webp"), (5, "uint8", "tif"), (2, "uint16", "tif"), (3, "uint16", "webp"),
+     (3, "float32", "tif"), (1, "int16", "tif")],
+)  # fmt: skip
+def test_formats_by_default(tmp_path, bands, dtype, tile_format):
+    assert run(write(tmp_path / "r.tif", waves(bands, dtype=dtype)), tmp_path / "out").tile_format == tile_format
+
+
+def test_formats_that_cannot_hold_a_raster(tmp_path, rsp):
+    with pytest.raises(
+        UsageError, match="webp cannot hold 5 bands; take --format tif, or one or three by --bands"
+    ):
+        run(write(tmp_path / "r.tif", waves(5)), tmp_path / "out", tile_format="webp")
+    raster = write(tmp_path / "f.tif", waves(1, dtype="float32"))
+    ran = rsp("tile", raster, tmp_path / "out", "--zoom", 17, "--format", "png")
+    assert ran.code == 2 and "png cannot hold float32; --range MIN,MAX says" in ran.stderr
+
+
+def test_bands_are_picked_in_order(tmp_path):
+    pixels = waves(5)
+    raster = write(tmp_path / "r.tif", pixels)
+    run(raster, tmp_path / "out", bands=[5, 1, 3], tile_format="png")
+    for found, data in content(tmp_path / "out").items():
+        difference = decode(data).astype(int) - projected(found, pixels[[4, 0, 2]], SIDE)
+        assert (np.abs(difference) > 1).mean() < 0.005
+    with pytest.raises(RasterError, match="has no band 6; it has 1 to 5"):
+        run(raster, tmp_path / "out", bands=[6])
+
+
+def test_a_fourth_band_that_is_called_alpha(tmp_path):
+    """GDAL calls it so in any GeoTIFF of four bytes a pixel: left out, unless it is asked for as data."""
+    pixels = waves(4)
+    pixels[3, :, :200] = 0
+    raster = write(tmp_path / "r.tif", pixels)
+    with rasterio.open(raster) as file:
+        assert file.colorinterp[3] == ColorInterp.alpha
+    run(raster, tmp_path / "all", tile_format="tif", bands=[1, 2, 3, 4])
+    for found, data in content(tmp_path / "all").items():
+        difference = decode(data).astype(int) - projected(found, pixels, SIDE)
+        assert (np.abs(difference) > 1).mean() < 0.005
+    assert run(raster, tmp_path / "rgb").tile_format == "webp"
+    assert 0 < len(content(tmp_path / "rgb")) < len(content(tmp_path / "all"))
+
+
+@pytest.mark.parametrize(("high", "depth"), [(200, 8), (900, 10), (3900, 12), (60000, 16)])
+def test_16_bits_are_scaled_by_the_depth_of_the_sensor(tmp_path, high, depth):
+    """Bug 18: a division by 256 left pictures of 12-bit sensors dark."""
+    pixels = waves(3, high=high, dtype="uint16")
+    result = run(write(tmp_path / "r.tif", pixels), tmp_path / "out", tile_format="png")
+    assert result.value_range == [0.0, 2.0**depth - 1]
+    expected = np.rint(pixels * (255 / (2**depth - 1))).astype("uint8")
+    for found, data in content(tmp_path / "out").items():
+        assert (np.abs(decode(data).astype(int) - projected(found, expected, SIDE)) > 2).mean() < 0.01
+
+
+def test_a_stated_range(tmp_path, rsp):
+    pixels = waves(1, high=1.0, dtype="float32") * 0 + np.float32(0.25)
+    pixels[0, :100] = -3
+    pixels[0, 200:] = 9
+    raster = write(tmp_path / "r.tif", pixels)
+    ran = rsp("tile", raster, tmp_path / "out", "--zoom", 17, "--ts", 64, "--range", "0,1", "--format", "png")
+    assert ran.code == 0
+    values = np.concatenate([decode(data).ravel() for data in content(tmp_path / "out").values()])
+    counts = np.bincount(values, minlength=256)
+    assert counts[64] > 1000 and counts[0] > 1000 and counts[255] > 1000
+    for wrong in ("1,0", "1", "a,b", "1,1"):
+        assert rsp("tile", raster, tmp_path / "o", "--zoom", 17, "--range", wrong).code == 2
+
+
+def test_border_tiles_are_kept_unless_no_data_is_given(tmp_path, rsp):
+    """Issue 75 of the seed's successor: tiles at the border were dropped in silence."""
+    raster = write(tmp_path / "r.tif", waves())
+    everything = run(raster, tmp_path / "all")
+    ran = rsp("tile", raster, tmp_path / "inner", "--zoom", ZOOM, "--ts", SIDE, "--no_data", 0, "--no_web_ui")
+    inner, outer = content(tmp_path / "inner"), content(tmp_path / "all")
+    assert ran.code == 0 and f"border: {len(outer) - len(inner)}," in ran.stderr
+    assert 0 < len(inner) < len(outer) == everything.tiles and everything.border == 0
+    for found in outer:
+        image = projected(found, waves(), SIDE)
+        edge = any((line == 0).all() for line in (image[0], image[-1], image[:, 0], image[:, -1]))
+        assert (found in inner) != edge
+    with pytest.raises(RasterError, match=r"the rasters give no tile: .* a border of the value of --no_data"):
+        run(write(tmp_path / "7.tif", waves() * 0 + 7), tmp_path / "none", no_data=7)
+    assert rsp("tile", raster, tmp_path / "o", "--zoom", ZOOM, "--no_data", 256).code == 2
+
+
+def test_tiles_without_any_pixel_are_dropped_and_counted(tmp_path):
+    pixels = waves()
+    pixels[:, :, :200] = 0
+    result = run(write(tmp_path / "r.tif", pixels, nodata=0), tmp_path / "out")
+    whole = run(write(tmp_path / "w.tif", waves()), tmp_path / "whole")
+    assert result.empty - whole.empty == whole.tiles - result.tiles > 3
+    with pytest.raises(RasterError, match="the rasters give no tile: 20 would be without data"):
+        run(write(tmp_path / "e.tif", waves() * 0, nodata=0), tmp_path / "empty")
+
+
+def test_black_is_a_colour(tmp_path):
+    """Bug 18: value 0 was taken for empty, and black pixels were lost."""
+    black = waves() * 0
+    assert run(write(tmp_path / "r.tif", black), tmp_path / "out").tiles > 10
+    one = waves()
+    one[0] = 0  # no red anywhere, and 0 is no data: still colours, since green and blue say so
+    run(write(tmp_path / "n.tif", one, nodata=0), tmp_path / "n", tile_format="png")
+    values = np.concatenate([decode(data).reshape(-1, 3) for data in content(tmp_path / "n").values()])
+    assert values[:, 0].max() == 0 and (values[:, 1] > 0).mean() > 0.5
+
+
+MASKS = ["alpha", "mask", "nodata", "nan"]
+
+
+@pytest.mark.parametrize("how", MASKS)
+def test_overlapping_rasters_are_composed_by_what_they_have(tmp_path, how):
+    """The first on top, the second where the first has nothing; black stays black."""
+    height, width = 300, 400
+    hole = np.zeros((height, width), bool)
+    hole[100:200, 100:300] = True
+    if how == "nan":
+        top = np.full((1, height, width), 0.0, "float32")
+        top[0, hole] = np.nan
+        below = np.full((1, height, width), 100.0, "float32")
+        options = {}
+    else:
+        top, below = np.zeros((3, height, width), "uint8"), np.full((3, height, width), 100, "uint8")
+        options = {}
+        if how == "alpha":
+            top = np.concatenate([top, np.where(hole, 0, 255).astype("uint8")[np.newaxis]])
+            options["colorinterp"] = [ColorInterp.red, ColorInterp.green, ColorInterp.blue, ColorInterp.alpha]
+        elif how == "mask":
+            options["mask"] = ~hole
+        else:
+            top[:, hole] = 255
+            options["nodata"] = 255
+    rasters = [str(write(tmp_path / "1.tif", top, **options)), str(write(tmp_path / "2.tif", below))]
+    result = tile(rasters, tmp_path / "out", zoom=ZOOM, tile_size=SIDE, tile_format="tif", workers=1, web_ui=False)
+    where = np.where(hole, 100, 0).astype("uint8")[np.newaxis]
+    wrong = total = 0
+    for found, data in content(tmp_path / "out").items():
+        image = decode(data)
+        assert image.shape[2] == len(below) and set(np.unique(image)) <= {0, 100}
+        wrong += (image[:, :, 0] != projected(found, where, SIDE, Resampling.nearest)[:, :, 0]).sum()
+        total += SIDE * SIDE
+    assert wrong / total < 0.02 and result.failed == {}
+    swapped = tile(
+        rasters[::-1], tmp_path / "o2", zoom=ZOOM, tile_size=SIDE, tile_format="tif", workers=1, web_ui=False
+    )
+    assert swapped.tiles == result.tiles
+    inner = max(content(tmp_path / "o2"), key=lambda found: decode(content(tmp_path / "o2")[found]).sum())
+    assert (decode(content(tmp_path / "o2")[inner]) == 100).all()
+
+
+def test_a_mosaic_of_neighbours(tmp_path):
+    pixels = waves(3)
+    left, right = pixels[:, :, :250], pixels[:, :, 200:]
+    write(tmp_path / "a.tif", left)
+    write(tmp_path / "b.tif", right, left=EAST + 200 * PIXEL)
+    result = tile(
+        [str(tmp_path / "*.tif")], tmp_path / "out", zoom=ZOOM, tile_size=SIDE, tile_format="png", web_ui=False
+    )
+    assert result.tiles == run(write(tmp_path / "w.tiff", pixels), tmp_path / "whole", tile_format="png").tiles
+    for found, data in content(tmp_path / "out").items():
+        assert (np.abs(decode(data).astype(int) - decode(content(tmp_path / "whole")[found])) > 2).mean() < 0.01
+
+
+def test_rasters_that_differ_are_named(tmp_path):
+    one = write(tmp_path / "1.tif", waves(3))
+    for name, other in (("b.tif", waves(5)), ("t.tif", waves(3, dtype="uint16"))):
+        with pytest.raises(
+            RasterError, match=rf"must be alike: .*1.tif has the bands 1, 2, 3 of uint8, .*{name} has"
+        ):
+            tile([str(one), str(write(tmp_path / name, other))], tmp_path / "out", zoom=ZOOM)
+
+
+def test_a_raster_without_georeference_says_what_to_do(tmp_path, rsp):
+    raster = write(tmp_path / "r.tif", waves(), crs=None, transform=Affine.identity())
+    ran = rsp("tile", raster, tmp_path / "out", "--zoom", 17)
+    assert (
+        ran.code == 1 and f"{raster} has no georeference" in ran.stderr and "gdal_translate -a_srs" in ran.stderr
+    )
+    raster = write(tmp_path / "c.tif", waves(), crs=None)
+    ran = rsp("tile", raster, tmp_path / "out", "--zoom", 17)
+    assert ran.code == 1 and "has corners and no CRS" in ran.stderr and "gdal_translate -a_srs" in ran.stderr
+    points = [
+        rasterio.control.GroundControlPoint(0, 0, 4.0, 45.0),
+        rasterio.control.GroundControlPoint(9, 9, 5.0, 44.0),
+    ]
+    path = tmp_path / "g.tif"
+    with rasterio.open(path, "w", driver="GTiff", width=9, height=9, count=1, dtype="uint8") as file:
+        file.gcps = (points, rasterio.CRS.from_epsg(4326))
+    ran = rsp("tile", path, tmp_path / "out", "--zoom", 17)
+    assert ran.code == 1 and "control points" in ran.stderr and "gdalwarp" in ran.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_rasters_that_cannot_be_read(tmp_path, rsp):
+    (tmp_path / "r.tif").write_text("no raster")
+    for name in ("r.tif", "none.tif", "*.jp2"):
+        ran = rsp("tile", tmp_path / name, tmp_path / "out", "--zoom", 17)
+        assert ran.code == 1 and "cannot read the raster" in ran.stderr and name in ran.stderr
+    palette = np.zeros((1, 300, 400), "uint8")
+    with rasterio.open(write(tmp_path / "p.tif", palette, photometric="palette"), "r+") as raster:
+        raster.write_colormap(1, {0: (1, 2, 3)})
+    ran = rsp("tile", tmp_path / "p.tif", tmp_path / "out", "--zoom", 17)
+    assert ran.code == 1 and "colour table" in ran.stderr and "-expand rgb" in ran.stderr
+
+
+def test_a_damaged_part_fails_its_tiles_and_no_other(tmp_path, rsp):
+    pixels = waves(3, 1600, 1200)
+    raster = write(tmp_path / "r.tif", pixels, tiled=True, blockxsize=64, blockysize=64, compress="deflate")
+    whole = content_of(raster, tmp_path / "whole")
+    with rasterio.open(raster) as file:
+        offset = int(file.get_tag_item("BLOCK_OFFSET_3_2", "TIFF", bidx=1))
+    data = bytearray(raster.read_bytes())
+    data[offset : offset + 40] = bytes(40)
+    raster.write_bytes(data)
+    ran = rsp("tile", raster, tmp_path / "out", "--zoom", ZOOM, "--ts", SIDE, "--format", "png", "--workers", 1)
+    failed = read_cover(tmp_path / "out.failed.csv")
+    assert ran.code == 3 and len(failed) < 40
+    assert f"cannot read {raster} here: " in ran.stderr and "previous exception" not in ran.stderr
+    assert content(tmp_path / "out") == {found: data for found, data in whole.items() if found not in failed}
+
+
+def content_of(raster: Path, out: Path) -> dict[Tile, bytes]:
+    run(raster, out, tile_format="png")
+    return content(out)
+
+
+def test_a_turned_raster(tmp_path):
+    turned = Affine.translation(EAST, NORTH) * Affine.rotation(-30) * Affine.scale(PIXEL, -PIXEL)
+    result = run(
+        write(tmp_path / "r.tif", waves(1) * 0 + 200, transform=turned), tmp_path / "out", tile_format="png"
+    )
+    lit = sum(int((decode(data) > 150).sum()) for data in content(tmp_path / "out").values())
+    (x0, x1), _ = transform(UTM, "EPSG:3857", [EAST, EAST + 100], [NORTH, NORTH])
+    pixel = 40075016.7 / 2**ZOOM / SIDE
+    area = 400 * 300 * PIXEL**2 * ((x1 - x0) / 100) ** 2 / pixel**2
+    assert lit == pytest.approx(area, rel=0.03) and result.empty > 0
+
+
+def test_the_whole_earth(tmp_path):
+    """Beyond the latitudes of the grid there is nothing to show, and nothing to fail on."""
+    pixels = np.full((1, 180, 360), 77, "uint8")
+    raster = write(tmp_path / "r.tif", pixels, crs="EPSG:4326", transform=from_origin(-180, 90, 1, 1))
+    result = run(raster, tmp_path / "out", zoom=2)
+    assert result.tiles == 16 and all((decode(data) == 77).all() for data in content(tmp_path / "out").values())
+    polar = write(tmp_path / "p.tif", pixels[:, :4], crs="EPSG:4326", transform=from_origin(-180, 90, 1, 1))
+    with pytest.raises(RasterError, match="beyond the latitudes"):
+        run(polar, tmp_path / "none", zoom=2)
+
+
+def test_overviews_are_used_for_pictures_and_not_for_labels(tmp_path, config):
+    """An overview that says something else shows which one was read."""
+    pixels = np.zeros((1, 1024, 1024), "uint8")
+    raster = write(tmp_path / "r.tif", pixels, tiled=True)
+    with rasterio.open(raster, "r+") as file:
+        file.build_overviews([2, 4, 8], Resampling.nearest)
+    with rasterio.open(raster, "r+", overview_level=0) as file:
+        assert file.shape == (512, 512)
+        file.write(np.full((1, 512, 512), 1, "uint8"))
+    zoom = ZOOM - 1  # 3.3 times the pixel of the raster
+    shown = run(raster, tmp_path / "out", zoom=zoom)
+    values = {value for data in content(tmp_path / "out").values() for value in np.unique(decode(data))}
+    run(raster, tmp_path / "labels", zoom=zoom, kind="label", config=config)
+    labels = {value for data in content(tmp_path / "labels").values() for value in np.unique(decode_mask(data))}
+    assert shown.tiles > 1 and values == {0, 1} and labels == {0}
+
+
+def test_only_the_tiles_of_a_cover(tmp_path, rsp):
+    raster = write(tmp_path / "r.tif", waves())
+    whole = content_of(raster, tmp_path / "whole")
+    some = sorted(whole)[3:6]
+    write_cover(tmp_path / "cover", [*some, Tile(1, 1, ZOOM)])
+    result = run(raster, tmp_path / "out", tile_format="png", cover=tmp_path / "cover")
+    assert content(tmp_path / "out") == {found: whole[found] for found in some} and result.tiles == 3
+    for tiles, message in (
+        ([Tile(1, 1, 5)], "has the zoom 5, and 17"),
+        ([Tile(1, 1, ZOOM)], "none of the 1 tiles"),
+    ):
+        write_cover(tmp_path / "cover", tiles)
+        with pytest.raises(CoverError, match=message):
+            run(raster, tmp_path / "none", cover=tmp_path / "cover")
+
+
+def test_the_same_bytes_by_any_number_of_workers(tmp_path):
+    raster = write(tmp_path / "r.tif", waves())
+    for workers in (1, 2):
+        run(raster, tmp_path / f"{workers}.pmtiles", workers=workers)
+    assert (tmp_path / "1.pmtiles").read_bytes() == (tmp_path / "2.pmtiles").read_bytes()
+
+
+def test_resume_makes_what_is_missing(tmp_path):
+    raster = write(tmp_path / "r.tif", waves())
+    whole = content_of(raster, tmp_path / "out")
+    for number, found in enumerate(whole):
+        path = tmp_path / "out" / f"{found.z}/{found.x}/{found.y}.png"
+        path.unlink() if number % 2 else path.write_bytes(b"kept")
+    result = run(raster, tmp_path / "out", tile_format="png", resume=True)
+    after = content(tmp_path / "out")
+    assert result.skipped == sum(data == b"kept" for data in after.values()) == -(-len(whole) // 2)
+    assert all(data in (b"kept", whole[found]) for found, data in after.items()) and len(after) == len(whole)
+
+
+@pytest.mark.parametrize("out", ["out", "out.pmtiles"])
+def test_a_run_that_is_killed_goes_on(tmp_path, out):
+    raster = write(tmp_path / "r.tif", waves(3, 1200, 900))
+    run(raster, tmp_path / "whole.pmtiles", tile_format="png", zoom=18)
+    command = [sys.executable, "-m", "shared.cli", "tile", str(raster), str(tmp_path / out), "--zoom", "18"]
+    command += ["--ts", "64", "--format", "png", "--workers", "2", "--resume", "--no_web_ui"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    for number in range(2):
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+        while not list(tmp_path.glob(f"{out}/18/*/*")) and not any(
+            path.stat().st_size > 50_000 * (number + 1) for path in tmp_path.glob(".rsp-*.journal")
+        ):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
+    assert content(tmp_path / out) == content(tmp_path / "whole.pmtiles")
+    assert not list(tmp_path.rglob(".rsp-*"))
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [({"zoom": 31}, UsageError), ({"zoom": -1}, UsageError), ({"tile_size": 0}, UsageError),
+     ({"tile_size": 5000}, UsageError), ({"no_data": 256}, UsageError), ({"value_range": [1.0, 1.0]}, UsageError),
+     ({"tile_format": "gif"}, UsageError)],
+)  # fmt: skip
+def test_arguments_that_make_no_sense(tmp_path, options, error):
+    with pytest.raises(error):
+        run(write(tmp_path / "r.tif", waves()), tmp_path / "out", **options)
+    with pytest.raises(UsageError, match="at least one raster"):
+        tile([], tmp_path / "out", zoom=3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_component(run_component, tmp_path):
+    raster = write(tmp_path / "r.tif", waves())
+    step = run_component(tile_component, raster=str(raster), zoom=16)
+    assert {decode(data).shape for data in content(step.path("tiles")).values()} == {(512, 512, 3)}
+    metadata = step.artifacts["tiles"]["metadata"]
+    assert metadata["rsp_kind"] == "tiles" and metadata["tiles"] == len(content(step.path("tiles")))
+    label = write(tmp_path / "l.tif", blocks())
+    step = run_component(tile_component, raster=str(label), zoom=16, kind="label", config=CONFIG, tile_size=64)
+    assert {decode_mask(data).shape for data in content(step.path("tiles")).values()} == {(64, 64)}
