@@ -70,6 +70,8 @@ def subset(
     """
     from shared.tileset import open_reader
 
+    if mode not in ("copy", "move", "delete"):
+        raise UsageError(f"--mode is copy, move or delete, got {mode!r}")
     if mode == "delete" and out is not None:
         raise UsageError("`--mode delete` takes the tiles out of --dir and has no output")
     source, target = Path(tiles).expanduser(), (out or Path()).expanduser()

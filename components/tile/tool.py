@@ -108,6 +108,8 @@ def tile(
 
     if not rasters:
         raise UsageError("give at least one raster")
+    if kind not in ("image", "label"):
+        raise UsageError(f"--type is image or label, got {kind!r}")
     if not 0 <= zoom <= MAX_ZOOM:
         raise UsageError(f"--zoom must be from 0 to {MAX_ZOOM}, got {zoom}")
     if not 1 <= tile_size <= 4096:

@@ -480,5 +480,5 @@ def test_a_component_fails_where_tiles_do(run_component, cover):
 
 
 def test_unknown_kinds_are_refused():
-    with pytest.raises(UsageError, match="XYZ, WMS, TMS, got 'WMTS'"):
+    with pytest.raises(UsageError, match="XYZ, TMS, WMS, got 'WMTS'"):
         download("http://h/{z}/{x}/{y}", Path("c"), Path("o"), kind="WMTS")

@@ -530,7 +530,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path, out):
     ("options", "error"),
     [({"zoom": 31}, UsageError), ({"zoom": -1}, UsageError), ({"tile_size": 0}, UsageError),
      ({"tile_size": 5000}, UsageError), ({"no_data": 256}, UsageError), ({"value_range": [1.0, 1.0]}, UsageError),
-     ({"tile_format": "gif"}, UsageError)],
+     ({"tile_format": "gif"}, UsageError), ({"kind": "mask"}, UsageError)],
 )  # fmt: skip
 def test_arguments_that_make_no_sense(tmp_path, options, error):
     with pytest.raises(error):
