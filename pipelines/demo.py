@@ -161,11 +161,18 @@ ms = 32
 """
 
 
-class Steps:
-    """Prints a line for each step of the pipeline."""
+class Steps(io.StringIO):
+    """Prints a line for each step of the pipeline, and of what they print a dot for each epoch."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.count = 0
+
+    def write(self, text: str) -> int:
+        """Take in what a step prints."""
+        if text.lstrip().startswith("Epoch "):
+            print(".", end="", flush=True)
+        return len(text)
 
     def __call__(self, step: str, seconds: float | None) -> None:
         """Note that a step began (no seconds) or ended."""
@@ -266,7 +273,8 @@ def demo(
                 model_name=MODEL,
             )
         print(f"The pipeline hello_world on {job.title}:")
-        run = run_local("hello_world", job.parameters, out / "runs", watch=Steps())
+        steps = Steps()
+        run = run_local("hello_world", job.parameters, out / "runs", watch=steps, echo=steps)
         metrics = run.metrics("compare")
         kept = keep(run, out)
         deployed = "deploy" in run.steps
