@@ -31,7 +31,7 @@ def test_confusion_counts_every_pair_in_rows_of_labels():
     assert matrix.dtype == np.int64 and matrix.sum() == LABEL.size
     for label in range(3):
         for mask in range(3):
-            assert matrix[label, mask] == np.sum((LABEL == label) & (MASK == mask))
+            assert matrix[label, mask] == np.sum((label == LABEL) & (mask == MASK))
 
 
 def test_confusion_of_high_classes_does_not_overflow():
