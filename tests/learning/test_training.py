@@ -415,7 +415,7 @@ def test_more_bands_and_classes(config, tmp_path):
 
     def label(tile):
         mask = squares(tile)
-        mask[-8:] = 2
+        mask[24:40, 40:] = 2
         return mask
 
     for part, tiles in (("training", TRAINING), ("validation", VALIDATION[:2])):

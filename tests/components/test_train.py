@@ -1,0 +1,274 @@
+"""rsp train: its command line, several processes for real, and its component."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kfp import dsl
+
+from components.train.component import train as train_component
+from components.train.launch import launch
+from components.train.tool import PARAMETERS, add_arguments, train
+from shared.errors import ConfigError, TileError, TileSetError, UsageError
+from shared.learning.checkpoint import load_checkpoint, read_card
+from tests.tilesets import CONFIG
+from tests.toy import TRAINING, make_config, make_dataset
+
+ROOT = Path(__file__).parents[2]
+
+CLASSIC = """
+[dataset]
+path = "{dataset}"
+
+[[channels]]
+sub = "images"
+bands = [1, 2, 3]
+mean = [0.485, 0.456, 0.406]
+std = [0.229, 0.224, 0.225]
+
+[[classes]]
+title = "Background"
+color = "white"
+
+[[classes]]
+title = "Building"
+color = "deeppink"
+
+[model]
+name = "albunet"
+encoder = "tiny"
+pretrained = false
+loss = "lovasz"
+batch_size = 4
+tile_size = 64
+num_filters = 16
+lr = 0.005
+data_augmentation = 0.75
+decay = 0.0
+"""
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture
+def config(tmp_path):
+    return make_config(tmp_path / "config.toml", lr="0.005")
+
+
+def test_as_the_readme_writes_it(rsp, toy, tmp_path, monkeypatch):
+    """The seed's configuration and flags, and the name of its checkpoint."""
+    (tmp_path / "config.toml").write_text(CLASSIC.format(dataset=toy))
+    monkeypatch.setenv("RSP_CONFIG", str(tmp_path / "config.toml"))
+    out = tmp_path / "pth"
+    ran = rsp("train", "--epochs", 1, out)
+    assert ran.code == 0 and "Building IoU" in ran.stdout and "Epoch 1/1" in ran.stdout
+    assert (out / "checkpoint-00001-of-00001.pth").exists()
+    ran = rsp("train", "--epochs", 2, "--resume", "--checkpoint", out / "checkpoint-00001-of-00001.pth", out)
+    assert ran.code == 0 and read_card(out / "checkpoint-00002-of-00002.pth").epoch == 2
+    ran = rsp("train", "--epochs", 2, "--resume", "--checkpoint", out / "checkpoint-00002-of-00002.pth", out)
+    assert ran.code == 2 and "give more than 2" in ran.stderr
+
+
+def test_flags_take_the_place_of_the_configuration(rsp, toy, tmp_path, config):
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    flags = ["--batch_size", 3, "--tile_size", 32, "--lr", 0.001, "--loss", "dice", "--model", "segformer"]
+    ran = rsp(
+        "train", "--config", config, "--dataset", toy, *flags, "--epochs", 1, "--out", out, "--report", report
+    )
+    assert ran.code == 0
+    assert "3 in a batch" in ran.stdout and "32 px" in ran.stdout and "loss dice" in ran.stdout
+    card = read_card(out / "last.safetensors")
+    assert (card.nn, card.tile_size) == ("segformer", 32)
+    data = json.loads(report.read_text())
+    assert data["best_epoch"] == 1 and data["classes"] == ["background", "building"]
+    assert np.sum(data["confusion"]) == 6 * 32 * 32 and data["history"][0]["validation"]["iou"] == data["iou"]
+    ran = rsp("train", "--config", config, "--dataset", toy, "--bs", 3, "--ts", 32, "--epochs", 1, tmp_path / "o")
+    assert ran.code == 0 and "3 in a batch" in ran.stdout and "32 px" in ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--ts", 60], 2, "multiple of 32"),
+        (["--bs", 0], 2, "--bs must be at least 1"),
+        (["--lr", -1], 2, "--lr above 0"),
+        (["--epochs", 0], 2, "--epochs must be at least 1"),
+        (["--seed", -1], 2, "--seed must be 0 or more"),
+        (["--workers", -1], 2, "--workers 0 or more"),
+        (["--device", "tpu"], 2, "unknown device"),
+        (["--gpus", 99], 2, "this machine shows"),
+        (["--loss", "nothing"], 1, "unknown losses"),
+        (["--model", "nothing"], 1, "unknown models"),
+        (["--checkpoint", "nothing"], 1, "cannot read the checkpoint nothing"),
+        (["--dataset", "nothing"], 1, "no tile set images"),
+        (["--config", "nothing"], 1, "no configuration file"),
+    ],
+)
+def test_arguments_that_do_not_fit(rsp, toy, tmp_path, config, flags, code, message):
+    ran = rsp("train", "--config", config, "--dataset", toy, tmp_path / "out", *flags)
+    assert ran.code == code and message in ran.stderr and "Traceback" not in ran.stderr
+
+
+def test_no_data_set(tmp_path, config):
+    with pytest.raises(UsageError, match="no data set"):
+        train(tmp_path / "out", config=config)
+    with pytest.raises(ConfigError):
+        train(tmp_path / "out", config=tmp_path / "none", dataset=tmp_path)
+    with pytest.raises(TileSetError):
+        train(tmp_path / "out", config=config, dataset=tmp_path)
+
+
+def test_the_parameters_are_those_of_the_function():
+    import argparse
+
+    parameters = inspect.signature(train).parameters
+    assert list(parameters) == list(PARAMETERS)
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    defaults = {action.dest: action.default for action in parser._actions if action.dest not in ("help", "out")}
+    assert defaults == {name: parameters[name].default for name in PARAMETERS if name != "out"}
+
+
+def test_help_is_quick_because_it_imports_little():
+    code = (
+        "import sys; from shared.cli import main\n"
+        "try: main(['train', '--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'torch', 'kfp', 'rasterio', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# --- several processes ------------------------------------------------------------------------------------------
+
+
+def under_torchrun(*arguments):
+    """Run the command line in two processes on the CPU, over gloo."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*torchrun, "-m", "shared.cli", "train", "--gpus", "0", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_processes_train_and_one_writes(toy, tmp_path, config):
+    out = tmp_path / "out"
+    shown = under_torchrun("--config", config, "--dataset", toy, "--epochs", 3, "--bs", 3, out)
+    assert "3 in a batch on each of 2 x cpu" in shown
+    assert shown.count("Epoch 1/3") == 1 and (out / "log").read_text().count("Epoch 1/3") == 1
+    assert len(list(out.iterdir())) == 9 and not list(out.glob(".rsp-*"))
+    rows = json.loads((out / "history.json").read_text())
+    for row in rows:
+        # Both shares are in the sums: every validation tile once, every training tile once.
+        assert np.sum(row["validation"]["confusion"]) == 6 * 64 * 64
+        assert np.sum(row["training"]["confusion"]) == 18 * 64 * 64
+    assert rows[-1]["training"]["iou"] > rows[0]["training"]["iou"]
+    load_checkpoint(out / "best.safetensors")
+
+
+def test_two_processes_take_the_steps_of_one(toy, tmp_path, config):
+    """Two with batches of 3 tiles average to the gradients of one with batches of 6 (without batch statistics)."""
+    flags = ["--config", config, "--dataset", toy, "--epochs", 2, "--loss", "cross_entropy"]
+    flags += ["--model", "tests.learning.test_models:Own"]
+    under_torchrun(*flags, "--bs", 3, tmp_path / "two")
+    one = train(
+        tmp_path / "one", config=config, dataset=toy, epochs=2, loss="cross_entropy", bs=6,
+        model="tests.learning.test_models:Own", gpus=0,
+    )  # fmt: skip
+    first, second = [
+        load_checkpoint(tmp_path / name / "last.safetensors")[0].state_dict() for name in ("one", "two")
+    ]
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=1e-5, rtol=1e-4)
+    rows = json.loads((tmp_path / "two" / "history.json").read_text())
+    for row, expected in zip(rows, one.history, strict=True):
+        for part in ("training", "validation"):
+            assert row[part]["loss"] == pytest.approx(expected[part]["loss"], rel=1e-4)
+
+
+def test_launch_starts_processes_and_brings_back_their_result(toy, tmp_path, config, capfd):
+    arguments = dict.fromkeys(PARAMETERS)
+    arguments |= {
+        "out": tmp_path / "out",
+        "config": config,
+        "dataset": toy,
+        "epochs": 1,
+        "seed": 5,
+        "resume": False,
+    }
+    result = launch({**arguments, "device": "cpu"}, 2)
+    assert result.training_tiles == 18 and np.sum(result.confusion) == 6 * 64 * 64
+    assert result.checkpoint == tmp_path / "out" / "best.safetensors" and result.history[0]["epoch"] == 1
+    assert "2 x cpu" in capfd.readouterr().out
+
+
+def test_launch_brings_back_the_error(toy, tmp_path, config):
+    make_dataset(tmp_path / "toy", archives=False)
+    tile = TRAINING[0]
+    broken = tmp_path / "toy" / "training" / "images" / f"{tile.z}" / f"{tile.x}" / f"{tile.y}.png"
+    broken.write_bytes(b"rubbish")
+    arguments = dict.fromkeys(PARAMETERS)
+    arguments |= {"out": tmp_path / "out", "config": config, "dataset": tmp_path / "toy", "epochs": 1, "seed": 0}
+    with pytest.raises(TileError, match=f"tile {tile.z}/{tile.x}/{tile.y}: not an image"):
+        launch({**arguments, "resume": False, "device": "cpu"}, 2)
+
+
+# --- the component ----------------------------------------------------------------------------------------------
+
+
+def test_component(run_component, toy):
+    sets = {f"{part}_{kind}": toy / part / f"{kind}.pmtiles" for part in ("training", "validation")
+            for kind in ("images", "labels")}  # fmt: skip
+    text = CONFIG.replace("lr = 0.001", "lr = 0.005").replace('"building"', '"<b>roof</b>"')
+    step = run_component(train_component, sets, config=text, epochs=5)
+    checkpoint = step.path("checkpoint")
+    assert checkpoint.suffix == ".safetensors" and read_card(checkpoint).epochs == 5
+    load_checkpoint(checkpoint)
+    metrics = step.artifacts["metrics"]["metadata"]
+    assert set(metrics) == {"iou", "miou", "mcc", "loss"} and metrics["iou"] > 0.9
+    matrix = step.artifacts["confusion"]["metadata"]["confusionMatrix"]
+    assert [row["displayName"] for row in matrix["annotationSpecs"]] == ["background", "<b>roof</b>"]
+    assert sum(sum(row["row"]) for row in matrix["rows"]) == 6 * 64 * 64
+    assert step.artifacts["checkpoint"]["metadata"]["rsp_kind"] == "checkpoint"
+    assert step.artifacts["checkpoint"]["metadata"]["training_tiles"] == 18
+    page = step.path("history").read_text()
+    assert (
+        page.count("<svg") == 2 and "http" not in page.replace("http://www.w3.org", "") and "<script" not in page
+    )
+    assert "<b>roof" not in page and "&lt;b&gt;roof" in page
+    for name in ("metrics", "confusion"):
+        assert step.path(name).exists()  # else KFP's cache never hits
+    assert sorted(path.name for path in checkpoint.parent.iterdir() if path.name.startswith(".")) == []
+
+
+def test_component_names_the_set_that_is_wrong(run_component, toy, tmp_path):
+    sets = {f"{part}_{kind}": toy / part / f"{kind}.pmtiles" for part in ("training", "validation")
+            for kind in ("images", "labels")}  # fmt: skip
+    (tmp_path / "bad.pmtiles").write_bytes(b"PMTiles\x03")
+    with pytest.raises(RuntimeError):
+        run_component(train_component, {**sets, "training_labels": tmp_path / "bad.pmtiles"}, config=CONFIG)
+
+
+def test_component_asks_for_what_pipelines_give():
+    spec = train_component.component_spec
+    assert set(spec.inputs) == {
+        "training_images", "training_labels", "validation_images", "validation_labels", "config", "epochs", "gpus",
+        "seed",
+    }  # fmt: skip
+    assert {name: output.type for name, output in spec.outputs.items()} == {
+        "checkpoint": "system.Model@0.0.1", "metrics": "system.Metrics@0.0.1",
+        "confusion": "system.ClassificationMetrics@0.0.1", "history": "system.HTML@0.0.1",
+    }  # fmt: skip
+    assert dsl.Model.schema_title == "system.Model"
