@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -112,13 +113,17 @@ def train(
         TileError: a tile that cannot be decoded, or a label of an unknown class; says which.
         ModelError: a network or checkpoint that cannot be built, or training that diverges.
     """
+    arguments = dict(locals())  # what every process of several is told
+    # Before torch is imported. On cores that others use, too, OpenMP threads that spin while they wait took 57 s of
+    # CPU time for an epoch of 20 s.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
     from components.train.launch import launch
     from shared.config import load_config
     from shared.learning.processes import choose, join, started_by_torchrun
     from shared.learning.start import Plan
     from shared.learning.training import train_model
 
-    arguments = dict(locals())
     settings = load_config(config)
     given: dict[str, Any] = {"bs": bs, "lr": lr, "ts": ts, "nn": model, "loss": loss}
     changes = {key: value for key, value in given.items() if value is not None}
@@ -132,18 +137,11 @@ def train(
     plan.check()
     chosen, processes = choose(device, gpus)
     if processes > 1 and not started_by_torchrun():
-        return launch({key: arguments[key] for key in PARAMETERS}, processes)
+        return launch(arguments, processes)
     with join(chosen) as world:
         outcome = train_model(plan, world)
     values = {entry.name: getattr(outcome, entry.name) for entry in fields(outcome)}
     return TrainResult(classes=[entry.title for entry in settings.classes], **values)
-
-
-# What another process is told to train the same.
-PARAMETERS = (
-    "out", "config", "dataset", "bs", "lr", "ts", "model", "loss", "epochs", "resume", "checkpoint", "workers",
-    "seed", "device", "gpus",
-)  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
