@@ -114,8 +114,8 @@ def train(
         ModelError: a network or checkpoint that cannot be built, or training that diverges.
     """
     arguments = dict(locals())  # what every process of several is told
-    # Before torch is imported. On cores that others use, too, OpenMP threads that spin while they wait took 57 s of
-    # CPU time for an epoch of 20 s.
+    # Before torch is imported. On cores that others use, too, OpenMP's threads that spin while they wait took 57 s
+    # of CPU time for an epoch of 20 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from components.train.launch import launch

@@ -16,7 +16,7 @@ from kfp import dsl
 
 from components.train.component import train as train_component
 from components.train.launch import launch
-from components.train.tool import PARAMETERS, add_arguments, train
+from components.train.tool import train
 from shared.errors import ConfigError, TileError, TileSetError, UsageError
 from shared.learning.checkpoint import load_checkpoint, read_card
 from tests.tilesets import CONFIG
@@ -129,17 +129,6 @@ def test_no_data_set(tmp_path, config):
         train(tmp_path / "out", config=config, dataset=tmp_path)
 
 
-def test_the_parameters_are_those_of_the_function():
-    import argparse
-
-    parameters = inspect.signature(train).parameters
-    assert list(parameters) == list(PARAMETERS)
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    defaults = {action.dest: action.default for action in parser._actions if action.dest not in ("help", "out")}
-    assert defaults == {name: parameters[name].default for name in PARAMETERS if name != "out"}
-
-
 def test_help_is_quick_because_it_imports_little():
     code = (
         "import sys; from shared.cli import main\n"
@@ -199,7 +188,7 @@ def test_two_processes_take_the_steps_of_one(toy, tmp_path, config):
 
 
 def test_launch_starts_processes_and_brings_back_their_result(toy, tmp_path, config, capfd):
-    arguments = dict.fromkeys(PARAMETERS)
+    arguments = dict.fromkeys(inspect.signature(train).parameters)
     arguments |= {
         "out": tmp_path / "out",
         "config": config,
@@ -219,7 +208,7 @@ def test_launch_brings_back_the_error(toy, tmp_path, config):
     tile = TRAINING[0]
     broken = tmp_path / "toy" / "training" / "images" / f"{tile.z}" / f"{tile.x}" / f"{tile.y}.png"
     broken.write_bytes(b"rubbish")
-    arguments = dict.fromkeys(PARAMETERS)
+    arguments = dict.fromkeys(inspect.signature(train).parameters)
     arguments |= {"out": tmp_path / "out", "config": config, "dataset": tmp_path / "toy", "epochs": 1, "seed": 0}
     with pytest.raises(TileError, match=f"tile {tile.z}/{tile.x}/{tile.y}: not an image"):
         launch({**arguments, "resume": False, "device": "cpu"}, 2)
