@@ -19,8 +19,8 @@ ALONG, ACROSS, TURN = 84.0, 58.0, math.radians(16)
 ROOFS = {  # colour of the roof in full sun
     "tile": [(158, 104, 84), (142, 90, 74), (126, 82, 68), (170, 122, 98), (120, 88, 76), (132, 104, 92)],
     "slate": [(82, 86, 98), (92, 94, 104), (76, 78, 86), (116, 114, 114)],  # the last one is asphalt's
-    "flat": [(186, 184, 178), (196, 194, 188), (172, 170, 166), (206, 204, 200)],
-    "metal": [(128, 146, 164), (172, 180, 184), (150, 96, 84)],
+    "flat": [(206, 204, 198), (214, 212, 206), (198, 196, 192), (220, 218, 214)],
+    "metal": [(112, 136, 166), (186, 194, 200), (150, 92, 80)],
 }
 GRASS = [(104, 118, 68), (92, 110, 62), (118, 126, 76), (126, 124, 82), (98, 116, 72)]
 CROPS = [(112, 128, 66), (86, 112, 58), (176, 160, 104), (146, 122, 92), (132, 138, 78), (168, 148, 110)]
@@ -93,7 +93,16 @@ class Planner:
         for (i, j), zone in self.zones.items():
             corners = (self.node(i, j), self.node(i + 1, j), self.node(i + 1, j + 1), self.node(i, j + 1))
             getattr(self, zone)(i, j, corners)
+        self.prune()
         return self.town
+
+    def prune(self) -> None:
+        """Fell the trees that would hide a roof: a crown may hang over its edge, no more."""
+        roofs = shapely.STRtree([building.footprint for building in self.town.buildings])
+        trunks = shapely.points([tree[:2] for tree in self.town.trees])
+        near = roofs.query(trunks, "dwithin", [0.7 * tree[2] for tree in self.town.trees])[0]
+        hiding = set(near.tolist())
+        self.town.trees[:] = [tree for number, tree in enumerate(self.town.trees) if number not in hiding]
 
     # --- streets --------------------------------------------------------------------------------------------
 
@@ -218,7 +227,7 @@ class Planner:
             return False
         placed.append(footprint)
         colors = ROOFS[material]
-        color = np.clip(np.array(colors[self.rng.integers(len(colors))]) + self.rng.normal(0, 6, 3), 30, 225)
+        color = np.clip(np.array(colors[self.rng.integers(len(colors))]) + self.rng.normal(0, 4, 3), 30, 225)
         flat = roof == "flat"
         height = self.rng.uniform(5, 8) if kind in ("house", "detached", "terrace") else self.rng.uniform(7, 12)
         self.town.buildings.append(
@@ -262,9 +271,9 @@ class Planner:
             wing = rng.uniform(5, 5.2), rng.uniform(7, 9.5)
             mx, my = x + shift * cos - out * sin, y + shift * sin + out * cos
             wings.append(Wing(mx, my, angle + math.pi / 2, wing[1], wing[0]))
-        material = rng.choice(["tile", "slate", "flat", "metal"], p=[0.62, 0.26, 0.09, 0.03])
+        material = rng.choice(["tile", "slate", "flat", "metal"], p=[0.78, 0.11, 0.09, 0.02])
         roof = "flat" if material == "flat" else str(rng.choice(["gable", "hip"], p=[0.62, 0.38]))
-        ground, paved = self.town.ground, int(rng.integers(150, 180))
+        ground, paved = self.town.ground, int(rng.integers(138, 166))
         plot = frame.quad(u, -0.3, u + lot, depth - 3)
         if not self.add(placed, wings, "detached", roof, material, 2.2):
             if rng.random() < 0.5:
@@ -274,7 +283,7 @@ class Planner:
         drive = u + rng.choice([1.0, lot - 4.0])
         ground.append(Patch(frame.quad(drive, -1, drive + 3, setback + 5), (paved, paved - 3, paved - 10)))
         if rng.random() < 0.5:
-            tone = rng.choice([150, 170, 188])
+            tone = rng.choice([142, 154, 166])
             back = setback + 5 + width / 2
             ground.append(Patch(frame.quad(u + 3, back, u + 3 + rng.uniform(4, 9), back + 4.0),
                                 (int(tone), int(tone) - 8, int(tone) - 20)))  # fmt: skip
@@ -324,7 +333,7 @@ class Planner:
             while u < length - 10:
                 lot, deep = rng.uniform(8, 14), rng.uniform(9.5, 12)
                 x, y = frame.at(u + lot / 2, 2.2 + deep / 2)
-                material = str(rng.choice(["tile", "slate", "flat"], p=[0.6, 0.3, 0.1]))
+                material = str(rng.choice(["tile", "slate", "flat"], p=[0.78, 0.14, 0.08]))
                 wings = [Wing(x, y, frame.angle, lot, deep)]
                 if rng.random() < 0.25 and depth > deep + 12:
                     back = frame.at(u + lot / 2, 2.2 + deep + 2)
@@ -348,7 +357,7 @@ class Planner:
         wings = [Wing(x - side * v * sin, y + side * v * cos, angle, length, deep) for side in (1, -1)]
         across = angle + math.pi / 2
         wings += [Wing(x + side * u * cos, y + side * u * sin, across, width, deep) for side in ends]
-        material = str(self.rng.choice(["tile", "slate"]))
+        material = str(self.rng.choice(["tile", "slate"], p=[0.75, 0.25]))
         return self.add(placed, wings, "apartments", str(self.rng.choice(["gable", "hip"])), material, 1)
 
     def industry(self, i: int, j: int, corners: tuple[Point, ...]) -> None:
@@ -392,7 +401,7 @@ class Planner:
         x, y = self.node(i + 0.5, j + 0.5)
         frame = Frame(x, y, TURN + self.rng.uniform(-0.1, 0.1), 1)
         self.town.ground.append(Patch(frame.quad(-44, -2, 44, 0.5), (186, 174, 148), 8, 6))
-        color = (164, 96, 74) if self.rng.random() < 0.5 else (92, 128, 66)
+        color = (164, 96, 74) if self.rng.random() < 0.25 else (92, 128, 66)
         self.town.ground.append(Patch(frame.quad(-30, 6, 6, 24), color, 6, 6))
         for quad in ((-30, 6, 6, 6.4), (-30, 23.6, 6, 24), (-12, 6, -11.6, 24)):
             self.town.ground.append(Patch(frame.quad(*quad), (216, 214, 206), 4, 2))
