@@ -1,0 +1,61 @@
+"""The examples of docs/extending.md run: each plug-in is found by its name and does what it is for."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shared.config import ModelConfig
+
+TEXT = (Path(__file__).parents[1] / "docs" / "extending.md").read_text("utf-8")
+
+
+@pytest.fixture
+def examples(tmp_path, monkeypatch):
+    """Write each example to the file that its first line names, in the current folder."""
+    for name, code in re.findall(r"```python\n# (\w+\.py)[^\n]*\n(.*?)```", TEXT, re.S):
+        (tmp_path / name).write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def test_network(examples):
+    from shared.learning.models import build_model
+
+    net = build_model(replace(ModelConfig(), nn="my_nets:thin"), in_channels=5, num_classes=3)
+    assert net(torch.zeros(2, 5, 64, 64)).shape == (2, 3, 64, 64)
+
+
+def test_loss(examples):
+    from shared.learning.losses import build_loss
+
+    loss = build_loss("my_losses:smooth", torch.ones(2))
+    assert loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)).item() == pytest.approx(np.log(2))
+
+
+def test_augmentation(examples):
+    from shared.learning.augmentation import load_augmentation
+
+    image, label = np.zeros((3, 8, 8), np.float32), np.ones((8, 8), np.uint8)
+    darker, same = load_augmentation("my_augmentations:darker")(image, label, np.random.default_rng(0))
+    assert darker.dtype == np.float32 and -0.5 <= darker.max() < 0 and (same == label).all()
+
+
+def test_metric(examples):
+    from shared.learning.metrics import load_metrics, measure
+
+    found = measure(load_metrics(["my_metrics:missed"]), np.array([[5, 1], [3, 9]]))
+    assert found == {"my_metrics:missed": 0.25}
+
+
+def test_extractor(examples):
+    from components.extract.osm import find_extractor
+
+    park = find_extractor("my_extractors:Park")
+    assert park.accept({"leisure": "park"}) and not park.accept({"leisure": "pitch"})
