@@ -33,7 +33,7 @@ from shared.webmap import write_webmap
 
 # What the network must reach on the generated town; less means that something is broken.
 LEAST_IOU = 0.80
-EPOCHS = 16
+EPOCHS = 12
 # How many pixels a training on somebody's own tiles sees by itself: some ten minutes on two processors.
 PIXELS = 250e6
 MODEL = "town"
