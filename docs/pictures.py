@@ -144,13 +144,13 @@ def _layers(names: dict[str, str], edges: set[tuple[str, str]]) -> list[list[str
     return layers
 
 
-def draw_result(demo: Path, out: Path, tiles: int = 4) -> None:
+def draw_result(demo: Path, out: Path, tiles: int = 3) -> None:
     """Put image, label, mask, and all three stacked of some tiles beside each other, a tile a row.
 
     Args:
         demo: What `make demo` left.
         out: The picture, as WebP.
-        tiles: How many tiles; those with the most building are taken.
+        tiles: How many tiles, with much and with less building.
     """
     import numpy as np
     from PIL import Image
@@ -158,13 +158,21 @@ def draw_result(demo: Path, out: Path, tiles: int = 4) -> None:
     from shared.images import decode, decode_mask
     from shared.tileset import open_reader
 
+    def held_out(what: str) -> Path:
+        """Return the tile set of the validation part that the last run wrote."""
+        return max(
+            demo.glob(f"runs/*/*/subset-validation-{what}/subset.pmtiles"), key=lambda path: path.stat().st_mtime
+        )
+
     with (
-        open_reader(demo / "images.pmtiles") as images,
-        open_reader(demo / "labels.pmtiles") as labels,
-        open_reader(demo / "masks.pmtiles") as masks,
+        open_reader(held_out("images")) as images,
+        open_reader(held_out("labels")) as labels,
+        open_reader(held_out("masks")) as masks,
     ):
         shares = {tile: float(decode_mask(labels.read(tile)).mean()) for tile in masks.tiles()}
-        chosen = sorted(sorted(shares, key=lambda tile: (-shares[tile], tile))[:tiles])
+        # The middle of the row: neither empty tiles nor all roof.
+        ranked = sorted(shares, key=lambda tile: (-shares[tile], tile))
+        chosen = ranked[len(ranked) // 8 :: max(1, len(ranked) // (2 * tiles))][:tiles]
         rows = []
         for tile in chosen:
             three = [decode(reader.read(tile)).astype(np.uint16) for reader in (images, labels, masks)]
