@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, TypeVar
 
 import ijson
 import numpy as np
@@ -196,10 +196,15 @@ def _parts(geometry: BaseGeometry) -> Iterator[BaseGeometry]:
         yield geometry
 
 
-def to_mercator(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
-    """Project a geometry, vertex by vertex, to metres of EPSG:3857; further dimensions are dropped.
+# One geometry, or an array of them.
+Shapes = TypeVar("Shapes", BaseGeometry, npt.NDArray[np.object_])
 
-    Latitudes beyond the square of web mercator (85.0511 degrees) are clipped to it.
+
+def to_mercator(geometry: Shapes, epsg: int) -> Shapes:
+    """Project a geometry, or an array of them at once, to metres of EPSG:3857.
+
+    Every vertex is projected, further dimensions are dropped. Latitudes beyond the square of web mercator (85.0511
+    degrees) are clipped to it.
 
     Raises:
         FeatureError: the CRS is unknown, or coordinates are not finite in it.
@@ -222,7 +227,7 @@ def to_mercator(geometry: BaseGeometry, epsg: int) -> BaseGeometry:
         return np.column_stack([xs, ys])
 
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
-        projected: BaseGeometry = shapely.transform(shapely.force_2d(geometry), project)
+        projected: Shapes = shapely.transform(shapely.force_2d(geometry), project)
     if not np.isfinite(shapely.get_coordinates(projected)).all():
         raise FeatureError(f"a geometry has coordinates that are none in EPSG:{epsg}")
     return projected

@@ -153,7 +153,7 @@ def _cover_geometries(geometries: list[BaseGeometry], epsg: int, zoom: int) -> I
     from shared.features import to_mercator
 
     side = 1 << zoom
-    mercator = [to_mercator(geometry, epsg) for geometry in geometries]
+    mercator = to_mercator(np.array(geometries, dtype=object), epsg)
     # In units of tiles, y down.
     parts = shapely.transform(mercator, lambda xy: (xy * (1, -1) + HALF) * (side / (2 * HALF)))
     while (shapely.get_type_id(parts) >= FIRST_COLLECTION).any():
