@@ -11,7 +11,6 @@ import shutil
 from pathlib import Path
 
 from shared.errors import TileSetError
-from shared.tiles import Tile
 from shared.tileset.archive import ArchiveReader, ArchiveWriter
 from shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
 from shared.tileset.directory import DirectoryReader, DirectoryWriter, scan
@@ -24,7 +23,6 @@ __all__ = [
     "DirectoryWriter",
     "TileReader",
     "TileWriter",
-    "copy_tiles",
     "find_tileset",
     "is_archive",
     "open_reader",
@@ -75,12 +73,6 @@ def find_tileset(parent: Path, name: str) -> Path:
         if candidate.exists():
             return candidate
     raise TileSetError(f"no tile set {name} (nor {name}.pmtiles) in {parent}")
-
-
-def copy_tiles(source: TileReader, target: TileWriter, tiles: list[Tile]) -> None:
-    """Copy encoded tiles as they are."""
-    for tile in tiles:
-        target.write(tile, source.read(tile))
 
 
 def remove_tileset(path: Path) -> None:
