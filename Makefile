@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: setup ## From nothing to a served model: HelloWorld on a generated town, or on SCENE=<folder> of your own
-	$(BIN)/python -m pipelines.demo --out demo $(if $(SCENE),--scene '$(SCENE)')
+	$(BIN)/python -m examples.demo --out demo $(if $(SCENE),--scene '$(SCENE)')
 
 test: setup ## Run all tests that need no cluster
 	@tests/install.sh
@@ -33,7 +33,7 @@ test: setup ## Run all tests that need no cluster
 lint: setup ## Check style, types, the one-way imports and the Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy shared components pipelines serving
+	MYPYPATH=src $(BIN)/mypy -p rsp -p examples
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint components/Dockerfile serving/Dockerfile
 

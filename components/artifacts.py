@@ -8,8 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from shared.errors import PartialError
-from shared.report import Result
+from rsp.shared.errors import PartialError
+from rsp.shared.report import Result
 
 
 def named(artifact: Any, suffix: str) -> Path:

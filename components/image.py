@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from importlib.metadata import version
 
-from shared.errors import PipelineError
+from rsp import __version__
+from rsp.shared.errors import PipelineError
 
 REGISTRY = os.environ.get("RSP_IMAGE_REGISTRY", "ghcr.io/rsp-components")
-TAG = os.environ.get("RSP_IMAGE_TAG", version("rsp"))
+TAG = os.environ.get("RSP_IMAGE_TAG", __version__)
 
 # Tags that are given to one build after the other. KFP's cache knows a step by the text of its image: behind a
 # tag that moves it would serve what older code has made.
@@ -22,5 +22,5 @@ def image(tool: str) -> str:
         PipelineError: the tag is one that moves.
     """
     if TAG in MOVING:
-        raise PipelineError(f"RSP_IMAGE_TAG is {TAG!r}, which moves; name a version, as {version('rsp')}")
+        raise PipelineError(f"RSP_IMAGE_TAG is {TAG!r}, which moves; name a version, as {__version__}")
     return f"{REGISTRY}/rsp-{tool}:{TAG}"

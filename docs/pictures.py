@@ -155,8 +155,8 @@ def draw_result(demo: Path, out: Path, tiles: int = 3) -> None:
     import numpy as np
     from PIL import Image
 
-    from shared.images import decode, decode_mask
-    from shared.tileset import open_reader
+    from rsp.shared.images import decode, decode_mask
+    from rsp.shared.tileset import open_reader
 
     def held_out(what: str) -> Path:
         """Return the tile set of the validation part that the last run wrote."""

@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pipelines.compiler import (
+from rsp.pipelines.compiler import (
     COMPILED,
     PIPELINES,
     compile_all,
@@ -23,8 +23,8 @@ from pipelines.compiler import (
     compile_pipeline,
     parameters,
 )
-from shared.atomic import write_bytes
-from shared.errors import UsageError
+from rsp.shared.atomic import write_bytes
+from rsp.shared.errors import UsageError
 
 
 def main(argv: list[str]) -> int:
@@ -169,7 +169,7 @@ def _compile(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from pipelines.local import run_local
+    from rsp.pipelines.local import run_local
 
     def watch(step: str, seconds: float | None) -> None:
         text = "..." if seconds is None else f"{seconds:.1f} s"
@@ -199,7 +199,7 @@ def _cluster(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _submit(args: argparse.Namespace) -> int:
-    from pipelines.client import submit
+    from rsp.pipelines.client import submit
 
     run = submit(
         args.name,
@@ -214,7 +214,7 @@ def _submit(args: argparse.Namespace) -> int:
 
 
 def _schedule(args: argparse.Namespace) -> int:
-    from pipelines.client import schedule, unschedule
+    from rsp.pipelines.client import schedule, unschedule
 
     if args.delete:
         if args.name.replace("-", "_") not in PIPELINES:

@@ -19,8 +19,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from pipelines.compiler import check_parameters, compile_pipeline, fingerprint, require_kfp
-from shared.errors import PipelineError, UsageError
+from rsp.pipelines.compiler import check_parameters, compile_pipeline, fingerprint, require_kfp
+from rsp.shared.errors import PipelineError, UsageError
 
 if TYPE_CHECKING:
     from kfp import Client

@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from shared.atomic import write_bytes
-from shared.errors import PipelineError, UsageError
+from rsp.shared.atomic import write_bytes
+from rsp.shared.errors import PipelineError, UsageError
 
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
@@ -53,7 +53,7 @@ def require_kfp() -> None:
     try:
         import_module("kfp")
     except ImportError as error:
-        raise PipelineError(f"pipelines need kfp: pip install 'rsp[pipeline]' ({error})") from error
+        raise PipelineError(f"pipelines need kfp: pip install 'rsp-tools[pipeline]' ({error})") from error
 
 
 def load(name: str) -> BaseComponent:
@@ -69,7 +69,7 @@ def load(name: str) -> BaseComponent:
     require_kfp()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return getattr(import_module(f"pipelines.{key}"), key)
+        return getattr(import_module(f"rsp.pipelines.{key}"), key)
 
 
 def compile_pipeline(pipeline: str | BaseComponent) -> str:

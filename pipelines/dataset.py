@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from pipelines import steps
+from rsp.pipelines import steps
 
 
 class Data(NamedTuple):

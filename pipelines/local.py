@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from pipelines.compiler import check_parameters, compile_pipeline
-from shared.atomic import atomic_text
-from shared.errors import PipelineError, UsageError
+from rsp.pipelines.compiler import check_parameters, compile_pipeline
+from rsp.shared.atomic import atomic_text
+from rsp.shared.errors import PipelineError, UsageError
 
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
@@ -233,7 +233,7 @@ def _supervise(
     environment = {**DEFAULTS, **os.environ, **env, "PYTHONUNBUFFERED": "1", "TMPDIR": str(scratch)}
     with (
         log.open("w", encoding="utf-8") as file,
-        _Child([sys.executable, "-m", "pipelines.local", str(scratch)], environment) as process,
+        _Child([sys.executable, "-m", "rsp.pipelines.local", str(scratch)], environment) as process,
     ):
         assert process.stdout is not None
         for line in process.stdout:

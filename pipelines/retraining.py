@@ -4,7 +4,7 @@
 
 from kfp import dsl
 
-from pipelines import steps
+from rsp.pipelines import steps
 
 
 @dsl.pipeline(name="retraining")

@@ -14,17 +14,17 @@ from kfp import dsl, kubernetes
 from kfp.dsl.pipeline_task import PipelineTask
 from kfp.dsl.python_component import PythonComponent
 
-from components.compare.component import compare
-from components.cover.component import cover, split
-from components.deploy.component import deploy
-from components.download.component import download
-from components.export.component import export
-from components.predict.component import predict
-from components.rasterize.component import rasterize
-from components.subset.component import subset
-from components.train.component import train
-from components.vectorize.component import vectorize
-from pipelines.gate import gate
+from rsp.components.compare.component import compare
+from rsp.components.cover.component import cover, split
+from rsp.components.deploy.component import deploy
+from rsp.components.download.component import download
+from rsp.components.export.component import export
+from rsp.components.predict.component import predict
+from rsp.components.rasterize.component import rasterize
+from rsp.components.subset.component import subset
+from rsp.components.train.component import train
+from rsp.components.vectorize.component import vectorize
+from rsp.pipelines.gate import gate
 
 # The loaders of several GPUs share batches through /dev/shm, of which a pod has 64 MiB by itself.
 SHARED_MEMORY = "8Gi"

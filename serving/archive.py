@@ -1,6 +1,6 @@
 """Derive TorchServe's archive (.mar) from a model: the model, our handler, and how it is to be served.
 
-    python -m serving.archive model.pt2 --out archives
+    python -m rsp.serving.archive model.pt2 --out archives
 
 The archive is never what is stored: the exported model is. The same model, name and version give the same
 archive, byte for byte, which TorchServe's own archiver cannot do (it notes the time).
@@ -17,8 +17,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from shared.atomic import atomic_path
-from shared.errors import ModelError, RspError
+from rsp.shared.atomic import atomic_path
+from rsp.shared.errors import ModelError, RspError
 
 HERE = Path(__file__).parent
 HANDLER = "rsp_handler.py"
@@ -60,7 +60,7 @@ def build_archive(model: Path, out: Path, *, name: str, version: str = "") -> Pa
         ModelError: the file is no model of ours, or name or version are not fit for a URL.
         StorageError: it cannot be written.
     """
-    from shared.learning.inference import read_model_card
+    from rsp.shared.learning.inference import read_model_card
 
     version = version or sha8(model)
     for what, text in (("name", name), ("version", version)):
@@ -108,7 +108,9 @@ def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Write an archive and print its path."""
-    parser = argparse.ArgumentParser(prog="python -m serving.archive", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m rsp.serving.archive", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("model", type=Path, help="exported model or checkpoint")
     parser.add_argument("--out", type=Path, default=Path(), help="folder, or file that ends in .mar (default: .)")
     parser.add_argument("--name", default="rsp", help="name of the model (default: rsp)")

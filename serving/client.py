@@ -16,11 +16,11 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 
-from serving.ready import auth_headers, is_loopback, ready_workers
-from shared.errors import ServingError, TileError
+from rsp.serving.ready import auth_headers, is_loopback, ready_workers
+from rsp.shared.errors import ServingError, TileError
 
 if TYPE_CHECKING:
-    from shared.learning.card import ModelCard
+    from rsp.shared.learning.card import ModelCard
 
 # TorchServe says 503 for a full queue, for a model without a worker, and for a handler that raised. The first
 # two pass by themselves, and are tried again a bounded number of times. 502 and 504 are a gateway's.
@@ -91,7 +91,7 @@ class TileClient:
 
     def card(self) -> ModelCard:
         """Return the description of the model that the server's default version (or the one asked for) has."""
-        from shared.learning.card import ModelCard
+        from rsp.shared.learning.card import ModelCard
 
         return ModelCard.from_json(self._send("GET", b"", {"describe": "True"}).text)
 

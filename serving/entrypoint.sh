@@ -36,7 +36,7 @@ models=()
 if [[ -n ${RSP_MODEL:-} ]]; then
   store=$TEMP/store
   export TS_MODEL_STORE=$store TS_ALLOWED_URLS="file://$store/.*"
-  archive=$(python3 -m serving.archive "$RSP_MODEL" --out "$store" --name "$name")
+  archive=$(python3 -m rsp.serving.archive "$RSP_MODEL" --out "$store" --name "$name")
   models+=("$name=$(basename "$archive")")
 else
   # `rsp deploy` notes each model's default archive: what the management API was told, a restart would forget.

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from shared.errors import ModelError, TileError
-from shared.images import encode
-from shared.learning.inference import load_predictor, predict_tiles, read_model_card, sent_bands
+from rsp.shared.errors import ModelError, TileError
+from rsp.shared.images import encode
+from rsp.shared.learning.inference import load_predictor, predict_tiles, read_model_card, sent_bands
 
 MAX_OVERLAP = 1024
 

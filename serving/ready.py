@@ -1,6 +1,6 @@
 """Tell whether TorchServe can answer for a model: a worker is READY, and nobody has begun to shut it down.
 
-    python -m serving.ready              exit code 0 or 1; this is what the probes and the HEALTHCHECK run
+    python -m rsp.serving.ready              exit code 0 or 1; this is what the probes and the HEALTHCHECK run
 
 TorchServe's own /ping says "Healthy" with no worker, with a model that failed to load, and while workers crash
 in a loop. This module needs the standard library only, as probes run it every few seconds.

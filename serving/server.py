@@ -1,6 +1,6 @@
 """Start TorchServe for a model on this machine, and stop all of it again.
 
-    python -m serving.server --model model.pt2 --port 8080       runs until Ctrl-C or SIGTERM
+    python -m rsp.serving.server --model model.pt2 --port 8080       runs until Ctrl-C or SIGTERM
 
 In Python:
 
@@ -25,10 +25,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from serving.archive import HERE, build_archive
-from serving.ready import describe, ready_workers
-from shared.errors import RspError, ServingError
-from shared.parallel import cpu_count
+from rsp.serving.archive import HERE, build_archive
+from rsp.serving.ready import describe, ready_workers
+from rsp.shared.errors import RspError, ServingError
+from rsp.shared.parallel import cpu_count
 
 # What a worker's log says when it could not load the model; TorchServe would try again for ever.
 DIED = "Backend worker process died"
@@ -47,7 +47,7 @@ def preflight() -> None:
     for module, package in (("ts", "torchserve"), ("yaml", "pyyaml"), ("torch", "torch"), ("psutil", "psutil")):
         if importlib.util.find_spec(module) is None:
             raise ServingError(
-                f"the Python package {package} is missing; install it with `pip install 'rsp[serve]'`"
+                f"the Python package {package} is missing; install it with `pip install 'rsp-tools[serve]'`"
             )
 
 
@@ -56,7 +56,7 @@ def set_current(model_store: Path, name: str, archive: Path) -> None:
 
     What the management API changes is gone when TorchServe stops.
     """
-    from shared.atomic import atomic_text
+    from rsp.shared.atomic import atomic_text
 
     with atomic_text(model_store / f"{name}{POINTER}") as file:
         file.write(f"{archive.name}\n")
@@ -303,7 +303,7 @@ def _drain(server: TorchServe, seconds: float) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Serve a model in the foreground until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(
-        prog="python -m serving.server",
+        prog="python -m rsp.serving.server",
         description=(__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

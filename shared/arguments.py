@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shared.errors import UsageError
+from rsp.shared.errors import UsageError
 
 
 def int_list(text: str) -> list[int]:

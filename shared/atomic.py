@@ -10,7 +10,7 @@ from glob import escape
 from pathlib import Path
 from typing import IO
 
-from shared.errors import StorageError
+from rsp.shared.errors import StorageError
 
 # Hidden, so that no scan of a tile set takes a file in the making for a tile.
 PREFIX = ".rsp-"

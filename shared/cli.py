@@ -14,13 +14,14 @@ import re
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from shared.errors import RspError
-from shared.report import Result, write_report
+from rsp import __version__
+from rsp.shared.errors import RspError
+from rsp.shared.report import Result, write_report
 
 # `-4.8,45.7,...` is a bounding box in the west, not a flag.
 _NEGATIVE_LIST = re.compile(r"-[\d.]+,")
@@ -69,7 +70,7 @@ def _main(argv: list[str]) -> int:
             print(f"  {name:<10} {_purpose(where)}")
         return 0
     if argv[0] == "--version":
-        print(f"rsp {version('rsp')}")
+        print(f"rsp {__version__}")
         return 0
     name = argv[0]
     if name not in known:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.errors import ConfigError
+from rsp.shared.errors import ConfigError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -346,7 +346,7 @@ def _channel(values: dict[str, Any], where: str) -> Channel:
 
 
 def _class(values: dict[str, Any], where: str) -> ClassDef:
-    from shared.images import parse_color  # Pillow: not needed by the tools that read no configuration
+    from rsp.shared.images import parse_color  # Pillow: not needed by the tools that read no configuration
 
     if not values["title"].strip():
         raise ConfigError(f"{where}: title: expected a name, got {values['title']!r}")

@@ -18,8 +18,8 @@ import shapely
 from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
-from shared.atomic import atomic_text
-from shared.errors import FeatureError
+from rsp.shared.atomic import atomic_text
+from rsp.shared.errors import FeatureError
 
 # 7 decimals of a degree are about a centimetre.
 DECIMALS = 7

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor, UnidentifiedImageError
 
-from shared.errors import ConfigError, TileError
+from rsp.shared.errors import ConfigError, TileError
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.uint8]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from shared.errors import TileError
+from rsp.shared.errors import TileError
 
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

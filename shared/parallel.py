@@ -13,7 +13,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from shared.errors import RspError
+from rsp.shared.errors import RspError
 
 T = TypeVar("T")
 R = TypeVar("R")

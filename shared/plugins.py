@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from shared.errors import PluginError
+from rsp.shared.errors import PluginError
 
 
 def load(name: str, group: str, builtin: Mapping[str, Any] | None = None) -> Any:

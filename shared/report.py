@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from shared.atomic import atomic_text
-from shared.tiles import Tile, write_cover
+from rsp.shared.atomic import atomic_text
+from rsp.shared.tiles import Tile, write_cover
 
 
 @dataclasses.dataclass(kw_only=True)

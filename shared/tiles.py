@@ -9,8 +9,8 @@ from pathlib import Path
 import mercantile
 from mercantile import Tile
 
-from shared.atomic import atomic_text
-from shared.errors import CoverError, UsageError
+from rsp.shared.atomic import atomic_text
+from rsp.shared.errors import CoverError, UsageError
 
 __all__ = [
     "MAX_ZOOM",

@@ -21,7 +21,7 @@ import mercantile
 import numpy as np
 import shapely
 
-from shared.tiles import Tile, write_cover
+from rsp.shared.tiles import Tile, write_cover
 
 RUNS = 5
 ZOOM = 18
@@ -69,7 +69,7 @@ def write_geojson(path: Path, polygons: list[shapely.Polygon]) -> None:
 
 
 def bench_cover(folder: Path) -> None:
-    from components.cover.tool import cover
+    from rsp.components.cover.tool import cover
 
     polygons = buildings(5000)
     write_geojson(folder / "features.json", polygons)
@@ -110,7 +110,7 @@ def bench_cover(folder: Path) -> None:
 def bench_archive(folder: Path) -> None:
     from pmtiles.reader import MmapSource, Reader
 
-    from shared.tileset import open_reader, open_writer
+    from rsp.shared.tileset import open_reader, open_writer
 
     tiles = [Tile(x, y, 16) for x in range(150) for y in range(150)]
     rng = np.random.default_rng(2)
@@ -137,9 +137,9 @@ def bench_rasterize(folder: Path) -> None:
     from rasterio.features import rasterize as burn
     from rasterio.transform import from_bounds
 
-    from components.rasterize.tool import rasterize
-    from shared.features import to_mercator
-    from shared.images import encode_mask
+    from rsp.components.rasterize.tool import rasterize
+    from rsp.shared.features import to_mercator
+    from rsp.shared.images import encode_mask
 
     polygons = buildings(3000, 0.02)
     tiles = list(mercantile.tiles(4.8, 45.7, 4.815, 45.715, ZOOM))
@@ -168,7 +168,7 @@ def bench_rasterize(folder: Path) -> None:
 
 
 def bench_extract(folder: Path, pbf: Path) -> None:
-    from components.extract.tool import extract
+    from rsp.components.extract.tool import extract
 
     if not shutil.which("ogr2ogr"):
         print("| extract | | ogr2ogr is not installed | | |")

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shared.cli import main
+from rsp.shared.cli import main
 
 if TYPE_CHECKING:
-    from tests.scene.generate import Scene
-    from tests.scene.server import SceneServer
+    from examples.town.generate import Scene
+    from examples.town.server import SceneServer
 
 ROOT = Path(__file__).parent.parent
 
@@ -68,7 +68,7 @@ def rsp_process():
 
     def run(*argv: object, **options: Any) -> Ran:
         done = subprocess.run(
-            [sys.executable, "-m", "shared.cli", *map(str, argv)], capture_output=True, text=True, **options
+            [sys.executable, "-m", "rsp.shared.cli", *map(str, argv)], capture_output=True, text=True, **options
         )
         return Ran(done.returncode, done.stdout, done.stderr)
 
@@ -123,7 +123,7 @@ def run_component(tmp_path):
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory) -> Scene:
     """A generated town of 20 tiles at zoom 19, drawn once for all processes of the suite; change nothing in it."""
-    from tests.scene.generate import generate, load_scene
+    from examples.town.generate import generate, load_scene
 
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -138,7 +138,7 @@ def scene(tmp_path_factory) -> Scene:
 @pytest.fixture(scope="session")
 def scene_server(scene) -> Iterator[SceneServer]:
     """The generated town behind WMS, XYZ, TMS and WFS on 127.0.0.1; `.url` says where, `.wms` is a template."""
-    from tests.scene.server import SceneServer
+    from examples.town.server import SceneServer
 
     with SceneServer(scene.path) as server:
         yield server

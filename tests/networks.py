@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from shared.config import Channel, ClassDef, ModelConfig
-from shared.learning.card import ModelCard
-from shared.learning.checkpoint import fingerprint, load_checkpoint, save_checkpoint
-from shared.learning.formats import write_model
-from shared.learning.models import build_model
+from rsp.shared.config import Channel, ClassDef, ModelConfig
+from rsp.shared.learning.card import ModelCard
+from rsp.shared.learning.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from rsp.shared.learning.formats import write_model
+from rsp.shared.learning.models import build_model
 
 COLORS = [(255, 255, 255), (255, 20, 147), (0, 128, 255), (255, 200, 0)]
 IMAGES = Channel("images", (1, 2, 3), (0.5, 0.5, 0.5), (0.29, 0.29, 0.29))

@@ -24,7 +24,7 @@ def missing() -> str | None:
     try:
         import psycopg  # noqa: F401
     except ImportError:
-        return "no psycopg (pip install 'rsp[rasterize]')"
+        return "no psycopg (pip install 'rsp-tools[rasterize]')"
     return None
 
 

@@ -8,7 +8,7 @@ from importlib import import_module
 
 import pytest
 
-from shared.cli import make_parser, tools
+from rsp.shared.cli import make_parser, tools
 
 TOOLS = [name for name in tools() if name != "pipeline"]
 
@@ -85,7 +85,7 @@ def parameters(function):
 
 def components(name):
     """The components of a tool's module, as functions."""
-    module = import_module(f"components.{name}.component")
+    module = import_module(f"rsp.components.{name}.component")
     return {key: value.python_func for key, value in vars(module).items() if hasattr(value, "python_func")}
 
 

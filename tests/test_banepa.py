@@ -13,9 +13,9 @@ from rasterio.transform import from_bounds
 from rasterio.warp import transform_geom
 from shapely.geometry import box, shape
 
-from shared.images import decode, decode_mask
-from shared.tiles import read_cover, write_cover
-from shared.tileset import open_reader
+from rsp.shared.images import decode, decode_mask
+from rsp.shared.tiles import read_cover, write_cover
+from rsp.shared.tileset import open_reader
 
 # Spatial: the north trains, the south tests.
 LAST_TRAINING_ROW = 220246

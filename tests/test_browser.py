@@ -8,11 +8,11 @@ import json
 import numpy as np
 import pytest
 
-from components.compare.overview import overview
-from shared.images import complementary, encode, encode_mask
-from shared.tiles import Tile, read_cover
-from shared.tileset import open_writer
-from shared.webmap import embed_webmap, write_webmap
+from rsp.components.compare.overview import overview
+from rsp.shared.images import complementary, encode, encode_mask
+from rsp.shared.tiles import Tile, read_cover
+from rsp.shared.tileset import open_writer
+from rsp.shared.webmap import embed_webmap, write_webmap
 from tests.browser import Tab, chromium, serve
 from tests.tilesets import COLORS, CONFIG, make_tileset, noise, squares
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared.config import ModelConfig
+from rsp.shared.config import ModelConfig
 
 TEXT = (Path(__file__).parents[1] / "docs" / "extending.md").read_text("utf-8")
 
@@ -26,21 +26,21 @@ def examples(tmp_path, monkeypatch):
 
 
 def test_network(examples):
-    from shared.learning.models import build_model
+    from rsp.shared.learning.models import build_model
 
     net = build_model(replace(ModelConfig(), nn="my_nets:thin"), in_channels=5, num_classes=3)
     assert net(torch.zeros(2, 5, 64, 64)).shape == (2, 3, 64, 64)
 
 
 def test_loss(examples):
-    from shared.learning.losses import build_loss
+    from rsp.components.train.losses import build_loss
 
     loss = build_loss("my_losses:smooth", torch.ones(2))
     assert loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)).item() == pytest.approx(np.log(2))
 
 
 def test_augmentation(examples):
-    from shared.learning.augmentation import load_augmentation
+    from rsp.components.train.augmentation import load_augmentation
 
     image, label = np.zeros((3, 8, 8), np.float32), np.ones((8, 8), np.uint8)
     darker, same = load_augmentation("my_augmentations:darker")(image, label, np.random.default_rng(0))
@@ -48,14 +48,14 @@ def test_augmentation(examples):
 
 
 def test_metric(examples):
-    from shared.learning.metrics import load_metrics, measure
+    from rsp.components.train.metrics import load_metrics, measure
 
     found = measure(load_metrics(["my_metrics:missed"]), np.array([[5, 1], [3, 9]]))
     assert found == {"my_metrics:missed": 0.25}
 
 
 def test_extractor(examples):
-    from components.extract.osm import find_extractor
+    from rsp.components.extract.osm import find_extractor
 
     park = find_extractor("my_extractors:Park")
     assert park.accept({"leisure": "park"}) and not park.accept({"leisure": "pitch"})

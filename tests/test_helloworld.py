@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.images import complementary, decode
-from shared.tiles import read_cover
-from shared.tileset import open_reader
+from rsp.shared.images import complementary, decode
+from rsp.shared.tiles import read_cover
+from rsp.shared.tileset import open_reader
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = 2

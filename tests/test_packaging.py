@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-ROOMS = ("shared", "components", "serving", "pipelines")
+ROOM = "rsp"
 TOOLS = sorted(name for name, module in PROJECT["entry-points"]["rsp.tools"].items() if "components" in module)
 
 # Packages whose import name is another.
@@ -26,7 +26,7 @@ def wanted(extra: str) -> set[str]:
     found = set()
     for line in PROJECT["optional-dependencies"][extra]:
         name, inner = re.fullmatch(r"([\w-]+)(?:\[([\w,-]+)\])?.*", line).groups()
-        if name == "rsp":
+        if name == "rsp-tools":
             for other in inner.split(","):
                 found |= wanted(other)
         else:
@@ -40,7 +40,7 @@ def base() -> set[str]:
 
 @cache
 def graph() -> grimp.ImportGraph:
-    return grimp.build_graph(*ROOMS, include_external_packages=True)
+    return grimp.build_graph(ROOM, include_external_packages=True)
 
 
 def imported(*modules: str) -> set[str]:
@@ -51,19 +51,19 @@ def imported(*modules: str) -> set[str]:
     for module in modules:
         for name in graph().find_upstream_modules(module):
             top = name.partition(".")[0]
-            if top not in ROOMS and top not in sys.stdlib_module_names and top != "kfp":
+            if top != ROOM and top not in sys.stdlib_module_names and top != "kfp":
                 found.add(NAMES.get(top, top))
     return {IMPLIED.get(name, name) for name in found}
 
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_an_image_holds_what_its_tool_imports(tool):
-    modules = [name for name in graph().modules if name.startswith(f"components.{tool}")]
+    modules = [name for name in graph().modules if name.startswith(f"rsp.components.{tool}")]
     assert imported(*modules) - base() - wanted(tool) == set()
 
 
 def test_the_server_holds_what_it_imports():
-    modules = [name for name in graph().modules if name.startswith("serving")]
+    modules = [name for name in graph().modules if name.startswith("rsp.serving")]
     assert imported(*modules) - base() - wanted("serve") == set()
 
 

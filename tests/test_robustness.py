@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.tiles import Tile, read_cover, write_cover
-from shared.tileset import open_reader, scan
+from rsp.shared.tiles import Tile, read_cover, write_cover
+from rsp.shared.tileset import open_reader, scan
 from tests.networks import make_card, make_checkpoint
 from tests.tilesets import BLOCK, CONFIG, make_tileset, squares
 
@@ -369,7 +369,7 @@ def test_a_kill(what, bench, scene, scene_server, rsp):
 def kill_at(argv: list[object], out: Path, size: float, send: Callable[[int, int], None]) -> None:
     """Run a command as a process, kill it when more than `size` bytes lie in its folder; workers must go, too."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "shared.cli", *map(str, argv), "--out", str(out)],
+        [sys.executable, "-m", "rsp.shared.cli", *map(str, argv), "--out", str(out)],
         start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         cwd=Path(__file__).parent.parent,
     )  # fmt: skip

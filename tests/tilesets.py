@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.images import encode, encode_mask
-from shared.tiles import Tile
-from shared.tileset import open_writer
+from rsp.shared.images import encode, encode_mask
+from rsp.shared.tiles import Tile
+from rsp.shared.tileset import open_writer
 
 BLOCK = [Tile(x, y, 15) for x in range(100, 104) for y in range(200, 203)]
 COLORS = [(255, 255, 255), (255, 20, 147)]

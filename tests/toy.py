@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.tiles import Tile
+from rsp.shared.tiles import Tile
 from tests.tilesets import CONFIG, make_tileset, noise, squares
 
 TRAINING = [Tile(x, y, 15) for x in range(100, 106) for y in range(200, 203)]

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import image
+from rsp.components.image import image
 
 
 @dsl.component(base_image=image("compare"), packages_to_install=[], install_kfp_package=False)
@@ -28,8 +28,8 @@ def compare(
         side_by_side: Image, label and mask of the tiles of lowest quality of data.
         config: The configuration, TOML.
     """
-    from components.artifacts import config_file, describe, named
-    from components.compare.overview import overview
+    from rsp.components.artifacts import config_file, describe, named
+    from rsp.components.compare.overview import overview
 
     with config_file(config) as path:
         result = overview(

@@ -11,15 +11,15 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from components.compare.pictures import shrink, side, stack
-from components.compare.tool import CompareResult, compare
-from components.compare.work import Comparer, Job
-from shared.atomic import atomic_text
-from shared.config import ClassDef, load_config
-from shared.errors import RspError
-from shared.images import Array, complementary
-from shared.tiles import Tile
-from shared.webmap import embed_webmap
+from rsp.components.compare.pictures import shrink, side, stack
+from rsp.components.compare.tool import CompareResult, compare
+from rsp.components.compare.work import Comparer, Job
+from rsp.shared.atomic import atomic_text
+from rsp.shared.config import ClassDef, load_config
+from rsp.shared.errors import RspError
+from rsp.shared.images import Array, complementary
+from rsp.shared.tiles import Tile
+from rsp.shared.webmap import embed_webmap
 
 # The KFP UI loads an HTML artifact as a whole: this many thumbnails of this side are a few megabytes.
 MAP_TILES = 400

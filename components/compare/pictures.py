@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from shared.errors import TileError
-from shared.images import Array
+from rsp.shared.errors import TileError
+from rsp.shared.images import Array
 
 
 def to_rgb(image: Array) -> Array:

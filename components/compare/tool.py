@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from shared.arguments import add_config, add_out, add_web_ui, add_workers, bounded, require
-from shared.errors import CoverError, TileSetError, UsageError
-from shared.report import Result, note_failures
-from shared.tiles import Tile
+from rsp.shared.arguments import add_config, add_out, add_web_ui, add_workers, bounded, require
+from rsp.shared.errors import CoverError, TileSetError, UsageError
+from rsp.shared.report import Result, note_failures
+from rsp.shared.tiles import Tile
 
 if TYPE_CHECKING:
-    from components.compare.work import Compared
+    from rsp.components.compare.work import Compared
 
 Mode = Literal["side", "stack", "list"]
 
@@ -106,11 +106,11 @@ def compare(
         TileSetError: the tile sets do not have the same tiles, or none could be compared.
         CoverError: no tile passes the filters.
     """
-    from components.compare.work import Job, compare_tiles, tiles_of
-    from shared.config import load_config
-    from shared.progress import progress
-    from shared.tileset import open_writer
-    from shared.tileset import tile_format as format_name
+    from rsp.components.compare.work import Job, compare_tiles, tiles_of
+    from rsp.shared.config import load_config
+    from rsp.shared.progress import progress
+    from rsp.shared.tileset import open_writer
+    from rsp.shared.tileset import tile_format as format_name
 
     filtered = (minimum_fg, maximum_fg, minimum_qod, maximum_qod) != (0, 100, 0, 100)
     scored = labels is not None and masks is not None
@@ -150,7 +150,7 @@ def compare(
             raise CoverError(f"none of the {len(tiles)} tiles passes the filters")
     note_failures(out, tally.failed)
     if mode != "list" and web_ui:
-        from shared.webmap import write_webmap
+        from rsp.shared.webmap import write_webmap
 
         write_webmap(
             out, list(tally.notes), job.tile_format, base_url=web_ui_base_url, template=web_ui_template,
@@ -197,7 +197,7 @@ class _Tally:
         """Return the measures of all tiles."""
         result = CompareResult(tiles=self.compared, written=len(self.notes), failed=self.failed)
         if titles:
-            from shared.metrics import foreground_iou, iou_per_class, mcc, miou
+            from rsp.shared.metrics import foreground_iou, iou_per_class, mcc, miou
 
             result.iou, result.miou, result.mcc = (f(self.counts) for f in (foreground_iou, miou, mcc))
             result.qod = self.quality / self.compared
@@ -208,8 +208,8 @@ class _Tally:
 
 def _write_list(out: Path, tally: _Tally, found: Iterable[Compared], geojson: bool) -> None:
     """Write `x,y,z`, foreground and quality of each tile that passed, as text or as GeoJSON."""
-    from shared.atomic import atomic_text
-    from shared.webmap import footprints
+    from rsp.shared.atomic import atomic_text
+    from rsp.shared.webmap import footprints
 
     with atomic_text(out) as file:
         if geojson:

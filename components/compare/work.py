@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from components.compare.pictures import side, stack, to_rgb
-from shared.errors import CoverError, RspError, TileSetError
-from shared.images import Array, Mask, decode, decode_mask, encode
-from shared.metrics import Counts, confusion, qod
-from shared.parallel import cpu_count, parallel_map
-from shared.tiles import Tile, read_cover
-from shared.tileset import TileReader, open_reader
+from rsp.components.compare.pictures import side, stack, to_rgb
+from rsp.shared.errors import CoverError, RspError, TileSetError
+from rsp.shared.images import Array, Mask, decode, decode_mask, encode
+from rsp.shared.metrics import Counts, confusion, qod
+from rsp.shared.parallel import cpu_count, parallel_map
+from rsp.shared.tiles import Tile, read_cover
+from rsp.shared.tileset import TileReader, open_reader
 
 Mode = Literal["side", "stack", "list"]
 

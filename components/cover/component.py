@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import image
+from rsp.components.image import image
 
 
 @dsl.component(base_image=image("cover"), packages_to_install=[], install_kfp_package=False)
@@ -20,8 +20,8 @@ def cover(
         kind: bbox or geojson.
         zoom: Zoom of the cover.
     """
-    from components.artifacts import describe, named
-    from components.cover.tool import cover as tool
+    from rsp.components.artifacts import describe, named
+    from rsp.components.cover.tool import cover as tool
 
     result = tool(source, [named(cover, ".csv")], kind=kind, zoom=zoom)
     describe(cover, "cover", result)
@@ -46,8 +46,8 @@ def split(
         seed: Seed of the shuffle.
         block: Side in tiles of the squares that stay together.
     """
-    from components.artifacts import describe, named
-    from components.cover.tool import cover as tool
+    from rsp.components.artifacts import describe, named
+    from rsp.components.cover.tool import cover as tool
 
     result = tool(
         tiles.path,

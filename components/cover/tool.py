@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from shared.arguments import add_out, int_list, require
-from shared.errors import CoverError, UsageError
-from shared.report import Result
-from shared.tiles import MAX_ZOOM, Tile, split_cover, write_cover
+from rsp.shared.arguments import add_out, int_list, require
+from rsp.shared.errors import CoverError, UsageError
+from rsp.shared.report import Result
+from rsp.shared.tiles import MAX_ZOOM, Tile, split_cover, write_cover
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
@@ -105,7 +105,7 @@ def cover(
 
 
 def _cover_tileset(source: str, zoom: int | None) -> set[Tile]:
-    from shared.tileset import open_reader
+    from rsp.shared.tileset import open_reader
 
     with open_reader(source) as reader:
         tiles = set(reader.tiles())
@@ -134,7 +134,7 @@ def _cover_bbox(source: str, zoom: int) -> set[Tile]:
 
 
 def _cover_features(source: str, zoom: int) -> set[Tile]:
-    from shared.features import expand, read_crs, read_features
+    from rsp.shared.features import expand, read_crs, read_features
 
     tiles: set[Tile] = set()
     for path in expand(source):
@@ -150,7 +150,7 @@ def _cover_geometries(geometries: list[BaseGeometry], epsg: int, zoom: int) -> I
     import numpy as np
     import shapely
 
-    from shared.features import to_mercator
+    from rsp.shared.features import to_mercator
 
     side = 1 << zoom
     mercator = to_mercator(np.array(geometries, dtype=object), epsg)

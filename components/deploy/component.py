@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import image
+from rsp.components.image import image
 
 
 @dsl.component(base_image=image("deploy"), packages_to_install=[], install_kfp_package=False)
@@ -28,7 +28,7 @@ def deploy(
     """
     from pathlib import Path
 
-    from components.deploy.tool import deploy as tool
+    from rsp.components.deploy.tool import deploy as tool
 
     result = tool(
         Path(model.path),

@@ -7,8 +7,8 @@ from typing import Any
 
 import requests
 
-from serving.ready import auth_headers, is_loopback, ready_workers
-from shared.errors import ServingError
+from rsp.serving.ready import auth_headers, is_loopback, ready_workers
+from rsp.shared.errors import ServingError
 
 
 class Management:
@@ -83,7 +83,7 @@ class Management:
     def _describe(self, version: str = "") -> list[dict[str, Any]]:
         """Return the descriptions of the model's versions; none where it is unknown.
 
-        Unlike `serving.ready.describe`, which serves probes, it does not take silence for absence.
+        Unlike `rsp.serving.ready.describe`, which serves probes, it does not take silence for absence.
         """
         path = f"/models/{self.name}/{version}".rstrip("/")
         found = self._ask("GET", path, unknown=[])

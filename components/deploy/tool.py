@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.arguments import bounded
-from shared.errors import RspError, ServingError, TileError, UsageError
-from shared.report import Result
+from rsp.shared.arguments import bounded
+from rsp.shared.errors import RspError, ServingError, TileError, UsageError
+from rsp.shared.report import Result
 
 if TYPE_CHECKING:
-    from components.deploy.management import Management
+    from rsp.components.deploy.management import Management
 
 # How many tiles of the golden tile set are predicted.
 GOLDEN = 3
@@ -89,9 +89,9 @@ def deploy(
         ModelError: the file is no model of ours.
         ServingError: a step failed (it is named), and what serves now.
     """
-    from components.deploy.management import Management
-    from serving.archive import archive_name, build_archive, sha8
-    from serving.server import current_archives, set_current
+    from rsp.components.deploy.management import Management
+    from rsp.serving.archive import archive_name, build_archive, sha8
+    from rsp.serving.server import current_archives, set_current
 
     if workers is not None and workers < 1:
         raise UsageError(f"--workers must be at least 1, got {workers}")
@@ -188,9 +188,9 @@ def _expect(model: Path, golden: Path | None) -> list[tuple[bytes, bytes]]:
     """Return golden tiles, each with the mask that the model makes of it here."""
     import numpy as np
 
-    from shared.images import encode
-    from shared.learning.inference import load_predictor, predict_tiles, sent_bands
-    from shared.tileset import open_reader
+    from rsp.shared.images import encode
+    from rsp.shared.learning.inference import load_predictor, predict_tiles, sent_bands
+    from rsp.shared.tileset import open_reader
 
     predictor = load_predictor(model, device="cpu", threads=1)
     if golden is not None:
@@ -213,8 +213,8 @@ def _smoke_test(
     """Return the share of pixels on which the server agrees, and raise where it answers no masks."""
     import numpy as np
 
-    from serving.client import TileClient
-    from shared.images import decode_mask
+    from rsp.serving.client import TileClient
+    from rsp.shared.images import decode_mask
 
     equal = total = 0
     with TileClient(inference, name, timeout, version=version) as client:
@@ -242,7 +242,7 @@ def _roll_back(api: Management, version: str, previous: str, archive: Path | Non
 
 def _restore(model_store: Path, name: str, pointer: str | None) -> None:
     """Let the next start of the server load what this one serves."""
-    from serving.server import POINTER, set_current
+    from rsp.serving.server import POINTER, set_current
 
     if pointer is None:
         (model_store / f"{name}{POINTER}").unlink(missing_ok=True)

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from html import unescape
-from importlib.metadata import version
 from typing import Self
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-from shared.errors import DownloadError, UsageError
+from rsp import __version__
+from rsp.shared.errors import DownloadError, UsageError
 
 # Seconds before the second request for a tile; doubled each time after.
 BACKOFF = 0.5
@@ -139,7 +139,7 @@ class Client:
         headers = environment_headers()
         self._session = _Session()
         self._session.secret = tuple(headers)
-        self._session.headers["User-Agent"] = f"rsp/{version('rsp')}"
+        self._session.headers["User-Agent"] = f"rsp/{__version__}"
         self._session.headers.update(headers)
         self._session.max_redirects = 5
         # Retries are ours, since they too must keep to the rate.

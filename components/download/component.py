@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import image
+from rsp.components.image import image
 
 
 @dsl.component(base_image=image("download"), packages_to_install=[], install_kfp_package=False)
@@ -31,8 +31,8 @@ def download(
     """
     from pathlib import Path
 
-    from components.artifacts import describe, named
-    from components.download.tool import download as tool
+    from rsp.components.artifacts import describe, named
+    from rsp.components.download.tool import download as tool
 
     result = tool(
         url,

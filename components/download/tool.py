@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from shared.arguments import add_out, add_web_ui, require
-from shared.errors import DownloadError, TileError, UsageError
-from shared.parallel import parallel_map
-from shared.progress import progress
-from shared.report import Result, note_failures
-from shared.tiles import Tile, bounds_mercator, read_cover
+from rsp.shared.arguments import add_out, add_web_ui, require
+from rsp.shared.errors import DownloadError, TileError, UsageError
+from rsp.shared.parallel import parallel_map
+from rsp.shared.progress import progress
+from rsp.shared.report import Result, note_failures
+from rsp.shared.tiles import Tile, bounds_mercator, read_cover
 
 if TYPE_CHECKING:
-    from components.download.client import Answer
+    from rsp.components.download.client import Answer
 
 Kind = Literal["XYZ", "WMS", "TMS"]
 
@@ -96,9 +96,9 @@ def download(
         CoverError: the cover cannot be read.
         DownloadError: the server gives nothing, or no more; what it gave is kept.
     """
-    from components.download.client import Client, FetchError, Fruitless
-    from shared.tileset import open_writer
-    from shared.tileset import tile_format as format_name
+    from rsp.components.download.client import Client, FetchError, Fruitless
+    from rsp.shared.tileset import open_writer
+    from rsp.shared.tileset import tile_format as format_name
 
     check_url(url, kind)
     if rate < 1 or timeout < 1 or (workers is not None and workers < 1):
@@ -139,7 +139,7 @@ def download(
         print(f"warning: the tiles differ in size: {counts}", file=sys.stderr)
     note_failures(out, failed)
     if web_ui:
-        from shared.webmap import write_webmap
+        from rsp.shared.webmap import write_webmap
 
         shown = [tile for tile in wanted if tile not in failed]
         write_webmap(out, shown, tile_format, base_url=web_ui_base_url, template=web_ui_template)
@@ -154,8 +154,8 @@ def checked(answer: Answer, tile_format: str) -> tuple[bytes, int]:
     Raises:
         FetchError: the answer is no image, or none that can be a tile.
     """
-    from components.download.client import FetchError, complaint
-    from shared.images import decode, encode, sniff
+    from rsp.components.download.client import FetchError, complaint
+    from rsp.shared.images import decode, encode, sniff
 
     try:
         image = decode(answer.body)
@@ -181,7 +181,7 @@ def spread(tiles: list[Tile], count: int) -> list[Tile]:
 
 def check_url(url: str, kind: Kind) -> None:
     """Raise `UsageError` where a URL cannot be that of a tile."""
-    from components.download.client import check_scheme
+    from rsp.components.download.client import check_scheme
 
     if kind not in _NEEDED:
         raise UsageError(f"--type is one of {', '.join(_NEEDED)}, got {kind!r}")

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import image
+from rsp.components.image import image
 
 
 @dsl.component(base_image=image("export"), packages_to_install=[], install_kfp_package=False)
@@ -20,9 +20,9 @@ def export(
     """
     from pathlib import Path
 
-    from components.artifacts import describe, named
-    from components.export.tool import export as tool
-    from shared.learning.formats import read_model_card
+    from rsp.components.artifacts import describe, named
+    from rsp.components.export.tool import export as tool
+    from rsp.shared.learning.formats import read_model_card
 
     path = named(model, f".{kind}")
     result = tool(Path(checkpoint.path), path, kind=kind)

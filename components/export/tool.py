@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from shared.arguments import add_config, add_out, require
-from shared.report import Result
+from rsp.shared.arguments import add_config, add_out, require
+from rsp.shared.report import Result
 
 if TYPE_CHECKING:
-    from shared.images import Array
-    from shared.learning.inference import Predictor
+    from rsp.shared.images import Array
+    from rsp.shared.learning.inference import Predictor
 
 Kind = Literal["onnx", "jit", "pt2"]
 
@@ -86,20 +86,20 @@ def export(
             answer as the checkpoint does.
     """
     import dataclasses
-    from importlib.metadata import version
 
-    from shared.atomic import atomic_path, atomic_text
-    from shared.config import load_config
-    from shared.learning.checkpoint import load_checkpoint
-    from shared.learning.formats import window_side, write_model
-    from shared.learning.inference import Predictor, load_predictor
+    from rsp.shared.atomic import atomic_path, atomic_text
+    from rsp.shared.config import load_config
+    from rsp.shared.learning.card import library_versions
+    from rsp.shared.learning.checkpoint import load_checkpoint
+    from rsp.shared.learning.formats import window_side, write_model
+    from rsp.shared.learning.inference import Predictor, load_predictor
 
     if config is not None:
         load_config(config)
     model, card = load_checkpoint(checkpoint)
     # The versions that count from now on are those that wrote the file.
-    libraries = {"torch": "torch", "rsp": "rsp"} | ({"onnx": "onnx"} if kind == "onnx" else {})
-    card = dataclasses.replace(card, versions={**card.versions, **{key: version(key) for key in libraries}})
+    written_by = library_versions("torch", *(["onnx"] if kind == "onnx" else []))
+    card = dataclasses.replace(card, versions=card.versions | written_by)
     with atomic_path(out) as temporary:
         write_model(temporary, kind, model, card)
         exported = load_predictor(temporary, device="cpu")
@@ -144,7 +144,7 @@ def compare_models(original: Predictor, exported: Predictor, images: list[Array]
         difference = max(difference, float(gap.max()))
     allowed = PIXEL_TOLERANCE[exported.kind] * pixels // 1_000_000
     if difference > LOGIT_TOLERANCE * max(largest, 1e-3) or differing > allowed:
-        from shared.errors import ModelError
+        from rsp.shared.errors import ModelError
 
         raise ModelError(
             f"the exported {exported.kind} model does not answer as its checkpoint: logits differ by up to "
@@ -158,8 +158,8 @@ def _samples(original: Predictor, tiles: Path | None, seed: int) -> list[Array]:
     """Return windows to compare on: random images that have areas, edges and noise, and windows of real tiles."""
     import numpy as np
 
-    from shared.learning.inference import TileImages, read_window
-    from shared.learning.windows import open_channels
+    from rsp.shared.learning.inference import TileImages, read_window
+    from rsp.shared.learning.windows import open_channels
 
     card, side = original.card, original.window
     rng = np.random.default_rng(seed)

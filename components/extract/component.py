@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import image
+from rsp.components.image import image
 
 
 @dsl.component(base_image=image("extract"), packages_to_install=[], install_kfp_package=False)
@@ -20,8 +20,8 @@ def extract(
     """
     from pathlib import Path
 
-    from components.artifacts import describe, named
-    from components.extract.tool import extract as tool
+    from rsp.components.artifacts import describe, named
+    from rsp.components.extract.tool import extract as tool
 
     result = tool(Path(pbf), named(features, ".geojson"), kind=kind)
     describe(features, "features", result)

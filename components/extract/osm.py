@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
-from shared.errors import PluginError
-from shared.plugins import load
+from rsp.shared.errors import PluginError
+from rsp.shared.plugins import load
 
 
 class Width(NamedTuple):

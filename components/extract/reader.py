@@ -13,9 +13,9 @@ from osmium.filter import EntityFilter, KeyFilter
 from osmium.osm import AREA, RELATION, WAY
 from shapely.geometry.base import BaseGeometry
 
-from components.extract.osm import Extractor
-from shared.errors import FeatureError
-from shared.features import polygonal
+from rsp.components.extract.osm import Extractor
+from rsp.shared.errors import FeatureError
+from rsp.shared.features import polygonal
 
 MISSING = "missing nodes or members"
 OPEN = "not closed"

@@ -15,15 +15,15 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from shared.arguments import add_out, require
-from shared.progress import progress
-from shared.report import Result
+from rsp.shared.arguments import add_out, require
+from rsp.shared.progress import progress
+from rsp.shared.report import Result
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
-    from components.extract.osm import Extractor
-    from components.extract.reader import OsmObject, OsmReader
+    from rsp.components.extract.osm import Extractor
+    from rsp.components.extract.reader import OsmObject, OsmReader
 
 Index = Literal["flex_mem", "dense_file_array", "sparse_file_array"]
 
@@ -71,9 +71,9 @@ def extract(pbf: Path, out: Path, *, kind: str, index: Index = "flex_mem") -> Ex
         FeatureError: the data cannot be read, is damaged, or is cut off.
         PluginError: no such type.
     """
-    from components.extract.osm import find_extractor
-    from components.extract.reader import OsmReader
-    from shared.features import feature_writer
+    from rsp.components.extract.osm import find_extractor
+    from rsp.components.extract.reader import OsmReader
+    from rsp.shared.features import feature_writer
 
     extractor = find_extractor(kind)
     reader = OsmReader(pbf.expanduser(), extractor, index)
@@ -97,7 +97,7 @@ def _features(
     objects: Iterable[OsmObject], extractor: Extractor, unreadable: list[str]
 ) -> Iterator[tuple[BaseGeometry, dict[str, Any]]]:
     """Yield the geometry and the properties of each feature, lines as polygons of their width."""
-    from components.extract.geometry import Widener
+    from rsp.components.extract.geometry import Widener
 
     widener = Widener()
     objects = iter(objects)

@@ -8,15 +8,15 @@ from typing import Protocol, Self
 
 import numpy as np
 
-from shared.errors import TileError, UsageError
-from shared.images import Array, decode_mask, encode, encode_mask
-from shared.learning.card import ModelCard
-from shared.learning.inference import GPU_BATCH, load_predictor
-from shared.learning.windows import TileImages, in_strips, read_window
-from shared.parallel import parallel_map
-from shared.progress import progress
-from shared.tiles import Tile
-from shared.tileset import TileReader, TileWriter
+from rsp.shared.errors import TileError, UsageError
+from rsp.shared.images import Array, decode_mask, encode, encode_mask
+from rsp.shared.learning.card import ModelCard
+from rsp.shared.learning.inference import GPU_BATCH, load_predictor
+from rsp.shared.learning.windows import TileImages, in_strips, read_window
+from rsp.shared.parallel import parallel_map
+from rsp.shared.progress import progress
+from rsp.shared.tiles import Tile
+from rsp.shared.tileset import TileReader, TileWriter
 
 # A tile, and its mask as PNG or why there is none.
 Answer = tuple[Tile, bytes | TileError]
@@ -115,14 +115,14 @@ class Remote:
     """A model behind TorchServe.
 
     Args:
-        endpoint: URL, as `serving.client.TileClient` takes it.
+        endpoint: URL, as `rsp.serving.client.TileClient` takes it.
         workers: Requests under way at once.
     """
 
     raw = True
 
     def __init__(self, endpoint: str, workers: int) -> None:
-        from serving.client import TileClient
+        from rsp.serving.client import TileClient
 
         self.client = TileClient(endpoint)
         self.card = self.client.card()

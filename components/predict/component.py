@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import image
+from rsp.components.image import image
 
 
 @dsl.component(base_image=image("predict"), packages_to_install=[], install_kfp_package=False)
@@ -24,8 +24,8 @@ def predict(
     """
     from pathlib import Path
 
-    from components.artifacts import describe, named
-    from components.predict.tool import predict as tool
+    from rsp.components.artifacts import describe, named
+    from rsp.components.predict.tool import predict as tool
 
     result = tool(
         Path(images.path),

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.arguments import add_config, add_out, add_web_ui, add_workers, require
-from shared.report import Result
+from rsp.shared.arguments import add_config, add_out, add_web_ui, add_workers, require
+from rsp.shared.report import Result
 
 if TYPE_CHECKING:
-    from shared.learning.card import ModelCard
+    from rsp.shared.learning.card import ModelCard
 
 
 @dataclass(kw_only=True)
@@ -87,14 +87,14 @@ def predict(
         TileSetError: no tile set.
         TileError: not one tile could be predicted.
     """
-    from components.predict.answer import Local, Remote, run
-    from shared.errors import UsageError
-    from shared.learning.windows import open_channels
-    from shared.parallel import cpu_count
-    from shared.report import note_failures
-    from shared.tiles import read_cover
-    from shared.tileset import open_writer
-    from shared.webmap import write_webmap
+    from rsp.components.predict.answer import Local, Remote, run
+    from rsp.shared.errors import UsageError
+    from rsp.shared.learning.windows import open_channels
+    from rsp.shared.parallel import cpu_count
+    from rsp.shared.report import note_failures
+    from rsp.shared.tiles import read_cover
+    from rsp.shared.tileset import open_writer
+    from rsp.shared.webmap import write_webmap
 
     if (checkpoint is None) == (endpoint is None):
         raise UsageError("one of --checkpoint and --endpoint is needed, and not both")
@@ -136,8 +136,8 @@ def predict(
 
 def _check(card: ModelCard, config: Path | None, model: str | None, tile_size: int | None) -> None:
     """Raise where arguments that described the network, and need not any more, contradict the model's card."""
-    from shared.config import load_config
-    from shared.errors import UsageError
+    from rsp.shared.config import load_config
+    from rsp.shared.errors import UsageError
 
     if model is not None and model != card.nn:
         raise UsageError(f"--model is {model}, the model is a {card.nn}")

@@ -15,10 +15,10 @@ from rasterio import Affine
 from rasterio.features import rasterize
 from shapely.geometry.base import BaseGeometry
 
-from components.rasterize.source import Bounds
-from shared.errors import TileError
-from shared.images import Mask, Rgb, decode_mask, encode_mask
-from shared.tiles import Tile, bounds_mercator
+from rsp.components.rasterize.source import Bounds
+from rsp.shared.errors import TileError
+from rsp.shared.images import Mask, Rgb, decode_mask, encode_mask
+from rsp.shared.tiles import Tile, bounds_mercator
 
 Indices = npt.NDArray[np.intp]
 

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import image
+from rsp.components.image import image
 
 
 @dsl.component(base_image=image("rasterize"), packages_to_install=[], install_kfp_package=False)
@@ -26,8 +26,8 @@ def rasterize(
     """
     from pathlib import Path
 
-    from components.artifacts import config_file, describe, named
-    from components.rasterize.tool import rasterize as tool
+    from rsp.components.artifacts import config_file, describe, named
+    from rsp.components.rasterize.tool import rasterize as tool
 
     with config_file(config) as settings:
         result = tool(

@@ -10,8 +10,8 @@ from typing import Any
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from components.rasterize.source import BROKEN, NULL, Bounds, polygon_of
-from shared.errors import ConfigError, FeatureError, UsageError
+from rsp.components.rasterize.source import BROKEN, NULL, Bounds, polygon_of
+from rsp.shared.errors import ConfigError, FeatureError, UsageError
 
 # Rows that travel at once.
 ROWS = 2000
@@ -85,7 +85,7 @@ class PostgisSource:
         try:
             import psycopg
         except ImportError:
-            raise UsageError("--postgis needs psycopg: pip install 'rsp[rasterize]'") from None
+            raise UsageError("--postgis needs psycopg: pip install 'rsp-tools[rasterize]'") from None
         try:
             with psycopg.connect(self._dsn) as connection:
                 connection.read_only = True

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from shapely.geometry.base import BaseGeometry
 
-from shared.errors import FeatureError
-from shared.features import expand, polygonal, read_crs, read_features, to_mercator
+from rsp.shared.errors import FeatureError
+from rsp.shared.features import expand, polygonal, read_crs, read_features, to_mercator
 
 Bounds = tuple[float, float, float, float]
 

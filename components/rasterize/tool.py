@@ -15,19 +15,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.arguments import add_config, add_out, add_web_ui, add_workers, require
-from shared.errors import TileError, UsageError
-from shared.progress import progress
-from shared.report import Result, note_failures
+from rsp.shared.arguments import add_config, add_out, add_web_ui, add_workers, require
+from rsp.shared.errors import TileError, UsageError
+from rsp.shared.progress import progress
+from rsp.shared.report import Result, note_failures
 
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
-    from components.rasterize.burn import Chunk
-    from components.rasterize.source import Source
-    from shared.config import Config
-    from shared.tiles import Tile
-    from shared.tileset import TileReader
+    from rsp.components.rasterize.burn import Chunk
+    from rsp.components.rasterize.source import Source
+    from rsp.shared.config import Config
+    from rsp.shared.tiles import Tile
+    from rsp.shared.tileset import TileReader
 
 MAX_SIZE = 4096
 
@@ -75,7 +75,7 @@ def rasterize(
     """Write a label for every tile of a cover: the class of each pixel whose centre lies in a polygon.
 
     A label is a single-band paletted PNG of class indices, in the complementary palette (see
-    `shared.images.complementary`). The polygons may be of any CRS that the GeoJSON states in its `crs` member.
+    `rsp.shared.images.complementary`). The polygons may be of any CRS that the GeoJSON states in its `crs` member.
     Only the polygons that meet the cover are held in memory.
 
     Args:
@@ -102,13 +102,13 @@ def rasterize(
         CoverError: no cover, an empty one, or one of several zooms.
         FeatureError: no such file, one that cannot be read, or a database or query that does not answer.
     """
-    from components.rasterize.burn import Burner, TileIndex
-    from shared.config import load_config
-    from shared.images import complementary
-    from shared.parallel import cpu_count, parallel_map
-    from shared.tiles import read_cover, zoom_of
-    from shared.tileset import open_writer
-    from shared.webmap import write_webmap
+    from rsp.components.rasterize.burn import Burner, TileIndex
+    from rsp.shared.config import load_config
+    from rsp.shared.images import complementary
+    from rsp.shared.parallel import cpu_count, parallel_map
+    from rsp.shared.tiles import read_cover, zoom_of
+    from rsp.shared.tileset import open_writer
+    from rsp.shared.webmap import write_webmap
 
     if append and resume:
         raise UsageError("--append merges into the labels that are there, --resume leaves them: choose one")
@@ -181,14 +181,14 @@ def _titles(settings: Config) -> str:
 
 def _source(geojson: str | None, postgis: str | None, settings: Config) -> Source:
     """Return the source that the arguments name."""
-    from components.rasterize.source import GeoJsonSource
+    from rsp.components.rasterize.source import GeoJsonSource
 
     if (geojson is None) == (postgis is None):
         raise UsageError("give the polygons either with --geojson or with --postgis")
     if geojson is not None:
         return GeoJsonSource(geojson)
     assert postgis is not None
-    from components.rasterize.postgis import PostgisSource
+    from rsp.components.rasterize.postgis import PostgisSource
 
     return PostgisSource(postgis, settings.pg_dsn)
 
@@ -210,7 +210,7 @@ def _buffered(polygons: Iterable[BaseGeometry], metres: float, source: Source) -
 
 
 def _counted(outside: int) -> Counter[str]:
-    from components.rasterize.source import OUTSIDE
+    from rsp.components.rasterize.source import OUTSIDE
 
     return Counter({OUTSIDE: outside})
 
@@ -225,8 +225,8 @@ def _tell(skipped: dict[str, int], used: int, cover: Path) -> None:
 
 def _present(out: Path) -> TileReader | None:
     """Open the labels that are there, if any."""
-    from shared.errors import TileSetError
-    from shared.tileset import open_reader
+    from rsp.shared.errors import TileSetError
+    from rsp.shared.tileset import open_reader
 
     try:
         return open_reader(out)

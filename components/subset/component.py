@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import image
+from rsp.components.image import image
 
 
 @dsl.component(base_image=image("subset"), packages_to_install=[], install_kfp_package=False)
@@ -20,8 +20,8 @@ def subset(
     """
     from pathlib import Path
 
-    from components.artifacts import describe, named
-    from components.subset.tool import subset as tool
+    from rsp.components.artifacts import describe, named
+    from rsp.components.subset.tool import subset as tool
 
     result = tool(Path(tiles.path), Path(cover.path), named(subset, ".pmtiles"), web_ui=False)
     describe(subset, "tiles", result)

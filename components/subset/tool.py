@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from shared.arguments import add_out, add_web_ui
-from shared.errors import TileError, TileSetError, UsageError
-from shared.progress import progress
-from shared.report import Result, note_failures
-from shared.tiles import Tile, read_cover
+from rsp.shared.arguments import add_out, add_web_ui
+from rsp.shared.errors import TileError, TileSetError, UsageError
+from rsp.shared.progress import progress
+from rsp.shared.report import Result, note_failures
+from rsp.shared.tiles import Tile, read_cover
 
 if TYPE_CHECKING:
-    from shared.tileset import TileReader
+    from rsp.shared.tileset import TileReader
 
 Mode = Literal["copy", "move", "delete"]
 
@@ -68,7 +68,7 @@ def subset(
         TileSetError: no tile set, or it has none of these tiles.
         StorageError: the output cannot be written; what was written stays whole, and nothing was lost.
     """
-    from shared.tileset import open_reader
+    from rsp.shared.tileset import open_reader
 
     if mode not in ("copy", "move", "delete"):
         raise UsageError(f"--mode is copy, move or delete, got {mode!r}")
@@ -93,7 +93,7 @@ def subset(
     if not done and not skipped:
         raise TileSetError(f"{source} has none of the {len(wanted)} tiles of {cover} that can be read")
     if web_ui:
-        from shared.webmap import write_webmap
+        from rsp.shared.webmap import write_webmap
 
         shown = [tile for tile in wanted if tile not in failed]
         write_webmap(target, shown, tile_format, base_url=web_ui_base_url, template=web_ui_template)
@@ -104,7 +104,7 @@ def _copy(
     reader: TileReader, tiles: list[Tile], target: Path, failed: dict[Tile, str], *, move: bool, resume: bool
 ) -> tuple[list[Tile], int]:
     """Copy tiles, and take away what was moved; return the tiles written, and how many were there before."""
-    from shared.tileset import is_archive, open_writer
+    from rsp.shared.tileset import is_archive, open_writer
 
     if len(reader.formats) > 1:
         raise TileSetError(
@@ -139,7 +139,7 @@ def _remove(
     reader: TileReader, tiles: Iterable[Tile], failed: dict[Tile, str], *, prune: bool = True
 ) -> list[Tile]:
     """Take tiles out of a tile set, and folders that become empty; return the tiles taken."""
-    from shared.tileset import DirectoryReader, open_writer
+    from rsp.shared.tileset import DirectoryReader, open_writer
 
     gone: list[Tile] = []
     if isinstance(reader, DirectoryReader):

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import image
+from rsp.components.image import image
 
 
 @dsl.component(base_image=image("tile"), packages_to_install=[], install_kfp_package=False)
@@ -24,8 +24,8 @@ def tile(
         config: The configuration (TOML), which names the classes of labels.
         tile_size: Side of a tile in pixels.
     """
-    from components.artifacts import config_file, describe, named
-    from components.tile.tool import tile as tool
+    from rsp.components.artifacts import config_file, describe, named
+    from rsp.components.tile.tool import tile as tool
 
     with config_file(config) as path:
         result = tool(

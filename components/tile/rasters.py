@@ -18,8 +18,8 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
 
-from shared.errors import RasterError
-from shared.tiles import Tile
+from rsp.shared.errors import RasterError
+from rsp.shared.tiles import Tile
 
 MERCATOR = "EPSG:3857"
 MAX_LATITUDE = 85.0511287798066

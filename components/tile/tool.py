@@ -13,15 +13,15 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from shared.arguments import add_config, add_web_ui, add_workers, bounded, int_list
-from shared.errors import CoverError, RasterError, UsageError
-from shared.parallel import cpu_count, parallel_map
-from shared.progress import progress
-from shared.report import Result, note_failures
-from shared.tiles import MAX_ZOOM, Tile, read_cover, zoom_of
+from rsp.shared.arguments import add_config, add_web_ui, add_workers, bounded, int_list
+from rsp.shared.errors import CoverError, RasterError, UsageError
+from rsp.shared.parallel import cpu_count, parallel_map
+from rsp.shared.progress import progress
+from rsp.shared.report import Result, note_failures
+from rsp.shared.tiles import MAX_ZOOM, Tile, read_cover, zoom_of
 
 if TYPE_CHECKING:
-    from components.tile.rasters import Source
+    from rsp.components.tile.rasters import Source
 
 Kind = Literal["image", "label"]
 
@@ -102,9 +102,9 @@ def tile(
         RasterError: a raster cannot be read, has no georeference, or gives no tile.
         CoverError: the cover cannot be read, has another zoom, or none of its tiles is in the rasters.
     """
-    from components.tile import rasters as files
-    from components.tile import warp
-    from shared.tileset import open_writer
+    from rsp.components.tile import rasters as files
+    from rsp.components.tile import warp
+    from rsp.shared.tileset import open_writer
 
     if not rasters:
         raise UsageError("give at least one raster")
@@ -120,7 +120,7 @@ def tile(
         raise UsageError("--range is two numbers, the lesser first, as 0,4095")
     colors = None
     if kind == "label":
-        from shared.config import load_config
+        from rsp.shared.config import load_config
 
         if tile_format not in (None, "png") or value_range is not None:
             raise UsageError(
@@ -174,7 +174,7 @@ def tile(
             raise RasterError(_why_none(failed, dropped))
     note_failures(out, failed)
     if web_ui:
-        from shared.webmap import write_webmap
+        from rsp.shared.webmap import write_webmap
 
         write_webmap(out, before + written, tile_format, base_url=web_ui_base_url, template=web_ui_template)
     return TileResult(
@@ -190,7 +190,7 @@ def tile(
 
 def _format(tile_format: str | None, source: Source, kind: Kind) -> str:
     """Return how tiles are encoded; raise `UsageError` where that cannot hold the bands."""
-    from shared.tileset import tile_format as format_name
+    from rsp.shared.tileset import tile_format as format_name
 
     bands = len(source.bands)
     if kind == "label":
@@ -208,7 +208,7 @@ def _range(
     value_range: list[float] | None, tile_format: str, source: Source, kind: Kind
 ) -> tuple[float, float] | None:
     """Return what becomes 0 and 255; None where values stay as they are."""
-    from components.tile.rasters import default_range
+    from rsp.components.tile.rasters import default_range
 
     if value_range is not None:
         return value_range[0], value_range[1]

@@ -17,10 +17,10 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from components.tile.rasters import MERCATOR, Source, footprint, open_raster
-from shared.errors import TileError
-from shared.images import Array, Rgb, encode, encode_mask
-from shared.tiles import Tile, bounds_mercator
+from rsp.components.tile.rasters import MERCATOR, Source, footprint, open_raster
+from rsp.shared.errors import TileError
+from rsp.shared.images import Array, Rgb, encode, encode_mask
+from rsp.shared.tiles import Tile, bounds_mercator
 
 # A row of tiles is cut out of the same blocks of a raster: so many bytes of them stay decoded, in each process.
 CACHE = 256 << 20

@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from components.train.tool import TrainResult
-from shared.atomic import atomic_text
+from rsp.components.train.tool import TrainResult
+from rsp.shared.atomic import atomic_text
 
 WIDTH, HEIGHT, MARGIN = 480, 260, 44
 COLORS = {"training": "#6b7280", "validation": "#be185d"}

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import image
+from rsp.components.image import image
 
 
 @dsl.component(base_image=image("train"), packages_to_install=[], install_kfp_package=False)
@@ -36,8 +36,8 @@ def train(
         gpus: How many GPUs, as text (the count of an accelerator is text in KFP); "0" trains on the CPU.
         seed: Of weights, shuffles and augmentations.
     """
-    from components.artifacts import config_file, describe, named
-    from components.train.step import train_step
+    from rsp.components.artifacts import config_file, describe, named
+    from rsp.components.train.step import train_step
 
     with config_file(config) as path:
         result = train_step(

@@ -10,11 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from shared import errors
-from shared.parallel import cpu_count
+from rsp.shared import errors
+from rsp.shared.parallel import cpu_count
 
 if TYPE_CHECKING:
-    from components.train.tool import TrainResult
+    from rsp.components.train.tool import TrainResult
 
 ARGUMENTS, RESULT = "arguments.json", "result.json"
 PATHS = ("out", "config", "dataset", "checkpoint")
@@ -30,7 +30,7 @@ def launch(arguments: dict[str, Any], processes: int) -> TrainResult:
     Raises:
         RspError: what a process raised.
     """
-    from components.train.tool import TrainResult
+    from rsp.components.train.tool import TrainResult
 
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -38,7 +38,7 @@ def launch(arguments: dict[str, Any], processes: int) -> TrainResult:
         (folder / ARGUMENTS).write_text(json.dumps(plain), "utf-8")
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-            "--module", "components.train.launch", str(folder),
+            "--module", "rsp.components.train.launch", str(folder),
         ]  # fmt: skip
         # torchrun would give each process one thread.
         threads = str(max(1, cpu_count() // processes))
@@ -64,7 +64,7 @@ def worker(folder: Path) -> int:
     """Train as one of several processes, and leave the result or the error in the folder."""
     from dataclasses import fields
 
-    from components.train.tool import TrainResult, train
+    from rsp.components.train.tool import TrainResult, train
 
     arguments = json.loads((folder / ARGUMENTS).read_text("utf-8"))
     for key in PATHS:

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from components.train.chart import write_chart
-from components.train.tool import TrainResult, train
-from shared.config import load_config
-from shared.tileset import open_reader
+from rsp.components.train.chart import write_chart
+from rsp.components.train.tool import TrainResult, train
+from rsp.shared.config import load_config
+from rsp.shared.tileset import open_reader
 
 
 def train_step(

@@ -19,9 +19,9 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from shared.arguments import add_config, add_out, require
-from shared.errors import UsageError
-from shared.report import Result
+from rsp.shared.arguments import add_config, add_out, require
+from rsp.shared.errors import UsageError
+from rsp.shared.report import Result
 
 
 @dataclass(kw_only=True)
@@ -118,11 +118,11 @@ def train(
     # of CPU time for an epoch of 20 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-    from components.train.launch import launch
-    from shared.config import load_config
-    from shared.learning.processes import choose, join, started_by_torchrun
-    from shared.learning.start import Plan
-    from shared.learning.training import train_model
+    from rsp.components.train.launch import launch
+    from rsp.components.train.processes import choose, join, started_by_torchrun
+    from rsp.components.train.start import Plan
+    from rsp.components.train.training import train_model
+    from rsp.shared.config import load_config
 
     settings = load_config(config)
     given: dict[str, Any] = {"bs": bs, "lr": lr, "ts": ts, "nn": model, "loss": loss}

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.image import image
+from rsp.components.image import image
 
 
 @dsl.component(base_image=image("vectorize"), packages_to_install=[], install_kfp_package=False)
@@ -24,8 +24,8 @@ def vectorize(
         min_area: Leave out what is smaller, in square metres.
         simplify: How far outlines may move, in pixels.
     """
-    from components.artifacts import config_file, describe, named
-    from components.vectorize.tool import vectorize as tool
+    from rsp.components.artifacts import config_file, describe, named
+    from rsp.components.vectorize.tool import vectorize as tool
 
     with config_file(config) as path:
         result = tool(

@@ -15,8 +15,8 @@ import numpy as np
 import shapely
 from shapely.geometry import Polygon
 
-from components.vectorize.polygons import Feature, Grid, finish
-from shared.tiles import Tile
+from rsp.components.vectorize.polygons import Feature, Grid, finish
+from rsp.shared.tiles import Tile
 
 Edge = Literal["north", "south", "west", "east"]
 

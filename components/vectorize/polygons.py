@@ -17,9 +17,9 @@ from shapely.geometry import Polygon, shape
 from shapely.geometry.base import BaseGeometry
 from shapely.geometry.polygon import orient
 
-from shared.features import DECIMALS
-from shared.images import Mask
-from shared.tiles import Tile
+from rsp.shared.features import DECIMALS
+from rsp.shared.images import Mask
+from rsp.shared.tiles import Tile
 
 Floats = npt.NDArray[np.float64]
 

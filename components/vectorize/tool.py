@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.arguments import add_config, add_out, add_workers, bounded, require
-from shared.errors import UsageError
-from shared.report import Result, note_failures
-from shared.tiles import Tile
+from rsp.shared.arguments import add_config, add_out, add_workers, bounded, require
+from rsp.shared.errors import UsageError
+from rsp.shared.report import Result, note_failures
+from rsp.shared.tiles import Tile
 
 if TYPE_CHECKING:
-    from components.vectorize.merge import TilePolygons
+    from rsp.components.vectorize.merge import TilePolygons
 
 
 @dataclass(kw_only=True)
@@ -72,12 +72,12 @@ def vectorize(
         ConfigError: no class of that title.
         TileSetError: no mask can be read.
     """
-    from components.vectorize.merge import Sweep, TilePolygons
-    from components.vectorize.work import Job, grid_of, trace_masks
-    from shared.config import load_config
-    from shared.features import feature_writer
-    from shared.progress import progress
-    from shared.tileset import open_reader
+    from rsp.components.vectorize.merge import Sweep, TilePolygons
+    from rsp.components.vectorize.work import Job, grid_of, trace_masks
+    from rsp.shared.config import load_config
+    from rsp.shared.features import feature_writer
+    from rsp.shared.progress import progress
+    from rsp.shared.tileset import open_reader
 
     if min_area < 0 or simplify < 0:
         raise UsageError("--min_area and --simplify must be 0 or more")

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.vectorize.merge import Edge, TilePolygons, reaches
-from components.vectorize.polygons import Grid, finish, polygons_of
-from shared.errors import RspError, TileSetError
-from shared.images import decode_mask
-from shared.parallel import cpu_count, parallel_map
-from shared.tiles import Tile
-from shared.tileset import TileReader, open_reader
+from rsp.components.vectorize.merge import Edge, TilePolygons, reaches
+from rsp.components.vectorize.polygons import Grid, finish, polygons_of
+from rsp.shared.errors import RspError, TileSetError
+from rsp.shared.images import decode_mask
+from rsp.shared.parallel import cpu_count, parallel_map
+from rsp.shared.tiles import Tile
+from rsp.shared.tileset import TileReader, open_reader
 
 # A process takes about as long to start as some tens of masks to trace.
 TILES_A_PROCESS = 32

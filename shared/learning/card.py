@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
 from typing import Any
 
-from shared.config import Channel, ClassDef, ModelConfig
-from shared.errors import ModelError
+from rsp import __version__
+from rsp.shared.config import Channel, ClassDef, ModelConfig
+from rsp.shared.errors import ModelError
 
 # A card of 255 classes and 100 channels is some 60 KB; what claims more is not a card.
 MAX_BYTES = 1 << 20
@@ -112,6 +114,11 @@ class ModelCard:
             versions=_mapping(data.pop("versions"), "versions", (str,)),
             **data,
         )
+
+
+def library_versions(*libraries: str) -> dict[str, str]:
+    """Return the versions of this project and of installed libraries, by name."""
+    return {"rsp": __version__} | {name: version(name) for name in libraries}
 
 
 def _check_names(data: Any, kind: type, where: str) -> None:

@@ -14,10 +14,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from shared.atomic import atomic_path, atomic_text
-from shared.errors import ModelError, StorageError
-from shared.learning.card import MAX_BYTES, ModelCard
-from shared.learning.models import build_model, plan_of
+from rsp.shared.atomic import atomic_path, atomic_text
+from rsp.shared.errors import ModelError, StorageError
+from rsp.shared.learning.card import MAX_BYTES, ModelCard
+from rsp.shared.learning.models import build_model, plan_of
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 

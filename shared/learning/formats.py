@@ -23,8 +23,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from shared.errors import ModelError
-from shared.learning.card import MAX_BYTES, ModelCard
+from rsp.shared.errors import ModelError
+from rsp.shared.learning.card import MAX_BYTES, ModelCard
 
 Kind = Literal["checkpoint", "onnx", "jit", "pt2"]
 ExportKind = Literal["onnx", "jit", "pt2"]
@@ -86,7 +86,7 @@ def read_model_card(path: Path) -> ModelCard:
     path = Path(path)
     kind = sniff(path)
     if kind == "checkpoint":
-        from shared.learning.checkpoint import read_card
+        from rsp.shared.learning.checkpoint import read_card
 
         return read_card(path)
     text = _onnx_card(path) if kind == "onnx" else _zip_card(path)
@@ -108,7 +108,7 @@ def load_network(path: Path, device: str = "cpu") -> tuple[Network, ModelCard, K
     path = Path(path)
     kind = sniff(path)
     if kind == "checkpoint":
-        from shared.learning.checkpoint import load_checkpoint
+        from rsp.shared.learning.checkpoint import load_checkpoint
 
         model, card = load_checkpoint(path, device=device)
         return model, card, kind
@@ -236,7 +236,7 @@ def _load_onnx(path: Path, device: str, card: ModelCard) -> Network:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    # One thread a window, as the other forms have: see `shared.learning.inference`.
+    # One thread a window, as the other forms have: see `rsp.shared.learning.inference`.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
     providers: list[Any] = ["CPUExecutionProvider"]

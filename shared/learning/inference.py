@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from shared.errors import ModelError, TileError
-from shared.images import Array, Mask, decode, encode_mask
-from shared.learning.card import ModelCard
-from shared.learning.formats import STRIDE, Kind, Network, load_network, read_model_card, window_side
-from shared.learning.normalise import normalise, pick_bands
-from shared.learning.windows import TileImages, in_strips, read_window
+from rsp.shared.errors import ModelError, TileError
+from rsp.shared.images import Array, Mask, decode, encode_mask
+from rsp.shared.learning.card import ModelCard
+from rsp.shared.learning.formats import STRIDE, Kind, Network, load_network, read_model_card, window_side
+from rsp.shared.learning.normalise import normalise, pick_bands
+from rsp.shared.learning.windows import TileImages, in_strips, read_window
 
 __all__ = [
     "Predictor",

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from shared.config import Channel
-from shared.errors import ModelError
-from shared.images import Array
+from rsp.shared.config import Channel
+from rsp.shared.errors import ModelError
+from rsp.shared.images import Array
 
 
 def pick_bands(image: Array, channel: Channel) -> Array:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.config import Channel
-from shared.errors import ModelError, TileError, TileSetError
-from shared.images import Array, decode
-from shared.learning.normalise import pick_bands, stack_bands
-from shared.tiles import Tile, neighbours
-from shared.tileset import TileReader, find_tileset, is_archive, open_reader
+from rsp.shared.config import Channel
+from rsp.shared.errors import ModelError, TileError, TileSetError
+from rsp.shared.images import Array, decode
+from rsp.shared.learning.normalise import pick_bands, stack_bands
+from rsp.shared.tiles import Tile, neighbours
+from rsp.shared.tileset import TileReader, find_tileset, is_archive, open_reader
 
 # Tiles side by side that are worked through row by row (`in_strips`): the border columns of a strip are decoded
 # twice, and three rows of it must be kept.

@@ -10,10 +10,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from shared.errors import TileSetError
-from shared.tileset.archive import ArchiveReader, ArchiveWriter
-from shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
-from shared.tileset.directory import DirectoryReader, DirectoryWriter, scan
+from rsp.shared.errors import TileSetError
+from rsp.shared.tileset.archive import ArchiveReader, ArchiveWriter
+from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
+from rsp.shared.tileset.directory import DirectoryReader, DirectoryWriter, scan
 
 __all__ = [
     "FORMATS",

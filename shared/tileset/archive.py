@@ -25,11 +25,11 @@ from pmtiles.tile import (
 )
 from pmtiles.writer import finalize_header
 
-from shared.atomic import PREFIX, atomic_path
-from shared.errors import StorageError, TileError, TileSetError
-from shared.tiles import Tile, bounds_lonlat
-from shared.tileset.base import FORMATS, TileReader, TileWriter
-from shared.tileset.locks import hold
+from rsp.shared.atomic import PREFIX, atomic_path
+from rsp.shared.errors import StorageError, TileError, TileSetError
+from rsp.shared.tiles import Tile, bounds_lonlat
+from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter
+from rsp.shared.tileset.locks import hold
 
 TILE_TYPES = {"png": TileType.PNG, "jpg": TileType.JPEG, "webp": TileType.WEBP, "tif": TileType.UNKNOWN}
 MAGIC = b"PMTiles\x03"

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from shared.errors import UsageError
-from shared.tiles import Tile, zoom_of
+from rsp.shared.errors import UsageError
+from rsp.shared.tiles import Tile, zoom_of
 
 # The file extensions of tiles, and the one that stands for each format.
 FORMATS = {"png": "png", "jpg": "jpg", "jpeg": "jpg", "webp": "webp", "tif": "tif", "tiff": "tif"}

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from shared.atomic import PREFIX
-from shared.errors import StorageError, TileError, TileSetError
-from shared.tiles import MAX_ZOOM, Tile
-from shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
-from shared.tileset.locks import hold, try_lock
+from rsp.shared.atomic import PREFIX
+from rsp.shared.errors import StorageError, TileError, TileSetError
+from rsp.shared.tiles import MAX_ZOOM, Tile
+from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
+from rsp.shared.tileset.locks import hold, try_lock
 
 
 def scan(root: Path) -> Iterator[tuple[Tile, str]]:

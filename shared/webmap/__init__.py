@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit
 
-from shared.atomic import atomic_text
-from shared.errors import TileSetError, UsageError
-from shared.tiles import Tile, bounds_lonlat
-from shared.tileset import FORMATS, is_archive
+from rsp.shared.atomic import atomic_text
+from rsp.shared.errors import TileSetError, UsageError
+from rsp.shared.tiles import Tile, bounds_lonlat
+from rsp.shared.tileset import FORMATS, is_archive
 
 Page = Literal["leaflet", "compare"]
 Notes = Mapping[Tile, Mapping[str, float]]
@@ -235,13 +235,13 @@ def render(template: str, data: Mapping[str, Any]) -> str:
 
 def _asset(name: str) -> str:
     """Return a script or style that a template embeds, without references to files that are not there."""
-    text = files("shared.webmap").joinpath(_ASSETS[name]).read_text("utf-8")
+    text = files("rsp.shared.webmap").joinpath(_ASSETS[name]).read_text("utf-8")
     return _REFERENCE.sub("", text)
 
 
 def _template(page: Page, own: Path | None) -> str:
     if own is None:
-        return files("shared.webmap").joinpath(f"{page}.html").read_text("utf-8")
+        return files("rsp.shared.webmap").joinpath(f"{page}.html").read_text("utf-8")
     try:
         return Path(own).expanduser().read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from kfp import dsl
 
-from components.compare.component import compare as compare_component
-from components.compare.overview import MARKDOWN_LENGTH
-from components.compare.pictures import stack, to_rgb
-from components.compare.tool import compare
-from shared.errors import ConfigError, CoverError, TileError, TileSetError
-from shared.images import complementary, decode, encode, encode_mask
-from shared.metrics import qod
-from shared.tiles import Tile, read_cover, write_cover
-from shared.tileset import open_reader, open_writer
+from rsp.components.compare.component import compare as compare_component
+from rsp.components.compare.overview import MARKDOWN_LENGTH
+from rsp.components.compare.pictures import stack, to_rgb
+from rsp.components.compare.tool import compare
+from rsp.shared.errors import ConfigError, CoverError, TileError, TileSetError
+from rsp.shared.images import complementary, decode, encode, encode_mask
+from rsp.shared.metrics import qod
+from rsp.shared.tiles import Tile, read_cover, write_cover
+from rsp.shared.tileset import open_reader, open_writer
 from tests.tilesets import BLOCK, COLORS, CONFIG, make_tileset, noise, squares
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from components.image import image
-from shared.errors import PipelineError
+from rsp.components.image import image
+from rsp.shared.errors import PipelineError
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path.parent for path in (ROOT / "components").glob("*/component.py"))
@@ -19,7 +19,7 @@ TOOLS = [folder.name for folder in FOLDERS]
 
 def components(tool: str) -> list:
     """The components of a folder."""
-    module = import_module(f"components.{tool}.component")
+    module = import_module(f"rsp.components.{tool}.component")
     return [value for value in vars(module).values() if hasattr(value, "component_spec")]
 
 
@@ -101,10 +101,10 @@ def test_metrics_are_files_for_the_cache(tool):
 
 
 def test_tags_that_move_are_refused(monkeypatch):
-    monkeypatch.setattr("components.image.TAG", "latest")
+    monkeypatch.setattr("rsp.components.image.TAG", "latest")
     with pytest.raises(PipelineError, match="latest"):
         image("cover")
-    monkeypatch.setattr("components.image.TAG", "1.2.3")
+    monkeypatch.setattr("rsp.components.image.TAG", "1.2.3")
     assert image("cover").endswith("/rsp-cover:1.2.3")
 
 

@@ -9,11 +9,11 @@ import pytest
 import shapely
 from shapely.geometry import box, mapping
 
-from components.cover.component import cover as cover_component
-from components.cover.component import split as split_component
-from components.cover.tool import cover
-from shared.errors import CoverError, FeatureError, UsageError
-from shared.tiles import Tile, read_cover
+from rsp.components.cover.component import cover as cover_component
+from rsp.components.cover.component import split as split_component
+from rsp.components.cover.tool import cover
+from rsp.shared.errors import CoverError, FeatureError, UsageError
+from rsp.shared.tiles import Tile, read_cover
 
 
 def write_geojson(path, *geometries, **members):
@@ -181,7 +181,7 @@ def test_help_is_quick_because_it_imports_little():
     import sys
 
     code = (
-        "import sys; from shared.cli import main\n"
+        "import sys; from rsp.shared.cli import main\n"
         "try: main(['cover', '--help'])\nexcept SystemExit: pass\n"
         "print(sorted({'torch', 'kfp', 'rasterio', 'numpy', 'shapely'} & set(sys.modules)))"
     )

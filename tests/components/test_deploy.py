@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 
-import serving.archive
-from components.deploy.component import deploy as deploy_component
-from components.deploy.tool import deploy
-from serving.archive import sha8
-from serving.client import TileClient
-from serving.ready import describe
-from serving.server import TorchServe, current_archives
-from shared.errors import ServingError, UsageError
-from shared.images import encode
-from shared.learning.inference import load_predictor, predict_tiles
+import rsp.serving.archive
+from rsp.components.deploy.component import deploy as deploy_component
+from rsp.components.deploy.tool import deploy
+from rsp.serving.archive import sha8
+from rsp.serving.client import TileClient
+from rsp.serving.ready import describe
+from rsp.serving.server import TorchServe, current_archives
+from rsp.shared.errors import ServingError, UsageError
+from rsp.shared.images import encode
+from rsp.shared.learning.inference import load_predictor, predict_tiles
 from tests.serving.tiny import make_checkpoint
 from tests.tilesets import BLOCK, make_tileset, noise
 
@@ -130,7 +130,7 @@ def test_a_new_version_under_load_loses_no_request(place, server, store, models,
 
 def with_other_model(monkeypatch, data: bytes) -> None:
     """Let the archive hold something else than the model that was given."""
-    build = serving.archive.build_archive
+    build = rsp.serving.archive.build_archive
 
     def tampered(model: Path, out: Path, *, name: str, version: str = "") -> Path:
         path = build(model, out, name=name, version=version)
@@ -141,7 +141,7 @@ def with_other_model(monkeypatch, data: bytes) -> None:
                 archive.writestr(member, data if member.startswith("model.") else content)
         return path
 
-    monkeypatch.setattr(serving.archive, "build_archive", tampered)
+    monkeypatch.setattr(rsp.serving.archive, "build_archive", tampered)
 
 
 @java

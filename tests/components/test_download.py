@@ -18,14 +18,14 @@ import mercantile
 import numpy as np
 import pytest
 
-from components.download import client
-from components.download.client import TokenBucket, masked
-from components.download.component import download as download_component
-from components.download.tool import download, spread, tile_url
-from shared.errors import DownloadError, StorageError, TileSetError, UsageError
-from shared.images import decode, encode
-from shared.tiles import Tile, read_cover, write_cover
-from shared.tileset import open_reader
+from rsp.components.download import client
+from rsp.components.download.client import TokenBucket, masked
+from rsp.components.download.component import download as download_component
+from rsp.components.download.tool import download, spread, tile_url
+from rsp.shared.errors import DownloadError, StorageError, TileSetError, UsageError
+from rsp.shared.images import decode, encode
+from rsp.shared.tiles import Tile, read_cover, write_cover
+from rsp.shared.tileset import open_reader
 from tests.tileserver import Reply, TileServer
 from tests.tilesets import BLOCK, noise
 
@@ -422,7 +422,7 @@ def test_redirects_lead_to_no_other_scheme_and_not_in_circles(tmp_path, cover, l
 def test_a_download_that_is_killed_goes_on(tmp_path, large, out):
     with TileServer(good) as server:
         url = server.url + "/{z}/{x}/{y}.png"
-        command = [sys.executable, "-m", "shared.cli", "download", url, str(large), str(tmp_path / out)]
+        command = [sys.executable, "-m", "rsp.shared.cli", "download", url, str(large), str(tmp_path / out)]
         command += ["--format", "png", "--rate", "3000", "--no_web_ui"]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
         for number in range(1, 4):

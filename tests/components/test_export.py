@@ -11,13 +11,13 @@ import pytest
 import torch
 from kfp import dsl
 
-from components.export.component import export as export_component
-from components.export.tool import compare_models, export
-from shared.errors import ModelError
-from shared.learning.checkpoint import fingerprint, load_checkpoint, save_checkpoint
-from shared.learning.formats import read_model_card, sniff
-from shared.learning.inference import Predictor, load_predictor
-from shared.learning.models import build_model
+from rsp.components.export.component import export as export_component
+from rsp.components.export.tool import compare_models, export
+from rsp.shared.errors import ModelError
+from rsp.shared.learning.checkpoint import fingerprint, load_checkpoint, save_checkpoint
+from rsp.shared.learning.formats import read_model_card, sniff
+from rsp.shared.learning.inference import Predictor, load_predictor
+from rsp.shared.learning.models import build_model
 from tests.networks import make_card, make_checkpoint
 from tests.tilesets import BLOCK, make_tileset
 

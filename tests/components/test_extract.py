@@ -12,10 +12,10 @@ import shapely
 from pyproj import Geod
 from shapely.geometry import shape
 
-from components.extract.component import extract as extract_component
-from components.extract.osm import Building, Road, Width, metres_of
-from components.extract.tool import extract
-from shared.errors import FeatureError, PluginError
+from rsp.components.extract.component import extract as extract_component
+from rsp.components.extract.osm import Building, Road, Width, metres_of
+from rsp.components.extract.tool import extract
+from rsp.shared.errors import FeatureError, PluginError
 
 GEOD = Geod(ellps="WGS84")
 

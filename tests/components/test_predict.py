@@ -16,16 +16,16 @@ import pytest
 from kfp import dsl
 from PIL import Image
 
-from components.predict.answer import Local
-from components.predict.component import predict as predict_component
-from components.predict.tool import predict
-from shared.config import Channel
-from shared.errors import ModelError, ServingError, TileError, UsageError
-from shared.images import decode_mask, encode
-from shared.learning.inference import load_predictor, predict_tiles
-from shared.learning.windows import TileImages, read_window
-from shared.tiles import Tile, read_cover, write_cover
-from shared.tileset import open_reader, open_writer
+from rsp.components.predict.answer import Local
+from rsp.components.predict.component import predict as predict_component
+from rsp.components.predict.tool import predict
+from rsp.shared.config import Channel
+from rsp.shared.errors import ModelError, ServingError, TileError, UsageError
+from rsp.shared.images import decode_mask, encode
+from rsp.shared.learning.inference import load_predictor, predict_tiles
+from rsp.shared.learning.windows import TileImages, read_window
+from rsp.shared.tiles import Tile, read_cover, write_cover
+from rsp.shared.tileset import open_reader, open_writer
 from tests.networks import COLORS, ELEVATION, IMAGES, make_all, make_card, make_checkpoint
 from tests.tilesets import BLOCK, CONFIG, make_tileset, noise
 
@@ -219,7 +219,15 @@ def test_workers_and_threads_do_not_change_a_byte(models, images, tmp_path, rsp_
 
 def test_killed_at_work_it_leaves_nothing_half_and_resumes(models, tmp_path):
     tiles = make_tileset(tmp_path / "t.pmtiles", [Tile(x, y, 15) for x in range(30) for y in range(20)])
-    argv = [sys.executable, "-m", "shared.cli", "predict", "--checkpoint", str(models["checkpoint"]), str(tiles)]
+    argv = [
+        sys.executable,
+        "-m",
+        "rsp.shared.cli",
+        "predict",
+        "--checkpoint",
+        str(models["checkpoint"]),
+        str(tiles),
+    ]
     out = tmp_path / "out" / "m.pmtiles"
     process = subprocess.Popen([*argv, str(out)], stderr=subprocess.DEVNULL)
     # The journal of the writer, with more than a few tiles in it.
@@ -377,9 +385,9 @@ def test_an_endpoint_and_bad_tiles(models, tmp_path, rsp, serve):
 
 
 def test_no_endpoint(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("serving.client.ATTEMPTS", 1)
-    monkeypatch.setattr("serving.client.BACKOFF", 0.01)
-    monkeypatch.setattr("serving.client.LONGEST", 0.01)
+    monkeypatch.setattr("rsp.serving.client.ATTEMPTS", 1)
+    monkeypatch.setattr("rsp.serving.client.BACKOFF", 0.01)
+    monkeypatch.setattr("rsp.serving.client.LONGEST", 0.01)
     with pytest.raises(ServingError, match=r"127\.0\.0\.1:9"):
         predict(images, tmp_path / "m", endpoint="http://127.0.0.1:9")
     assert not (tmp_path / "m").exists()

@@ -14,13 +14,13 @@ from rasterio.transform import from_bounds
 from rasterio.warp import transform_geom
 from shapely.geometry import box, mapping
 
-from components.rasterize.burn import Burner, TileIndex
-from components.rasterize.component import rasterize as rasterize_component
-from components.rasterize.tool import rasterize
-from shared.errors import ConfigError, CoverError, FeatureError, TileError, TileSetError, UsageError
-from shared.images import complementary, decode_mask, encode_mask
-from shared.tiles import Tile, bounds_mercator, read_cover, write_cover
-from shared.tileset import open_reader
+from rsp.components.rasterize.burn import Burner, TileIndex
+from rsp.components.rasterize.component import rasterize as rasterize_component
+from rsp.components.rasterize.tool import rasterize
+from rsp.shared.errors import ConfigError, CoverError, FeatureError, TileError, TileSetError, UsageError
+from rsp.shared.images import complementary, decode_mask, encode_mask
+from rsp.shared.tiles import Tile, bounds_mercator, read_cover, write_cover
+from rsp.shared.tileset import open_reader
 from tests.tilesets import CONFIG
 
 TILE = Tile(17000, 11600, 15)

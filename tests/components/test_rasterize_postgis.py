@@ -6,11 +6,11 @@ import json
 
 import pytest
 
-from components.rasterize.tool import rasterize
-from shared.errors import ConfigError, FeatureError
-from shared.images import decode_mask
-from shared.tiles import Tile, bounds_lonlat, write_cover
-from shared.tileset import open_reader
+from rsp.components.rasterize.tool import rasterize
+from rsp.shared.errors import ConfigError, FeatureError
+from rsp.shared.images import decode_mask
+from rsp.shared.tiles import Tile, bounds_lonlat, write_cover
+from rsp.shared.tileset import open_reader
 from tests.postgis import missing, postgis
 from tests.tilesets import CONFIG
 

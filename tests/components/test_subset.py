@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from components.subset.component import subset as subset_component
-from components.subset.tool import subset
-from shared.errors import CoverError, TileSetError, UsageError
-from shared.tiles import Tile, read_cover, write_cover
-from shared.tileset import open_reader, open_writer
+from rsp.components.subset.component import subset as subset_component
+from rsp.components.subset.tool import subset
+from rsp.shared.errors import CoverError, TileSetError, UsageError
+from rsp.shared.tiles import Tile, read_cover, write_cover
+from rsp.shared.tileset import open_reader, open_writer
 from tests.tilesets import BLOCK, make_tileset, squares
 
 SOME = BLOCK[2:7]
@@ -210,7 +210,7 @@ def test_a_move_that_is_killed_loses_no_tile_and_can_be_resumed(tmp_path, source
     command = [
         sys.executable,
         "-m",
-        "shared.cli",
+        "rsp.shared.cli",
         "subset",
         "--move",
         "--dir",
@@ -252,7 +252,7 @@ def test_component(run_component, tmp_path, cover):
 
 def test_help_imports_little():
     code = (
-        "import sys; from shared.cli import main\n"
+        "import sys; from rsp.shared.cli import main\n"
         "try: main(['subset', '--help'])\nexcept SystemExit: pass\n"
         "print(sorted({'torch', 'kfp', 'rasterio', 'numpy', 'shapely', 'pmtiles'} & set(sys.modules)))"
     )

@@ -19,12 +19,12 @@ from rasterio.enums import ColorInterp, Resampling
 from rasterio.transform import from_bounds, from_origin
 from rasterio.warp import reproject, transform
 
-from components.tile.component import tile as tile_component
-from components.tile.tool import tile
-from shared.errors import ConfigError, CoverError, RasterError, UsageError
-from shared.images import decode, decode_mask
-from shared.tiles import Tile, read_cover, write_cover
-from shared.tileset import open_reader
+from rsp.components.tile.component import tile as tile_component
+from rsp.components.tile.tool import tile
+from rsp.shared.errors import ConfigError, CoverError, RasterError, UsageError
+from rsp.shared.images import decode, decode_mask
+from rsp.shared.tiles import Tile, read_cover, write_cover
+from rsp.shared.tileset import open_reader
 from tests.tilesets import COLORS, CONFIG
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -509,7 +509,7 @@ def test_resume_makes_what_is_missing(tmp_path):
 def test_a_run_that_is_killed_goes_on(tmp_path, out):
     raster = write(tmp_path / "r.tif", waves(3, 1200, 900))
     run(raster, tmp_path / "whole.pmtiles", tile_format="png", zoom=18)
-    command = [sys.executable, "-m", "shared.cli", "tile", str(raster), str(tmp_path / out), "--zoom", "18"]
+    command = [sys.executable, "-m", "rsp.shared.cli", "tile", str(raster), str(tmp_path / out), "--zoom", "18"]
     command += ["--ts", "64", "--format", "png", "--workers", "2", "--resume", "--no_web_ui"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     for number in range(2):

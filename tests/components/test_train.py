@@ -14,11 +14,11 @@ import pytest
 import torch
 from kfp import dsl
 
-from components.train.component import train as train_component
-from components.train.launch import launch
-from components.train.tool import train
-from shared.errors import ConfigError, TileError, TileSetError, UsageError
-from shared.learning.checkpoint import load_checkpoint, read_card
+from rsp.components.train.component import train as train_component
+from rsp.components.train.launch import launch
+from rsp.components.train.tool import train
+from rsp.shared.errors import ConfigError, TileError, TileSetError, UsageError
+from rsp.shared.learning.checkpoint import load_checkpoint, read_card
 from tests.tilesets import CONFIG
 from tests.toy import TRAINING, make_config, make_dataset
 
@@ -131,7 +131,7 @@ def test_no_data_set(tmp_path, config):
 
 def test_help_is_quick_because_it_imports_little():
     code = (
-        "import sys; from shared.cli import main\n"
+        "import sys; from rsp.shared.cli import main\n"
         "try: main(['train', '--help'])\nexcept SystemExit: pass\n"
         "print(sorted({'torch', 'kfp', 'rasterio', 'numpy'} & set(sys.modules)))"
     )
@@ -145,7 +145,7 @@ def test_help_is_quick_because_it_imports_little():
 def under_torchrun(*arguments):
     """Run the command line in two processes on the CPU, over gloo."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*torchrun, "-m", "shared.cli", "train", "--gpus", "0", *map(str, arguments)]
+    command = [*torchrun, "-m", "rsp.shared.cli", "train", "--gpus", "0", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr

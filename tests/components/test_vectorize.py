@@ -11,13 +11,13 @@ import shapely
 from rasterio import Affine
 from shapely.geometry import Polygon, box, shape
 
-from components.vectorize.component import vectorize as vectorize_component
-from components.vectorize.polygons import Grid, ground_area
-from components.vectorize.tool import vectorize
-from shared.errors import ConfigError, CoverError, TileSetError
-from shared.images import encode_mask
-from shared.tiles import Tile, bounds_lonlat, read_cover
-from shared.tileset import open_writer
+from rsp.components.vectorize.component import vectorize as vectorize_component
+from rsp.components.vectorize.polygons import Grid, ground_area
+from rsp.components.vectorize.tool import vectorize
+from rsp.shared.errors import ConfigError, CoverError, TileSetError
+from rsp.shared.images import encode_mask
+from rsp.shared.tiles import Tile, bounds_lonlat, read_cover
+from rsp.shared.tileset import open_writer
 from tests.tilesets import COLORS, CONFIG
 
 Z, X, Y, SIZE = 18, 134600, 93000, 256

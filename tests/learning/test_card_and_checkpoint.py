@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from shared.config import Channel, ClassDef
-from shared.errors import ModelError, StorageError
-from shared.learning.card import ModelCard
-from shared.learning.checkpoint import fingerprint, load_checkpoint, read_card, save_checkpoint
-from shared.learning.models import build_model
+from rsp.shared.config import Channel, ClassDef
+from rsp.shared.errors import ModelError, StorageError
+from rsp.shared.learning.card import ModelCard
+from rsp.shared.learning.checkpoint import fingerprint, load_checkpoint, read_card, save_checkpoint
+from rsp.shared.learning.models import build_model
 
 CARD = ModelCard(
     nn="unet",
@@ -179,7 +179,7 @@ def test_checkpoint_with_a_plan_of_rubbish(checkpoint, plan):
 
 @pytest.mark.parametrize("name", ["os:system", "subprocess:Popen", "builtins:exec", "no.such:thing"])
 def test_checkpoint_that_names_something_else_as_its_network(checkpoint, name, capfd):
-    from shared.errors import PluginError
+    from rsp.shared.errors import PluginError
 
     rewrite(checkpoint, card=CARD.to_json().replace('"nn": "unet"', f'"nn": "{name}"'))
     with pytest.raises((ModelError, PluginError)):

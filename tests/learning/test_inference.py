@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from shared.config import Channel
-from shared.errors import ModelError, TileError, TileSetError
-from shared.images import decode_mask, encode
-from shared.learning.checkpoint import load_checkpoint
-from shared.learning.formats import MAX_BATCH, load_network, sniff, window_side
-from shared.learning.inference import (
+from rsp.shared.config import Channel
+from rsp.shared.errors import ModelError, TileError, TileSetError
+from rsp.shared.images import decode_mask, encode
+from rsp.shared.learning.checkpoint import load_checkpoint
+from rsp.shared.learning.formats import MAX_BATCH, load_network, sniff, window_side
+from rsp.shared.learning.inference import (
     Predictor,
     _batches,
     load_predictor,
@@ -28,16 +28,16 @@ from shared.learning.inference import (
     read_model_card,
     sent_bands,
 )
-from shared.learning.normalise import normalise, pick_bands, stack_bands
-from shared.learning.windows import (
+from rsp.shared.learning.normalise import normalise, pick_bands, stack_bands
+from rsp.shared.learning.windows import (
     KEPT_TILES,
     TileImages,
     in_strips,
     open_channels,
     read_window,
 )
-from shared.tiles import Tile
-from shared.tileset import DirectoryReader, open_reader
+from rsp.shared.tiles import Tile
+from rsp.shared.tileset import DirectoryReader, open_reader
 from tests.networks import COLORS, ELEVATION, IMAGES, make_all, make_card, make_checkpoint
 from tests.tilesets import BLOCK, make_tileset, noise
 
@@ -169,7 +169,7 @@ def test_neither_threads_nor_company_change_a_bit(models, kind):
 def test_processes_with_one_and_two_threads_answer_alike(models):
     code = (
         "import hashlib, sys, torch; from pathlib import Path\n"
-        "from shared.learning.inference import load_predictor\n"
+        "from rsp.shared.learning.inference import load_predictor\n"
         "from tests.learning.test_inference import pictures\n"
         "logits = load_predictor(Path(sys.argv[1])).logits(pictures(3, 96), 16)\n"
         "print(torch.get_num_threads(), hashlib.sha256(b''.join(map(bytes, logits))).hexdigest())"
@@ -494,7 +494,7 @@ def test_each_tile_is_decoded_about_once(tmp_path):
 
 
 def test_windows_read_by_many_threads_are_the_same(tmp_path):
-    from shared.parallel import parallel_map
+    from rsp.shared.parallel import parallel_map
 
     tiles = [Tile(x, y, 10) for x in range(20) for y in range(20)]
     reader = Counting(make_tileset(tmp_path / "t", tiles, draw=lambda tile: noise(tile, 8)))

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoBackbone, AutoConfig, AutoModelForSemanticSegmentation
 
-from shared.config import ModelConfig
-from shared.errors import ModelError, PluginError
-from shared.learning.models import build_model, plan_of
-from shared.learning.models.encoders import ENCODERS
+from rsp.shared.config import ModelConfig
+from rsp.shared.errors import ModelError, PluginError
+from rsp.shared.learning.models import build_model, plan_of
+from rsp.shared.learning.models.encoders import ENCODERS
 
 
 def make(nn="unet", encoder="tiny", bands=3, classes=2, **options):

@@ -7,9 +7,9 @@ import json
 import pytest
 import yaml
 
-from pipelines.cli import read_parameters
-from pipelines.compiler import PIPELINES, check_parameters, compile_pipeline
-from shared.errors import UsageError
+from rsp.pipelines.cli import read_parameters
+from rsp.pipelines.compiler import PIPELINES, check_parameters, compile_pipeline
+from rsp.shared.errors import UsageError
 
 
 def test_list_needs_no_kfp(rsp, rsp_process):
@@ -17,7 +17,7 @@ def test_list_needs_no_kfp(rsp, rsp_process):
     import sys
 
     code = (
-        "import sys; from shared.cli import main\n"
+        "import sys; from rsp.shared.cli import main\n"
         "main(['pipeline', 'list'])\n"
         "print(sorted({'kfp', 'torch', 'numpy'} & set(sys.modules)))"
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.client import check_cron
-from shared.errors import UsageError
+from rsp.pipelines.client import check_cron
+from rsp.shared.errors import UsageError
 from tests.pipelines.kfp_server import KfpServer
 
 NIGHTLY = "0 0 3 * * *"

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from google.protobuf import json_format
 
-from pipelines.compiler import COMPILED, PIPELINES, compile_manifest, compile_pipeline, parameters
-from pipelines.steps import called
-from shared.errors import UsageError
+from rsp.pipelines.compiler import COMPILED, PIPELINES, compile_manifest, compile_pipeline, parameters
+from rsp.pipelines.steps import called
+from rsp.shared.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ def same_sdk(text: str) -> str:
 def test_what_is_committed_is_fresh_whatever_the_environment(tmp_path):
     env = {key: value for key, value in os.environ.items() if not key.startswith("RSP_IMAGE")}
     env |= {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LANG": "C", "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "shared.cli", "pipeline", "compile", "--all", str(tmp_path / "compiled")]
+    command = [sys.executable, "-m", "rsp.shared.cli", "pipeline", "compile", "--all", str(tmp_path / "compiled")]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == len(PIPELINES)
     fresh = {path.name: same_sdk(path.read_text()) for path in (tmp_path / "compiled").iterdir()}
@@ -122,7 +122,7 @@ def test_the_check_of_references_checks(spoil):
 
 
 def test_images_are_versions_of_a_tool_each(documents):
-    from components.image import image
+    from rsp.components.image import image
 
     for container in executors(documents).values():
         registry_and_name, _, tag = container["image"].rpartition(":")
@@ -230,15 +230,15 @@ def test_kfp_missing_says_what_to_install(tmp_path):
     """Another environment than ours: kfp cannot be imported there."""
     code = (
         "import sys; sys.modules['kfp'] = None\n"
-        "from shared.cli import main; sys.exit(main(['pipeline', 'compile', 'quality']))"
+        "from rsp.shared.cli import main; sys.exit(main(['pipeline', 'compile', 'quality']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1 and "pip install 'rsp[pipeline]'" in done.stderr
+    assert done.returncode == 1 and "pip install 'rsp-tools[pipeline]'" in done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_a_copy_of_a_component_keeps_the_original():
-    from components.cover.component import cover
+    from rsp.components.cover.component import cover
 
     copied = called(cover, "cover-of-the-town")
     assert (copied.name, cover.name) == ("cover-of-the-town", "cover")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.local import run_local
-from shared.tileset import open_reader
+from rsp.pipelines.local import run_local
+from rsp.shared.tileset import open_reader
 from tests.tilesets import CONFIG
 
 pytestmark = [pytest.mark.slow, pytest.mark.java, pytest.mark.xdist_group("torchserve")]
 
 
 def test_retraining_deploys(scene, scene_server, tmp_path, rsp):
-    from serving.server import TorchServe, preflight
-    from shared.errors import ServingError
+    from rsp.serving.server import TorchServe, preflight
+    from rsp.shared.errors import ServingError
 
     try:
         preflight()

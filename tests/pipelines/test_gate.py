@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.gate import gate
+from rsp.pipelines.gate import gate
 
 SERVER = "http://rsp-serving-management:8081"
 

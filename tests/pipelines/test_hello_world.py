@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.compiler import compile_pipeline
-from pipelines.local import LocalRun, run_local
-from shared.images import decode_mask
-from shared.tiles import read_cover
-from shared.tileset import open_reader
+from rsp.pipelines.compiler import compile_pipeline
+from rsp.pipelines.local import LocalRun, run_local
+from rsp.shared.images import decode_mask
+from rsp.shared.tiles import read_cover
+from rsp.shared.tileset import open_reader
 from tests.tilesets import CONFIG
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("hello_world")]
@@ -50,8 +50,8 @@ def parameters(scene, url: str, **changes) -> dict:
 OFFLINE = """
 import fcntl, json, socket, struct, sys
 from pathlib import Path
-from pipelines.local import run_local
-from tests.scene.server import SceneServer
+from rsp.pipelines.local import run_local
+from examples.town.server import SceneServer
 with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
     fcntl.ioctl(control, 0x8914, struct.pack("16sh", b"lo", 1))
 try:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.local import LocalRun, run_local
-from shared.errors import PipelineError, UsageError
+from rsp.pipelines.local import LocalRun, run_local
+from rsp.shared.errors import PipelineError, UsageError
 from tests.pipelines import toys
 
 

@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
-from serving.archive import build_archive, main, sha8
-from shared.errors import ModelError, StorageError
+from rsp.serving.archive import build_archive, main, sha8
+from rsp.shared.errors import ModelError, StorageError
 from tests.serving.tiny import make_checkpoint
 
 

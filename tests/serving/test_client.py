@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-import serving.client
-from serving.client import TileClient
-from serving.ready import ready_workers
-from shared.errors import ServingError, TileError
+import rsp.serving.client
+from rsp.serving.client import TileClient
+from rsp.serving.ready import ready_workers
+from rsp.shared.errors import ServingError, TileError
 
 PNG = (200, "image/png", b"\x89PNG the mask")
 
@@ -62,7 +62,7 @@ class Answering(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
-    monkeypatch.setattr(serving.client, "BACKOFF", 0.001)
+    monkeypatch.setattr(rsp.serving.client, "BACKOFF", 0.001)
     running = Scripted()
     threading.Thread(target=running.serve_forever, daemon=True).start()
     yield running

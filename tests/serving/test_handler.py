@@ -7,11 +7,11 @@ import json
 import pytest
 from ts.context import Context, RequestProcessor
 
-from serving.handler import TileHandler
-from shared.errors import ModelError
-from shared.images import encode
-from shared.learning.card import ModelCard
-from shared.learning.inference import load_predictor, predict_tiles
+from rsp.serving.handler import TileHandler
+from rsp.shared.errors import ModelError
+from rsp.shared.images import encode
+from rsp.shared.learning.card import ModelCard
+from rsp.shared.learning.inference import load_predictor, predict_tiles
 from tests.serving.tiny import make_checkpoint
 from tests.tilesets import BLOCK, noise
 
@@ -80,6 +80,6 @@ def test_another_torch(tmp_path):
 def test_torchserve_finds_one_class():
     from ts.utils.util import list_classes_from_module
 
-    import serving.handler
+    import rsp.serving.handler
 
-    assert list_classes_from_module(serving.handler) == [TileHandler]
+    assert list_classes_from_module(rsp.serving.handler) == [TileHandler]

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.server import TorchServe, current_archives, free_ports, preflight, set_current
-from shared.errors import ServingError
+from rsp.serving.server import TorchServe, current_archives, free_ports, preflight, set_current
+from rsp.shared.errors import ServingError
 
 ROOT = Path(__file__).parent.parent.parent
 SERVING = ROOT / "serving"
@@ -29,8 +29,8 @@ def test_without_java(monkeypatch, tmp_path):
 def test_without_java_on_the_command_line(tmp_path):
     environment = {**os.environ, "PATH": str(tmp_path), "JAVA_HOME": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-m", "serving.server", "--model", "x"], env=environment, capture_output=True, text=True,
-        cwd=ROOT,
+        [sys.executable, "-m", "rsp.serving.server", "--model", "x"], env=environment,
+        capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 1 and "openjdk-17-jre-headless" in done.stderr and "Traceback" not in done.stderr
 

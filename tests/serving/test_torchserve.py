@@ -19,15 +19,15 @@ import pytest
 import requests
 from PIL import Image
 
-from components.export.tool import export
-from serving.archive import build_archive, sha8
-from serving.client import TileClient
-from serving.ready import describe, ready_workers
-from serving.server import TorchServe, current_archives, free_ports, set_current
-from shared.errors import ServingError, TileError
-from shared.images import decode_mask, encode
-from shared.learning.inference import load_predictor, predict_tiles
-from shared.tileset import open_reader
+from rsp.components.export.tool import export
+from rsp.serving.archive import build_archive, sha8
+from rsp.serving.client import TileClient
+from rsp.serving.ready import describe, ready_workers
+from rsp.serving.server import TorchServe, current_archives, free_ports, set_current
+from rsp.shared.errors import ServingError, TileError
+from rsp.shared.images import decode_mask, encode
+from rsp.shared.learning.inference import load_predictor, predict_tiles
+from rsp.shared.tileset import open_reader
 from tests.serving.tiny import make_checkpoint
 from tests.tilesets import BLOCK, make_tileset, noise
 
@@ -210,7 +210,7 @@ def test_ready_and_not(server, client):
 
 def test_probe(server):
     environment = {**os.environ, "TS_MANAGEMENT_ADDRESS": server.management}
-    command = [sys.executable, "-m", "serving.ready"]
+    command = [sys.executable, "-m", "rsp.serving.ready"]
     for name, code in (("rsp", 0), ("nobody", 1)):
         environment["RSP_MODEL_NAME"] = name
         assert subprocess.run(command, env=environment, cwd=ROOT, capture_output=True).returncode == code
@@ -254,9 +254,9 @@ def test_a_port_that_is_taken(model, server):
 
 
 def start_foreground(model: Path, *more: str) -> tuple[subprocess.Popen[str], str, str]:
-    """Start `python -m serving.server` and return it with its URL for predictions and its management URL."""
+    """Start `python -m rsp.serving.server` and return it with its URL for predictions and its management URL."""
     ports = free_ports((0, 0, 0))
-    command = [sys.executable, "-m", "serving.server", "--model", model, "--workers", 1, "--drain", 2, *more]
+    command = [sys.executable, "-m", "rsp.serving.server", "--model", model, "--workers", 1, "--drain", 2, *more]
     for flag, port in zip(("--port", "--management_port", "--metrics_port"), ports, strict=True):
         command += [flag, port]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -306,7 +306,7 @@ def test_the_entrypoint_of_the_image_drains(tmp_path, model):
     environment.pop("TMPDIR", None)
     log = (tmp_path / "log").open("wb")
     process = subprocess.Popen([ROOT / "serving" / "entrypoint.sh"], env=environment, stdout=log, stderr=log)
-    probe = [sys.executable, "-m", "serving.ready"]
+    probe = [sys.executable, "-m", "rsp.serving.ready"]
 
     def probed() -> int:
         return subprocess.run(probe, env=environment, cwd=ROOT, capture_output=True).returncode

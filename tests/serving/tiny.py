@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from shared.config import parse_config
-from shared.learning.card import ModelCard
-from shared.learning.checkpoint import fingerprint, save_checkpoint
-from shared.learning.models import build_model
+from rsp.shared.config import parse_config
+from rsp.shared.learning.card import ModelCard
+from rsp.shared.learning.checkpoint import fingerprint, save_checkpoint
+from rsp.shared.learning.models import build_model
 from tests.tilesets import BLOCK, CONFIG, noise
 
 

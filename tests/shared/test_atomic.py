@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.atomic import atomic_path, atomic_text, write_bytes
-from shared.errors import StorageError
+from rsp.shared.atomic import atomic_path, atomic_text, write_bytes
+from rsp.shared.errors import StorageError
 
 
 def test_a_file_appears_when_the_block_ends_well(tmp_path):
@@ -68,7 +68,7 @@ def test_dev_null_stays_what_it_is():
 
 def test_what_a_killed_process_left_is_cleared_away(tmp_path):
     code = (
-        "import os, sys; from pathlib import Path; from shared.atomic import atomic_path\n"
+        "import os, sys; from pathlib import Path; from rsp.shared.atomic import atomic_path\n"
         "with atomic_path(Path(sys.argv[1])) as path:\n    path.write_text('half'); os.kill(os.getpid(), 9)"
     )
     path = tmp_path / "model[1].safetensors"
@@ -87,9 +87,9 @@ def test_what_a_killed_process_left_is_cleared_away(tmp_path):
 
 def test_a_file_too_large_is_said_and_nothing_stays(tmp_path):
     code = (
-        "import resource, sys; from pathlib import Path; from shared.atomic import write_bytes\n"
+        "import resource, sys; from pathlib import Path; from rsp.shared.atomic import write_bytes\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "from shared.errors import StorageError\n"
+        "from rsp.shared.errors import StorageError\n"
         "try: write_bytes(Path(sys.argv[1]), bytes(5000))\n"
         "except StorageError as error: print(error)"
     )

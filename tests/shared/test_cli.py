@@ -13,12 +13,12 @@ from types import ModuleType
 
 import pytest
 
-from shared import cli
-from shared.arguments import add_config, add_out, add_web_ui, add_workers, bounded, int_list, require
-from shared.cli import WORKFLOW, arguments, main, make_parser, parse, tools
-from shared.errors import RspError, TileSetError, UsageError
-from shared.report import Result
-from shared.tiles import Tile
+from rsp.shared import cli
+from rsp.shared.arguments import add_config, add_out, add_web_ui, add_workers, bounded, int_list, require
+from rsp.shared.cli import WORKFLOW, arguments, main, make_parser, parse, tools
+from rsp.shared.errors import RspError, TileSetError, UsageError
+from rsp.shared.report import Result
+from rsp.shared.tiles import Tile
 
 ALL = list(tools())
 
@@ -101,7 +101,7 @@ def test_unknown_tool(rsp):
 def test_version(rsp):
     from importlib.metadata import version
 
-    assert rsp("--version").stdout == f"rsp {version('rsp')}\n"
+    assert rsp("--version").stdout == f"rsp {version('rsp-tools')}\n"
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -112,7 +112,7 @@ def test_help_of_every_tool(rsp, name):
 
 def test_help_imports_neither_torch_nor_kfp():
     code = (
-        "import sys\nfrom shared.cli import main, tools\n"
+        "import sys\nfrom rsp.shared.cli import main, tools\n"
         "heavy = {'torch', 'kfp', 'transformers', 'numpy', 'rasterio', 'shapely', 'PIL', 'osmium', 'requests'}\n"
         "for name in tools():\n"
         "    try: main([name, '--help'])\n"
@@ -149,7 +149,7 @@ def test_a_double_dash_ends_the_flags(fake):
 
 def test_the_seeds_compare_line():
     """The line of the seed's README, whose positional follows a greedy flag and another one."""
-    from components.compare import tool
+    from rsp.components.compare import tool
 
     line = "--mode stack --labels labels --images images labels masks --masks masks compare"
     found = arguments("compare", tool, parse(make_parser("compare", tool), line.split()))
@@ -239,7 +239,7 @@ def test_a_reader_that_goes_away(argv):
     """`rsp -h | head -0`: no traceback, no complaint at the exit."""
     # Unbuffered, argparse meets the closed pipe itself, keeps quiet, and exits with 0.
     buffered = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
-    command = [sys.executable, "-m", "shared.cli", *argv]
+    command = [sys.executable, "-m", "rsp.shared.cli", *argv]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=buffered)
     process.stdout.close()
     errors = process.stderr.read()

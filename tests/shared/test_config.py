@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.config import EXPECTED, KEYS, TABLES, ClassDef, describe, find_config, load_config
-from shared.errors import ConfigError
+from rsp.shared.config import EXPECTED, KEYS, TABLES, ClassDef, describe, find_config, load_config
+from rsp.shared.errors import ConfigError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 

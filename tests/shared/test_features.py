@@ -11,8 +11,8 @@ import pytest
 import shapely
 from shapely.geometry import box, mapping, shape
 
-from shared.errors import FeatureError
-from shared.features import expand, feature_writer, polygonal, read_crs, read_features, to_mercator
+from rsp.shared.errors import FeatureError
+from rsp.shared.features import expand, feature_writer, polygonal, read_crs, read_features, to_mercator
 
 POINT = {"type": "Point", "coordinates": [9.5, 47.1]}
 

@@ -10,8 +10,8 @@ import pytest
 import rasterio
 from PIL import Image
 
-from shared.errors import ConfigError, TileError
-from shared.images import complementary, decode, decode_mask, encode, encode_mask, parse_color, sniff
+from rsp.shared.errors import ConfigError, TileError
+from rsp.shared.images import complementary, decode, decode_mask, encode, encode_mask, parse_color, sniff
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 

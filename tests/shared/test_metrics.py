@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from shared.errors import TileError
-from shared.metrics import (
+from rsp.shared.errors import TileError
+from rsp.shared.metrics import (
     accuracy,
     confusion,
     f1_per_class,

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.errors import RspError
-from shared.parallel import cpu_count, parallel_map
-from shared.progress import progress
-from shared.report import Result, failed_cover, note_failures, write_report
-from shared.tiles import Tile, read_cover
+from rsp.shared.errors import RspError
+from rsp.shared.parallel import cpu_count, parallel_map
+from rsp.shared.progress import progress
+from rsp.shared.report import Result, failed_cover, note_failures, write_report
+from rsp.shared.tiles import Tile, read_cover
 
 _state: list[str] = []
 
@@ -88,7 +88,7 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path):
     code = (
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "from shared.parallel import parallel_map\n"
+        "from rsp.shared.parallel import parallel_map\n"
         "def note(folder):\n"
         "    (Path(folder) / str(os.getpid())).touch(); time.sleep(0.2)\n"
         "if __name__ == '__main__':\n"
@@ -126,7 +126,7 @@ def test_threads_are_threads():
 
 
 def test_progress_in_a_log(capsys, monkeypatch):
-    monkeypatch.setattr("shared.progress.INTERVAL", 0.0)
+    monkeypatch.setattr("rsp.shared.progress.INTERVAL", 0.0)
     assert list(progress([1, 2], "predict")) == [1, 2]
     assert list(progress(iter([]), "nothing")) == []
     lines = capsys.readouterr().err.splitlines()

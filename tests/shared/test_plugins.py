@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from shared.errors import PluginError
-from shared.plugins import load
+from rsp.shared.errors import PluginError
+from rsp.shared.plugins import load
 
 
 @pytest.fixture

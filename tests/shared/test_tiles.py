@@ -7,8 +7,8 @@ import random
 import mercantile
 import pytest
 
-from shared.errors import CoverError, UsageError
-from shared.tiles import (
+from rsp.shared.errors import CoverError, UsageError
+from rsp.shared.tiles import (
     MAX_ZOOM,
     Tile,
     bounds_lonlat,

@@ -19,9 +19,9 @@ from pmtiles.reader import MmapSource, Reader, all_tiles
 from pmtiles.tile import Compression, TileType, zxy_to_tileid
 from pmtiles.writer import Writer
 
-from shared.errors import CoverError, StorageError, TileError, TileSetError, UsageError
-from shared.tiles import Tile, bounds_lonlat
-from shared.tileset import find_tileset, is_archive, open_reader, open_writer, remove_tileset, tile_format
+from rsp.shared.errors import CoverError, StorageError, TileError, TileSetError, UsageError
+from rsp.shared.tiles import Tile, bounds_lonlat
+from rsp.shared.tileset import find_tileset, is_archive, open_reader, open_writer, remove_tileset, tile_format
 from tests.tilesets import BLOCK, make_tileset
 
 FORMS = ["tiles", "tiles.pmtiles"]
@@ -363,8 +363,8 @@ def test_tile_sets_are_removed(tmp_path):
 WRITE = """
 import sys, json, random
 from pathlib import Path
-from shared.tileset import open_writer
-from shared.tiles import Tile
+from rsp.shared.tileset import open_writer
+from rsp.shared.tiles import Tile
 path, resume = Path(sys.argv[1]), sys.argv[2] == "resume"
 with open_writer(path, "png", resume=resume) as writer:
     print("begun", flush=True)

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from shared.errors import TileSetError, UsageError
-from shared.tiles import Tile, bounds_lonlat
-from shared.webmap import embed_webmap, extent, write_webmap
+from rsp.shared.errors import TileSetError, UsageError
+from rsp.shared.tiles import Tile, bounds_lonlat
+from rsp.shared.webmap import embed_webmap, extent, write_webmap
 from tests.tilesets import BLOCK, make_tileset
 
 
@@ -139,7 +139,7 @@ def test_the_same_page_every_time(tmp_path):
 def test_the_licences_are_there():
     from importlib.resources import files
 
-    vendor = files("shared.webmap").joinpath("vendor")
+    vendor = files("rsp.shared.webmap").joinpath("vendor")
     assert "Volodymyr Agafonkin" in vendor.joinpath("leaflet.LICENSE").read_text()
     text = vendor.joinpath("pmtiles.LICENSE").read_text()
     assert "Protomaps" in text and "Arjun Barrett" in text

@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from shared import plugins
-from shared.config import ModelConfig
-from shared.errors import ModelError, RspError
-from shared.learning.models.segmentation import FAMILIES, Segmentation
-from shared.learning.models.unet import UNet
+from rsp.shared import plugins
+from rsp.shared.config import ModelConfig
+from rsp.shared.errors import ModelError, RspError
+from rsp.shared.learning.models.segmentation import FAMILIES, Segmentation
+from rsp.shared.learning.models.unet import UNet
 
 __all__ = ["BUILTIN", "build_model", "plan_of"]
 

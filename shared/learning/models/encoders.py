@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoBackbone, AutoConfig, PretrainedConfig
 from transformers.utils import logging
 
-from shared.errors import ModelError
+from rsp.shared.errors import ModelError
 
 # Hub id of pretrained weights, type of the backbone, and its shape.
 Known = tuple[str | None, str, dict[str, Any]]

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForSemanticSegmentation
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
-from shared.config import ModelConfig
-from shared.errors import ModelError
-from shared.learning.models.encoders import config_of, encoder_config, fetch, fit_bands
+from rsp.shared.config import ModelConfig
+from rsp.shared.errors import ModelError
+from rsp.shared.learning.models.encoders import config_of, encoder_config, fetch, fit_bands
 
 FAMILIES: tuple[str, ...] = tuple(sorted(MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES))
 
@@ -46,7 +46,7 @@ class Segmentation(nn.Module):
     def build(
         cls, model: ModelConfig, in_channels: int, num_classes: int, plan: dict[str, Any] | None = None
     ) -> Self:
-        """Build the network; see `shared.learning.models.build_model`.
+        """Build the network; see `rsp.shared.learning.models.build_model`.
 
         `encoder` is a short name (SegFormer: `mit-b0`...; UPerNet: every encoder of the U-Net), a hub id or a
         local folder of a whole network of this family. Pretrained weights are those of a hub id or folder; the

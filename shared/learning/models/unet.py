@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from shared.config import ModelConfig
-from shared.errors import ModelError
-from shared.learning.models.encoders import build_backbone
+from rsp.shared.config import ModelConfig
+from rsp.shared.errors import ModelError
+from rsp.shared.learning.models.encoders import build_backbone
 
 # The strides of the encoder's features that the decoder climbs.
 STRIDES = (4, 8, 16, 32)
@@ -88,7 +88,7 @@ class UNet(nn.Module):
     def build(
         cls, model: ModelConfig, in_channels: int, num_classes: int, plan: dict[str, Any] | None = None
     ) -> Self:
-        """Build the network; see `shared.learning.models.build_model`."""
+        """Build the network; see `rsp.shared.learning.models.build_model`."""
         backbone, plan = build_backbone(model.encoder, in_channels, model.pretrained, plan)
         channels, strides = _probe(backbone, in_channels, model.encoder)
         return cls(backbone, channels, strides, in_channels, num_classes, model.num_filters, plan)

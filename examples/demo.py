@@ -1,7 +1,7 @@
 """HelloWorld from nothing: an area, a pipeline, a served model, a map.
 
-python -m pipelines.demo --out demo                     on a generated town
-python -m pipelines.demo --out demo --scene FOLDER      on images/{z}/{x}/{y}.jpg and a GeoJSON of your own
+python -m examples.demo --out demo                     on a generated town
+python -m examples.demo --out demo --scene FOLDER      on images/{z}/{x}/{y}.jpg and a GeoJSON of your own
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from pipelines.compiler import load
-from pipelines.local import LocalRun, run_local
-from shared.atomic import atomic_text, write_bytes
-from shared.config import find_config
-from shared.errors import PipelineError, RspError, ServingError, UsageError
-from shared.tiles import read_cover
-from shared.tileset import find_tileset, open_reader, remove_tileset
-from shared.webmap import write_webmap
+from examples.town.generate import generate
+from examples.town.server import CONFIG, SceneServer
+from rsp.pipelines.compiler import load
+from rsp.pipelines.local import LocalRun, run_local
+from rsp.shared.atomic import atomic_text, write_bytes
+from rsp.shared.config import find_config
+from rsp.shared.errors import PipelineError, RspError, ServingError, UsageError
+from rsp.shared.tiles import read_cover
+from rsp.shared.tileset import find_tileset, open_reader, remove_tileset
+from rsp.shared.webmap import write_webmap
 
 # What the network must reach on the generated town; less means that something is broken.
 LEAST_IOU = 0.80
@@ -57,14 +58,8 @@ class Job:
 @contextmanager
 def generated(folder: Path, tiles: int, epochs: int) -> Iterator[Job]:
     """Draw a town and offer it as a WMS."""
-    try:
-        # By name: the tests are no part of the package, and nothing else in it knows of them.
-        generate = import_module("tests.scene.generate")
-        server_module = import_module("tests.scene.server")
-    except ImportError as error:
-        raise UsageError(f"the town is drawn by tests/scene: run this in the checkout ({error})") from error
-    scene = generate.generate(folder, tiles=tiles)
-    with server_module.SceneServer(scene.path) as server:
+    scene = generate(folder, tiles=tiles)
+    with SceneServer(scene.path) as server:
         parameters = {
             "source": scene.bbox_text,
             "zoom": scene.zoom,
@@ -73,7 +68,7 @@ def generated(folder: Path, tiles: int, epochs: int) -> Iterator[Job]:
             # The town stands on this machine and minds no number of requests.
             "rate": 100,
             "features": str(scene.features),
-            "config": server_module.CONFIG.read_text("utf-8"),
+            "config": CONFIG.read_text("utf-8"),
             "epochs": epochs,
             "block": 2,
             "threshold": LEAST_IOU,
@@ -84,7 +79,7 @@ def generated(folder: Path, tiles: int, epochs: int) -> Iterator[Job]:
 @contextmanager
 def own(folder: Path, epochs: int, config: Path | None) -> Iterator[Job]:
     """Offer somebody's own tiles as an XYZ server."""
-    from shared.images import decode
+    from rsp.shared.images import decode
 
     images = find_tileset(folder, "images")
     if not images.is_dir():
@@ -186,7 +181,7 @@ class Steps(io.StringIO):
 @contextmanager
 def torchserve(out: Path) -> Iterator[Any]:
     """Start TorchServe without a model; yield None, and say why, where that cannot be."""
-    from serving.server import TorchServe, preflight
+    from rsp.serving.server import TorchServe, preflight
 
     try:
         preflight()
@@ -209,7 +204,7 @@ def predict_over_http(run: LocalRun, endpoint: str, out: Path) -> tuple[int, int
     Returns:
         How many masks are those of the pipeline, byte for byte, and how many there are.
     """
-    from shared.cli import main
+    from rsp.shared.cli import main
 
     masks = out / "endpoint"
     remove_tileset(masks)
@@ -309,7 +304,7 @@ def demo(
     for what, path in kept.items():
         print(f"  {path!s:42} {what}")
     if deployed:
-        print(f"\nServe it again: {Path(sys.executable).name} -m serving.server --model {out / 'model.pt2'}")
+        print(f"\nServe it again: {Path(sys.executable).name} -m rsp.serving.server --model {out / 'model.pt2'}")
     if deployed and same < asked:
         raise PipelineError(f"{asked - same} masks of the endpoint differ from those of the pipeline")
     if job.least is not None and not iou >= job.least:
@@ -319,7 +314,7 @@ def demo(
 def main(argv: list[str] | None = None) -> int:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(
-        prog="python -m pipelines.demo",
+        prog="python -m examples.demo",
         description=(__doc__ or "").strip(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from shared.config import Channel, load_config
-from shared.errors import TileError, TileSetError
-from shared.images import encode, encode_mask
-from shared.learning.data import Batches, TileDataset, TileLoader, make_batches, resize_image, resize_label
-from shared.tiles import Tile
-from shared.tileset import open_writer
+from rsp.components.train.data import Batches, TileDataset, TileLoader, make_batches, resize_image, resize_label
+from rsp.shared.config import Channel, load_config
+from rsp.shared.errors import TileError, TileSetError
+from rsp.shared.images import encode, encode_mask
+from rsp.shared.tiles import Tile
+from rsp.shared.tileset import open_writer
 from tests.tilesets import BLOCK, COLORS, make_tileset, noise, squares
 from tests.toy import TRAINING, make_config, make_dataset, photo
 
@@ -296,6 +296,6 @@ class Own:
 
 
 def test_loader_of_ones_own(tmp_path, config):
-    data = dataset(config, tmp_path, loader="tests.learning.test_data:Own")
+    data = dataset(config, tmp_path, loader="tests.components.train.test_data:Own")
     assert len(data) == 2 and data[(1, 1)][0].shape == (3, 64, 64)
     assert data[(1, 1)][0][0, 0, 0] > data[(1, 0)][0][0, 0, 0]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from shared.config import ClassDef
-from shared.errors import ConfigError, PluginError
-from shared.learning.losses import BUILTIN, build_loss, class_weights
+from rsp.components.train.losses import BUILTIN, build_loss, class_weights
+from rsp.shared.config import ClassDef
+from rsp.shared.errors import ConfigError, PluginError
 
 EVEN = torch.ones(3)
 
@@ -113,7 +113,7 @@ def own(weights):
 
 
 def test_plug_in(labels):
-    assert float(build_loss("tests.learning.test_losses:own", EVEN)(sure(labels), labels)) == 7
+    assert float(build_loss("tests.components.train.test_losses:own", EVEN)(sure(labels), labels)) == 7
     with pytest.raises(PluginError, match="unknown losses 'lovas'; known: cross_entropy"):
         build_loss("lovas", EVEN)
     with pytest.raises(PluginError, match="cannot be made"):

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from pipelines.demo import default_epochs, main, torchserve
+from examples.demo import default_epochs, main, torchserve
 from tests.tilesets import make_tileset
 
 
@@ -32,8 +32,8 @@ def own_tiles(scene, scene_server, tmp_path):
 @pytest.mark.java
 @pytest.mark.xdist_group("torchserve")
 def test_own_tiles_end_to_end(own_tiles, tmp_path, capsys):
-    from serving.server import preflight
-    from shared.errors import ServingError
+    from rsp.serving.server import preflight
+    from rsp.shared.errors import ServingError
 
     try:
         preflight()

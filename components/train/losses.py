@@ -13,9 +13,9 @@ from kornia.losses import LovaszSoftmaxLoss, dice_loss, focal_loss
 from torch import nn
 from torch.nn import functional as F
 
-from shared import plugins
-from shared.config import ClassDef
-from shared.errors import ConfigError, PluginError
+from rsp.shared import plugins
+from rsp.shared.config import ClassDef
+from rsp.shared.errors import ConfigError, PluginError
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 

@@ -1,6 +1,6 @@
 """Offer a generated scene as tile servers do: WMS 1.3.0, XYZ, TMS, and its vector files; on this machine only.
 
-python -m tests.scene.server SCENE_DIR [--port 0] [--config config.toml]
+python -m examples.town.server SCENE_DIR [--port 0] [--config config.toml]
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from rasterio.enums import Resampling
 from rasterio.transform import from_bounds
 from rasterio.vrt import WarpedVRT
 
-from shared.tiles import MAX_ZOOM, Tile, bounds_mercator
+from rsp.shared.tiles import MAX_ZOOM, Tile, bounds_mercator
 
 CONFIG = Path(__file__).with_name("config.toml")
 FORMATS = {"png": "PNG", "jpg": "JPEG", "jpeg": "JPEG", "webp": "WEBP"}

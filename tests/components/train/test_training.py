@@ -15,16 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from shared.config import load_config
-from shared.errors import ConfigError, ModelError, PluginError, StorageError, TileError, UsageError
-from shared.images import decode, decode_mask
-from shared.learning.checkpoint import load_checkpoint, read_card
-from shared.learning.history import read_state
-from shared.learning.processes import World, choose
-from shared.learning.start import Plan, learning_rate, make_optimizer
-from shared.learning.training import train_model
-from shared.metrics import confusion, foreground_iou, miou
-from shared.tileset import open_reader, open_writer
+from rsp.components.train.history import read_state
+from rsp.components.train.processes import World, choose
+from rsp.components.train.start import Plan, learning_rate, make_optimizer
+from rsp.components.train.training import train_model
+from rsp.shared.config import load_config
+from rsp.shared.errors import ConfigError, ModelError, PluginError, StorageError, TileError, UsageError
+from rsp.shared.images import decode, decode_mask
+from rsp.shared.learning.checkpoint import load_checkpoint, read_card
+from rsp.shared.metrics import confusion, foreground_iou, miou
+from rsp.shared.tileset import open_reader, open_writer
 from tests.tilesets import make_tileset, squares
 from tests.toy import TRAINING, VALIDATION, make_config, make_dataset, photo
 
@@ -74,8 +74,8 @@ def test_bug_19_the_loss_is_the_mean_over_tiles(trained, config):
     """Not the sum of the means of batches divided by the number of samples."""
     out, _ = trained
     row = json.loads((out / "history.json").read_text())[-1]
-    from shared.learning.inference import load_predictor
-    from shared.learning.losses import build_loss, class_weights
+    from rsp.components.train.losses import build_loss, class_weights
+    from rsp.shared.learning.inference import load_predictor
 
     predictor = load_predictor(out / "last.safetensors", device="cpu")
     loss = build_loss("lovasz", class_weights(config.classes))
@@ -88,7 +88,7 @@ def test_bug_19_the_loss_is_the_mean_over_tiles(trained, config):
 
 def test_bug_20_metrics_are_those_of_the_masks(trained, toy):
     """The confusion matrix of the best epoch is that of the masks which its checkpoint predicts."""
-    from shared.learning.inference import load_predictor
+    from rsp.shared.learning.inference import load_predictor
 
     out, outcome = trained
     predictor = load_predictor(out / "best.safetensors", device="cpu")
@@ -146,10 +146,10 @@ KILLED = """
 import signal, os, sys
 from pathlib import Path
 import torch
-import shared.learning.training as training
-from shared.config import load_config
-from shared.learning.processes import World
-from shared.learning.start import Plan
+import rsp.components.train.training as training
+from rsp.shared.config import load_config
+from rsp.components.train.processes import World
+from rsp.components.train.start import Plan
 
 config, dataset, out, after, where = sys.argv[1:]
 write = getattr(training, where)
@@ -271,11 +271,11 @@ FULL = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from shared.config import load_config
-from shared.errors import StorageError
-from shared.learning.processes import World
-from shared.learning.start import Plan
-from shared.learning.training import train_model
+from rsp.shared.config import load_config
+from rsp.shared.errors import StorageError
+from rsp.components.train.processes import World
+from rsp.components.train.start import Plan
+from rsp.components.train.training import train_model
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 config, dataset, out, limit = sys.argv[1:]
@@ -364,7 +364,7 @@ def test_optimizers_of_the_configuration(config):
 
 def test_training_that_diverges_says_so(config, toy, tmp_path):
     with pytest.raises(ModelError, match="training diverged; lower the learning rate"):
-        fit(config, toy, tmp_path, epochs=3, model={"loss": "tests.learning.test_training:infinite"})
+        fit(config, toy, tmp_path, epochs=3, model={"loss": "tests.components.train.test_training:infinite"})
 
 
 def infinite(weights):
@@ -376,7 +376,7 @@ def constant_metric(matrix):
 
 
 def test_metrics_of_ones_own_are_shown(config, toy, tmp_path):
-    name = "tests.learning.test_training:constant_metric"
+    name = "tests.components.train.test_training:constant_metric"
     outcome = fit(config, toy, tmp_path, epochs=1, model={"metrics": ("IoU", "QoD", "f1", name)})
     part = outcome.history[0]["validation"]
     assert part[name] == 0.125 and {"iou", "qod", "f1"} <= set(part) and "qod" in (tmp_path / "log").read_text()
@@ -404,8 +404,8 @@ def test_left_out_tiles_are_remarked(config, tmp_path):
 
 def test_more_bands_and_classes(config, tmp_path):
     """Five bands of uint16 in another order, and three classes."""
-    from shared.config import Channel, ClassDef
-    from shared.images import encode, encode_mask
+    from rsp.shared.config import Channel, ClassDef
+    from rsp.shared.images import encode, encode_mask
 
     def deep(tile):
         rng = np.random.default_rng(tile.x * 1000 + tile.y)

@@ -19,14 +19,14 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from shared import plugins
-from shared.config import Channel, Config
-from shared.errors import RspError, TileError, TileSetError
-from shared.images import Array, Mask, decode, decode_mask
-from shared.learning.augmentation import load_augmentation
-from shared.learning.normalise import normalise, pick_bands, scale, stack_bands
-from shared.tiles import Tile
-from shared.tileset import TileReader, find_tileset, open_reader
+from rsp.components.train.augmentation import load_augmentation
+from rsp.shared import plugins
+from rsp.shared.config import Channel, Config
+from rsp.shared.errors import RspError, TileError, TileSetError
+from rsp.shared.images import Array, Mask, decode, decode_mask
+from rsp.shared.learning.normalise import normalise, pick_bands, scale, stack_bands
+from rsp.shared.tiles import Tile
+from rsp.shared.tileset import TileReader, find_tileset, open_reader
 
 # Which epoch, and which tile of the data set.
 Key = tuple[int, int]

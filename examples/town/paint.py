@@ -9,7 +9,7 @@ import numpy as np
 import shapely
 from PIL import Image, ImageDraw, ImageFilter
 
-from tests.scene.town import ROUNDABOUT, Building, Patch, Point, Road, Town
+from examples.town.town import ROUNDABOUT, Building, Patch, Point, Road, Town
 
 SUN_AZIMUTH, SUN_HEIGHT = math.radians(152), math.radians(44)
 SUN = np.array([

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
-from shared.errors import UsageError
+from rsp.shared.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Draw a small imaginary town from above, with the truth about its buildings.
 
-python -m tests.scene.generate OUT [--seed 7] [--tiles 150]
+python -m examples.town.generate OUT [--seed 7] [--tiles 150]
 
 OUT gets `town.tif` (aerial photograph, RGB, UTM), `buildings.geojson` (the truth, EPSG:4326), `town.osm.pbf`
 (the same buildings, roads, and what real extracts have: odd tags, missing nodes and members), `cover.csv` and
@@ -13,8 +13,10 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import mercantile
 import numpy as np
@@ -24,12 +26,12 @@ from pyproj import Transformer
 from rasterio.transform import from_origin
 from shapely.geometry import mapping
 
-from shared.atomic import atomic_path
-from shared.tiles import Tile, write_cover
-from tests.scene.osm import OsmCounts, write_osm
-from tests.scene.paint import Canvas
-from tests.scene.plan import plan_town
-from tests.scene.town import Town
+from examples.town.osm import OsmCounts, write_osm
+from examples.town.paint import Canvas
+from examples.town.plan import plan_town
+from examples.town.town import Town
+from rsp.shared.atomic import atomic_path
+from rsp.shared.tiles import Tile, write_cover
 
 # Fields in the Bresse: nothing of the place is in the picture.
 LON, LAT, UTM = 5.21, 46.87, "EPSG:32631"
@@ -144,7 +146,7 @@ def write_raster(path: Path, town: Town, resolution: float, origin: tuple[float,
         raster.write(np.moveaxis(picture, 2, 0))
 
 
-def write_truth(path: Path, town: Town, lonlat) -> None:
+def write_truth(path: Path, town: Town, lonlat: Callable[[Any], Any]) -> None:
     """Write the outlines of all buildings."""
     features = [
         {

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import distributed
 
-from shared import metrics, plugins
-from shared.errors import PluginError
-from shared.metrics import Counts
+from rsp.shared import metrics, plugins
+from rsp.shared.errors import PluginError
+from rsp.shared.metrics import Counts
 
 Metric = Callable[[Counts], float]
 

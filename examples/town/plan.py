@@ -11,7 +11,7 @@ import shapely
 from shapely import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from tests.scene.town import ROUNDABOUT, Building, Patch, Point, Road, Town, Wing
+from examples.town.town import ROUNDABOUT, Building, Patch, Point, Road, Town, Wing
 
 # The street lattice: its spacing along and across in metres, and its turn against the grid.
 ALONG, ACROSS, TURN = 84.0, 58.0, math.radians(16)

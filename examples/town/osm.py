@@ -13,7 +13,7 @@ import shapely
 from osmium.osm.mutable import Node, Relation, Way
 from shapely import Polygon
 
-from tests.scene.town import Town, Wing
+from examples.town.town import Town, Wing
 
 # Of no node that is written.
 NOWHERE = 9_000_000_000
@@ -72,7 +72,7 @@ class Extract:
         """Write all, sorted by type and id as readers expect it."""
         temporary = path.parent / f".{secrets.token_hex(4)}-{path.name}"
         header = osmium.io.Header()
-        header.set("generator", "tests.scene")
+        header.set("generator", "examples.town")
         with osmium.SimpleWriter(str(temporary), header=header) as writer:
             for place, number in self.nodes.items():
                 writer.add_node(Node(id=number, version=1, visible=True, location=place))

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from shared.atomic import atomic_path, atomic_text
-from shared.errors import ModelError, StorageError
+from rsp.shared.atomic import atomic_path, atomic_text
+from rsp.shared.errors import ModelError, StorageError
 
 LOG, HISTORY_JSON, HISTORY_CSV, STATE = "log", "history.json", "history.csv", "state.pt"
 VERSION = 1
@@ -29,7 +29,7 @@ class State:
         epoch: How many epochs are done.
         uuid: Of the weights.
         card: The model card as JSON: what network this is.
-        plan: What rebuilds the network (see `shared.learning.models.plan_of`), as JSON.
+        plan: What rebuilds the network (see `rsp.shared.learning.models.plan_of`), as JSON.
         weights: The state of the network.
         optimizer: The state of the optimizer.
         history: One row an epoch.

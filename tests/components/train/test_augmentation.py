@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from shared.errors import PluginError
-from shared.learning.augmentation import load_augmentation
+from rsp.components.train.augmentation import load_augmentation
+from rsp.shared.errors import PluginError
 
 LABEL = np.arange(16, dtype=np.uint8).reshape(4, 4)
 IMAGE = np.stack([LABEL, LABEL + 100.0, LABEL * 2.0, LABEL - 5.0]).astype(np.float32)
@@ -51,7 +51,7 @@ def test_none_does_nothing():
 
 def test_names():
     assert load_augmentation("Strong") is load_augmentation("strong")
-    assert load_augmentation("tests.learning.test_augmentation:own")(IMAGE, LABEL, None) == (1, 2)
+    assert load_augmentation("tests.components.train.test_augmentation:own")(IMAGE, LABEL, None) == (1, 2)
     with pytest.raises(PluginError, match="unknown augmentations 'bend'; known: flip, none"):
         load_augmentation("bend")
 

@@ -16,8 +16,8 @@ from PIL import Image
 from rasterio.features import rasterize
 from shapely.geometry import shape
 
-from shared.tiles import Tile, bounds_mercator, read_cover
-from tests.scene.generate import generate
+from examples.town.generate import generate
+from rsp.shared.tiles import Tile, bounds_mercator, read_cover
 
 
 def test_the_same_seed_gives_the_same_files(tmp_path):

@@ -7,7 +7,6 @@ import math
 import shutil
 import time
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,21 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from shared.atomic import atomic_path
-from shared.errors import ModelError, RspError, StorageError
-from shared.learning.card import ModelCard
-from shared.learning.checkpoint import fingerprint, save_checkpoint
-from shared.learning.data import Batches, TileDataset, make_batches
-from shared.learning.history import Log, Row, State, finite, write_history, write_state
-from shared.learning.inference import Predictor
-from shared.learning.losses import build_loss, class_weights
-from shared.learning.metrics import Tally, load_metrics, measure
-from shared.learning.models import plan_of
-from shared.learning.processes import World
-from shared.learning.start import Plan, learning_rate, make_optimizer, make_start
-from shared.metrics import iou_per_class
-from shared.parallel import cpu_count
-from shared.progress import progress
+from rsp.components.train.data import Batches, TileDataset, make_batches
+from rsp.components.train.history import Log, Row, State, finite, write_history, write_state
+from rsp.components.train.losses import build_loss, class_weights
+from rsp.components.train.metrics import Tally, load_metrics, measure
+from rsp.components.train.processes import World
+from rsp.components.train.start import Plan, learning_rate, make_optimizer, make_start
+from rsp.shared.atomic import atomic_path
+from rsp.shared.errors import ModelError, RspError, StorageError
+from rsp.shared.learning.card import ModelCard, library_versions
+from rsp.shared.learning.checkpoint import fingerprint, save_checkpoint
+from rsp.shared.learning.inference import Predictor
+from rsp.shared.learning.models import plan_of
+from rsp.shared.metrics import iou_per_class
+from rsp.shared.parallel import cpu_count
+from rsp.shared.progress import progress
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 
@@ -284,7 +283,7 @@ class Trainer:
             overlap=config.model.ms,
             epoch=epoch,
             epochs=self.plan.epochs,
-            versions={name: version(name) for name in ("rsp", "torch", "transformers")},
+            versions=library_versions("torch", "transformers"),
         )
 
     def _save(self, epoch: int) -> None:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from shared.config import Config
-from shared.errors import ConfigError, ModelError, UsageError
-from shared.learning.card import ModelCard
-from shared.learning.checkpoint import load_checkpoint, load_weights
-from shared.learning.history import Log, Row, State, read_state
-from shared.learning.models import build_model
+from rsp.components.train.history import Log, Row, State, read_state
+from rsp.shared.config import Config
+from rsp.shared.errors import ConfigError, ModelError, UsageError
+from rsp.shared.learning.card import ModelCard
+from rsp.shared.learning.checkpoint import load_checkpoint, load_weights
+from rsp.shared.learning.models import build_model
 
 # The rate climbs over the first tenth of the steps, then falls along a cosine to this share of itself.
 WARM_UP, FLOOR = 0.1, 0.01

@@ -13,9 +13,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from shared import plugins
-from shared.errors import PluginError
-from shared.images import Mask
+from rsp.shared import plugins
+from rsp.shared.errors import PluginError
+from rsp.shared.images import Mask
 
 Floats = npt.NDArray[np.float32]
 Augmentation = Callable[[Floats, Mask, np.random.Generator], tuple[Floats, Mask]]

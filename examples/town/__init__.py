@@ -1,0 +1,1 @@
+"""A generated town, seen from above, with the truth about its buildings."""
