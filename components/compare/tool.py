@@ -8,18 +8,19 @@ rsp compare --mode list --labels labels --masks masks --maximum_qod 80 --minimum
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rsp.shared.arguments import add_config, add_out, add_web_ui, add_workers, bounded, require
 from rsp.shared.errors import CoverError, TileSetError, UsageError
+from rsp.shared.jobs import Failure
 from rsp.shared.report import Result, note_failures
 from rsp.shared.tiles import Tile
 
 if TYPE_CHECKING:
-    from rsp.components.compare.work import Compared
+    from rsp.components.compare.work import Compared, Outcomes
 
 Mode = Literal["side", "stack", "list"]
 
@@ -171,11 +172,11 @@ class _Tally:
         self.compared = 0
         self.quality = 0.0
 
-    def over(self, results: Iterable[Compared]) -> Iterator[Compared]:
+    def over(self, results: Outcomes) -> Iterator[Compared]:
         """Yield the tiles that passed the filters."""
-        for found in results:
-            if found.error is not None:
-                self.failed[found.tile] = found.error
+        for (tile, _), found in results:
+            if isinstance(found, Failure):
+                self.failed[tile] = found.reason
                 continue
             self.compared += 1
             if found.counts is not None:
@@ -206,7 +207,7 @@ class _Tally:
         return result
 
 
-def _write_list(out: Path, tally: _Tally, found: Iterable[Compared], geojson: bool) -> None:
+def _write_list(out: Path, tally: _Tally, found: Outcomes, geojson: bool) -> None:
     """Write `x,y,z`, foreground and quality of each tile that passed, as text or as GeoJSON."""
     from rsp.shared.atomic import atomic_text
     from rsp.shared.webmap import footprints

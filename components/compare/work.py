@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 from rsp.components.compare.pictures import side, stack, to_rgb
 from rsp.shared.errors import CoverError, RspError, TileSetError
 from rsp.shared.images import Array, Mask, decode, decode_mask, encode
+from rsp.shared.jobs import Failure, run_job
 from rsp.shared.metrics import Counts, confusion, qod
-from rsp.shared.parallel import cpu_count, parallel_map
 from rsp.shared.tiles import Tile, read_cover
 from rsp.shared.tileset import TileReader, open_reader
 
@@ -44,6 +44,10 @@ class Job:
     vertical: bool
     tile_format: str
 
+    def open(self) -> Comparer:
+        """Open the tile sets."""
+        return Comparer(self)
+
     @property
     def scored(self) -> bool:
         """Whether there are labels and masks to compare."""
@@ -56,7 +60,7 @@ class Job:
 
 
 class Compared(NamedTuple):
-    """What came out for a tile: its scores and counts, its picture where one was made, or why it failed."""
+    """What came out for a tile: its scores and counts, and its picture where one was made."""
 
     tile: Tile
     fg: float = 0.0
@@ -64,7 +68,6 @@ class Compared(NamedTuple):
     counts: Counts | None = None
     passed: bool = True
     picture: bytes | None = None
-    error: str | None = None
 
 
 class Comparer:
@@ -79,15 +82,9 @@ class Comparer:
         for reader in self.readers.values():
             reader.close()
 
-    def compare(self, tile: Tile, compose: bool) -> Compared:
-        """Score a tile and compose its picture; what is wrong with it is said in the result."""
-        try:
-            return self._compare(tile, compose)
-        except RspError as error:
-            return Compared(tile, error=str(error))
-
-    def _compare(self, tile: Tile, compose: bool) -> Compared:
-        job = self.job
+    def __call__(self, item: tuple[Tile, bool]) -> Compared:
+        """Score a tile and, where that is asked for, compose its picture."""
+        job, (tile, compose) = self.job, item
         done = Compared(tile)
         if job.labels and job.masks:
             label, mask = self._mask(job.labels, tile), self._mask(job.masks, tile)
@@ -114,20 +111,10 @@ class Comparer:
             raise type(error)(f"{path}: {error}") from None
 
 
-_comparer: Comparer | None = None
+Outcomes = Iterable[tuple[tuple[Tile, bool], Compared | Failure]]
 
 
-def _start(job: Job) -> None:
-    global _comparer
-    _comparer = Comparer(job)
-
-
-def _one(item: tuple[Tile, bool]) -> Compared:
-    assert _comparer is not None
-    return _comparer.compare(*item)
-
-
-def compare_tiles(job: Job, items: Sequence[tuple[Tile, bool]], workers: int | None) -> Iterator[Compared]:
+def compare_tiles(job: Job, items: Sequence[tuple[Tile, bool]], workers: int | None) -> Outcomes:
     """Yield what came out for each tile, in their order, whatever the number of processes.
 
     Args:
@@ -135,15 +122,7 @@ def compare_tiles(job: Job, items: Sequence[tuple[Tile, bool]], workers: int | N
         items: The tiles, and of each whether it needs a picture.
         workers: How many processes; None for one a processor.
     """
-    workers = min(workers or cpu_count(), -(-len(items) // TILES_A_PROCESS))
-    if workers > 1:
-        yield from parallel_map(_one, items, workers, initializer=_start, initargs=(job,))
-        return
-    comparer = Comparer(job)
-    try:
-        yield from (comparer.compare(*item) for item in items)
-    finally:
-        comparer.close()
+    return run_job(job, items, len(items), workers, worth=TILES_A_PROCESS)
 
 
 def tiles_of(job: Job, cover: Path | None) -> list[Tile]:

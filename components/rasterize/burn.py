@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,9 @@ from shapely.geometry.base import BaseGeometry
 from rsp.components.rasterize.source import Bounds
 from rsp.shared.errors import TileError
 from rsp.shared.images import Mask, Rgb, decode_mask, encode_mask
+from rsp.shared.jobs import Failure, attempt
 from rsp.shared.tiles import Tile, bounds_mercator
+from rsp.shared.tileset import open_reader
 
 Indices = npt.NDArray[np.intp]
 
@@ -133,60 +136,77 @@ class Chunk(NamedTuple):
         tiles: The tiles.
         polygons: All polygons that meet any of them.
         members: For each tile, the places in `polygons` of those that meet it.
-        present: For each tile, the label that is there already and is to be kept below (None: nothing).
     """
 
     tiles: list[Tile]
     polygons: npt.NDArray[np.object_]
     members: list[Indices]
-    present: list[bytes | None] | None = None
 
 
 class Burnt(NamedTuple):
-    """A tile: its PNG (None: all background) and how many of its pixels are of the class, or why it failed."""
+    """A label: its PNG (None: all background), and how many of its pixels are of the class."""
 
-    tile: Tile
     data: bytes | None
     foreground: int
-    error: str | None = None
 
 
 @dataclass(frozen=True)
-class Burner:
-    """Burns chunks; a plain object that travels to other processes.
+class Job:
+    """What is to be burnt.
 
     Attributes:
         size: Side of a tile in pixels.
         value: Class index of the polygons.
         colors: The palette of the labels, one colour a class.
+        present: Labels that are there already and stay below the new ones.
     """
 
     size: int
     value: int
     colors: tuple[Rgb, ...]
+    present: Path | None = None
 
-    def __call__(self, chunk: Chunk) -> list[Burnt]:
-        present = chunk.present or [None] * len(chunk.tiles)
+    def open(self) -> Burner:
+        """Open the labels that are there."""
+        return Burner(self)
+
+    def empty(self) -> bytes:
+        """Return the label of a tile that is all background."""
+        return encode_mask(np.zeros((self.size, self.size), np.uint8), self.colors)
+
+
+class Burner:
+    """Burns chunks of tiles."""
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.size, self.value = job, job.size, job.value
+        self._present = open_reader(job.present) if job.present else None
+
+    def close(self) -> None:
+        """Close the labels that are there."""
+        if self._present:
+            self._present.close()
+
+    def __call__(self, chunk: Chunk) -> list[Burnt | Failure]:
+        """Return the label of each tile, or why it has none."""
         return [
-            self._tile(tile, chunk.polygons[members], before)
-            for tile, members, before in zip(chunk.tiles, chunk.members, present, strict=True)
+            attempt(self._tile, (tile, chunk.polygons[members]))
+            for tile, members in zip(chunk.tiles, chunk.members, strict=True)
         ]
 
-    def _tile(self, tile: Tile, polygons: npt.NDArray[np.object_], before: bytes | None) -> Burnt:
+    def _tile(self, item: tuple[Tile, npt.NDArray[np.object_]]) -> Burnt:
+        tile, polygons = item
         mask = self.burn(tile, polygons)
-        try:
-            if before is not None:
-                below = decode_mask(before)
-                if below.shape != mask.shape:
-                    raise TileError(
-                        f"the label there has {below.shape[1]}x{below.shape[0]} pixels, the new one "
-                        f"{self.size}x{self.size}"
-                    )
-                mask = np.maximum(mask, below)
-            data = encode_mask(mask, self.colors) if mask.any() else None
-        except TileError as error:
-            return Burnt(tile, None, 0, str(error))
-        return Burnt(tile, data, int(np.count_nonzero(mask == self.value)))
+        if self._present and tile in self._present:
+            below = decode_mask(self._present.read(tile))
+            if below.shape != mask.shape:
+                raise TileError(
+                    f"the label there has {below.shape[1]}x{below.shape[0]} pixels, the new one "
+                    f"{self.size}x{self.size}"
+                )
+            mask = np.maximum(mask, below)
+        data = encode_mask(mask, self.job.colors) if mask.any() else None
+        return Burnt(data, int(np.count_nonzero(mask == self.value)))
 
     def burn(self, tile: Tile, polygons: npt.NDArray[np.object_]) -> Mask:
         """Return the class of each pixel: that of the polygons where its centre lies in one, else 0."""
@@ -207,7 +227,3 @@ class Burner:
         )
         assert mask.dtype == np.uint8
         return mask
-
-    def empty(self) -> bytes:
-        """Return the label of a tile that is all background."""
-        return encode_mask(np.zeros((self.size, self.size), np.uint8), self.colors)

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,11 +24,11 @@ from rsp.shared.report import Result, note_failures
 if TYPE_CHECKING:
     from shapely.geometry.base import BaseGeometry
 
-    from rsp.components.rasterize.burn import Chunk
+    from rsp.components.rasterize.burn import Burnt, Chunk
     from rsp.components.rasterize.source import Source
     from rsp.shared.config import Config
+    from rsp.shared.jobs import Failure
     from rsp.shared.tiles import Tile
-    from rsp.shared.tileset import TileReader
 
 MAX_SIZE = 4096
 
@@ -102,10 +103,10 @@ def rasterize(
         CoverError: no cover, an empty one, or one of several zooms.
         FeatureError: no such file, one that cannot be read, or a database or query that does not answer.
     """
-    from rsp.components.rasterize.burn import Burner, TileIndex
+    from rsp.components.rasterize.burn import Job, TileIndex
     from rsp.shared.config import load_config
     from rsp.shared.images import complementary
-    from rsp.shared.parallel import cpu_count, parallel_map
+    from rsp.shared.jobs import Failure, run_job
     from rsp.shared.tiles import read_cover, zoom_of
     from rsp.shared.tileset import open_writer
     from rsp.shared.webmap import write_webmap
@@ -118,7 +119,8 @@ def rasterize(
     size = settings.model.ts if tile_size is None else tile_size
     if not 1 <= size <= MAX_SIZE:
         raise UsageError(f"--tile_size must be from 1 to {MAX_SIZE}, got {size}")
-    burner = Burner(size, _class_index(settings, kind), tuple(complementary(settings.colors)))
+    present = out.expanduser() if append and _has_labels(out.expanduser()) else None
+    job = Job(size, _class_index(settings, kind), tuple(complementary(settings.colors)), present)
     tiles = read_cover(cover)
     zoom_of(tiles, cover)
     source = _source(geojson, postgis, settings)
@@ -131,25 +133,21 @@ def rasterize(
 
     failed: dict[Tile, str] = {}
     foreground = done = 0
-    empty = burner.empty()
-    before = _present(out) if append else None
+    empty = job.empty()
     with open_writer(out, tile_format, resume=resume or append) as writer:
         keep = writer.done if resume else frozenset()
         todo = [tile for tile in index.tiles if tile not in keep]
-        number = min(cpu_count() if workers is None else workers, len(todo) // WORTH)
-        chunks = _with_present(index.chunks(keep), before)
-        results = (burnt for chunk in parallel_map(burner, chunks, number) for burnt in chunk)
-        for burnt in progress(results, "rasterize", total=len(todo)):
-            if burnt.error is not None:
-                failed[burnt.tile] = burnt.error
-                continue
-            writer.write(burnt.tile, burnt.data or empty)
-            foreground += burnt.foreground
-            done += 1
+        chunks = run_job(job, index.chunks(keep), len(todo), workers, worth=WORTH)
+        with closing(chunks):
+            for tile, burnt in progress(_each_tile(chunks), "rasterize", total=len(todo)):
+                if isinstance(burnt, Failure):
+                    failed[tile] = burnt.reason
+                    continue
+                writer.write(tile, burnt.data or empty)
+                foreground += burnt.foreground
+                done += 1
         if todo and not done:
             raise TileError(f"no label could be merged into {out}: {next(iter(failed.values()))}")
-    if before is not None:
-        before.close()
     note_failures(out, failed)
     if web_ui:
         write_webmap(out, tiles, tile_format, base_url=web_ui_base_url, template=web_ui_template)
@@ -223,26 +221,26 @@ def _tell(skipped: dict[str, int], used: int, cover: Path) -> None:
         print(f"rasterize: warning: no feature meets {cover}; all labels are background", file=sys.stderr)
 
 
-def _present(out: Path) -> TileReader | None:
-    """Open the labels that are there, if any."""
+def _has_labels(out: Path) -> bool:
+    """Tell whether there is a tile set to append to; raise where what is there cannot be read."""
     from rsp.shared.errors import TileSetError
     from rsp.shared.tileset import open_reader
 
     try:
-        return open_reader(out)
+        open_reader(out).close()
     except TileSetError:
         if out.is_file() or (out.is_dir() and any(out.glob("*/*/*"))):
             raise
-        return None
+        return False
+    return True
 
 
-def _with_present(chunks: Iterator[Chunk], before: TileReader | None) -> Iterator[Chunk]:
-    """Add to each chunk the labels that are there."""
-    for chunk in chunks:
-        if before is None:
-            yield chunk
-        else:
-            yield chunk._replace(present=[before.read(tile) if tile in before else None for tile in chunk.tiles])
+def _each_tile(
+    chunks: Iterable[tuple[Chunk, list[Burnt | Failure] | Failure]],
+) -> Iterator[tuple[Tile, Burnt | Failure]]:
+    for chunk, burnt in chunks:
+        assert isinstance(burnt, list)  # each tile has a failure of its own
+        yield from zip(chunk.tiles, burnt, strict=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,14 +8,14 @@ rsp tile --zoom 18 --type label --config config.toml classes.tif labels
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rsp.shared.arguments import add_config, add_web_ui, add_workers, bounded, int_list
 from rsp.shared.errors import CoverError, RasterError, UsageError
-from rsp.shared.parallel import cpu_count, parallel_map
+from rsp.shared.jobs import Failure, run_job
 from rsp.shared.progress import progress
 from rsp.shared.report import Result, note_failures
 from rsp.shared.tiles import MAX_ZOOM, Tile, read_cover, zoom_of
@@ -151,25 +151,16 @@ def tile(
     with open_writer(out, tile_format, resume=resume) as writer:
         before = [found for found in grid if found in writer.done]
         missing = [found for found in grid if found not in writer.done]
-        runs = [missing[start : start + RUN] for start in range(0, len(missing), RUN)]
-        results = parallel_map(
-            warp.make_tiles, runs, cpu_count() if workers is None else workers,
-            initializer=warp.begin, initargs=(job,),
-        )  # fmt: skip
-        try:
-            made_tiles = progress(chain.from_iterable(results), "tile", len(missing))
-            for made_tile, made in zip(missing, made_tiles, strict=True):
-                if made.error is not None:
-                    failed[made_tile] = made.error
+        with closing(run_job(job, missing, len(missing), workers, worth=RUN, batch=RUN)) as results:
+            for made_tile, made in progress(results, "tile", len(missing)):
+                if isinstance(made, Failure):
+                    failed[made_tile] = made.reason
                 elif made.dropped is not None:
                     dropped[made.dropped] += 1
                 else:
                     assert made.data is not None
                     writer.write(made_tile, made.data)
                     written.append(made_tile)
-        finally:
-            results.close()
-            warp.end()
         if not written and not before:
             raise RasterError(_why_none(failed, dropped))
     note_failures(out, failed)

@@ -48,20 +48,22 @@ class Job:
     no_data: int | None = None
     colors: tuple[Rgb, ...] | None = None
 
+    def open(self) -> Mosaic:
+        """Open the rasters."""
+        return Mosaic(self)
+
 
 @dataclass(frozen=True)
 class Made:
-    """What became of a tile: its data, or why it has none.
+    """What became of a tile.
 
     Attributes:
         data: The encoded tile.
-        dropped: `empty` (no raster has a pixel here) or `border` (see `--no_data`).
-        error: Why it failed.
+        dropped: Why there is none: `empty` (no raster has a pixel here) or `border` (see `--no_data`).
     """
 
     data: bytes | None = None
     dropped: str | None = None
-    error: str | None = None
 
 
 class Mosaic:
@@ -144,25 +146,22 @@ class Mosaic:
         """Close the rasters."""
         self._stack.close()
 
-    def make(self, tile: Tile) -> Made:
+    def __call__(self, tile: Tile) -> Made:
         """Cut, compose and encode a tile."""
         job = self._job
-        try:
-            pixels, valid = self.read(tile)
-            if not valid.any():
-                return Made(dropped="empty")
-            if job.colors is not None:
-                label = _classes(pixels[:, :, 0], len(job.colors))
-                if _has_border(label[:, :, np.newaxis], valid, job.no_data):
-                    return Made(dropped="border")
-                return Made(data=encode_mask(label, job.colors))
-            if job.value_range is not None:
-                pixels = _scaled(pixels, valid, *job.value_range)
-            if _has_border(pixels, valid, job.no_data):
+        pixels, valid = self.read(tile)
+        if not valid.any():
+            return Made(dropped="empty")
+        if job.colors is not None:
+            label = _classes(pixels[:, :, 0], len(job.colors))
+            if _has_border(label[:, :, np.newaxis], valid, job.no_data):
                 return Made(dropped="border")
-            return Made(data=encode(pixels, job.tile_format))
-        except TileError as error:
-            return Made(error=str(error))
+            return Made(encode_mask(label, job.colors))
+        if job.value_range is not None:
+            pixels = _scaled(pixels, valid, *job.value_range)
+        if _has_border(pixels, valid, job.no_data):
+            return Made(dropped="border")
+        return Made(encode(pixels, job.tile_format))
 
     def read(self, tile: Tile) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Return the pixels of a tile, (height, width, bands), and which of them a raster has, (height, width).
@@ -219,26 +218,3 @@ def _has_border(pixels: Array, valid: npt.NDArray[np.bool_], no_data: int | None
         return False
     nothing = (pixels == no_data).all(axis=2) | ~valid
     return any(bool(line.all()) for line in (nothing[0], nothing[-1], nothing[:, 0], nothing[:, -1]))
-
-
-_mosaic: Mosaic | None = None
-
-
-def begin(job: Job) -> None:
-    """Open the rasters of a job in this process."""
-    global _mosaic
-    _mosaic = Mosaic(job)
-
-
-def end() -> None:
-    """Close them."""
-    global _mosaic
-    if _mosaic is not None:
-        _mosaic.close()
-        _mosaic = None
-
-
-def make_tiles(tiles: list[Tile]) -> list[Made]:
-    """Make some tiles with the rasters that `begin` opened."""
-    assert _mosaic is not None
-    return [_mosaic.make(tile) for tile in tiles]

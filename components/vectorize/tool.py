@@ -72,10 +72,11 @@ def vectorize(
         ConfigError: no class of that title.
         TileSetError: no mask can be read.
     """
-    from rsp.components.vectorize.merge import Sweep, TilePolygons
-    from rsp.components.vectorize.work import Job, grid_of, trace_masks
+    from rsp.components.vectorize.merge import Sweep
+    from rsp.components.vectorize.work import TILES_A_PROCESS, Job, grid_of
     from rsp.shared.config import load_config
     from rsp.shared.features import feature_writer
+    from rsp.shared.jobs import Failure, run_job
     from rsp.shared.progress import progress
     from rsp.shared.tileset import open_reader
 
@@ -89,11 +90,12 @@ def vectorize(
 
     def found() -> Iterator[TilePolygons]:
         job = Job(Path(masks), grid, value, simplify, min_area, merge)
-        for one in progress(trace_masks(job, tiles, workers), "vectorize", len(tiles)):
-            if isinstance(one, TilePolygons):
-                yield one
+        traced = run_job(job, tiles, len(tiles), workers, worth=TILES_A_PROCESS)
+        for tile, one in progress(traced, "vectorize", len(tiles)):
+            if isinstance(one, Failure):
+                failed[tile] = one.reason
             else:
-                failed[one[0]] = one[1]
+                yield one
 
     sweep = Sweep(grid, tiles, simplify, min_area)
     merged, total = 0, 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from rsp.components.vectorize.merge import Edge, TilePolygons, reaches
 from rsp.components.vectorize.polygons import Grid, finish, polygons_of
 from rsp.shared.errors import RspError, TileSetError
 from rsp.shared.images import decode_mask
-from rsp.shared.parallel import cpu_count, parallel_map
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import TileReader, open_reader
 
@@ -29,6 +27,10 @@ class Job:
     min_area: float
     merge: bool
 
+    def open(self) -> Tracer:
+        """Open the masks."""
+        return Tracer(self)
+
 
 class Tracer:
     """Holds a tile set of masks open and traces them."""
@@ -37,13 +39,14 @@ class Tracer:
         self.job = job
         self.reader = open_reader(job.masks)
 
-    def trace(self, tile: Tile) -> TilePolygons | tuple[Tile, str]:
-        """Return what a mask holds, or why it cannot be read."""
+    def close(self) -> None:
+        """Close the masks."""
+        self.reader.close()
+
+    def __call__(self, tile: Tile) -> TilePolygons:
+        """Return what a mask holds."""
         job, size = self.job, self.job.grid.size
-        try:
-            polygons = polygons_of(decode_mask(self.reader.read(tile)), job.value, tile, size)
-        except RspError as error:
-            return tile, str(error)
+        polygons = polygons_of(decode_mask(self.reader.read(tile)), job.value, tile, size)
         shared = self._shared(tile) if job.merge else []
         found = TilePolygons(tile)
         for polygon in polygons:
@@ -80,29 +83,3 @@ def grid_of(reader: TileReader) -> Grid:
         except RspError as error:
             reason = reason or f"{tile.z}/{tile.x}/{tile.y}: {error}"
     raise TileSetError(f"none of the {len(reader)} masks of {reader.path} can be read; {reason}")
-
-
-_tracer: Tracer | None = None
-
-
-def _start(job: Job) -> None:
-    global _tracer
-    _tracer = Tracer(job)
-
-
-def _one(tile: Tile) -> TilePolygons | tuple[Tile, str]:
-    assert _tracer is not None
-    return _tracer.trace(tile)
-
-
-def trace_masks(job: Job, tiles: Sequence[Tile], workers: int | None) -> Iterator[TilePolygons | tuple[Tile, str]]:
-    """Yield what each mask holds, in the order of the tiles, whatever the number of processes."""
-    workers = min(workers or cpu_count(), -(-len(tiles) // TILES_A_PROCESS))
-    if workers > 1:
-        yield from parallel_map(_one, tiles, workers, initializer=_start, initargs=(job,))
-        return
-    tracer = Tracer(job)
-    try:
-        yield from map(tracer.trace, tiles)
-    finally:
-        tracer.reader.close()

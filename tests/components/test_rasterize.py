@@ -14,7 +14,7 @@ from rasterio.transform import from_bounds
 from rasterio.warp import transform_geom
 from shapely.geometry import box, mapping
 
-from rsp.components.rasterize.burn import Burner, TileIndex
+from rsp.components.rasterize.burn import Burner, Job, TileIndex
 from rsp.components.rasterize.component import rasterize as rasterize_component
 from rsp.components.rasterize.tool import rasterize
 from rsp.shared.errors import ConfigError, CoverError, FeatureError, TileError, TileSetError, UsageError
@@ -98,7 +98,7 @@ def test_labels_wear_the_complementary_palette(place):
 
 def test_bug_14_the_burn_is_bytes(place):
     """A default of int64 wrote the PNG from a buffer read as bytes: stripes."""
-    mask = Burner(SIZE, 1, ((0, 0, 0), (1, 1, 1))).burn(
+    mask = Burner(Job(SIZE, 1, ((0, 0, 0), (1, 1, 1)))).burn(
         TILE, np.array([box(*bounds_mercator(TILE))], dtype=object)
     )
     assert mask.dtype == np.uint8 and mask.shape == (SIZE, SIZE) and (mask == 1).all()
@@ -237,16 +237,21 @@ def test_append_keeps_tiles_outside_the_cover_and_starts_from_nothing(place, out
     assert len(masks) == 3 and masks[TILE].sum() == 200 + 100
 
 
-def test_append_to_a_label_that_cannot_be_merged_fails_that_tile_only(place, rsp):
+@pytest.mark.parametrize(
+    ("there", "reason"),
+    [(encode_mask(np.zeros((32, 32), np.uint8), [(0, 0, 0)]), "32x32"), (b"\x89PNG and no more", "corrupt")],
+    ids=["another size", "damaged"],
+)
+def test_append_to_a_label_that_cannot_be_merged_fails_that_tile_only(place, rsp, there, reason):
     burn(place, pixels(TILE, 0, 0, 20, 10))
     other = place / "labels" / "15" / str(TILE.x + 1) / f"{TILE.y}.png"
-    other.write_bytes(encode_mask(np.zeros((32, 32), np.uint8), [(0, 0, 0)]))
+    other.write_bytes(there)
     source = write_geojson(place / "f.json", pixels(TILE, 30, 0, 40, 10))
     ran = rsp(
         "rasterize", "--geojson", source, "--config", place / "config.toml", "--append", place / "cover",
         place / "labels",
     )  # fmt: skip
-    assert ran.code == 3 and "32x32" in ran.stderr
+    assert ran.code == 3 and reason in ran.stderr
     assert read_cover(place / "labels.failed.csv") == [Tile(TILE.x + 1, TILE.y, TILE.z)]
     assert labels_of(place / "labels")[TILE].sum() == 300
     with pytest.raises(TileError, match="no label could be merged"):
@@ -308,7 +313,7 @@ def test_large_polygons_are_cut_to_the_same_pixels(place):
     assert star.is_valid
     index = TileIndex(tiles)
     index.fill([star])
-    burner = Burner(SIZE, 1, ((0, 0, 0), (1, 1, 1)))
+    burner = Burner(Job(SIZE, 1, ((0, 0, 0), (1, 1, 1))))
     chunks = list(index.chunks())
     assert len(chunks) == 3 and any(shapely.get_num_coordinates(chunk.polygons[0]) < 4001 for chunk in chunks)
     for chunk in chunks:
