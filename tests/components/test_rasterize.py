@@ -239,7 +239,7 @@ def test_append_keeps_tiles_outside_the_cover_and_starts_from_nothing(place, out
 
 @pytest.mark.parametrize(
     ("there", "reason"),
-    [(encode_mask(np.zeros((32, 32), np.uint8), [(0, 0, 0)]), "32x32"), (b"\x89PNG and no more", "corrupt")],
+    [(encode_mask(np.zeros((32, 32), np.uint8), [(0, 0, 0)]), "32x32"), (b"\x89PNG and no more", "not an image")],
     ids=["another size", "damaged"],
 )
 def test_append_to_a_label_that_cannot_be_merged_fails_that_tile_only(place, rsp, there, reason):
@@ -317,8 +317,8 @@ def test_large_polygons_are_cut_to_the_same_pixels(place):
     chunks = list(index.chunks())
     assert len(chunks) == 3 and any(shapely.get_num_coordinates(chunk.polygons[0]) < 4001 for chunk in chunks)
     for chunk in chunks:
-        for burnt in burner(chunk):
-            whole = burner.burn(burnt.tile, np.array([star], dtype=object))
+        for tile, burnt in zip(chunk.tiles, burner(chunk), strict=True):
+            whole = burner.burn(tile, np.array([star], dtype=object))
             cut = decode_mask(burnt.data) if burnt.data else np.zeros((SIZE, SIZE), np.uint8)
             assert np.array_equal(cut, whole)
 
