@@ -253,7 +253,9 @@ def test_append_to_a_label_that_cannot_be_merged_fails_that_tile_only(place, rsp
     )  # fmt: skip
     assert ran.code == 3 and reason in ran.stderr
     assert read_cover(place / "labels.failed.csv") == [Tile(TILE.x + 1, TILE.y, TILE.z)]
-    assert labels_of(place / "labels")[TILE].sum() == 300
+    with open_reader(place / "labels") as reader:
+        assert decode_mask(reader.read(TILE)).sum() == 300
+        assert reader.read(Tile(TILE.x + 1, TILE.y, TILE.z)) == there
     with pytest.raises(TileError, match="no label could be merged"):
         burn(place, pixels(TILE, 30, 0, 40, 10), append=True, tile_size=128)
 
