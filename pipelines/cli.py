@@ -25,6 +25,7 @@ from rsp.pipelines.compiler import (
 )
 from rsp.shared.atomic import write_bytes
 from rsp.shared.errors import UsageError
+from rsp.shared.parser import Parser
 
 
 def main(argv: list[str]) -> int:
@@ -35,12 +36,8 @@ def main(argv: list[str]) -> int:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of `rsp pipeline`, with its commands."""
-    parser = argparse.ArgumentParser(
-        prog="rsp pipeline",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(required=True, metavar="command")
+    parser = Parser(prog="rsp pipeline", description=(__doc__ or "").strip())
+    commands = parser.add_subparsers(required=True, metavar="command", dest="command")
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)

@@ -21,6 +21,7 @@ from typing import Any
 
 from rsp import __version__
 from rsp.shared.errors import RspError
+from rsp.shared.parser import Parser, did_you_mean
 from rsp.shared.report import Result, write_report
 
 # `-4.8,45.7,...` is a bounding box in the west, not a flag.
@@ -32,6 +33,14 @@ WORKFLOW = (
     "cover", "download", "extract", "rasterize", "subset", "tile", "train", "export", "predict", "compare",
     "vectorize", "deploy", "pipeline",
 )  # fmt: skip
+
+
+# What `rsp` knows beside the tools.
+SHELLS = ("bash", "zsh", "fish")
+COMMANDS = {
+    "help": "the arguments of a tool: rsp help TOOL",
+    "completion": "a completion script for bash, zsh or fish",
+}
 
 
 def tools() -> dict[str, str]:
@@ -61,20 +70,26 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     known = tools()
+    if argv[:1] == ["help"]:
+        # `rsp help pipeline run` is `rsp pipeline run --help`.
+        argv = [*argv[1:], "--help"]
     if not argv:
-        print(f"usage: rsp <tool> ...\n\ntools: {', '.join(known)}\n\n`rsp -h` says what each does.")
+        print(f"usage: rsp <tool> ...\n\ntools: {', '.join(known)}\n\n`rsp help` says what each does.")
         return 0
     if argv[0] in ("-h", "--help"):
-        print("usage: rsp <tool> [-h] ...\n\ntools:")
-        for name, where in known.items():
-            print(f"  {name:<10} {_purpose(where)}")
+        _help(known)
         return 0
     if argv[0] == "--version":
         print(f"rsp {__version__}")
         return 0
     name = argv[0]
+    if name == "completion":
+        return _completion(known, argv[1:])
     if name not in known:
-        print(f"rsp: error: no tool {name!r}; there are {', '.join(known)}", file=sys.stderr)
+        what = "option" if name.startswith("-") else "tool"
+        meant = did_you_mean(name, [*known, *COMMANDS, "--help", "--version"])
+        print(f"rsp: error: unknown {what} {name}{meant}", file=sys.stderr)
+        print(f"Tools: {', '.join(known)}. See `rsp help`.", file=sys.stderr)
         return 2
     module = import_module(known[name])
     if hasattr(module, "main"):
@@ -91,13 +106,52 @@ def _main(argv: list[str]) -> int:
     return _guarded(name, args.debug, run)
 
 
+def _help(known: dict[str, str]) -> None:
+    """Print what there is."""
+    print("usage: rsp <tool> [arguments]\n\ntools:")
+    for name, where in known.items():
+        print(f"  {name:<10} {_purpose(where)}")
+    print("\nand:")
+    for name, text in COMMANDS.items():
+        print(f"  {name:<10} {text}")
+    print("\nExit codes: 0 done, 1 error, 2 wrong usage, 3 done except for some tiles.")
+
+
+def _completion(known: dict[str, str], argv: list[str]) -> int:
+    """Print the completion script of a shell."""
+    from rsp.shared.completion import INSTALL, completion
+
+    parser = Parser(prog="rsp completion", description=f"Print a completion script. To install it:\n\n{INSTALL}")
+    parser.add_argument("shell", choices=SHELLS)
+    shell = parser.parse_args(argv).shell
+    print(completion(_root_parser(known), shell), end="")
+    return 0
+
+
+def _root_parser(known: dict[str, str]) -> argparse.ArgumentParser:
+    """Return one parser of all tools; those that cannot be imported are left out."""
+    root = Parser(prog="rsp", description="RoboSat's tools")
+    root.add_argument("--version", action="store_true", help="show the version")
+    commands: Any = root.add_subparsers(metavar="tool", parser_class=Parser)
+    for name, where in known.items():
+        try:
+            module = import_module(where)
+        except ImportError:
+            continue
+        if hasattr(module, "main") and not hasattr(module, "make_parser"):
+            continue
+        parser = module.make_parser() if hasattr(module, "make_parser") else make_parser(name, module)
+        commands.add_parser(name, help=_purpose(where))
+        commands.choices[name] = parser
+    choices = {"help": tuple(commands.choices), "completion": SHELLS}
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, help=text).add_argument("what", choices=choices[name])
+    return root
+
+
 def make_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
     """Return the argument parser of a tool: its own arguments, and those that every tool has."""
-    parser = argparse.ArgumentParser(
-        prog=f"rsp {name}",
-        description=(module.__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Parser(prog=f"rsp {name}", description=(module.__doc__ or "").strip())
     module.add_arguments(parser)
     parser.add_argument("--report", type=Path, metavar="FILE", help="write what was done, as JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")

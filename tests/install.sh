@@ -7,6 +7,8 @@ missing=""
 command -v java >/dev/null || missing="$missing openjdk-17-jre-headless"
 command -v chromium >/dev/null || missing="$missing chromium"
 command -v wget >/dev/null || missing="$missing wget"
+command -v zsh >/dev/null || missing="$missing zsh"
+command -v fish >/dev/null || missing="$missing fish"
 ls /usr/share/postgresql/*/extension/postgis.control >/dev/null 2>&1 || missing="$missing postgresql postgresql-postgis"
 [ -n "$missing" ] || exit 0
 

@@ -72,8 +72,8 @@ def test_tools_come_in_the_order_of_the_workflow(rsp):
     assert tuple(ALL) == WORKFLOW
     ran = rsp("-h")
     lines = [line.split()[0] for line in ran.stdout.splitlines() if line.startswith("  ")]
-    assert ran.code == 0 and tuple(lines) == WORKFLOW
-    assert rsp("--help").stdout == ran.stdout
+    assert ran.code == 0 and tuple(lines) == (*WORKFLOW, "help", "completion")
+    assert rsp("--help").stdout == rsp("help").stdout == ran.stdout
     ran = rsp()
     assert ran.code == 0 and ", ".join(WORKFLOW) in ran.stdout
 
@@ -94,8 +94,53 @@ def test_a_tool_that_cannot_be_imported_hides_no_other(rsp, monkeypatch):
 
 
 def test_unknown_tool(rsp):
-    ran = rsp("covr", "x")
-    assert ran.code == 2 and "no tool 'covr'" in ran.stderr and "cover" in ran.stderr
+    for argv in (["covr", "x"], ["help", "covr"]):
+        ran = rsp(*argv)
+        assert ran.code == 2 and ran.stderr.startswith("rsp: error: unknown tool covr (did you mean cover?)\n")
+    assert "did you mean --version?" in rsp("--versio").stderr
+    ran = rsp("zzz")
+    assert ran.code == 2 and "did you mean" not in ran.stderr and ", ".join(WORKFLOW) in ran.stderr
+
+
+@pytest.mark.parametrize("argv", [["cover"], ["pipeline"], ["pipeline", "run"], ["completion"]])
+def test_help_as_a_word(rsp, argv):
+    ran = rsp("help", *argv)
+    assert ran.code == 0 and ran.stdout.startswith(f"usage: rsp {' '.join(argv)} [-h]")
+    assert ran.stdout == rsp(*argv, "--help").stdout
+
+
+MISTAKES = [
+    (["train", "--epoch", "3", "models"], "unknown option --epoch (did you mean --epochs?)"),
+    (["train", "--epoch=3", "models"], "unknown option --epoch (did you mean --epochs?)"),
+    # Said before argparse's own complaint that --zoom is missing.
+    (["tile", "--zom", "18", "a.tif", "tiles"], "unknown option --zom (did you mean --zoom?)"),
+    (
+        ["cover", "--type", "BBOX", "1,2,3,4", "x"],
+        "invalid choice 'BBOX' (did you mean bbox?); choose from geojson",
+    ),
+    (["compare", "--mode", "qqq", "x"], "argument --mode: invalid choice 'qqq'; choose from side, stack, list"),
+    (["export", "--nonesuch-at-all", "x"], "unknown option --nonesuch-at-all\n"),
+    (["export", "-z", "x"], "unknown option -z\n"),
+    (["pipeline", "rn", "x"], "invalid choice 'rn' (did you mean run?)"),
+    (["pipeline", "run", "hello_world", "--verbos"], "unknown option --verbos (did you mean --verbose?)"),
+    (["pipeline", "run", "hello_world", "--pa", "x"], "unknown option --pa"),
+    (["export", "a", "b", "--checkpoint", "c"], "unexpected argument: b"),
+]
+
+
+@pytest.mark.parametrize(("argv", "said"), MISTAKES)
+def test_a_mistake_is_named_first_and_help_after_it(rsp, argv, said):
+    ran = rsp(*argv)
+    first, second = ran.stderr.splitlines()
+    assert ran.code == 2 and ran.stdout == "" and "Traceback" not in ran.stderr
+    assert first.startswith(f"rsp {argv[0]}") and said.strip() in first
+    assert said[-1] != "\n" or first.endswith(said.strip())
+    assert second.startswith(f"See `rsp help {argv[0]}") and second.endswith("`.")
+
+
+def test_values_that_look_like_flags(fake):
+    """What argparse takes for a value stays one."""
+    assert given(fake, "--of a kind", "x")["what"] == "--of a kind"
 
 
 def test_version(rsp):
@@ -191,7 +236,8 @@ def test_exit_codes(fake, rsp, what, code, said):
 @pytest.mark.parametrize("argv", [["ok", "x", "--none"], ["ok", "x", "--type", "c"], ["ok", "x", "y"], []])
 def test_wrong_arguments_exit_2(fake, rsp, argv):
     ran = rsp("fake", *argv)
-    assert ran.code == 2 and "usage: rsp fake" in ran.stderr
+    assert ran.code == 2 and ran.stderr.startswith("rsp fake: error: ")
+    assert "usage:" not in ran.stderr and ran.stderr.endswith("See `rsp help fake`.\n")
 
 
 def test_debug_shows_the_traceback(fake):
