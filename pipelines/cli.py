@@ -15,6 +15,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from rsp.components.container import image_tag
 from rsp.pipelines.compiler import (
     COMPILED,
     PIPELINES,
@@ -24,8 +25,13 @@ from rsp.pipelines.compiler import (
     parameters,
 )
 from rsp.shared.atomic import write_bytes
-from rsp.shared.errors import UsageError
+from rsp.shared.errors import PipelineError, UsageError
 from rsp.shared.parser import Parser
+
+IMAGES = """\
+The images are $RSP_IMAGE_REGISTRY/rsp-<tool>:<tag>. The registry is ghcr.io/rsp-tools unless RSP_IMAGE_REGISTRY
+names another. The tag is that of --tag, else RSP_IMAGE_TAG, else the version of this installation with - for +.
+In a checkout git is asked for the version, and uncommitted changes are refused, since no image holds them."""
 
 
 def main(argv: list[str]) -> int:
@@ -39,8 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="rsp pipeline", description=(__doc__ or "").strip())
     commands = parser.add_subparsers(required=True, metavar="command", dest="command")
 
-    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+    def command(name: str, run: Any, text: str, epilog: str | None = None) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text, epilog=epilog)
         sub.set_defaults(run=run)
         sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
         return sub
@@ -48,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub = command("list", _list, "list the pipelines and their parameters")
     sub.add_argument("--names", action="store_true", help="the names alone")
 
-    sub = command("compile", _compile, "write a pipeline as the YAML that Kubeflow reads")
+    sub = command("compile", _compile, "write a pipeline as the YAML that Kubeflow reads", IMAGES)
     sub.add_argument("name", nargs="?", help="which pipeline")
     sub.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: NAME.yaml)")
     sub.add_argument("--all", type=Path, metavar="DIR", help="write every pipeline into a folder")
@@ -56,6 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--manifest", action="store_true", help="write Pipeline and PipelineVersion manifests, for kubectl apply"
     )
     sub.add_argument("--namespace", help="namespace of the manifests")
+    _add_tag(sub)
 
     sub = command("run", _run, "run a pipeline on this machine")
     sub.add_argument("name", help="which pipeline")
@@ -71,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--report", type=Path, metavar="FILE", help="write steps, outputs, metrics and times as JSON")
     _add_parameters(sub)
 
-    sub = command("submit", _submit, "run a pipeline on a cluster")
+    sub = command("submit", _submit, "run a pipeline on a cluster", IMAGES)
     sub.add_argument("name", help="which pipeline")
     sub.add_argument("--run-name", help="name of the run (default: the pipeline's)")
     sub.add_argument("--no-cache", action="store_true", help="run every step, whatever earlier runs have left")
@@ -79,7 +86,10 @@ def make_parser() -> argparse.ArgumentParser:
     _add_cluster(sub)
 
     sub = command(
-        "schedule", _schedule, "run a pipeline on a cluster again and again; repeating it changes nothing"
+        "schedule",
+        _schedule,
+        "run a pipeline on a cluster again and again; repeating it changes nothing",
+        IMAGES,
     )
     sub.add_argument("name", help="which pipeline")
     sub.add_argument(
@@ -110,6 +120,13 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", help="profile of a multi-user Kubeflow")
     parser.add_argument("--experiment", default="rsp", help="experiment that the runs belong to (default: rsp)")
     parser.add_argument("--service-account", help="Kubernetes service account of the steps")
+    _add_tag(parser)
+
+
+def _add_tag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--tag", help="tag of the images of the steps (default: the version of this code; see below)"
+    )
 
 
 def read_parameters(given: list[str], file: Path | None) -> dict[str, Any]:
@@ -152,17 +169,30 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _compile(args: argparse.Namespace) -> int:
+    if not args.all and not args.name:
+        raise UsageError("name a pipeline, or give --all DIR")
+    # What is committed must not change with every commit.
+    tag = None if args.all and args.all.resolve() == COMPILED.resolve() else _tag_or_placeholder(args.tag)
     if args.all:
-        for path in compile_all(args.all):
+        for path in compile_all(args.all, tag):
             print(path)
         return 0
-    if not args.name:
-        raise UsageError("name a pipeline, or give --all DIR")
-    text = compile_manifest(args.name, args.namespace) if args.manifest else compile_pipeline(args.name)
+    compiled = (
+        compile_manifest(args.name, args.namespace, tag) if args.manifest else compile_pipeline(args.name, tag)
+    )
     out = args.out or Path(f"{args.name}.yaml")
-    write_bytes(out, text.encode())
+    write_bytes(out, compiled.encode())
     print(out)
     return 0
+
+
+def _tag_or_placeholder(given: str | None) -> str | None:
+    """Return the tag to compile with; None, with a warning, where no image can hold the code at hand."""
+    try:
+        return image_tag(given)
+    except PipelineError as error:
+        print(f"the images keep their placeholder tag, which no cluster can run: {error}", file=sys.stderr)
+        return None
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -195,6 +225,10 @@ def _cluster(args: argparse.Namespace) -> dict[str, Any]:
     return {"host": args.host, "namespace": args.namespace, "experiment": args.experiment}
 
 
+def _run_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {**_cluster(args), "service_account": args.service_account, "tag": args.tag}
+
+
 def _submit(args: argparse.Namespace) -> int:
     from rsp.pipelines.client import submit
 
@@ -202,9 +236,8 @@ def _submit(args: argparse.Namespace) -> int:
         args.name,
         read_parameters(args.parameter, args.params),
         run_name=args.run_name,
-        service_account=args.service_account,
         cached=False if args.no_cache else None,
-        **_cluster(args),
+        **_run_options(args),
     )
     print(f"{run.name}: {run.run_id}\n{run.url}")
     return 0
@@ -225,8 +258,7 @@ def _schedule(args: argparse.Namespace) -> int:
             args.cron,
             read_parameters(args.parameter, args.params),
             schedule_name=args.schedule_name,
-            service_account=args.service_account,
-            **_cluster(args),
+            **_run_options(args),
         )
     print(f"{done.name}: {done.state}" + (f" ({done.run_id})" if done.run_id else ""))
     return 0

@@ -19,7 +19,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from rsp.pipelines.compiler import check_parameters, compile_pipeline, fingerprint, require_kfp
+from rsp.components.container import image_tag, with_images
+from rsp.pipelines.compiler import (
+    check_parameters,
+    compile_pipeline,
+    fingerprint,
+    refuse_placeholders,
+    require_kfp,
+)
 from rsp.shared.errors import PipelineError, UsageError
 
 if TYPE_CHECKING:
@@ -182,15 +189,17 @@ def submit(
     run_name: str | None = None,
     service_account: str | None = None,
     cached: bool | None = None,
+    tag: str | None = None,
 ) -> Submitted:
     """Start a run of a pipeline on a cluster.
 
     Raises:
-        UsageError: parameters that do not fit, or no host.
-        PipelineError: KFP cannot be reached, or refuses.
+        UsageError: parameters that do not fit, no host, or a tag that names no version.
+        PipelineError: no image can hold the code at hand, KFP cannot be reached, or refuses.
     """
     text = compile_pipeline(name)
     values = check_parameters(text, parameters)
+    text = refuse_placeholders(with_images(text, image_tag(tag)))
     client, shown = connect(host, namespace)
     with explained(shown), _quiet(), _package(text) as path:
         group = client.create_experiment(experiment, namespace=namespace).experiment_id
@@ -232,6 +241,7 @@ def schedule(
     namespace: str | None = None,
     experiment: str = EXPERIMENT,
     service_account: str | None = None,
+    tag: str | None = None,
 ) -> Scheduled:
     """See to it that a pipeline is run on a schedule: once made, calling again changes nothing.
 
@@ -240,12 +250,13 @@ def schedule(
     removed after it is made, so that no night is missed when something fails between the two.
 
     Raises:
-        UsageError: parameters or a cron that do not fit, or no host.
-        PipelineError: KFP cannot be reached, or refuses.
+        UsageError: parameters or a cron that do not fit, no host, or a tag that names no version.
+        PipelineError: no image can hold the code at hand, KFP cannot be reached, or refuses.
     """
     cron = check_cron(cron)
     text = compile_pipeline(name)
     values = check_parameters(text, parameters)
+    text = refuse_placeholders(with_images(text, image_tag(tag)))
     title = schedule_name or name.replace("_", "-")
     made_of = [text, cron, values, experiment, service_account]
     mark = f"rsp {fingerprint(json.dumps(made_of, sort_keys=True))}"

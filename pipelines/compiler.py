@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from dataclasses import dataclass
 from importlib import import_module
@@ -10,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from rsp.components.container import PLACEHOLDER, with_images
 from rsp.shared.atomic import write_bytes
 from rsp.shared.errors import PipelineError, UsageError
 
@@ -72,8 +74,14 @@ def load(name: str) -> BaseComponent:
         return getattr(import_module(f"rsp.pipelines.{key}"), key)
 
 
-def compile_pipeline(pipeline: str | BaseComponent) -> str:
-    """Return the YAML of a pipeline (given by name or as a function): the same text at every call."""
+def compile_pipeline(pipeline: str | BaseComponent, tag: str | None = None) -> str:
+    """Return the YAML of a pipeline: the same text at every call.
+
+    Args:
+        pipeline: One of ours by name, or any pipeline as a function.
+        tag: The tag of the images, from `rsp.components.container.image_tag`. Without it they keep the
+            placeholder, with which a pipeline runs on this machine and on no cluster.
+    """
     component = load(pipeline) if isinstance(pipeline, str) else pipeline
     require_kfp()
     from kfp import compiler
@@ -85,10 +93,25 @@ def compile_pipeline(pipeline: str | BaseComponent) -> str:
             compiler.Compiler().compile(component, str(path))
         except (TypeError, ValueError, RuntimeError) as error:
             raise PipelineError(f"the pipeline cannot be compiled: {error}") from error
-        return path.read_text("utf-8")
+        return _tagged(path.read_text("utf-8"), tag)
 
 
-def compile_manifest(name: str, namespace: str | None = None) -> str:
+def _tagged(text: str, tag: str | None) -> str:
+    return text if tag is None else with_images(text, tag)
+
+
+def refuse_placeholders(text: str) -> str:
+    """Return a compiled pipeline if all of its images have real tags.
+
+    Raises:
+        PipelineError: one has the placeholder of committed files.
+    """
+    if found := re.search(rf"image: (\S+:{PLACEHOLDER})$", text, re.M):
+        raise PipelineError(f"the image {found[1]} is a placeholder that no registry has; compile with --tag")
+    return text
+
+
+def compile_manifest(name: str, namespace: str | None = None, tag: str | None = None) -> str:
     """Return a pipeline as Kubernetes manifests, a Pipeline and a PipelineVersion, for a cluster that is declared.
 
     The version is named by the content, so that applying the same pipeline twice changes nothing.
@@ -100,7 +123,7 @@ def compile_manifest(name: str, namespace: str | None = None) -> str:
     title = str(component.name)
     options = KubernetesManifestOptions(
         pipeline_name=title,
-        pipeline_version_name=f"{title}-{fingerprint(compile_pipeline(component))}",
+        pipeline_version_name=f"{title}-{fingerprint(compile_pipeline(component, tag))}",
         namespace=namespace,
         include_pipeline_manifest=True,
     )
@@ -110,7 +133,7 @@ def compile_manifest(name: str, namespace: str | None = None) -> str:
         compiler.Compiler().compile(
             component, str(path), kubernetes_manifest_format=True, kubernetes_manifest_options=options
         )
-        return path.read_text("utf-8")
+        return _tagged(path.read_text("utf-8"), tag)
 
 
 def fingerprint(text: str) -> str:
@@ -118,12 +141,12 @@ def fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def compile_all(folder: Path) -> list[Path]:
+def compile_all(folder: Path, tag: str | None = None) -> list[Path]:
     """Compile every pipeline into a folder; returns the files."""
     files = []
     for name in PIPELINES:
         files.append(folder / f"{name}.yaml")
-        write_bytes(files[-1], compile_pipeline(name).encode())
+        write_bytes(files[-1], compile_pipeline(name, tag).encode())
     return files
 
 

@@ -4,7 +4,7 @@
 
 from kfp import dsl
 
-from rsp.components.image import image
+from rsp.components.container import image
 
 
 # `dsl.If` can only look at the single unnamed output of a step (the local runner takes a named one for False).

@@ -17,6 +17,8 @@ TOOLS = sorted(name for name, module in PROJECT["entry-points"]["rsp.tools"].ite
 
 # Packages whose import name is another.
 NAMES = {"PIL": "pillow", "yaml": "pyyaml", "model_archiver": "torch-model-archiver", "ts": "torchserve"}
+# kfp's executor is in every image by itself; setuptools_scm is asked in a checkout only.
+ELSEWHERE = {"kfp", "setuptools_scm"}
 # Comes with what is asked for: rasterio needs affine, requests needs urllib3.
 IMPLIED = {"affine": "rasterio", "urllib3": "requests"}
 
@@ -51,7 +53,7 @@ def imported(*modules: str) -> set[str]:
     for module in modules:
         for name in graph().find_upstream_modules(module):
             top = name.partition(".")[0]
-            if top != ROOM and top not in sys.stdlib_module_names and top != "kfp":
+            if top != ROOM and top not in sys.stdlib_module_names | ELSEWHERE:
                 found.add(NAMES.get(top, top))
     return {IMPLIED.get(name, name) for name in found}
 

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from rsp.components.image import image
+from rsp.components.container import image
 
 
 @dsl.component(base_image=image("tile"), packages_to_install=[], install_kfp_package=False)

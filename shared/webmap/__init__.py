@@ -28,12 +28,18 @@ Notes = Mapping[Tile, Mapping[str, float]]
 MAX_RUNS = 20_000
 MAX_NOTES = 5_000
 
-# What templates embed, and what is left out of it: source maps, and pictures of controls that no page has.
+# What templates embed, the licence whose text stands above it, and what is left out of it: source maps, and
+# pictures of controls that no page has.
 _ASSETS = {
     "common": "common.html",
     "leaflet_css": "vendor/leaflet.css",
     "leaflet_js": "vendor/leaflet.js",
     "pmtiles_js": "vendor/pmtiles.js",
+}
+_LICENCES = {
+    "leaflet_css": "vendor/leaflet.LICENSE",
+    "leaflet_js": "vendor/leaflet.LICENSE",
+    "pmtiles_js": "vendor/pmtiles.LICENSE",
 }
 _REFERENCE = re.compile(r"(?m)^//# sourceMappingURL=.*$|background-image: url\(images/[^)]*\);")
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
@@ -234,14 +240,25 @@ def render(template: str, data: Mapping[str, Any]) -> str:
 
 
 def _asset(name: str) -> str:
-    """Return a script or style that a template embeds, without references to files that are not there."""
-    text = files("rsp.shared.webmap").joinpath(_ASSETS[name]).read_text("utf-8")
-    return _REFERENCE.sub("", text)
+    """Return a script or style that a template embeds, without references to files that are not there.
+
+    Each licence asks that its text go with the copies, and every page is one.
+    """
+    text = _REFERENCE.sub("", _resource(_ASSETS[name]))
+    if name not in _LICENCES:
+        return text
+    notice = _resource(_LICENCES[name]).strip()
+    assert "*/" not in notice and "</" not in notice
+    return f"/*\n{notice}\n*/\n{text}"
+
+
+def _resource(name: str) -> str:
+    return files("rsp.shared.webmap").joinpath(name).read_text("utf-8")
 
 
 def _template(page: Page, own: Path | None) -> str:
     if own is None:
-        return files("rsp.shared.webmap").joinpath(f"{page}.html").read_text("utf-8")
+        return _resource(f"{page}.html")
     try:
         return Path(own).expanduser().read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from rsp.components.image import image
-from rsp.shared.errors import PipelineError
+from rsp.components.container import image
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(path.parent for path in (ROOT / "components").glob("*/component.py"))
@@ -98,14 +97,6 @@ def test_metrics_are_files_for_the_cache(tool):
         assert re.search(rf"\b{name}\b[^\n]*touch\(\)|touch\([^\n]*\b{name}\b", text), (
             f"{name}.path is not touched"
         )
-
-
-def test_tags_that_move_are_refused(monkeypatch):
-    monkeypatch.setattr("rsp.components.image.TAG", "latest")
-    with pytest.raises(PipelineError, match="latest"):
-        image("cover")
-    monkeypatch.setattr("rsp.components.image.TAG", "1.2.3")
-    assert image("cover").endswith("/rsp-cover:1.2.3")
 
 
 def test_the_dockerfile_builds_every_tool():

@@ -31,14 +31,26 @@ def test_list_needs_no_kfp(rsp, rsp_process):
 
 def test_compile_one(tmp_path, rsp):
     out = tmp_path / "folder" / "q.yaml"
-    ran = rsp("pipeline", "compile", "quality", "--out", out)
+    ran = rsp("pipeline", "compile", "quality", "--out", out, "--tag", "1.2.3")
     assert ran.code == 0 and ran.stdout.strip() == str(out)
+    assert out.read_text() == compile_pipeline("quality", "1.2.3")
+    ran = rsp("pipeline", "compile", "quality", "--out", out, "--tag", "latest")
+    assert ran.code == 2 and "moves from build to build" in ran.stderr
+
+
+def test_compiling_code_that_no_image_can_hold_says_so(tmp_path, rsp, monkeypatch):
+    monkeypatch.delenv("RSP_IMAGE_TAG", raising=False)
+    monkeypatch.setattr("rsp.components.container.checkout_version", lambda: "1.0.dev1+g1234567.d20310101")
+    out = tmp_path / "q.yaml"
+    ran = rsp("pipeline", "compile", "quality", "--out", out)
+    assert ran.code == 0 and "not committed" in ran.stderr
     assert out.read_text() == compile_pipeline("quality")
 
 
 def test_compile_a_manifest(tmp_path, rsp):
     out = tmp_path / "q.yaml"
-    assert rsp("pipeline", "compile", "quality", "--manifest", "--namespace", "team", "--out", out).code == 0
+    options = ("--manifest", "--namespace", "team", "--out", out, "--tag", "1.0")
+    assert rsp("pipeline", "compile", "quality", *options).code == 0
     kinds = [document["kind"] for document in yaml.safe_load_all(out.read_text())]
     assert kinds == ["Pipeline", "PipelineVersion"]
 

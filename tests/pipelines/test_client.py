@@ -17,6 +17,7 @@ QUALITY = ("-p", "images=s3://b/images.pmtiles", "-p", "labels=s3://b/l.pmtiles"
 def kfp_server(monkeypatch, tmp_path):
     monkeypatch.delenv("KF_PIPELINES_TOKEN", raising=False)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    monkeypatch.setenv("RSP_IMAGE_TAG", "1.0.0")
     with KfpServer() as server:
         monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
         yield server
@@ -38,6 +39,30 @@ def test_submit(kfp_server, rsp):
     assert "exec-train" in str(run["pipeline_spec"]["platform_spec"])
     (experiment,) = kfp_server.kinds["experiments"].values()
     assert experiment["display_name"] == "roofs"
+
+
+def test_the_images_are_those_of_the_code(kfp_server, rsp, monkeypatch):
+    monkeypatch.setenv("RSP_IMAGE_REGISTRY", "r.example/x")
+    assert rsp("pipeline", "submit", "quality", *QUALITY, "--tag", "2.0.0").code == 0
+    (run,) = kfp_server.kinds["runs"].values()
+    assert "'r.example/x/rsp-compare:2.0.0'" in str(run["pipeline_spec"])
+
+
+def test_a_placeholder_is_never_sent(kfp_server, rsp, monkeypatch):
+    for tag, code in (("unreleased", 2), ("latest", 2)):
+        assert rsp("pipeline", "submit", "quality", *QUALITY, "--tag", tag).code == code
+    monkeypatch.delenv("RSP_IMAGE_TAG")
+    monkeypatch.setattr("rsp.components.container.checkout_version", lambda: "1.0.dev1+g1234567.d20310101")
+    for command in (["submit", "quality"], ["schedule", "quality", "--cron", NIGHTLY]):
+        ran = rsp("pipeline", *command, *QUALITY)
+        assert ran.code == 1 and "not committed" in ran.stderr
+    assert kfp_server.requests == []
+
+
+def test_new_code_replaces_the_schedule(kfp_server, rsp):
+    for tag, word in (("1.0.0", "created"), ("1.0.0", "unchanged"), ("1.0.1", "replaced")):
+        ran = rsp("pipeline", "schedule", "quality", "--cron", NIGHTLY, *QUALITY, "--tag", tag)
+        assert f"quality: {word}" in ran.stdout
 
 
 def test_scheduling_twice_leaves_one(kfp_server, rsp):
@@ -113,6 +138,7 @@ def test_schedules_of_other_names_are_left_alone_and_pages_are_turned(kfp_server
 
 
 def test_the_token_comes_from_the_environment(monkeypatch, rsp):
+    monkeypatch.setenv("RSP_IMAGE_TAG", "1.0.0")
     with KfpServer(token="s3cret") as server:
         monkeypatch.setenv("KF_PIPELINES_TOKEN", "wrong")
         ran = rsp("pipeline", "submit", "quality", *QUALITY, "--host", server.url)
@@ -123,6 +149,7 @@ def test_the_token_comes_from_the_environment(monkeypatch, rsp):
 
 
 def test_the_token_of_the_pod(monkeypatch, tmp_path, rsp):
+    monkeypatch.setenv("RSP_IMAGE_TAG", "1.0.0")
     (tmp_path / "token").write_text("projected")
     monkeypatch.delenv("KF_PIPELINES_TOKEN", raising=False)
     monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(tmp_path / "token"))
@@ -131,6 +158,7 @@ def test_the_token_of_the_pod(monkeypatch, tmp_path, rsp):
 
 
 def test_no_server(monkeypatch, rsp):
+    monkeypatch.setenv("RSP_IMAGE_TAG", "1.0.0")
     monkeypatch.delenv("KF_PIPELINES_ENDPOINT", raising=False)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     ran = rsp("pipeline", "submit", "quality", *QUALITY)

@@ -14,9 +14,17 @@ import pytest
 import yaml
 from google.protobuf import json_format
 
-from rsp.pipelines.compiler import COMPILED, PIPELINES, compile_manifest, compile_pipeline, parameters
+from rsp.components.container import image, with_images
+from rsp.pipelines.compiler import (
+    COMPILED,
+    PIPELINES,
+    compile_manifest,
+    compile_pipeline,
+    parameters,
+    refuse_placeholders,
+)
 from rsp.pipelines.steps import called
-from rsp.shared.errors import UsageError
+from rsp.shared.errors import PipelineError, UsageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,12 +51,18 @@ def same_sdk(text: str) -> str:
 
 def test_what_is_committed_is_fresh_whatever_the_environment(tmp_path):
     env = {key: value for key, value in os.environ.items() if not key.startswith("RSP_IMAGE")}
+    # The registry and the tag change the images and nothing else.
+    env |= {"RSP_IMAGE_REGISTRY": "r.example/x", "RSP_IMAGE_TAG": "9.8.7"}
     env |= {"PYTHONHASHSEED": "7", "TZ": "Asia/Tokyo", "LANG": "C", "HOME": str(tmp_path)}
     command = [sys.executable, "-m", "rsp.shared.cli", "pipeline", "compile", "--all", str(tmp_path / "compiled")]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert len(done.stdout.splitlines()) == len(PIPELINES)
     fresh = {path.name: same_sdk(path.read_text()) for path in (tmp_path / "compiled").iterdir()}
-    committed = {path.name: same_sdk(path.read_text()) for path in COMPILED.glob("*.yaml")}
+    committed = {
+        path.name: with_images(same_sdk(path.read_text()), "9.8.7", "r.example/x")
+        for path in COMPILED.glob("*.yaml")
+    }
+    assert all("r.example/x/rsp-" in text and "unreleased" not in text for text in committed.values())
     assert fresh == committed, "run `make pipelines` and commit what it writes"
 
 
@@ -121,13 +135,28 @@ def test_the_check_of_references_checks(spoil):
         check_references(document)
 
 
-def test_images_are_versions_of_a_tool_each(documents):
-    from rsp.components.image import image
-
+def test_each_step_has_the_image_of_its_tool(documents):
     for container in executors(documents).values():
-        registry_and_name, _, tag = container["image"].rpartition(":")
-        assert re.fullmatch(r"\d+\.\d+\.\d+", tag)
-        assert container["image"] == image(registry_and_name.rpartition("/rsp-")[2])
+        tool = container["image"].rpartition(":")[0].rpartition("/rsp-")[2]
+        assert container["image"] == image(tool) and (ROOT / "components" / tool / "tool.py").is_file()
+
+
+def test_what_is_committed_keeps_its_placeholders(monkeypatch, tmp_path, rsp):
+    """`make pipelines` writes the same whatever the commit and the environment."""
+    monkeypatch.setenv("RSP_IMAGE_TAG", "9.8.7")
+    monkeypatch.setattr("rsp.pipelines.cli.COMPILED", tmp_path / "compiled")
+    assert rsp("pipeline", "compile", "--all", tmp_path / "compiled").code == 0
+    text = (tmp_path / "compiled" / "quality.yaml").read_text()
+    assert image("compare") in text and text == compile_pipeline("quality")
+    with pytest.raises(PipelineError, match="rsp-compare:unreleased is a placeholder"):
+        refuse_placeholders(text)
+    assert refuse_placeholders(compile_pipeline("quality", "9.8.7"))
+
+
+def test_manifests_have_the_tag_and_a_name_of_their_own():
+    first, second = (compile_manifest("quality", None, tag) for tag in ("1.0.0", "1.0.1"))
+    assert "/rsp-compare:1.0.0" in first and "unreleased" not in first
+    assert re.findall("quality-[0-9a-f]{12}", first) != re.findall("quality-[0-9a-f]{12}", second)
 
 
 def test_nothing_is_installed_by_a_step(documents):

@@ -136,7 +136,36 @@ def test_the_same_page_every_time(tmp_path):
     assert len(texts) == 1
 
 
-def test_the_licences_are_there():
+def squeezed(text):
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "page", "licences"),
+    [
+        ("a", "leaflet", ["leaflet"]),
+        ("b", "compare", []),
+        ("c.pmtiles", "leaflet", ["leaflet", "pmtiles"]),
+        ("d.pmtiles", "compare", ["pmtiles"]),
+    ],
+)
+def test_a_page_has_the_licences_of_what_it_embeds(tmp_path, name, page, licences):
+    """A16: minified scripts lose their notices, and pmtiles.js came without one."""
+    from importlib.resources import files
+
+    vendor = files("rsp.shared.webmap").joinpath("vendor")
+    text = write_webmap(tmp_path / name, BLOCK, "png", page=page).read_text("utf-8")
+    comments = squeezed(" ".join(re.findall(r"/\*(.*?)\*/", text, re.S)))
+    for library in ("leaflet", "pmtiles"):
+        notice = vendor.joinpath(f"{library}.LICENSE").read_text("utf-8")
+        assert (squeezed(notice) in comments) == (library in licences)
+        script = vendor.joinpath(f"{library}.js").read_text("utf-8")
+        assert (script[1000:3000] in text) == (library in licences)
+    embedded = embed_webmap({BLOCK[0]: ("image/png", b"")}, title="t")
+    assert "Volodymyr Agafonkin" in embedded and "Protomaps LLC" not in embedded
+
+
+def test_the_licences_are_whole():
     from importlib.resources import files
 
     vendor = files("rsp.shared.webmap").joinpath("vendor")
