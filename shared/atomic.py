@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         return
     ours = f"{PREFIX}{path.name[:100]}.{os.uname().nodename[:60]}."
     temporary = path.parent / f"{ours}{os.getpid()}.{secrets.token_hex(8)}{path.suffix}"
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent, ours)
@@ -43,6 +45,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         # What a name points to must be on the disk before the name is: a machine may stop between the two.
         _sync(temporary)
         temporary.replace(path)
+        # The name itself is in the folder, and a new folder's name in the one above it.
+        for folder in [path.parent, *(folder.parent for folder in made)]:
+            _sync_folder(folder)
     except OSError as error:
         # A full disk is reported without a name, or with ours; other names are the block's own affair.
         if error.errno is not None and error.filename in (None, str(temporary), temporary):
@@ -78,6 +83,16 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    try:
+        _sync(folder)
+    except OSError as error:
+        # Some network and FUSE file systems cannot sync a folder, and a folder may be writable but not readable:
+        # the file is whole all the same.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES):
+            raise
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -97,3 +99,77 @@ def test_a_file_too_large_is_said_and_nothing_stays(tmp_path):
         [sys.executable, "-c", code, str(tmp_path / "big")], capture_output=True, text=True, check=True
     )
     assert done.stdout == f"cannot write {tmp_path / 'big'}: File too large\n" and not list(tmp_path.iterdir())
+
+
+def test_what_a_live_process_has_in_the_making_stays(tmp_path):
+    """Others that write the same path clear away only what the dead have left."""
+    code = (
+        "import sys; from pathlib import Path; from rsp.shared.atomic import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as path:\n"
+        "    path.write_text('theirs'); print(path, flush=True); sys.stdin.read()"
+    )
+    path = tmp_path / "cover"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, str(path)], **pipes) as other:
+        theirs = Path(other.stdout.readline().strip())
+        with atomic_path(path) as ours:
+            ours.write_text("ours")
+            with atomic_path(path) as third:
+                third.write_text("third")
+                assert {theirs, ours, third} == set(tmp_path.iterdir())
+        assert path.read_text() == "ours" and theirs.read_text() == "theirs"
+        other.stdin.close()
+    assert other.returncode == 0 and path.read_text() == "theirs" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def synced(monkeypatch):
+    """What is made durable, in order: `(inode, the content of the file, or the names in the folder)`."""
+    calls = []
+    fsync = os.fsync
+
+    def record(descriptor):
+        fsync(descriptor)
+        status = os.fstat(descriptor)
+        folder = stat.S_ISDIR(status.st_mode)
+        calls.append((status.st_ino, sorted(os.listdir(descriptor)) if folder else os.pread(descriptor, 99, 0)))
+
+    monkeypatch.setattr(os, "fsync", record)
+    return calls
+
+
+def test_content_is_on_the_disk_before_its_name_and_the_name_before_we_go_on(tmp_path, synced):
+    path = tmp_path / "cover"
+    write_bytes(path, b"old")
+    synced.clear()
+    write_bytes(path, b"new")
+    assert synced == [(path.stat().st_ino, b"new"), (tmp_path.stat().st_ino, ["cover"])]
+
+
+def test_folders_that_are_made_on_the_way_are_on_the_disk_too(tmp_path, synced):
+    path = tmp_path / "a" / "b" / "cover"
+    with atomic_text(path) as file:
+        file.write("1,2,3\n")
+    folders = [path.parent, path.parent.parent, tmp_path]
+    assert synced == [
+        (path.stat().st_ino, b"1,2,3\n"),
+        *((folder.stat().st_ino, [name]) for folder, name in zip(folders, ("cover", "b", "a"), strict=True)),
+    ]
+
+
+@pytest.mark.parametrize(("reason", "passes"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_a_file_system_that_cannot_sync_folders_and_one_that_fails(tmp_path, monkeypatch, reason, passes):
+    fsync = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(reason, os.strerror(reason))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    if passes:
+        write_bytes(tmp_path / "cover", b"new")
+    else:
+        with pytest.raises(StorageError, match="cannot write .*cover: Input/output error"):
+            write_bytes(tmp_path / "cover", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["cover"]
