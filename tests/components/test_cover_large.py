@@ -57,20 +57,21 @@ def star(rng: np.random.Generator, x: float, y: float, radius: float, points: in
 
 def draw(kind: str, rng: np.random.Generator, x: float, y: float) -> shapely.Geometry:
     """Return a geometry of some tens of tiles around a point."""
+    here = np.array([x, y])
     outline = star(rng, x, y, rng.uniform(9, 30))
-    hole = (outline - (x, y)) * 0.6 + (x, y)
+    hole = (outline - here) * 0.6 + here
     if kind == "polygon":
         return Polygon(outline)
     if kind == "hole":
         return Polygon(outline, [hole])
     if kind == "line":
-        return LineString(rng.uniform(-25, 25, (12, 2)) + (x, y))
+        return LineString(rng.uniform(-25, 25, (12, 2)) + here)
     if kind == "lines":
-        return MultiLineString([rng.uniform(-20, 20, (3, 2)) + (x, y) for _ in range(3)])
+        return MultiLineString([rng.uniform(-20, 20, (3, 2)) + here for _ in range(3)])
     small = Polygon(star(rng, x + 60, y, 0.7))
     if kind == "polygons":
         return MultiPolygon([Polygon(outline, [hole]), small, Polygon(star(rng, x, y + 70, 12))])
-    return shapely.GeometryCollection([Polygon(outline), MultiLineString([rng.uniform(0, 9, (4, 2)) + (x, y)])])
+    return shapely.GeometryCollection([Polygon(outline), MultiLineString([rng.uniform(0, 9, (4, 2)) + here])])
 
 
 @pytest.mark.parametrize("kind", ["polygon", "hole", "line", "lines", "polygons", "collection"])

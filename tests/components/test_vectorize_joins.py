@@ -1,4 +1,4 @@
-"""rsp vectorize where tiles are missing or fail, where features only touch, and where outlines cannot be simplified."""
+"""rsp vectorize where tiles are missing or fail, features only touch, or outlines cannot be simplified."""
 
 from __future__ import annotations
 
@@ -86,15 +86,13 @@ def test_contacts_are_those_of_asking_every_pair():
             marks = np.sort(rng.choice(40, 2 * rng.integers(1, 8), replace=False)).reshape(-1, 2)
             sides.append([Span(float(low), float(high), first + n) for n, (low, high) in enumerate(marks)])
         one, other = sides
-        expected = {
-            (a.number, b.number) for a in one for b in other if max(a.low, b.low) < min(a.high, b.high)
-        }
+        expected = {(a.number, b.number) for a in one for b in other if max(a.low, b.low) < min(a.high, b.high)}
         assert set(contacts(one, other)) == expected
         assert set(contacts(one[::-1], other[::-1])) == expected
 
 
 def noisy_regions(zoom: int) -> list[Polygon]:
-    """Regions of random masks by the equator, in pixels of the grid: rings that nearly touch themselves, and holes."""
+    """Regions of random masks at the equator, in pixels of the grid: with holes, nearly touching themselves."""
     rng = np.random.default_rng(0)
     middle = 256 << (zoom - 1)
     regions = []

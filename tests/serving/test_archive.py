@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 import zipfile
 
 import pytest
@@ -49,6 +51,30 @@ def test_the_same_bytes_every_time(tmp_path, model):
     second = build_archive(model, tmp_path / "b" / "c.mar", name="rsp").read_bytes()
     assert first == second
     assert build_archive(model, tmp_path / "a", name="rsp", version="2").read_bytes() != first
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu"])
+def test_the_same_bytes_whatever_the_clock_says(tmp_path, model, monkeypatch, zone):
+    """Dates in a zip file have two seconds: two builds in a row prove nothing."""
+    first = build_archive(model, tmp_path / "now", name="rsp").read_bytes()
+    seconds, now, local, universal = 1_000_000_007.0, time.time, time.localtime, time.gmtime
+    monkeypatch.setattr(time, "time", lambda: seconds)
+    monkeypatch.setattr(time, "localtime", lambda at=None: local(seconds if at is None else at))
+    monkeypatch.setattr(time, "gmtime", lambda at=None: universal(seconds if at is None else at))
+    monkeypatch.setenv("TZ", zone)
+    time.tzset()
+    other = tmp_path / "model.safetensors"
+    other.write_bytes(model.read_bytes())
+    os.utime(other, (seconds, seconds))
+    try:
+        second = build_archive(other, tmp_path / "2001", name="rsp")
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert time.time is now and second.read_bytes() == first
+    with zipfile.ZipFile(second) as archive:
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+        assert json.loads(archive.read("MAR-INF/MANIFEST.json"))["createdOn"] == "01/01/1980 00:00:00"
 
 
 def test_what_is_no_model_of_ours(tmp_path, model):

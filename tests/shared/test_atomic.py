@@ -132,7 +132,12 @@ def synced(monkeypatch):
         fsync(descriptor)
         status = os.fstat(descriptor)
         folder = stat.S_ISDIR(status.st_mode)
-        calls.append((status.st_ino, sorted(os.listdir(descriptor)) if folder else os.pread(descriptor, 99, 0)))
+        calls.append(
+            (
+                status.st_ino,
+                sorted(entry.name for entry in os.scandir(descriptor)) if folder else os.pread(descriptor, 99, 0),
+            )
+        )
 
     monkeypatch.setattr(os, "fsync", record)
     return calls
@@ -170,6 +175,6 @@ def test_a_file_system_that_cannot_sync_folders_and_one_that_fails(tmp_path, mon
     if passes:
         write_bytes(tmp_path / "cover", b"new")
     else:
-        with pytest.raises(StorageError, match="cannot write .*cover: Input/output error"):
+        with pytest.raises(StorageError, match=r"cannot write .*cover: Input/output error"):
             write_bytes(tmp_path / "cover", b"new")
     assert [path.name for path in tmp_path.iterdir()] == ["cover"]

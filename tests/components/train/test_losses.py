@@ -119,3 +119,55 @@ def test_plug_in(labels):
     with pytest.raises(PluginError, match="cannot be made"):
         build_loss("math:sqrt", EVEN)
     assert type(build_loss("Lovasz", EVEN)) is BUILTIN["lovasz"]
+
+
+# --- by hand: four pixels of two classes --------------------------------------------------------------------
+
+# The probability of class 1, and the label.
+CHANCE = [0.9, 0.3, 0.1, 0.2]
+TRUTH = [1, 0, 0, 0]
+WEIGHTS = torch.tensor([0.5, 1.5])
+
+
+def value_of(name: str, weights: torch.Tensor = WEIGHTS) -> float:
+    chance = torch.tensor(CHANCE, dtype=torch.float64)
+    logits = torch.stack([(1 - chance).log(), chance.log()]).reshape(1, 2, 2, 2)
+    return float(build_loss(name, weights.double())(logits, torch.tensor(TRUTH).reshape(1, 2, 2)))
+
+
+def right() -> list[float]:
+    """The probability of the right class of each pixel."""
+    return [chance if truth else 1 - chance for chance, truth in zip(CHANCE, TRUTH, strict=True)]
+
+
+def test_focal_by_hand():
+    """-w (1 - p)^2 ln p of the class that is right, over all pixels and classes."""
+    terms = [float(WEIGHTS[truth]) * (1 - p) ** 2 * -math.log(p) for p, truth in zip(right(), TRUTH, strict=True)]
+    assert value_of("focal") == pytest.approx(sum(terms) / 8, rel=1e-4)
+    even = [(1 - p) ** 2 * -math.log(p) for p in right()]
+    assert value_of("focal", torch.ones(2)) == pytest.approx(sum(even) / 8, rel=1e-4)
+
+
+def overlaps() -> list[tuple[float, float]]:
+    """Intersection and sum of the probabilities and labels of each class."""
+    found = []
+    for index in (0, 1):
+        chances = [chance if index else 1 - chance for chance in CHANCE]
+        truths = [float(truth == index) for truth in TRUTH]
+        found.append((sum(a * b for a, b in zip(chances, truths, strict=True)), sum(chances) + sum(truths)))
+    return found
+
+
+def test_weighted_miou_by_hand():
+    """1 - the weighted mean of the IoU: with these numbers it is larger than the cross entropy."""
+    ious = [both / (total - both) for both, total in overlaps()]
+    soft = 1 - (0.5 * ious[0] + 1.5 * ious[1]) / 2
+    entropies = [-float(WEIGHTS[truth]) * math.log(p) for p, truth in zip(right(), TRUTH, strict=True)]
+    assert soft > sum(entropies) / sum(float(WEIGHTS[truth]) for truth in TRUTH)
+    assert value_of("miou") == pytest.approx(soft, rel=1e-6)
+    assert soft != pytest.approx(1 - sum(ious) / 2, abs=0.01)  # the weights tell
+
+
+def test_weighted_dice_by_hand():
+    losses = [1 - 2 * both / total for both, total in overlaps()]
+    assert value_of("dice") == pytest.approx((0.5 * losses[0] + 1.5 * losses[1]) / 2, rel=1e-6)
