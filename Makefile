@@ -7,7 +7,7 @@ STAMP := $(VENV)/.made
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs pipelines bench clean
+.PHONY: help setup demo test lint docs pipelines images manifests bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ docs: setup ## Write docs/tools.md, docs/config.md and the README of each compon
 
 pipelines: setup ## Compile every pipeline into pipelines/compiled
 	$(BIN)/rsp pipeline compile --all pipelines/compiled
+
+images: setup ## Build the images of all tools and of TorchServe from the commit, or those in NAMES="cover serving"
+	@components/images.sh $(NAMES)
+
+manifests: setup ## Print the manifests of OVERLAY (gpu, local) with the images of this commit, for kubectl apply -f -
+	@$(BIN)/python -m rsp.components.container k8s/overlays/$(or $(OVERLAY),gpu)
 
 bench: setup ## Measure against rivals, in one run, as ratios of CPU time
 	$(BIN)/python -m tests.bench

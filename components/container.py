@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 from rsp import __version__
-from rsp.shared.errors import PipelineError, UsageError
+from rsp.shared.errors import PipelineError, RspError, UsageError
 
 IMAGES = "ghcr.io/rsp-tools"
 PLACEHOLDER = "unreleased"
@@ -95,3 +97,26 @@ def checkout_version() -> str | None:
                             "or name the tag of the images with --tag or RSP_IMAGE_TAG") from None  # fmt: skip
     settings = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools_scm"]
     return str(get_version(root=str(root), **settings))
+
+
+def manifests(folder: Path) -> str:
+    """Return what kustomize makes of a folder, with the images of the code at hand.
+
+    Raises:
+        PipelineError: kubectl is missing or refuses the folder, or no image can hold this code.
+    """
+    tag = image_tag()
+    try:
+        done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        raise PipelineError("rendering manifests takes kubectl, which is not installed") from None
+    except subprocess.CalledProcessError as error:
+        raise PipelineError(f"kubectl cannot render {folder}: {error.stderr.strip()}") from error
+    return with_images(done.stdout, tag)
+
+
+if __name__ == "__main__":
+    try:
+        sys.stdout.write(manifests(Path(sys.argv[1])))
+    except RspError as error:
+        sys.exit(str(error))
