@@ -15,7 +15,7 @@ import torch
 
 from rsp.shared.errors import ModelError, TileError
 from rsp.shared.images import encode
-from rsp.shared.learning.inference import load_predictor, predict_tiles, read_model_card, sent_bands
+from rsp.shared.learning.inference import load_predictor, predict_tiles, read_model_card, sent_bands, sent_tile
 
 MAX_OVERLAP = 1024
 
@@ -41,7 +41,7 @@ class TileHandler:
         device = f"cuda:{gpu}" if gpu is not None and int(gpu) >= 0 and torch.cuda.is_available() else "cpu"
         self.predictor = load_predictor(path, device=device, threads=threads)
         self.version = str(manifest["modelVersion"])
-        blank = encode(np.zeros((card.tile_size, card.tile_size, sent_bands(card)), np.uint8), "tif")
+        blank = encode(sent_tile(card, np.zeros((card.tile_size, card.tile_size, sent_bands(card)))), "tif")
         for answer in predict_tiles(self.predictor, [blank]):
             if isinstance(answer, TileError):
                 raise ModelError(f"the model does not predict a blank tile: {answer}")

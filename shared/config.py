@@ -125,12 +125,24 @@ KEYS: dict[str, tuple[Key, ...]] = {
 
 @dataclass(frozen=True)
 class Channel:
-    """Where some bands of the input come from, and how they are normalised."""
+    """Where some bands of the input come from, and how they are normalised.
+
+    Attributes:
+        name: Sub-folder of the data set that holds the tiles.
+        bands: Those taken from the tiles, counted from 1, in order.
+        mean: Of each band, of values that were divided by `divisor`.
+        std: Likewise.
+        value_type: What a network was trained on, one of `rsp.shared.images.VALUE_TYPES`; None where that is not
+            known, as in a configuration.
+        divisor: What values were divided by in training; the largest value of their type where None.
+    """
 
     name: str
     bands: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    value_type: str | None = None
+    divisor: float | None = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,9 @@ Rgb = tuple[int, int, int]
 MAX_PIXELS = 4096 * 4096
 MAX_PIXEL_BYTES = 16  # a TIFF may hold more in a pixel, and then fewer pixels
 
+# What the values of imagery can be, by the name of numpy; all floats count as float32.
+VALUE_TYPES = ("uint8", "uint16", "uint32", "int8", "int16", "int32", "float32")
+
 # PNG at level 1 costs a fifth of the default and is 10 % larger: encoding dominates the tools that write tiles.
 PNG_LEVEL = 1
 LOSSY_QUALITY = 85
@@ -53,6 +56,14 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Array:
     if array.dtype == np.int32:  # Pillow's mode I: 16-bit greys in wider integers
         array = array.astype(np.uint16)
     return array if array.ndim == 3 else array[:, :, np.newaxis]
+
+
+def value_type(image: Array) -> str:
+    """Return which of `VALUE_TYPES` the values of an image are; raise `TileError` for any other (complex ones)."""
+    name = "float32" if np.issubdtype(image.dtype, np.floating) else str(image.dtype)
+    if name not in VALUE_TYPES:
+        raise TileError(f"the values of the image are {image.dtype}; expected one of {', '.join(VALUE_TYPES)}")
+    return name
 
 
 def sniff(data: bytes) -> str | None:

@@ -189,7 +189,7 @@ def _expect(model: Path, golden: Path | None) -> list[tuple[bytes, bytes]]:
     import numpy as np
 
     from rsp.shared.images import encode
-    from rsp.shared.learning.inference import load_predictor, predict_tiles, sent_bands
+    from rsp.shared.learning.inference import load_predictor, predict_tiles, sent_bands, sent_tile
     from rsp.shared.tileset import open_reader
 
     predictor = load_predictor(model, device="cpu", threads=1)
@@ -198,7 +198,7 @@ def _expect(model: Path, golden: Path | None) -> list[tuple[bytes, bytes]]:
             images = [reader.read(tile) for tile in reader.tiles()[:GOLDEN]]
     else:
         side, bands = predictor.card.tile_size, sent_bands(predictor.card)
-        images = [encode(np.random.default_rng(0).integers(0, 256, (side, side, bands), dtype=np.uint8), "tif")]
+        images = [encode(sent_tile(predictor.card, np.random.default_rng(0).random((side, side, bands))), "tif")]
     pairs = []
     for image, mask in zip(images, predict_tiles(predictor, images), strict=True):
         if isinstance(mask, TileError):

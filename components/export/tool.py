@@ -158,7 +158,7 @@ def _samples(original: Predictor, tiles: Path | None, seed: int) -> list[Array]:
     """Return windows to compare on: random images that have areas, edges and noise, and windows of real tiles."""
     import numpy as np
 
-    from rsp.shared.learning.inference import TileImages, read_window
+    from rsp.shared.learning.inference import TileImages, read_window, sent_tile
     from rsp.shared.learning.windows import open_channels
 
     card, side = original.card, original.window
@@ -167,7 +167,7 @@ def _samples(original: Predictor, tiles: Path | None, seed: int) -> list[Array]:
     for _ in range(max(2, -(-SAMPLE_PIXELS // side**2))):
         areas = rng.integers(0, 256, (-(-side // 16), -(-side // 16), card.in_channels))
         image = np.kron(areas, np.ones((16, 16, 1), np.int64))[:side, :side] + rng.normal(0, 20, (side, side, 1))
-        images.append(np.clip(image, 0, 255).astype(np.uint8))
+        images.append(sent_tile(card, np.clip(image, 0, 255) / 255))
     if tiles is not None:
         with open_channels(tiles, card.channels) as readers:
             source = TileImages(readers, card.channels)

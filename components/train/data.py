@@ -4,13 +4,16 @@
 is made as `make(folder, channels, num_classes, tile_size)`, `folder` being `dataset/training` or
 `dataset/validation`; it can be pickled, and has `tiles` (the tiles, in a fixed order), `notes` (what a person
 should know of them) and `read(tile)`, which returns the image (tile_size, tile_size, bands) and the label
-(tile_size, tile_size) uint8, or raises `TileError`.
+(tile_size, tile_size) uint8, or raises `TileError`. It may have `channels`, those it was given with the value
+types and divisors of its tiles filled in, and `digest()`, as `rsp.shared.tileset.tiles_digest`: both go into the
+model card.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,10 +26,10 @@ from rsp.components.train.augmentation import load_augmentation
 from rsp.shared import plugins
 from rsp.shared.config import Channel, Config
 from rsp.shared.errors import RspError, TileError, TileSetError
-from rsp.shared.images import Array, Mask, decode, decode_mask
-from rsp.shared.learning.normalise import normalise, pick_bands, scale, stack_bands
+from rsp.shared.images import Array, Mask, decode, decode_mask, value_type
+from rsp.shared.learning.normalise import natural_divisor, normalise, pick_bands, scale, stack_bands
 from rsp.shared.tiles import Tile
-from rsp.shared.tileset import TileReader, find_tileset, open_reader
+from rsp.shared.tileset import TileReader, find_tileset, open_reader, tiles_digest
 
 # Which epoch, and which tile of the data set.
 Key = tuple[int, int]
@@ -72,6 +75,24 @@ class TileLoader:
                 f"{', '.join(sets)} in {folder} have no tile in common; are they of the same cover and zoom?"
             )
         self.tiles: list[Tile] = sorted(common)
+        self.channels = tuple(self._typed(channel) for channel in channels)
+
+    def _typed(self, channel: Channel) -> Channel:
+        """Return a channel with the value type of its first tile that can be decoded; all others must have it."""
+        for tile in self.tiles:
+            try:
+                image = decode(self._reader(channel.name).read(tile))
+                kind = value_type(image)
+            except TileError:
+                continue  # whoever reads that tile is told
+            divisor = channel.divisor or natural_divisor(image.dtype)
+            return replace(channel, value_type=kind, divisor=divisor)
+        return channel
+
+    def digest(self) -> str:
+        """Return what identifies the tiles and their labels; see `tiles_digest`."""
+        images = [self._reader(name) for name in self.paths if name != "labels"]
+        return tiles_digest(images, self._reader("labels"), self.tiles)
 
     def __getstate__(self) -> dict[str, Any]:
         # An open memory map cannot travel to another process, nor be shared with it after a fork.
@@ -95,7 +116,7 @@ class TileLoader:
             picked = self._guarded(
                 channel.name, tile, lambda channel=channel: pick_bands(images[channel.name], channel)
             )
-            bands.append(resize_image(picked, self.tile_size))
+            bands.append(resize_image(picked, self.tile_size, channel.divisor))
         data = self._reader("labels").read(tile)
         label = self._guarded("labels", tile, lambda: decode_mask(data))
         if label.size and int(label.max()) >= self.num_classes:
@@ -103,7 +124,7 @@ class TileLoader:
                 f"{self._name('labels', tile)} holds class {int(label.max())}; the configuration has "
                 f"{self.num_classes} classes (0 to {self.num_classes - 1})"
             )
-        return stack_bands(bands), resize_label(label, self.tile_size)
+        return stack_bands(bands, self.channels), resize_label(label, self.tile_size)
 
     def _name(self, name: str, tile: Tile) -> str:
         return f"{self.paths[name]}, tile {tile.z}/{tile.x}/{tile.y}:"
@@ -116,12 +137,13 @@ class TileLoader:
             raise TileError(f"{self._name(name, tile)} {error}") from error
 
 
-def resize_image(image: Array, side: int) -> Array:
+def resize_image(image: Array, side: int, divisor: float | None = None) -> Array:
     """Bring an image to a side: by the mean of the area when it shrinks, bilinear when it grows.
 
     Args:
         image: Shape (height, width, bands). One of the right size stays as it is, type included.
         side: In pixels.
+        divisor: See `scale`.
 
     Returns:
         Shape (side, side, bands); float32 as `scale` makes it where the size changed.
@@ -129,7 +151,7 @@ def resize_image(image: Array, side: int) -> Array:
     height, width = image.shape[:2]
     if (height, width) == (side, side):
         return image
-    tensor = torch.from_numpy(np.ascontiguousarray(scale(image).transpose(2, 0, 1)))[None]
+    tensor = torch.from_numpy(np.ascontiguousarray(scale(image, divisor).transpose(2, 0, 1)))[None]
     if height >= side and width >= side:
         tensor = F.interpolate(tensor, size=(side, side), mode="area")
     else:
@@ -159,11 +181,30 @@ class TileDataset(Dataset[Item]):
     def __init__(self, config: Config, folder: Path, *, training: bool, seed: int = 0) -> None:
         make = plugins.load(config.model.loader, "rsp.loaders", BUILTIN)
         self.loader: Loader = make(folder, config.channels, len(config.classes), config.model.ts)
+        # With what the loader knows of the values of the tiles.
+        known = getattr(self.loader, "channels", None)
+        self.channels: tuple[Channel, ...] = config.channels
+        if isinstance(known, list | tuple) and all(isinstance(channel, Channel) for channel in known):
+            self.channels = tuple(known)
         self.config, self.training, self.seed = config, training, seed
         self.augmentation = load_augmentation(config.model.da) if training else None
 
     def __len__(self) -> int:
         return len(self.loader.tiles)
+
+    def digest(self) -> str | None:
+        """Return what identifies the tiles and their labels; None for a loader that cannot say."""
+        digest = getattr(self.loader, "digest", None)
+        return str(digest()) if callable(digest) else None
+
+    def check_same_values(self, other: TileDataset) -> None:
+        """Raise `TileSetError` where the tiles of another part of the data set have values of another type."""
+        for ours, theirs in zip(self.channels, other.channels, strict=True):
+            if None not in (ours.value_type, theirs.value_type) and ours.value_type != theirs.value_type:
+                raise TileSetError(
+                    f"the training tiles of {ours.name!r} hold {ours.value_type} values, the validation tiles "
+                    f"{theirs.value_type}: make both the same way"
+                )
 
     def __getitem__(self, key: Key) -> Item:
         epoch, index = key
@@ -174,7 +215,7 @@ class TileDataset(Dataset[Item]):
             return error
         if self.augmentation is None:
             return torch.from_numpy(np.array(image)), torch.from_numpy(np.array(label))
-        pixels = normalise(image, self.config.channels)
+        pixels = normalise(image, self.channels)
         rng = np.random.default_rng([self.seed, epoch, tile.z, tile.x, tile.y])
         if rng.random() < self.config.model.dap:
             pixels, label = self.augmentation(pixels, label, rng)

@@ -69,6 +69,11 @@ class Trainer:
             for part in ("training", "validation")
         ]
         self.notes = [*self.training.loader.notes, *self.validation.loader.notes]
+        self.training.check_same_values(self.validation)
+        zooms = {tile.z for tile in self.training.loader.tiles}
+        self.zoom = zooms.pop() if len(zooms) == 1 else None
+        # Only the process that writes cards needs it. It costs less than a hundredth of one validation.
+        self.digest = self.validation.digest() if world.leads else None
         self.metrics = load_metrics(list(dict.fromkeys(["iou", "miou", "mcc", *self.config.model.metrics])))
         self.loss = build_loss(self.config.model.loss, class_weights(self.config.classes).to(self.device))
         torch.manual_seed(plan.seed)
@@ -277,12 +282,14 @@ class Trainer:
             nn=config.model.nn,
             encoder=config.model.encoder,
             num_filters=config.model.num_filters,
-            channels=config.channels,
+            channels=self.training.channels,
             classes=config.classes,
             tile_size=config.model.ts,
             overlap=config.model.ms,
             epoch=epoch,
             epochs=self.plan.epochs,
+            zoom=self.zoom,
+            validation=self.digest,
             versions=library_versions("torch", "transformers"),
         )
 

@@ -1,8 +1,16 @@
-"""The model card: the readable description that travels with every checkpoint and every exported model."""
+"""The model card: the readable description that travels with every checkpoint and every exported model.
+
+A card has a version, one whole number. Whatever changes its fields raises `VERSION`, gives a field that is new a
+default that says "not known" (or one that older models kept to), and adds a fixture of what was written before,
+as `tests/fixtures/card_v0`. Cards of older versions are read for ever; newer ones are refused, since a field that
+this code does not know may change what the model answers.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
@@ -11,10 +19,16 @@ from typing import Any
 from rsp import __version__
 from rsp.shared.config import Channel, ClassDef, ModelConfig
 from rsp.shared.errors import ModelError
+from rsp.shared.images import VALUE_TYPES
+from rsp.shared.tiles import MAX_ZOOM
+
+# 0: cards that do not say a version. 1: value types, divisors, zoom, and the digest of the validation tiles.
+VERSION = 1
 
 # A card of 255 classes and 100 channels is some 60 KB; what claims more is not a card.
 MAX_BYTES = 1 << 20
 MAX_SIDE = 1 << 14
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,10 @@ class ModelCard:
         metrics: What it reached on the validation tiles, as `iou`, `miou`, `mcc`, `loss`.
         versions: Of the libraries that made it.
         uuid: Follows from the weights: the same weights have the same.
+        zoom: Of the tiles that it was trained on; None where they had several, or it is not known.
+        validation: What the metrics were measured on: `rsp.shared.tileset.tiles_digest` of the validation tiles
+            and their labels; None where it is not known. Metrics of models can be compared where it is equal.
+        version: Of the card; a card that was read has the current one.
     """
 
     nn: str
@@ -48,6 +66,9 @@ class ModelCard:
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     uuid: str = ""
+    zoom: int | None = None
+    validation: str | None = None
+    version: int = VERSION
 
     @property
     def in_channels(self) -> int:
@@ -90,20 +111,31 @@ class ModelCard:
         """Read a card and validate every field of it.
 
         Raises:
-            ModelError: no JSON, a field that is missing, unknown, or of another type, or a card too large.
+            ModelError: not JSON, a card of a newer version, a field that is missing, unknown, or of another type,
+                or a card too large.
         """
         if len(text) > MAX_BYTES:
             raise ModelError(f"the model card has {len(text)} bytes, the limit is {MAX_BYTES}")
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ModelError(f"the model card is no JSON: {error}") from error
+            raise ModelError(f"the model card is not JSON: {error}") from error
+        if not isinstance(data, dict):
+            raise ModelError(f"the model card: expected an object, got {type(data).__name__}")
+        _upgrade(data)
         _check_names(data, cls, "the model card")
         side = {"tile_size": (1, MAX_SIDE), "overlap": (0, MAX_SIDE), "num_filters": (1, MAX_SIDE)}
         for name in ("tile_size", "overlap", "num_filters", "epoch", "epochs"):
             low, high = side.get(name, (0, 1 << 31))
             if type(data[name]) is not int or not low <= data[name] <= high:
                 raise ModelError(f"the model card: {name}: expected a whole number {low} to {high}")
+        if data["zoom"] is not None and (type(data["zoom"]) is not int or not 0 <= data["zoom"] <= MAX_ZOOM):
+            raise ModelError(f"the model card: zoom: expected a whole number 0 to {MAX_ZOOM}, or null")
+        validation = data["validation"]
+        if validation is not None and not (isinstance(validation, str) and _DIGEST.fullmatch(validation)):
+            raise ModelError(
+                "the model card: validation: expected a SHA-256 digest of 64 hexadecimal digits, or null"
+            )
         for name in ("nn", "encoder", "uuid"):
             if not isinstance(data[name], str) or len(data[name]) > 4096:
                 raise ModelError(f"the model card: {name}: expected a text")
@@ -119,6 +151,24 @@ class ModelCard:
 def library_versions(*libraries: str) -> dict[str, str]:
     """Return the versions of this project and of installed libraries, by name."""
     return {"rsp": __version__} | {name: version(name) for name in libraries}
+
+
+def _upgrade(data: dict[str, Any]) -> None:
+    """Bring the fields of a card to the current version; raise `ModelError` where it is newer than that."""
+    found = data.pop("version", 0)
+    if type(found) is not int or found < 0:
+        raise ModelError("the model card: version: expected a whole number")
+    if found > VERSION:
+        raise ModelError(
+            f"the model card has version {found}, and this rsp ({__version__}) reads up to version {VERSION}: "
+            "upgrade rsp to at least the version that wrote the model"
+        )
+    data["version"] = VERSION
+    if found < 1:
+        data |= {name: data.get(name) for name in ("zoom", "validation")}
+        for row in data["channels"] if isinstance(data.get("channels"), list) else ():
+            if isinstance(row, dict):
+                row |= {name: row.get(name) for name in ("value_type", "divisor")}
 
 
 def _check_names(data: Any, kind: type, where: str) -> None:
@@ -154,7 +204,18 @@ def _channel(row: Any, where: str) -> Channel:
     std = _numbers(row["std"], f"{where}: std", len(bands))
     if min(std) <= 0:
         raise ModelError(f"{where}: std must be above 0")
-    return Channel(row["name"], tuple(map(int, bands)), tuple(map(float, mean)), tuple(map(float, std)))
+    kind, divisor = row["value_type"], row["divisor"]
+    if (kind is None) != (divisor is None):
+        raise ModelError(f"{where}: value_type and divisor go together: expected both, or null for both")
+    if kind is not None and kind not in VALUE_TYPES:
+        raise ModelError(f"{where}: value_type: expected one of {', '.join(VALUE_TYPES)}")
+    if divisor is not None:
+        (divisor,) = map(float, _numbers([divisor], f"{where}: divisor"))
+        if not (0 < divisor < math.inf) or (kind == "float32" and divisor != 1):
+            raise ModelError(f"{where}: divisor: expected a number above 0, and 1 for float32")
+    return Channel(
+        row["name"], tuple(map(int, bands)), tuple(map(float, mean)), tuple(map(float, std)), kind, divisor
+    )
 
 
 def _class(row: Any, where: str) -> ClassDef:

@@ -20,10 +20,10 @@ import numpy.typing as npt
 import torch
 
 from rsp.shared.errors import ModelError, TileError
-from rsp.shared.images import Array, Mask, decode, encode_mask
+from rsp.shared.images import Array, Mask, decode, encode_mask, value_type
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.formats import STRIDE, Kind, Network, load_network, read_model_card, window_side
-from rsp.shared.learning.normalise import normalise, pick_bands
+from rsp.shared.learning.normalise import natural_divisor, normalise, pick_bands, stacked_type
 from rsp.shared.learning.windows import TileImages, in_strips, read_window
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "read_model_card",
     "read_window",
     "sent_bands",
+    "sent_tile",
 ]
 
 Scores = npt.NDArray[np.float32]
@@ -201,6 +202,20 @@ def sent_bands(card: ModelCard) -> int:
     return max(card.channels[0].bands) if len(card.channels) == 1 else card.in_channels
 
 
+def sent_tile(card: ModelCard, fractions: npt.NDArray[Any]) -> Array:
+    """Return an image of the value type that `predict_tiles` takes; uint8 where the card does not say.
+
+    Args:
+        card: Of the model.
+        fractions: Shape (height, width, bands), from 0 (black) to 1 (the divisor of the channels).
+    """
+    kind = stacked_type(card.channels) or "uint8"
+    if kind == "float32":
+        return fractions.astype(np.float32)
+    divisor = min(channel.divisor or natural_divisor(kind) for channel in card.channels)
+    return np.clip(fractions * divisor, 0, natural_divisor(kind)).astype(kind)
+
+
 def predict_tiles(
     predictor: Predictor, encoded: Sequence[bytes], overlap: int | None = None
 ) -> list[bytes | TileError]:
@@ -243,6 +258,11 @@ def _decode_sent(data: bytes, card: ModelCard, overlap: int) -> Array:
     if bands != card.in_channels:
         raise TileError(
             f"the model wants {card.in_channels} bands (of all channels, in order), the tile has {bands}"
+        )
+    wanted = stacked_type(card.channels)
+    if wanted is not None and value_type(image) != wanted:
+        raise TileError(
+            f"the model wants the stacked bands of its channels as {wanted}, the tile holds {value_type(image)}"
         )
     return image
 

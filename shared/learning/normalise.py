@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rsp.shared.config import Channel
-from rsp.shared.errors import ModelError
-from rsp.shared.images import Array
+from rsp.shared.errors import ModelError, TileError
+from rsp.shared.images import Array, value_type
 
 
 def pick_bands(image: Array, channel: Channel) -> Array:
@@ -21,7 +21,9 @@ def pick_bands(image: Array, channel: Channel) -> Array:
 
     Raises:
         ModelError: the tile has fewer bands than the channel wants.
+        TileError: its values are of another type than those that the model was trained on.
     """
+    check_type(image, channel)
     wanted = max(channel.bands)
     if image.shape[2] < wanted:
         raise ModelError(
@@ -34,30 +36,57 @@ def pick_bands(image: Array, channel: Channel) -> Array:
     return image[:, :, [band - 1 for band in channel.bands]]
 
 
-def stack_bands(images: Sequence[Array]) -> Array:
+def check_type(image: Array, channel: Channel) -> None:
+    """Raise `TileError` where the values of a tile are not of the type that a channel was trained on.
+
+    Values of another type would be scaled otherwise than in training, and nearly always answered with one class.
+    """
+    found = value_type(image)
+    if channel.value_type is not None and found != channel.value_type:
+        raise TileError(
+            f"the tile holds {found} values, and the model takes {channel.value_type} for {channel.name!r}: make "
+            "the tiles as those of the training were made (`rsp tile --range` scales values to bytes)"
+        )
+
+
+def stack_bands(images: Sequence[Array], channels: Sequence[Channel]) -> Array:
     """Join the picked bands of several channels of the same size, in order.
 
     The type stays where all have the same; else each is scaled first (to float32 in 0..1), since 255 in a byte and
     in an elevation model are not alike.
     """
     if len({image.dtype for image in images}) > 1:
-        images = [scale(image) for image in images]
+        images = [scale(image, channel.divisor) for image, channel in zip(images, channels, strict=True)]
     return images[0] if len(images) == 1 else np.concatenate(images, axis=2)
 
 
-def scale(image: Array) -> npt.NDArray[np.float32]:
-    """Return the values as float32: integers divided by the largest of their type, floats as they are."""
-    if image.dtype == np.bool_:
-        return image.astype(np.float32)
-    if np.issubdtype(image.dtype, np.integer):
-        return image.astype(np.float32) / np.float32(np.iinfo(image.dtype).max)
-    return image.astype(np.float32, copy=False)
+def stacked_type(channels: Sequence[Channel]) -> str | None:
+    """Return the value type of the stacked bands of channels (see `stack_bands`); None where it is not known."""
+    kinds = {channel.value_type for channel in channels}
+    return kinds.pop() if len(kinds) == 1 else None if None in kinds else "float32"
+
+
+def scale(image: Array, divisor: float | npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+    """Return the values as float32: integers divided, floats as they are.
+
+    Args:
+        image: Of any shape.
+        divisor: What integers are divided by, one number or one for each band; None: the largest of their type.
+    """
+    if not np.issubdtype(image.dtype, np.integer):
+        return image.astype(np.float32, copy=False)
+    return image.astype(np.float32) / np.float32(natural_divisor(image.dtype) if divisor is None else divisor)
+
+
+def natural_divisor(dtype: npt.DTypeLike) -> float:
+    """Return what values of a type are divided by where nothing else is said: integers by their largest."""
+    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
 
 
 def normalise(image: Array, channels: Sequence[Channel]) -> npt.NDArray[np.float32]:
     """Make the input of a network from an image that holds the picked bands of all channels, in order.
 
-    Integers are scaled by the largest value of their type; then each band is `(value - mean) / std`. Values that
+    Integers are divided by the divisors of the channels; then each band is `(value - mean) / std`. Values that
     are not finite (no data in a float raster) become the mean: one NaN would spread over its whole surroundings.
 
     Args:
@@ -77,11 +106,18 @@ def normalise(image: Array, channels: Sequence[Channel]) -> npt.NDArray[np.float
     mean = np.array([value for channel in channels for value in channel.mean], np.float32)
     std = np.array([value for channel in channels for value in channel.std], np.float32)
     # One pass over memory for each step, in the layout that the network takes.
-    values = np.ascontiguousarray(np.moveaxis(scale(image), 2, 0))
+    values = np.ascontiguousarray(np.moveaxis(scale(image, _divisors(image, channels)), 2, 0))
     values = (values - mean[:, None, None]) / std[:, None, None]
     if np.issubdtype(image.dtype, np.floating):
         values[~np.isfinite(values)] = 0.0
     return values
+
+
+def _divisors(image: Array, channels: Sequence[Channel]) -> float | npt.NDArray[np.float32]:
+    """Return what the bands are divided by: one number where it is the same for all."""
+    natural = natural_divisor(image.dtype)
+    found = [channel.divisor or natural for channel in channels for _ in channel.bands]
+    return found[0] if len(set(found)) == 1 else np.array(found, np.float32)
 
 
 def _bands(count: int) -> str:

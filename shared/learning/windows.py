@@ -14,7 +14,7 @@ import numpy as np
 from rsp.shared.config import Channel
 from rsp.shared.errors import ModelError, TileError, TileSetError
 from rsp.shared.images import Array, decode
-from rsp.shared.learning.normalise import pick_bands, stack_bands
+from rsp.shared.learning.normalise import check_type, pick_bands, stack_bands
 from rsp.shared.tiles import Tile, neighbours
 from rsp.shared.tileset import TileReader, find_tileset, is_archive, open_reader
 
@@ -106,13 +106,14 @@ class TileImages:
                 return TileError(f"the channel {channel.name!r} has no such tile in {reader.path}")
             try:
                 image = decode(reader.read(tile))
+                check_type(image, channel)
                 images.append(image if self._raw else pick_bands(image, channel))
             except (TileError, ModelError) as error:
                 return TileError(str(error))
         sizes = sorted({image.shape[:2] for image in images})
         if len(sizes) > 1:
             return TileError(f"its channels differ in size: {' and '.join(f'{w}x{h}' for h, w in sizes)} pixels")
-        return stack_bands(images)
+        return stack_bands(images, [channel for _, channel in self._sources])
 
     def _evict(self, image: Array | TileError) -> None:
         """Count a tile in, and let the oldest go."""

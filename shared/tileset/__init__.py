@@ -13,6 +13,7 @@ from pathlib import Path
 from rsp.shared.errors import TileSetError
 from rsp.shared.tileset.archive import ArchiveReader, ArchiveWriter
 from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
+from rsp.shared.tileset.digest import tiles_digest
 from rsp.shared.tileset.directory import DirectoryReader, DirectoryWriter, scan
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "remove_tileset",
     "scan",
     "tile_format",
+    "tiles_digest",
 ]
 
 

@@ -19,6 +19,7 @@ from rsp.components.train.launch import launch
 from rsp.components.train.tool import train
 from rsp.shared.errors import ConfigError, TileError, TileSetError, UsageError
 from rsp.shared.learning.checkpoint import load_checkpoint, read_card
+from rsp.shared.tileset import open_reader, tiles_digest
 from tests.tilesets import CONFIG
 from tests.toy import TRAINING, make_config, make_dataset
 
@@ -90,6 +91,13 @@ def test_flags_take_the_place_of_the_configuration(rsp, toy, tmp_path, config):
     assert "3 in a batch" in ran.stdout and "32 px" in ran.stdout and "loss dice" in ran.stdout
     card = read_card(out / "last.safetensors")
     assert (card.nn, card.tile_size) == ("segformer", 32)
+    assert (card.channels[0].value_type, card.channels[0].divisor) == ("uint8", 255)
+    assert card.zoom == TRAINING[0].z
+    with (
+        open_reader(toy / "validation/images.pmtiles") as images,
+        open_reader(toy / "validation/labels.pmtiles") as labels,
+    ):
+        assert card.validation == tiles_digest([images], labels, images.tiles())
     data = json.loads(report.read_text())
     assert data["best_epoch"] == 1 and data["classes"] == ["background", "building"]
     assert np.sum(data["confusion"]) == 6 * 32 * 32 and data["history"][0]["validation"]["iou"] == data["iou"]

@@ -98,7 +98,7 @@ def test_too_few_bands_says_how_many():
 def test_channels_of_different_types_are_scaled_before_they_are_joined():
     """Bug 4: 16-bit data was cut down to 8 bits, or dropped."""
     colours, heights = np.full((2, 2, 3), 255, np.uint8), np.full((2, 2, 1), 32768, np.uint16)
-    joined = stack_bands([colours, heights])
+    joined = stack_bands([colours, heights], [IMAGES, ELEVATION])
     assert joined.dtype == np.float32
     np.testing.assert_allclose(joined[0, 0], [1, 1, 1, 32768 / 65535])
     np.testing.assert_array_equal(normalise(joined, [IMAGES, ELEVATION])[3], normalise(heights, [ELEVATION])[0])

@@ -45,6 +45,24 @@ def test_reads_what_is_there(tmp_path, suffix):
     assert np.array_equal(image, noise(BLOCK[3])) and np.array_equal(label, squares(BLOCK[3]))
 
 
+def test_values_of_another_type_are_an_error(tmp_path, config):
+    """Each divided by the largest value of its own type, a 12-bit tile among bytes would be black."""
+
+    def mixed(tile):
+        return noise(tile).astype(np.uint16 if tile == BLOCK[1] else np.uint8)
+
+    loader = TileLoader(both(tmp_path / "training", BLOCK, "tif", mixed), [RGB], 2, 64)
+    assert [(channel.value_type, channel.divisor) for channel in loader.channels] == [("uint8", 255)]
+    with pytest.raises(
+        TileError, match="tile 15/100/201: the tile holds uint16 values, and the model takes uint8"
+    ):
+        loader.read(BLOCK[1])
+    both(tmp_path / "validation", BLOCK, "tif", lambda tile: noise(tile).astype(np.uint16))
+    training, validation = dataset(config, tmp_path / "training"), dataset(config, tmp_path / "validation")
+    with pytest.raises(TileSetError, match="'images' hold uint8 values, the validation tiles uint16"):
+        training.check_same_values(validation)
+
+
 def test_bug_1_a_pixel_keeps_its_blue(tmp_path):
     def flat(tile):
         return np.full((64, 64, 3), (10, 20, 30), np.uint8)
