@@ -21,6 +21,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from examples.page import Made, write_page
 from examples.town.generate import generate
 from examples.town.server import CONFIG, SceneServer
 from rsp.pipelines.compiler import load
@@ -276,10 +277,13 @@ def demo(
         same, asked = predict_over_http(run, server.inference, out) if deployed else (0, 0)
     seconds = time.monotonic() - begun
     iou = float(metrics.get("iou", "nan"))
+    training = run.metrics("train")
     with atomic_text(out / "metrics.json") as file:
         json.dump(
             {
                 "metrics": metrics,
+                # Training sees each validation tile alone, its edges mirrored; predict sees its neighbours too.
+                "training_iou_of_lone_tiles": training.get("iou"),
                 "deployed": deployed,
                 "tiles_over_http": asked,
                 "same_as_the_pipeline": same,
@@ -290,17 +294,36 @@ def demo(
             indent=2,
         )
         file.write("\n")
+    kept["all numbers, and the time of each step"] = out / "metrics.json"
+    if deployed:
+        kept["masks as the endpoint answered"] = out / "endpoint" / "index.html"
+    kept["what every step printed"] = run.log
+    page = write_page(
+        out,
+        Made(
+            title=job.title,
+            images=run.path("download", "tiles"),
+            labels=run.path("subset-validation-labels", "subset"),
+            masks=run.path("subset-validation-masks", "subset"),
+            features=out / "features.geojson",
+            metrics=metrics,
+            training=training,
+            overlap=int(run.metrics("predict", "masks")["overlap"]),
+            epochs=int(job.parameters["epochs"]),
+            served=(same, asked),
+            seconds={step.name: step.seconds for step in run.steps.values()},
+            total=seconds,
+            files=kept,
+            model=out / "model.pt2",
+        ),
+    )
     print(f"\nIoU of buildings on the validation tiles: {iou:.3f}", end="")
     print(f" (mIoU {metrics['miou']:.3f}, MCC {metrics['mcc']:.3f})" if {"miou", "mcc"} <= set(metrics) else "")
     if deployed:
         print(f"TorchServe served the model; {same} of {asked} masks over HTTP are those of the pipeline.")
     elif server:
         print("The model was not deployed: it is below the threshold.")
-    print(f"{seconds:.0f} s in all. Where to look:")
-    kept["all numbers, and the time of each step"] = out / "metrics.json"
-    if deployed:
-        kept["masks as the endpoint answered"] = out / "endpoint" / "index.html"
-    kept["what every step printed"] = run.log
+    print(f"{seconds:.0f} s in all. All of it on one page:\n  {page}\nand the files:")
     for what, path in kept.items():
         print(f"  {path!s:42} {what}")
     if deployed:

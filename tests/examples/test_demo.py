@@ -51,6 +51,15 @@ def test_own_tiles_end_to_end(own_tiles, tmp_path, capsys):
     assert numbers["deployed"] and numbers["tiles_over_http"] == numbers["same_as_the_pipeline"] > 0
     assert {"train", "deploy"} <= set(numbers["seconds"])
     assert f"IoU of buildings on the validation tiles: {numbers['metrics']['iou']:.3f}" in text
+    # The page shows the same number, and links to files that are there.
+    page = (out / "index.html").read_text("utf-8")
+    assert f"  {out / 'index.html'}\n" in text
+    assert f"<strong>{numbers['metrics']['iou']:.3f}</strong>" in page
+    assert f"reports an IoU of {numbers['training_iou_of_lone_tiles']:.3f}" in page
+    links = re.findall(r'<a href="([^"]+)"', page)
+    assert len(links) == len(named) - 1
+    for link in links:
+        assert (out / link).exists()
 
 
 def test_without_java_the_line_says_what_to_install(tmp_path, capsys, monkeypatch):
