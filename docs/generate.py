@@ -1,7 +1,8 @@
 """Write the documentation that follows from the code: `python -m docs.generate`, or `make docs`.
 
-docs/tools.md holds the `--help` of each tool, docs/config.md every key of the configuration, and each folder of
-`components/` a README made from its tool and its Kubeflow component. A test keeps all of them fresh.
+docs/tools.md holds the `--help` of each tool, docs/config.md every key of the configuration, docs/models.md what
+these keys can name, and each folder of `components/` a README made from its tool and its Kubeflow component. A
+test keeps all of them fresh.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from docs.models import models
 from rsp.shared.atomic import atomic_text
 from rsp.shared.cli import make_parser, tools
 from rsp.shared.config import describe
@@ -32,7 +34,11 @@ def main() -> None:
 def documents() -> dict[Path, str]:
     """Return the text of every generated file, by path."""
     os.environ["COLUMNS"] = "100"  # argparse wraps to the terminal, and a document has none
-    found = {ROOT / "docs" / "config.md": f"{GENERATED}\n{describe()}", ROOT / "docs" / "tools.md": _tools()}
+    found = {
+        ROOT / "docs" / "config.md": f"{GENERATED}\n{describe()}",
+        ROOT / "docs" / "models.md": f"{GENERATED}\n{models()}",
+        ROOT / "docs" / "tools.md": _tools(),
+    }
     for name in _with_functions():
         found[ROOT / "components" / name / "README.md"] = _readme(name)
     return found

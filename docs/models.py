@@ -1,0 +1,128 @@
+"""docs/models.md: everything that `[model]` can name, from the tables in the code."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+NETWORKS = {
+    "unet": "U-Net over any encoder below; the default",
+    "albunet": "the same, under the name of older configurations",
+    "segformer": "SegFormer with one of its own encoders below, a hub id or a folder",
+    "upernet": "UPerNet over any encoder below",
+}
+
+
+def models() -> str:
+    """Return the page."""
+    from rsp.components.extract.osm import BUILTIN as EXTRACTORS
+    from rsp.components.train.augmentation import BUILTIN as AUGMENTATIONS
+    from rsp.components.train.data import BUILTIN as LOADERS
+    from rsp.components.train.losses import BUILTIN as LOSSES
+    from rsp.components.train.metrics import BUILTIN as METRICS
+    from rsp.shared.learning.models import BUILTIN as KNOWN
+    from rsp.shared.learning.models.segmentation import FAMILIES
+
+    others = [name for name in FAMILIES if name not in NETWORKS]
+    assert set(NETWORKS) <= set(KNOWN)
+    parts = [
+        "# Networks, encoders, losses, augmentations, metrics",
+        "What can be named in `[model]` of [config.toml](config.md), and in the flags of `rsp train`. Each can "
+        "also be your own, as `module:attribute` or as an entry point: see [extending.md](extending.md).",
+        "## Networks: `nn`",
+        *_table("name", "network", NETWORKS.items()),
+        f"And any other semantic segmentation network of `transformers`, with a hub id or a local folder as its "
+        f"`encoder`: {', '.join(f'`{name}`' for name in others)}.",
+        "## Encoders: `encoder`",
+        "With `pretrained = true`, the default, weights come from the hub (once; then from its cache). Any other "
+        "hub id of a `transformers` backbone (`facebook/dinov2-small`) works too, and so does a local folder with "
+        "`config.json` and `model.safetensors`. Weights for three bands are adapted to any number of bands. The "
+        "sizes are those of the encoder alone.",
+        *_encoders(),
+        "### SegFormer's own",
+        *_segformer(),
+        "## Losses: `loss`",
+        *_table("name", "loss", _described(LOSSES)),
+        "All of them take the `weight` of each class.",
+        "## Augmentations: `da`",
+        "Applied to a tile with probability `dap`; image and label change together.",
+        *_table("name", "augmentation", _described(AUGMENTATIONS)),
+        "## Loaders: `loader`",
+        *_table("name", "loader", _described(LOADERS)),
+        "## Metrics: `metrics`",
+        "Shown for every epoch. `iou` also chooses the best epoch.",
+        *_table("name", "metric", ((name, METRIC_TEXTS[name]) for name in METRICS)),
+        "## Extractors: `rsp extract --type`",
+        *_table("name", "what is taken", _described(EXTRACTORS)),
+    ]
+    # Tables and headings stay as they are.
+    wrapped = [part if part[0] in "#|" else textwrap.fill(part, 120, break_long_words=False) for part in parts]
+    return "\n\n".join(wrapped) + "\n"
+
+
+METRIC_TEXTS = {
+    "iou": "intersection over union, mean of the classes without the background",
+    "miou": "intersection over union, mean of all classes",
+    "mcc": "Matthews correlation coefficient over all classes: 0 is chance, 1 perfect",
+    "f1": "F1 score, mean of the classes without the background",
+    "precision": "part of the predicted pixels that are labelled so, mean of the classes without the background",
+    "recall": "part of the labelled pixels that are predicted so, mean of the classes without the background",
+    "accuracy": "part of all pixels that are right; high wherever most is background",
+    "qod": "quality of data, 0 to 100, as `rsp compare` filters by",
+}
+
+
+def _table(name: str, text: str, rows: Iterable[tuple[str, str]]) -> list[str]:
+    lines = [f"| {name} | {text} |", "|---|---|"]
+    lines += [f"| `{key}` | {value.replace('|', chr(92) + '|')} |" for key, value in rows]
+    return ["\n".join(lines)]
+
+
+def _described(table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield each name with the first line of its docstring; a second name of the same thing says so."""
+    first: dict[int, str] = {}
+    for name, made in table.items():
+        known = first.setdefault(id(made), name)
+        text = (inspect.getdoc(made) or "").splitlines()[0].rstrip(".")
+        yield name, text if known == name else f"another name of `{known}`"
+
+
+def _encoders() -> list[str]:
+    from rsp.shared.learning.models.encoders import ENCODERS
+
+    lines = ["| name | parameters | pretrained weights |", "|---|---|---|"]
+    for name, (hub, _, _) in ENCODERS.items():
+        source = f"`{hub}`" if hub else "none; quick on a CPU: the demo and the tests use it"
+        lines.append(f"| `{name}` | {_millions(_backbone(name))} | {source} |")
+    return ["\n".join(lines)]
+
+
+def _segformer() -> list[str]:
+    from transformers import AutoConfig
+
+    from rsp.shared.learning.models.segmentation import SEGFORMER
+
+    lines = ["| name | parameters, head included | pretrained weights |", "|---|---|---|"]
+    for name, shape in SEGFORMER.items():
+        source = f"`nvidia/{name}`" if name.startswith("mit-") else "none"
+        lines.append(f"| `{name}` | {_millions(AutoConfig.for_model('segformer', **shape))} | {source} |")
+    return ["\n".join(lines)]
+
+
+def _backbone(name: str) -> Any:
+    from rsp.shared.learning.models.encoders import encoder_config
+
+    return encoder_config(name)
+
+
+def _millions(config: Any) -> str:
+    """Return how many parameters a network has; it is built without memory for them."""
+    import torch
+    from transformers import AutoBackbone, AutoModelForSemanticSegmentation
+
+    factory: Any = AutoModelForSemanticSegmentation if config.model_type == "segformer" else AutoBackbone
+    with torch.device("meta"):
+        count = sum(weight.numel() for weight in factory.from_config(config).parameters())
+    return f"{count / 1e6:.1f} M" if count < 100e6 else f"{count / 1e6:.0f} M"
