@@ -6,9 +6,7 @@ TorchServe's own statuses are read here and nowhere else.
 
 from __future__ import annotations
 
-import random
 import re
-import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -18,16 +16,21 @@ from requests.adapters import HTTPAdapter
 
 from rsp.serving.ready import auth_headers, is_loopback, ready_workers
 from rsp.shared.errors import ServingError, TileError
+from rsp.shared.http import TEMPORARY, Backoff, TryAgain, connection_problem, retry, retry_after
 
 if TYPE_CHECKING:
     from rsp.shared.learning.card import ModelCard
 
-# TorchServe says 503 for a full queue, for a model without a worker, and for a handler that raised. The first
-# two pass by themselves, and are tried again a bounded number of times. 502 and 504 are a gateway's.
-RETRIED = {429, 502, 503, 504}
+# TorchServe says 503 for a full queue, for a model without a worker, and for a handler that raised; the first two
+# pass, and are tried again.
 RAISED = "Prediction failed"
-ATTEMPTS = 6
-# Seconds: the first wait, doubled each time, and its limit. Clients that come back at once starve the workers.
+# It says 500 or 507 where a worker died over a request; real lack of memory is a 507 with another text. A new
+# worker starts at once, but a tile that kills each worker it meets must not kill them for ever.
+DIED = "Worker died."
+DEATHS = 3
+# A worker needs some seconds to start, on a busy machine more: 8 attempts cover about 20 s of trouble.
+ATTEMPTS = 8
+# Seconds: the first wait, and the longest. Clients that come back at once starve the workers.
 BACKOFF, LONGEST = 0.2, 5.0
 CONNECT_TIMEOUT = 5.0
 
@@ -41,7 +44,7 @@ class TileClient:
         version: Version of the model; the default one where empty.
         timeout: Seconds that one answer may take, the wait in the server's queue included.
         management: URL of the management API, for `ready`, where this client may reach it.
-        attempts: How often a request is tried in all where the server is busy or gone.
+        attempts: How often a request is tried in all while the server is busy or cannot be reached.
     """
 
     def __init__(
@@ -52,16 +55,16 @@ class TileClient:
         *,
         version: str = "",
         management: str = "",
-        attempts: int = ATTEMPTS,
+        attempts: int | None = None,
     ) -> None:
         if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).hostname:
-            raise ServingError(f"the endpoint must be an URL as http://127.0.0.1:8080, got {endpoint!r}")
+            raise ServingError(f"the endpoint must be a URL such as http://127.0.0.1:8080, got {endpoint!r}")
         base, _, path = endpoint.rstrip("/").partition("/predictions/")
         if path:
             model, _, version = path.partition("/")
         self.endpoint, self.model, self.version, self.management = base, model, version, management.rstrip("/")
         self.url = "/".join(part for part in (base, "predictions", model, version) if part)
-        self.timeout, self.attempts = timeout, max(1, attempts)
+        self.timeout, self.attempts = timeout, max(1, ATTEMPTS if attempts is None else attempts)
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=64))
@@ -77,8 +80,8 @@ class TileClient:
                 tiles. 0: it carries none.
 
         Raises:
-            TileError: the server refused this tile (400, 413); others are not concerned.
-            ServingError: no answer, or none that makes sense, after all attempts.
+            TileError: the server refused this tile (400, 413), or workers died over it; others are unaffected.
+            ServingError: no usable answer after all attempts.
         """
         # Without a content type TorchServe takes the body for a form, and the handler gets nothing.
         headers = {"Content-Type": "application/octet-stream"}
@@ -86,7 +89,7 @@ class TileClient:
             headers["X-Overlap"] = str(overlap)
         answer = self._send("POST", image, headers)
         if not answer.headers.get("content-type", "").startswith("image/png"):
-            raise ServingError(f"{self.url} answers with something that is no mask; is this a tile endpoint?")
+            raise ServingError(f"{self.url} did not answer with a mask; is this a tile endpoint?")
         return answer.content
 
     def card(self) -> ModelCard:
@@ -113,38 +116,49 @@ class TileClient:
         return answer.status_code == 200
 
     def _send(self, method: str, body: bytes, headers: dict[str, str]) -> requests.Response:
-        """Send a request, again and again where that makes sense, and return the answer of a 200."""
-        wait = BACKOFF
-        for attempt in range(1, self.attempts + 1):
-            after = 0.0
+        """Send a request, again where that may help, and return the answer whose status is 200."""
+        deaths = 0
+
+        def once() -> requests.Response:
+            nonlocal deaths
             try:
                 answer = self._session.request(
                     method, self.url, data=body, headers=headers, timeout=(CONNECT_TIMEOUT, self.timeout)
                 )
             except requests.ReadTimeout:
-                # Not again: the server is still at it, and a second copy would only lengthen its queue.
+                # Not again: the server is still working on it, and a second copy would only lengthen its queue.
                 raise ServingError(f"{self.url} gave no answer within {self.timeout:g} s") from None
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-                reason = f"cannot be reached: {_cause(error)}"
+                raise TryAgain(self._gave_up(f"cannot be reached: {connection_problem(error)}")) from None
             except requests.RequestException as error:
-                raise ServingError(f"cannot ask {self.url}: {error}") from error
-            else:
-                if answer.status_code == 200:
-                    return answer
-                if answer.status_code not in RETRIED or _message(answer) == RAISED:
-                    raise self._explain(answer)
-                reason = f"is busy or has no worker for the model: {_message(answer)}"
-                after = _seconds(answer.headers.get("Retry-After", ""))
-            if attempt < self.attempts:
-                # Jitter, so that clients that were refused together do not come back together.
-                time.sleep(min(LONGEST, max(after, wait * random.uniform(0.5, 1.5))))  # noqa: S311
-                wait *= 2
-        raise ServingError(f"{self.url} {reason} (tried {self.attempts} times)")
+                raise ServingError(f"cannot send a request to {self.url}: {error}") from error
+            if answer.status_code == 200:
+                return answer
+            message = _message(answer)
+            if answer.status_code in (500, 507) and message == DIED:
+                deaths += 1
+                fatal = TileError(
+                    f"{deaths} workers of the server died one after the other while they predicted this tile, or "
+                    "took longer than responseTimeout; its log may say why"
+                )
+                if method == "POST" and deaths >= DEATHS:
+                    raise fatal
+                raise TryAgain(fatal if method == "POST" else self._gave_up(message))
+            if answer.status_code not in TEMPORARY or message == RAISED:
+                raise self._explain(answer)
+            after = retry_after(answer.headers.get("Retry-After"))
+            raise TryAgain(self._gave_up(f"is busy, or no worker has loaded the model: {message}"), after)
+
+        return retry(once, Backoff(self.attempts, BACKOFF, longest=LONGEST, jitter=0.5))
+
+    def _gave_up(self, reason: str) -> ServingError:
+        return ServingError(f"{self.url} {reason} (tried {self.attempts} times)")
 
     def _explain(self, answer: requests.Response) -> TileError | ServingError:
-        """Return the error for an answer that will be the same next time."""
+        """Return the error for an answer that would be the same next time."""
         if answer.status_code == 413:
-            return TileError("the image is larger than the server takes (max_request_size)")
+            reason = _message(answer, "it is larger than the server takes")
+            return TileError(f"the server refused the tile: {reason}")
         if answer.status_code == 400:
             try:
                 content = answer.json()
@@ -154,13 +168,11 @@ class TileClient:
             if isinstance(content, dict) and content.get("error"):
                 return TileError(f"the server refused the tile: {content.get('detail', 'no reason given')}")
         hint = {
-            400: "",
-            401: "; a token is missing or wrong (RSP_TORCHSERVE_TOKEN)",
-            403: "; a token is missing or wrong (RSP_TORCHSERVE_TOKEN)",
+            401: "; the token in RSP_TORCHSERVE_TOKEN is missing or wrong",
+            403: "; the token in RSP_TORCHSERVE_TOKEN is missing or wrong",
             404: f"; no model {self.model!r} is served there",
-            500: "; the worker died over this request, or took longer than responseTimeout",
             503: "; the server's log has the reason",
-            507: "; the model does not fit into the memory",
+            507: "; the server ran out of memory: give it more, or fewer workers or a smaller batchSize",
         }.get(answer.status_code, "")
         return ServingError(f"{self.url} answered {answer.status_code}: {_message(answer)}{hint}")
 
@@ -177,24 +189,14 @@ class TileClient:
         self.close()
 
 
-def _message(answer: requests.Response) -> str:
-    """Return the message of TorchServe's JSON errors, or the beginning of whatever came instead."""
+def _message(answer: requests.Response, default: str = "(no text)") -> str:
+    """Return the reason in a JSON error, of TorchServe's form or of ours, or the beginning of any other text."""
     try:
         content = answer.json()
     except ValueError:
         content = None
-    if isinstance(content, dict) and content.get("message"):
-        return str(content["message"])[:200]
-    return re.sub(r"\s+", " ", answer.text).strip()[:200] or "(no text)"
-
-
-def _seconds(text: str) -> float:
-    return float(text) if text.isdecimal() else 0.0
-
-
-def _cause(error: BaseException) -> str:
-    """Return the innermost reason of a connection error: the outer ones are requests' and urllib3's own words."""
-    while (inner := error.__cause__ or error.__context__) is not None:
-        error = inner
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text or type(error).__name__
+    if isinstance(content, dict):
+        for key in ("message", "detail"):
+            if content.get(key):
+                return str(content[key])[:200]
+    return re.sub(r"\s+", " ", answer.text).strip()[:200] or default

@@ -8,8 +8,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from html import unescape
 from typing import Self
 
@@ -19,6 +17,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from rsp import __version__
 from rsp.shared.errors import DownloadError, UsageError
+from rsp.shared.http import TEMPORARY, Backoff, TryAgain, connection_problem, retry, retry_after
 
 # Seconds before the second request for a tile; doubled each time after.
 BACKOFF = 0.5
@@ -30,13 +29,11 @@ MAX_BODY = 32 << 20
 # An answer that trickles may take this many times the timeout.
 PATIENCE = 6
 
-_RETRIED = (408, 425, 429, 500, 502, 503, 504)
 # What says something of the server, or of our right to use it. Others are of one tile: some servers answer 403 or
 # 500 where they have no tile.
 _SERVER = (401, 402, 407, 429, 503)
 _SECRET = re.compile(r"([?&][^=&#\s]*(?:key|token|secret|passw|pwd|sig|auth|cred)[^=&#\s]*=)[^&#\s\"'<>)]+", re.I)
 _USERINFO = re.compile(r"(https?://)[^/@\s]+@", re.I)
-_CAUSE = re.compile(r"\[Errno -?\d+\] ([^'\")]+)")
 
 
 class FetchError(Exception):
@@ -161,35 +158,35 @@ class Client:
         Raises:
             FetchError: the last reason why there is none.
         """
-        for attempt in range(ATTEMPTS):
-            self._bucket.take()
-            if self._stop.is_set():
-                raise FetchError("given up", server=True)
-            wait = BACKOFF * 2**attempt
-            try:
-                with self._session.get(url, timeout=self._timeout, stream=True) as response:
-                    if response.status_code == 200:
-                        return Answer(self._body(response), response.headers.get("Content-Type", ""))
-                    error = _refusal(response)
-                    if response.status_code not in _RETRIED:
-                        raise error
-                    asked = _retry_after(response.headers.get("Retry-After", ""))
-                    if asked is not None:
-                        wait = asked
-                        self._bucket.pause(asked)  # the others would only be told the same
-            except requests.exceptions.SSLError as problem:
-                raise FetchError(f"no secure connection: {_cause(problem)}", server=True) from None
-            except (requests.exceptions.Timeout, ReadTimeoutError):
-                error = FetchError(f"no answer within {self._timeout:g} s", server=True)
-            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as problem:
-                raise FetchError(masked(str(problem))[:200], server=False) from None
-            except requests.exceptions.TooManyRedirects:
-                raise FetchError("the server leads in circles", server=False) from None
-            except (requests.exceptions.RequestException, HTTPError) as problem:
-                error = FetchError(_cause(problem), server=True)
-            if attempt + 1 < ATTEMPTS:
-                self._stop.wait(wait)
-        raise error
+        backoff = Backoff(ATTEMPTS, BACKOFF, longest=MAX_WAIT)
+        return retry(lambda: self._fetch(url), backoff, self._stop.wait)
+
+    def _fetch(self, url: str) -> Answer:
+        """Ask once."""
+        self._bucket.take()
+        if self._stop.is_set():
+            raise FetchError("given up", server=True)
+        try:
+            with self._session.get(url, timeout=self._timeout, stream=True) as response:
+                if response.status_code == 200:
+                    return Answer(self._body(response), response.headers.get("Content-Type", ""))
+                error = _refusal(response)
+                if response.status_code not in TEMPORARY:
+                    raise error
+                asked = retry_after(response.headers.get("Retry-After"))
+                if asked is not None:
+                    self._bucket.pause(min(asked, MAX_WAIT))  # the others would only be told the same
+                raise TryAgain(error, asked)
+        except requests.exceptions.SSLError as problem:
+            raise FetchError(f"no secure connection: {connection_problem(problem)}", server=True) from None
+        except (requests.exceptions.Timeout, ReadTimeoutError):
+            raise TryAgain(FetchError(f"no answer within {self._timeout:g} s", server=True)) from None
+        except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as problem:
+            raise FetchError(masked(str(problem))[:200], server=False) from None
+        except requests.exceptions.TooManyRedirects:
+            raise FetchError("too many redirects", server=False) from None
+        except (requests.exceptions.RequestException, HTTPError) as problem:
+            raise TryAgain(FetchError(connection_problem(problem), server=True)) from None
 
     def _body(self, response: requests.Response) -> bytes:
         """Read the body of an answer, up to a limit in bytes and in time."""
@@ -211,35 +208,6 @@ def _refusal(response: requests.Response) -> FetchError:
     status = response.status_code
     reason = f"HTTP {status} {response.reason or ''}".strip()
     return FetchError(reason, server=status in _SERVER)
-
-
-def _retry_after(value: str) -> float | None:
-    """Return the seconds of a Retry-After header, which has them or a date; None where it has neither."""
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            date = parsedate_to_datetime(value)
-        except ValueError:
-            return None
-        seconds = ((date if date.tzinfo else date.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds()
-    return min(max(seconds, 0.0), MAX_WAIT) if seconds == seconds else None
-
-
-def _cause(problem: Exception) -> str:
-    """Return why a connection failed, without the URL that libraries put into their messages."""
-    text = str(problem)
-    if found := _CAUSE.search(text):
-        return found[1].strip()
-    if "NameResolutionError" in text or "getaddrinfo" in text:
-        return "the name of the server does not resolve"
-    if "IncompleteRead" in text or "ended prematurely" in text:
-        return "the answer was cut off"
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return "the certificate of the server is not trusted"
-    if "Read timed out" in text:
-        return "the server stopped answering"
-    return f"the connection failed ({type(problem).__name__})"
 
 
 def complaint(answer: Answer) -> str | None:

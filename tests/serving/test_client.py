@@ -6,11 +6,13 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 import rsp.serving.client
+import rsp.shared.http
 from rsp.serving.client import TileClient
 from rsp.serving.ready import ready_workers
 from rsp.shared.errors import ServingError, TileError
@@ -27,6 +29,7 @@ class Scripted(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answering)
         self.answers: list[tuple[int, str, bytes] | str] = [PNG]
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.headers: dict[str, str] = {}
         self.lock = threading.Lock()
 
 
@@ -51,6 +54,8 @@ class Answering(BaseHTTPRequestHandler):
         self.send_response(answer[0])
         self.send_header("Content-Type", answer[1])
         self.send_header("Content-Length", str(len(answer[2])))
+        for header in self.server.headers.items():
+            self.send_header(*header)
         self.end_headers()
         self.wfile.write(answer[2])
 
@@ -76,6 +81,7 @@ def client(server):
         yield made
 
 
+DIED = b'{"code": 500, "type": "x", "message": "Worker died."}'
 BUSY = (503, "application/json", b'{"code": 503, "type": "x", "message": "no worker to serve"}')
 
 
@@ -116,7 +122,7 @@ def test_endpoints(server, client, tail, version, path):
 
 @pytest.mark.parametrize("endpoint", ["127.0.0.1:8080", "ftp://host", "", "http://"])
 def test_what_is_no_endpoint(endpoint):
-    with pytest.raises(ServingError, match="must be an URL"):
+    with pytest.raises(ServingError, match="must be a URL"):
         TileClient(endpoint)
 
 
@@ -127,11 +133,37 @@ def test_trouble_that_passes(server, client, trouble):
     assert len(server.requests) == 3
 
 
+@pytest.mark.parametrize("status", [500, 507])
+def test_a_worker_that_died_costs_no_tile(server, client, status):
+    died = (status, "application/json", DIED)
+    server.answers = [died, died, PNG]
+    assert client.predict(b"image") == PNG[2]
+    # A tile that kills every worker fails after a few; a request for the card is never to blame.
+    server.answers, server.requests = [died], []
+    with pytest.raises(TileError, match=r"3 workers of the server died .* this tile") as caught:
+        client.predict(b"image")
+    assert len(server.requests) == 3 and "memory" not in str(caught.value)
+    with pytest.raises(ServingError, match=r"Worker died\. \(tried 8 times\)"):
+        client.card()
+
+
+def test_a_retry_after_that_is_a_date(server, client, monkeypatch):
+    slept = []
+    monkeypatch.setattr(rsp.serving.client, "retry", partial(rsp.shared.http.retry, sleep=slept.append))
+    server.headers = {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}
+    server.answers = [BUSY, PNG]
+    assert client.predict(b"image") == PNG[2]
+    server.headers = {"Retry-After": "3"}
+    server.answers = [BUSY, PNG]
+    assert client.predict(b"image") == PNG[2]
+    assert slept == [0, 3]
+
+
 def test_trouble_that_stays(server, client):
     server.answers = [BUSY]
-    with pytest.raises(ServingError, match=r"busy or has no worker .*no worker to serve \(tried 6 times\)"):
+    with pytest.raises(ServingError, match=r"is busy, or no worker .*no worker to serve \(tried 8 times\)"):
         client.predict(b"image")
-    assert len(server.requests) == 6
+    assert len(server.requests) == 8
 
 
 def test_nobody_there():
@@ -155,10 +187,11 @@ def test_nobody_there():
             ServingError,
             "no model 'rsp'",
         ),
-        ((500, "application/json", b'{"message": "Worker died."}'), ServingError, "Worker died"),
+        ((413, "application/json", b'{"detail": "at most 16 MiB"}'), TileError, "tile: at most 16 MiB"),
+        ((507, "application/json", b'{"message": "Out of resources"}'), ServingError, "ran out of memory"),
         ((503, "application/json", b'{"message": "Prediction failed"}'), ServingError, "log has the reason"),
         ((401, "text/plain", b"no"), ServingError, "RSP_TORCHSERVE_TOKEN"),
-        ((200, "text/html", b"<html>"), ServingError, "no mask"),
+        ((200, "text/html", b"<html>"), ServingError, "did not answer with a mask"),
     ],
 )
 def test_answers_that_would_be_the_same_next_time(server, client, answer, error, text):
