@@ -91,19 +91,20 @@ def _main(argv: list[str]) -> int:
         print(f"rsp: error: unknown {what} {name}{meant}", file=sys.stderr)
         print(f"Tools: {', '.join(known)}. See `rsp help`.", file=sys.stderr)
         return 2
-    module = import_module(known[name])
+    return _guarded(name, "--debug" in argv, lambda: _run(name, known[name], argv[1:]))
+
+
+def _run(name: str, where: str, argv: list[str]) -> int:
+    """Import a tool and run it."""
+    module = import_module(where)
     if hasattr(module, "main"):
-        return _guarded(name, "--debug" in argv, lambda: int(module.main(argv[1:])))
-    args = parse(make_parser(name, module), argv[1:])
-
-    def run() -> int:
-        result = call(name, module, args)
-        if args.report:
-            write_report(args.report.expanduser(), name, result)
-        print(f"rsp {name}: {_summary(result)}", file=sys.stderr)
-        return 3 if result.failed else 0
-
-    return _guarded(name, args.debug, run)
+        return int(module.main(argv))
+    args = parse(make_parser(name, module), argv)
+    result = call(name, module, args)
+    if args.report:
+        write_report(args.report.expanduser(), name, result)
+    print(f"rsp {name}: {_summary(result)}", file=sys.stderr)
+    return 3 if result.failed else 0
 
 
 def _help(known: dict[str, str]) -> None:
@@ -178,7 +179,7 @@ def call(name: str, module: ModuleType, args: argparse.Namespace) -> Result:
 
 
 def _guarded(name: str, debug: bool, run: Callable[[], int]) -> int:
-    """Run and explain the errors that can be explained; all others show their traceback."""
+    """Run, and turn every error into one line and an exit code; `debug` shows its traceback instead."""
     try:
         return run()
     except RspError as error:
@@ -189,6 +190,24 @@ def _guarded(name: str, debug: bool, run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print(f"rsp {name}: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise  # `main` knows what it means
+    except MemoryError:
+        if debug:
+            raise
+        print(f"rsp {name}: error: out of memory; give it a smaller input, or more memory", file=sys.stderr)
+        return 1
+    except Exception as error:  # a boundary: whatever it is, the shell gets a line and an exit code
+        if debug:
+            raise
+        # A fault of ours, or of a library: say so in one line that a script can read.
+        reason = " ".join(str(error).split())[:500]
+        print(
+            f"rsp {name}: error: unexpected {type(error).__name__}{': ' if reason else ''}{reason}; "
+            "run again with --debug for the traceback",
+            file=sys.stderr,
+        )
+        return 1
 
 
 def _purpose(where: str) -> str:

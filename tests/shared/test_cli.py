@@ -43,7 +43,11 @@ def fake(monkeypatch):
         if what == "error":
             raise TileSetError("no tiles there")
         if what == "crash":
-            raise ZeroDivisionError("a mistake of ours")
+            raise ZeroDivisionError("a mistake of\nours")
+        if what == "memory":
+            raise MemoryError
+        if what == "recursion":
+            return fake(what, out)
         if what == "interrupt":
             raise KeyboardInterrupt
         failed = {Tile(3, 2, 5): "not an image", Tile(1, 2, 5): "empty"} if what == "partly" else {}
@@ -245,9 +249,26 @@ def test_debug_shows_the_traceback(fake):
         main(["fake", "error", "here", "--debug"])
 
 
-def test_a_mistake_of_ours_is_not_hidden(fake):
-    with pytest.raises(ZeroDivisionError):
-        main(["fake", "crash", "here"])
+@pytest.mark.parametrize(
+    ("what", "kind", "said"),
+    [
+        ("crash", ZeroDivisionError, "unexpected ZeroDivisionError: a mistake of ours; run again with --debug"),
+        ("memory", MemoryError, "out of memory"),
+        ("recursion", RecursionError, "unexpected RecursionError: "),
+    ],
+)
+def test_an_unforeseen_error_is_one_line(fake, rsp, what, kind, said):
+    ran = rsp("fake", what, "here")
+    assert ran.code == 1 and ran.stderr.count("\n") == 1
+    assert ran.stderr.startswith(f"rsp fake: error: {said}")
+    with pytest.raises(kind):
+        main(["fake", what, "here", "--debug"])
+
+
+def test_a_tool_that_cannot_be_imported_is_one_line(rsp, monkeypatch):
+    monkeypatch.setattr(cli, "tools", lambda: {"lost": "no_such_module"})
+    ran = rsp("lost")
+    assert ran.code == 1 and "ModuleNotFoundError" in ran.stderr and ran.stderr.count("\n") == 1
 
 
 def test_report(fake, rsp, tmp_path):
