@@ -7,6 +7,7 @@ from typing import NamedTuple
 from kfp import dsl
 
 from rsp.pipelines import steps
+from rsp.pipelines.parameters import documented
 
 
 class Data(NamedTuple):
@@ -19,6 +20,7 @@ class Data(NamedTuple):
 
 
 @dsl.pipeline(name="dataset")
+@documented
 def dataset(
     source: str,
     url: str,
@@ -33,24 +35,9 @@ def dataset(
     share: int = 70,
     block: int = 1,
 ) -> Data:
-    """Cover, download, rasterize and split.
-
-    Args:
-        source: The area: west,south,east,north for a bbox, else a path, as `rsp cover` takes it.
-        url: The tile server, with {z}, {x} and {y}, or the WMS address.
-        features: Path of the GeoJSON with what is to be learnt.
-        config: The configuration, as TOML text.
-        kind: What `source` is: bbox, geojson or dir.
-        zoom: Zoom of the tiles.
-        url_type: XYZ, TMS or WMS.
-        rate: Requests a second that the tile server is asked at most.
-        tile_format: What tiles are stored as: webp, jpg, png or tif.
-        seed: Seed of the split.
-        share: Percentage of the tiles that is trained on.
-        block: Side in tiles of the squares that the split keeps together.
-    """
+    """Cover, download, rasterize and split."""
     imagery = steps.Imagery(source, kind, zoom, url, url_type, rate, tile_format)
-    cover, images = steps.fetch(imagery)
-    labels = steps.label(cover, config, features)
-    parts = steps.divide(images, labels, share, seed, block)
+    cover, images = steps.download(imagery)
+    labels = steps.rasterize(cover, config, features)
+    parts = steps.split(images, labels, share, seed, block)
     return Data(*parts[:4])

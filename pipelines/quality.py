@@ -5,16 +5,11 @@
 from kfp import dsl
 
 from rsp.pipelines import steps
+from rsp.pipelines.parameters import documented
 
 
 @dsl.pipeline(name="quality")
+@documented
 def quality(images: str, labels: str, masks: str, config: str) -> None:
-    """Compare masks with labels: IoU and more, the confusion matrix, a map, and the worst tiles side by side.
-
-    Args:
-        images: Where the tile set of images is: a path, or on a cluster an address that KFP can fetch.
-        labels: Where the tile set of labels is.
-        masks: Where the tile set of masks is.
-        config: The configuration, as TOML text.
-    """
-    steps.judge(steps.given(images), steps.given(labels), steps.given(masks), config)
+    """Compare masks with labels: IoU and more, the confusion matrix, a map, and the worst tiles side by side."""
+    steps.compare(steps.imported(images), steps.imported(labels), steps.imported(masks), config)

@@ -14,17 +14,18 @@ from kfp import dsl, kubernetes
 from kfp.dsl.pipeline_task import PipelineTask
 from kfp.dsl.python_component import PythonComponent
 
-from rsp.components.compare.component import compare
-from rsp.components.cover.component import cover, split
-from rsp.components.deploy.component import deploy
-from rsp.components.download.component import download
-from rsp.components.export.component import export
-from rsp.components.predict.component import predict
-from rsp.components.rasterize.component import rasterize
-from rsp.components.subset.component import subset
-from rsp.components.train.component import train
-from rsp.components.vectorize.component import vectorize
-from rsp.pipelines.gate import gate
+from rsp.components.compare.component import compare as compare_component
+from rsp.components.cover.component import cover as cover_component
+from rsp.components.cover.component import split as split_component
+from rsp.components.deploy.component import deploy as deploy_component
+from rsp.components.download.component import download as download_component
+from rsp.components.export.component import export as export_component
+from rsp.components.predict.component import predict as predict_component
+from rsp.components.rasterize.component import rasterize as rasterize_component
+from rsp.components.subset.component import subset as subset_component
+from rsp.components.train.component import train as train_component
+from rsp.components.vectorize.component import vectorize as vectorize_component
+from rsp.pipelines.gate import gate as gate_component
 
 # The loaders of several GPUs share batches through /dev/shm, of which a pod has 64 MiB by itself.
 SHARED_MEMORY = "8Gi"
@@ -61,7 +62,7 @@ def _secret(task: PipelineTask, name: str, key: str, variable: str) -> None:
     kubernetes.use_secret_as_env(task, secret_name=name, secret_key_to_env={key: variable}, optional=True)
 
 
-def given(address: Any, kind: Any = dsl.Dataset) -> Any:
+def imported(address: Any, kind: Any = dsl.Dataset) -> Any:
     """Bring in what another pipeline, or nobody at all, has made."""
     return dsl.importer(artifact_uri=address, artifact_class=kind, reimport=False).output
 
@@ -78,14 +79,16 @@ class Imagery(NamedTuple):
     tile_format: Any
 
 
-def fetch(imagery: Imagery, *, cached: bool = True) -> tuple[Any, Any]:
+def download(imagery: Imagery, *, cached: bool = True) -> tuple[Any, Any]:
     """Cover an area and download its tiles; returns the cover and the images.
 
     `cached` is False where the same request is expected to bring something new.
     """
-    covered = request(cover(source=imagery.source, kind=imagery.kind, zoom=imagery.zoom), "500m", "512Mi")
+    covered = request(
+        cover_component(source=imagery.source, kind=imagery.kind, zoom=imagery.zoom), "500m", "512Mi"
+    )
     covered.set_caching_options(cached)
-    tiles = download(
+    tiles = download_component(
         cover=covered.outputs["cover"],
         url=imagery.url,
         kind=imagery.url_type,
@@ -99,27 +102,27 @@ def fetch(imagery: Imagery, *, cached: bool = True) -> tuple[Any, Any]:
     return covered.outputs["cover"], request(tiles, "1", "1Gi").outputs["tiles"]
 
 
-def label(covered: Any, config: Any, features: Any, *, cached: bool = True) -> Any:
+def rasterize(covered: Any, config: Any, features: Any, *, cached: bool = True) -> Any:
     """Draw features as labels; `cached` is False where the file may have changed under its name."""
-    labels = rasterize(cover=covered, config=config, features=features)
+    labels = rasterize_component(cover=covered, config=config, features=features)
     labels.set_caching_options(cached)
     return request(labels, "1", "2Gi").outputs["labels"]
 
 
-def divide(images: Any, labels: Any, share: Any, seed: Any, block: Any) -> Parts:
+def split(images: Any, labels: Any, share: Any, seed: Any, block: Any) -> Parts:
     """Split images and labels into a training and a validation part."""
-    covers = request(split(tiles=images, share=share, seed=seed, block=block), "500m", "512Mi").outputs
+    covers = request(split_component(tiles=images, share=share, seed=seed, block=block), "500m", "512Mi").outputs
     parts = {}
     for part in ("training", "validation"):
         for name, tiles in (("images", images), ("labels", labels)):
-            step = called(subset, f"subset-{part}-{name}")(tiles=tiles, cover=covers[part])
+            step = called(subset_component, f"subset-{part}-{name}")(tiles=tiles, cover=covers[part])
             parts[f"{part}_{name}"] = request(step, "500m", "512Mi").outputs["subset"]
     return Parts(**parts, validation_cover=covers["validation"])
 
 
-def learn(parts: Parts, config: Any, epochs: Any, gpus: Any, accelerator: Any, seed: Any) -> Any:
+def train(parts: Parts, config: Any, epochs: Any, gpus: Any, accelerator: Any, seed: Any) -> Any:
     """Train on as many accelerators as asked for; returns the checkpoint."""
-    task = train(
+    task = train_component(
         training_images=parts.training_images,
         training_labels=parts.training_labels,
         validation_images=parts.validation_images,
@@ -138,33 +141,33 @@ def learn(parts: Parts, config: Any, epochs: Any, gpus: Any, accelerator: Any, s
     return request(task, "2", "8Gi").outputs["checkpoint"]
 
 
-def convert(checkpoint: Any) -> Any:
+def export(checkpoint: Any) -> Any:
     """Export a checkpoint as what is served; returns the model."""
-    return request(export(checkpoint=checkpoint), "1", "4Gi").outputs["model"]
+    return request(export_component(checkpoint=checkpoint), "1", "4Gi").outputs["model"]
 
 
-def infer(images: Any, model: Any, endpoint: Any = "") -> Any:
+def predict(images: Any, model: Any, endpoint: Any = "") -> Any:
     """Predict the masks of images."""
-    task = predict(images=images, model=model, endpoint=endpoint)
+    task = predict_component(images=images, model=model, endpoint=endpoint)
     _secret(task, "rsp-torchserve", "token", "RSP_TORCHSERVE_TOKEN")
     return request(task, "2", "4Gi").outputs["masks"]
 
 
-def judge(images: Any, labels: Any, masks: Any, config: Any) -> PipelineTask:
+def compare(images: Any, labels: Any, masks: Any, config: Any) -> PipelineTask:
     """Compare masks with labels: metrics, confusion matrix, map and pictures."""
-    return request(compare(images=images, labels=labels, masks=masks, config=config), "1", "2Gi")
+    return request(compare_component(images=images, labels=labels, masks=masks, config=config), "1", "2Gi")
 
 
-def validate(parts: Parts, masks: Any, config: Any) -> PipelineTask:
+def compare_validation(parts: Parts, masks: Any, config: Any) -> PipelineTask:
     """Compare the validation part of the masks of the whole area."""
-    step = called(subset, "subset-validation-masks")(tiles=masks, cover=parts.validation_cover)
+    step = called(subset_component, "subset-validation-masks")(tiles=masks, cover=parts.validation_cover)
     held_out = request(step, "500m", "512Mi").outputs["subset"]
-    return judge(parts.validation_images, parts.validation_labels, held_out, config)
+    return compare(parts.validation_images, parts.validation_labels, held_out, config)
 
 
-def trace(masks: Any, kind: Any, config: Any) -> Any:
+def vectorize(masks: Any, kind: Any, config: Any) -> Any:
     """Turn the masks of a class into features."""
-    return request(vectorize(masks=masks, kind=kind, config=config), "1", "4Gi").outputs["features"]
+    return request(vectorize_component(masks=masks, kind=kind, config=config), "1", "4Gi").outputs["features"]
 
 
 class Server(NamedTuple):
@@ -178,18 +181,18 @@ class Server(NamedTuple):
     model_store_pvc: Any
 
 
-def release(
+def deploy(
     metrics: Any, model: Any, golden: Any, server: Server, threshold: Any, baseline: Any = 0.0
 ) -> PipelineTask:
     """Deploy the model if it is good enough; `golden` is the tile set whose first tile is the smoke test."""
     verdict = request(
-        gate(metrics=metrics, threshold=threshold, baseline=baseline, management=server.management),
+        gate_component(metrics=metrics, threshold=threshold, baseline=baseline, management=server.management),
         "100m",
         "256Mi",
     )
     # The metrics come out of KFP's cache with everything else, so that the verdict may.
     with dsl.If(verdict.output == "deploy"):
-        task = deploy(
+        task = deploy_component(
             model=model,
             golden=golden,
             name=server.name,

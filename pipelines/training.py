@@ -5,9 +5,11 @@
 from kfp import dsl
 
 from rsp.pipelines import steps
+from rsp.pipelines.parameters import documented
 
 
 @dsl.pipeline(name="training")
+@documented
 def training(
     images: str,
     labels: str,
@@ -19,21 +21,9 @@ def training(
     share: int = 70,
     block: int = 1,
 ) -> None:
-    """Split, train, export, predict the validation tiles and compare.
-
-    Args:
-        images: Where the tile set of images is: a path, or on a cluster an address that KFP can fetch.
-        labels: Where the tile set of labels is.
-        config: The configuration, as TOML text.
-        epochs: Epochs of training.
-        gpus: How many accelerators to train on, as text; "0" trains on the processor.
-        accelerator: What Kubernetes calls the accelerator.
-        seed: Seed of the split and of the training.
-        share: Percentage of the tiles that is trained on.
-        block: Side in tiles of the squares that the split keeps together.
-    """
-    parts = steps.divide(steps.given(images), steps.given(labels), share, seed, block)
-    checkpoint = steps.learn(parts, config, epochs, gpus, accelerator, seed)
-    model = steps.convert(checkpoint)
-    masks = steps.infer(parts.validation_images, model)
-    steps.judge(parts.validation_images, parts.validation_labels, masks, config)
+    """Split, train, export, predict the validation tiles and compare."""
+    parts = steps.split(steps.imported(images), steps.imported(labels), share, seed, block)
+    checkpoint = steps.train(parts, config, epochs, gpus, accelerator, seed)
+    model = steps.export(checkpoint)
+    masks = steps.predict(parts.validation_images, model)
+    steps.compare(parts.validation_images, parts.validation_labels, masks, config)

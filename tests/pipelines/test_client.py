@@ -93,7 +93,7 @@ def test_a_change_replaces(kfp_server, rsp):
     assert len(kfp_server.kinds["versions"]) == 2
 
 
-def test_a_schedule_that_was_switched_off_is_made_anew(kfp_server, rsp):
+def test_a_schedule_that_was_switched_off_is_replaced(kfp_server, rsp):
     rsp("pipeline", "schedule", "quality", "--cron", NIGHTLY, *QUALITY)
     (run,) = kfp_server.kinds["recurringruns"].values()
     run["mode"] = "DISABLE"

@@ -215,7 +215,7 @@ def test_deploying_is_never_cached_and_may_manage_the_server(name):
     assert "rsp-role: deploy" in policy
 
 
-def test_a_nightly_run_downloads_anew():
+def test_a_nightly_run_downloads_again():
     document = next(yaml.safe_load_all(compile_pipeline("retraining")))
     tasks = document["root"]["dag"]["tasks"]
     for name in ("cover", "download", "rasterize"):
@@ -271,3 +271,13 @@ def test_a_copy_of_a_component_keeps_the_original():
 
     copied = called(cover, "cover-of-the-town")
     assert (copied.name, cover.name) == ("cover-of-the-town", "cover")
+
+
+def test_each_parameter_has_one_text():
+    from rsp.pipelines.parameters import TEXTS
+
+    found: dict[str, set[str]] = {}
+    for name in PIPELINES:
+        for parameter in parameters(compile_pipeline(name)).values():
+            found.setdefault(parameter.name, set()).add(parameter.text)
+    assert found == {name: {text} for name, text in TEXTS.items()}
