@@ -280,7 +280,8 @@ def test_the_map_of_the_component_in_a_sandbox(tmp_path, site, tab):
             writer.write(tile, encode_mask(np.roll(squares(tile), 5), complementary(COLORS)))
     (tmp_path / "config.toml").write_text(CONFIG)
     paths = [tmp_path / name for name in ("images", "labels", "masks")]
-    overview(*paths, config=tmp_path / "config.toml", webmap=tmp_path / "map.html", markdown=tmp_path / "worst.md")
+    pages = {"webmap": tmp_path / "map.html", "side_by_side": tmp_path / "worst.html"}
+    overview(*paths, config=tmp_path / "config.toml", **pages)
     text = html.escape((tmp_path / "map.html").read_text())
     (tmp_path / "frame.html").write_text(
         '<link rel="icon" href="data:,">'

@@ -13,7 +13,7 @@ def compare(
     metrics: dsl.Output[dsl.Metrics],
     confusion: dsl.Output[dsl.ClassificationMetrics],
     map: dsl.Output[dsl.HTML],
-    side_by_side: dsl.Output[dsl.Markdown],
+    side_by_side: dsl.Output[dsl.HTML],
     config: str,
 ) -> None:
     """Measure how well masks agree with labels, and show it: on a map, and the worst tiles side by side.
@@ -38,7 +38,7 @@ def compare(
             masks.path,
             config=path,
             webmap=named(map, ".html"),
-            markdown=named(side_by_side, ".md"),
+            side_by_side=named(side_by_side, ".html"),
         )
     for name, value in result.measures().items():
         metrics.log_metric(name, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from base64 import b64encode
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,14 +22,22 @@ from rsp.shared.images import Array, complementary
 from rsp.shared.tiles import Tile
 from rsp.shared.webmap import embed_webmap
 
-# The KFP UI loads an HTML artifact as a whole: this many thumbnails of this side are a few megabytes.
+# The KFP UI loads an HTML artifact as a whole, into a frame; a page stays below this whatever the area.
+PAGE_BYTES = 1_000_000
+# The worst tiles on the map, as large as they all fit into a page.
 MAP_TILES = 400
-MAP_PIXELS = 192
-
-# The KFP UI cuts Markdown at 400,000 characters, shows no HTML in it, and takes images as data URIs.
-MARKDOWN_LENGTH = 360_000
+MAP_PIXELS = (192, 128, 96, 64)
 WORST_TILES = 12
 WORST_PIXELS = 192
+
+STYLE = """
+body { font: 14px/1.5 system-ui, sans-serif; color: #1f2937; background: #fff; margin: 24px; max-width: 1060px; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-bottom: 24px; }
+td, th { padding: 2px 12px; text-align: right; border-bottom: 1px solid #e5e7eb; }
+td:first-child, th:first-child { text-align: left; padding-left: 0; }
+figure { margin: 0 0 20px; }
+figure img { display: block; max-width: 100%; }
+"""
 
 Scores = dict[Tile, dict[str, float]]
 
@@ -40,17 +49,17 @@ def overview(
     *,
     config: Path,
     webmap: Path,
-    markdown: Path,
+    side_by_side: Path,
 ) -> CompareResult:
-    """Score masks against labels; write the map (HTML) and the worst tiles side by side (Markdown).
+    """Score masks against labels; write a map and the worst tiles side by side, two HTML pages.
 
     Args:
         images: Tile set of the images.
         labels: Tile set of the labels, of the same tiles.
         masks: Tile set of the masks, of the same tiles.
         config: Configuration, read for its classes.
-        webmap: Where the map goes: one file that holds all it needs.
-        markdown: Where the side by side pictures go.
+        webmap: Where the map goes.
+        side_by_side: Where the pictures side by side go. Either page holds all it needs, and is below 1 MB.
 
     Returns:
         The measures of all tiles.
@@ -66,8 +75,8 @@ def overview(
         worst = sorted(scores, key=lambda tile: (scores[tile]["qod"], -scores[tile]["fg"], tile))
         with atomic_text(webmap) as file:
             file.write(_map(comparer, worst[:MAP_TILES], scores, load_config(config).classes[1:]))
-        with atomic_text(markdown) as file:
-            file.write(_markdown(comparer, worst[:WORST_TILES], scores, result))
+        with atomic_text(side_by_side) as file:
+            file.write(_side_by_side(comparer, worst[:WORST_TILES], scores, result))
     finally:
         comparer.close()
     return result
@@ -98,61 +107,86 @@ def _webp(picture: Array) -> bytes:
     return buffer.getvalue()
 
 
+def _data_uri(picture: Array) -> str:
+    return f"data:image/webp;base64,{b64encode(_webp(picture)).decode()}"
+
+
 def _map(comparer: Comparer, tiles: Sequence[Tile], scores: Scores, classes: Sequence[ClassDef]) -> str:
-    found = {}
+    stacked = {}
     for tile in tiles:
         pictures = _pictures(comparer, tile)
         if pictures:
-            found[tile] = ("image/webp", _webp(shrink(stack(pictures), MAP_PIXELS)))
-    notes = {tile: scores[tile] for tile in found}
+            stacked[tile] = shrink(stack(pictures), MAP_PIXELS[0])
     plain = [entry.color for entry in classes]
     legend = [("#808080", "both")]
     for what, colors in (("label only", complementary(plain)), ("mask only", plain)):
         for entry, (red, green, blue) in zip(classes, colors, strict=True):
             meaning = what if len(classes) == 1 else f"{entry.title}, {what}"
             legend.append((f"#{red:02x}{green:02x}{blue:02x}", meaning))
-    return embed_webmap(found, title="Image, label and mask", notes=notes, total=len(scores), legend=legend)
+
+    def page(found: dict[Tile, tuple[str, bytes]]) -> str:
+        notes = {tile: scores[tile] for tile in found}
+        return embed_webmap(found, title="Image, label and mask", notes=notes, total=len(scores), legend=legend)
+
+    room = PAGE_BYTES - len(page(dict.fromkeys(stacked, ("image/webp", b""))).encode())
+    return page(_fitting(stacked, room))
 
 
-def _markdown(comparer: Comparer, tiles: Sequence[Tile], scores: Scores, result: CompareResult) -> str:
-    lines = [
-        "# Masks against labels",
-        "",
-        f"{result.tiles} tiles" + (f", {len(result.failed)} more failed" if result.failed else "") + ".",
-        "",
-        "| IoU | mIoU | MCC | mean QoD |",
-        "| ---: | ---: | ---: | ---: |",
-        f"| {_number(result.iou)} | {_number(result.miou)} | {_number(result.mcc)} | {_number(result.qod, 1)} |",
-        "",
-        "| class | IoU | labelled pixels | predicted pixels |",
-        "| :--- | ---: | ---: | ---: |",
-    ]
+def _fitting(pictures: dict[Tile, Array], room: int) -> dict[Tile, tuple[str, bytes]]:
+    """Encode pictures as large as all of them fit into `room` bytes of base64, or as many of the first as do."""
+    found: dict[Tile, tuple[str, bytes]] = {}
+    for pixels in MAP_PIXELS:
+        found, taken = {}, 0
+        for tile, picture in pictures.items():
+            data = _webp(shrink(picture, pixels))
+            taken += (len(data) + 2) // 3 * 4
+            if taken > room:
+                break
+            found[tile] = ("image/webp", data)
+        if len(found) == len(pictures):
+            break
+    return found
+
+
+def _side_by_side(comparer: Comparer, tiles: Sequence[Tile], scores: Scores, result: CompareResult) -> str:
     counts = np.array(result.confusion)
+    rows = []
     for index, (title, iou) in enumerate(result.classes.items()):
         labelled, predicted = int(counts[index].sum()), int(counts[:, index].sum())
-        lines.append(f"| {_escape(title)} | {_number(iou)} | {labelled:,} | {predicted:,} |")
-    lines += [
-        "",
-        "## The tiles of lowest quality of data",
-        "",
-        "Image, label (complementary colours) and mask. `fg` is the larger foreground share in percent.",
-        "",
-        "| tile x,y,z | fg | QoD | image, label, mask |",
-        "| :--- | ---: | ---: | :--- |",
-    ]
-    text = "\n".join(lines) + "\n"
+        rows.append([title, _number(iou), f"{labelled:,}", f"{predicted:,}"])
+    failed = f", {len(result.failed)} more failed" if result.failed else ""
+    measures = [_number(result.iou), _number(result.miou), _number(result.mcc), _number(result.qod, 1)]
+    text = (
+        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><title>Masks against labels</title>"
+        f"<style>{STYLE}</style></head><body>\n"
+        f"<h1>Masks against labels</h1>\n<p>{result.tiles} tiles{failed}.</p>\n"
+        + _table(["IoU", "mIoU", "MCC", "mean QoD"], [measures])
+        + _table(["class", "IoU", "labelled pixels", "predicted pixels"], rows)
+        + "<h2>The tiles of lowest quality of data</h2>\n<p>Image, label (complementary colours) and mask. "
+        "<em>fg</em> is the larger foreground share in percent.</p>\n"
+    )
+    end = "</body></html>\n"
     for tile in tiles:
         pictures = _pictures(comparer, tile)
         if not pictures:
             continue
         joined = side([shrink(_framed(picture), WORST_PIXELS) for picture in pictures])
         name = f"{tile.x},{tile.y},{tile.z}"
-        picture = f"![{name}](data:image/webp;base64,{b64encode(_webp(joined)).decode()})"
-        row = f"| {name} | {scores[tile]['fg']:.1f} | {scores[tile]['qod']:.1f} | {picture} |\n"
-        if len(text) + len(row) > MARKDOWN_LENGTH:
+        figure = (
+            f"<figure><img alt='image, label and mask of {name}' src='{_data_uri(joined)}'>"
+            f"<figcaption>{name}: fg {scores[tile]['fg']:.1f}, QoD {scores[tile]['qod']:.1f}</figcaption>"
+            "</figure>\n"
+        )
+        if len((text + figure + end).encode()) > PAGE_BYTES:
             break
-        text += row
-    return text
+        text += figure
+    return text + end
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["<table><tr>" + "".join(f"<th>{escape(head)}</th>" for head in heads) + "</tr>\n"]
+    lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows]
+    return "".join(lines) + "</table>\n"
 
 
 def _framed(picture: Array) -> Array:
@@ -166,8 +200,3 @@ def _framed(picture: Array) -> Array:
 
 def _number(value: float | None, decimals: int = 3) -> str:
     return "undefined" if value is None or value != value else f"{value:.{decimals}f}"
-
-
-def _escape(text: str) -> str:
-    """Return text that no cell of a Markdown table takes for markup."""
-    return "".join(f"\\{letter}" if letter in "\\`*_{}[]<>()#+!|~" else letter for letter in text)
