@@ -12,8 +12,9 @@ import argparse
 import json
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rsp.components.container import image_tag
 from rsp.pipelines.compiler import (
@@ -27,6 +28,9 @@ from rsp.pipelines.compiler import (
 from rsp.shared.atomic import write_bytes
 from rsp.shared.errors import PipelineError, UsageError
 from rsp.shared.parser import Parser
+
+if TYPE_CHECKING:
+    from rsp.pipelines.local import Artifact
 
 IMAGES = """\
 The images are $RSP_IMAGE_REGISTRY/rsp-<tool>:<tag>. The registry is ghcr.io/rsp-tools unless RSP_IMAGE_REGISTRY
@@ -206,19 +210,33 @@ def _run(args: argparse.Namespace) -> int:
     run = run_local(args.name, values, args.root, watch=watch, echo=sys.stderr if args.verbose else None)
     for left_out in run.skipped:
         print(f"{left_out}: skipped", file=sys.stderr)
-    for step in run.steps.values():
-        for name, artifact in step.outputs.items():
-            if artifact.path.exists():
-                print(f"{step.name}.{name}: {artifact.path}")
-            else:  # metrics are numbers, not a file
-                numbers = {
-                    key: value for key, value in artifact.metadata.items() if isinstance(value, int | float)
-                }
-                print(f"{step.name}.{name}: {json.dumps(numbers)}")
+    artifacts = {f"{step.name}.{name}": each for step in run.steps.values() for name, each in step.outputs.items()}
+    for name, artifact in artifacts.items():
+        if not artifact.schema.endswith("Metrics"):
+            print(f"{name}: {artifact.path}")
     print(f"log: {run.log}")
+    for name, artifact in artifacts.items():
+        for line in _numbers(name, artifact):
+            print(line)
     if args.report:
         write_bytes(args.report, json.dumps(run.as_dict(), indent=2).encode() + b"\n")
     return 0
+
+
+def _numbers(name: str, artifact: Artifact) -> Iterator[str]:
+    """Yield the lines that show the numbers of metrics; none for other artifacts."""
+    if artifact.schema == "system.Metrics":
+        yield f"{name}:"
+        width = max(map(len, artifact.metadata), default=0)
+        for key, value in artifact.metadata.items():
+            yield f"    {key:{width}}  {f'{value:.4f}' if isinstance(value, float) else value}"
+    elif matrix := artifact.metadata.get("confusionMatrix"):
+        titles = [each["displayName"] for each in matrix["annotationSpecs"]]
+        counts = [[f"{int(count):,}" for count in each["row"]] for each in matrix["rows"]]
+        width = max(len(text) for row in [titles, *counts] for text in row)
+        yield f"{name} (a row for each label, a column for each prediction):"
+        for line in (["", *titles], *([title, *row] for title, row in zip(titles, counts, strict=True))):
+            yield "    " + "  ".join(f"{text:>{width}}" for text in line)
 
 
 def _cluster(args: argparse.Namespace) -> dict[str, Any]:

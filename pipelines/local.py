@@ -47,10 +47,17 @@ _END = re.compile(r"Task '(?P<step>[^']+)' finished with status (?P<status>SUCCE
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a step wrote: a file or folder (metrics have none), and what is noted about it."""
+    """What a step wrote.
+
+    Attributes:
+        path: A file or folder; of metrics it is empty, since KFP keeps their numbers in the metadata.
+        metadata: What is noted about it.
+        schema: Its type, as `system.Dataset`.
+    """
 
     path: Path
     metadata: dict[str, Any]
+    schema: str = ""
 
 
 @dataclass
@@ -107,7 +114,10 @@ class LocalRun:
                 name,
                 step["seconds"],
                 True,
-                {key: Artifact(Path(item["path"]), item["metadata"]) for key, item in step["outputs"].items()},
+                {
+                    key: Artifact(Path(item["path"]), item["metadata"], item.get("schema", ""))
+                    for key, item in step["outputs"].items()
+                },
                 step["parameters"],
             )
             for name, step in data["steps"].items()
@@ -126,7 +136,11 @@ class LocalRun:
                     "seconds": round(step.seconds, 3),
                     "parameters": step.parameters,
                     "outputs": {
-                        name: {"path": str(artifact.path), "metadata": artifact.metadata}
+                        name: {
+                            "path": str(artifact.path),
+                            "metadata": artifact.metadata,
+                            "schema": artifact.schema,
+                        }
                         for name, artifact in step.outputs.items()
                     },
                 }
@@ -187,8 +201,9 @@ def run_local(
         what = f"the step {failed[0]} failed" if failed else "the pipeline cannot be run"
         reason = f": {tail[-1].strip()}" if tail else ""
         raise PipelineError(f"{what}{reason}\nthe end of its log:\n{_indent(tail)}\nthe whole log is {log}")
+    schemas = _schemas(text)
     for step in steps.values():
-        _collect(folder, step)
+        _collect(folder, step, schemas)
     run = LocalRun(folder, log, seconds, steps, [name for name in _executed(text) if name not in steps])
     with atomic_text(folder / "run.json") as file:
         json.dump(run.as_dict(), file, indent=2)
@@ -294,7 +309,18 @@ class _Child:
         self.process.wait()
 
 
-def _collect(folder: Path, step: Step) -> None:
+def _schemas(text: str) -> dict[tuple[str, str], str]:
+    """Return the types of the artifacts of a compiled pipeline, by step and output: no step notes them."""
+    import yaml
+
+    return {
+        (component.removeprefix("comp-"), name): output["artifactType"]["schemaTitle"]
+        for component, spec in next(yaml.safe_load_all(text))["components"].items()
+        for name, output in spec.get("outputDefinitions", {}).get("artifacts", {}).items()
+    }
+
+
+def _collect(folder: Path, step: Step, schemas: dict[tuple[str, str], str]) -> None:
     """Read what a step noted about its outputs."""
     # A condition or a loop adds a folder of its own in between.
     found = sorted(folder.glob(f"**/{step.name}/executor_output.json"))
@@ -304,7 +330,11 @@ def _collect(folder: Path, step: Step) -> None:
     step.parameters = output.get("parameterValues", {})
     for name, group in output.get("artifacts", {}).items():
         for artifact in group.get("artifacts", []):
-            step.outputs[name] = Artifact(Path(artifact["uri"]), artifact.get("metadata", {}))
+            step.outputs[name] = Artifact(
+                Path(artifact["uri"]),
+                artifact.get("metadata", {}),
+                schemas.get((step.name, name), ""),
+            )
 
 
 def _name(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ import yaml
 from rsp.pipelines.cli import read_parameters
 from rsp.pipelines.compiler import PIPELINES, check_parameters, compile_pipeline
 from rsp.shared.errors import UsageError
+from tests.tilesets import BLOCK, CONFIG, make_tileset, noise, squares
 
 
 def test_list_needs_no_kfp(rsp, rsp_process):
@@ -107,3 +109,28 @@ def test_types_of_parameters():
 def test_run_says_what_is_missing(tmp_path, rsp):
     ran = rsp("pipeline", "run", "quality", "--local", "--root", tmp_path, "-p", "images=x")
     assert ran.code == 2 and "-p labels=..." in ran.stderr
+
+
+def test_a_local_run_ends_with_its_numbers(tmp_path, rsp):
+    """D6: it printed the paths of empty files."""
+    (tmp_path / "config.toml").write_text(CONFIG)
+    for name, draw in (("images", noise), ("labels", squares), ("masks", squares)):
+        make_tileset(tmp_path / name, draw=draw)
+    given = [f"{name}={tmp_path / name}" for name in ("images", "labels", "masks")]
+    given.append(f"config=@{tmp_path / 'config.toml'}")
+    options = [word for pair in given for word in ("-p", pair)]
+    ran = rsp("pipeline", "run", "quality", "--root", tmp_path / "runs", *options)
+    assert ran.code == 0, ran.stderr
+    paths, _, numbers = ran.stdout.partition("compare.metrics:\n")
+    shown = {Path(line.split(": ")[1]) for line in paths.splitlines()}
+    assert {path.name for path in shown} == {"map.html", "side_by_side.html", "run.log"}
+    assert all(path.stat().st_size for path in shown)
+    metrics, _, matrix = numbers.partition("compare.confusion (")
+    found = sum(int(squares(tile).sum()) for tile in BLOCK)
+    assert [line.split() for line in matrix.splitlines()[1:]] == [
+        ["background", "building"],
+        ["background", f"{64 * 64 * len(BLOCK) - found:,}", "0"],
+        ["building", "0", f"{found:,}"],
+    ]
+    values = dict(line.split() for line in metrics.splitlines())
+    assert values["iou"] == values["iou_building"] == "1.0000"
