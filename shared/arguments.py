@@ -56,7 +56,7 @@ def _path(text: str) -> Any:
 
 
 def add_out(parser: argparse.ArgumentParser, text: str, *, several: bool = False) -> None:
-    """Add the output, as the last positional or as `--out`; `require` tells when both are missing."""
+    """Add the output, as the last positional or as `--out`; `require` raises where it is given as neither."""
     parser.add_argument(
         "out", action=_Positional, type=_path, nargs="*" if several else "?", default=argparse.SUPPRESS, help=text
     )
@@ -69,7 +69,7 @@ def require(args: argparse.Namespace, *names: str) -> None:
     """Raise `UsageError` where an argument that has two spellings was given in neither."""
     for name in names:
         if getattr(args, name) is None:
-            raise UsageError(f"the argument `{name}` is missing")
+            raise UsageError(f"`{name}` is missing; give it as an argument, or as --{name}")
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,9 @@ from PIL import Image
 from rsp.shared.errors import TileError
 from rsp.shared.images import Array
 
+# The grey of the line between two pictures.
+LINE = 128
+
 
 def to_rgb(image: Array) -> Array:
     """Return an image of any bands and type as it can be looked at: shape (height, width, 3), uint8.
@@ -28,10 +31,23 @@ def to_rgb(image: Array) -> Array:
     return np.asarray(np.rint(stretched), np.uint8)
 
 
+def line_width(image: Array) -> int:
+    """Return how many pixels the line between a picture and the next one takes in `side`."""
+    return max(2, int(min(image.shape[:2])) // 128)
+
+
 def side(images: Sequence[Array], *, vertical: bool = False) -> Array:
-    """Return pictures of one size side by side, or below each other."""
+    """Return pictures of one size side by side, or below each other, with a grey line between them."""
     _check(images)
-    return np.concatenate(images, axis=0 if vertical else 1)
+    axis = 0 if vertical else 1
+    shape = list(images[0].shape)
+    shape[axis] = line_width(images[0])
+    # Without it a white label would run into a white mask.
+    line = np.full(shape, LINE, np.uint8)
+    parts = [images[0]]
+    for image in images[1:]:
+        parts += [line, image]
+    return np.concatenate(parts, axis=axis)
 
 
 def stack(images: Sequence[Array]) -> Array:

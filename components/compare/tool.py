@@ -256,5 +256,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def resolve(args: argparse.Namespace) -> None:
-    """Check that there is an output."""
+    """Take the last of `--images` as the output where it can be nothing else."""
+    # `--images a b OUT`: argparse gives OUT to the flag. A tile set that exists may be meant as an image, and
+    # writing into it would spoil it.
+    if args.out is None and args.mode != "list" and len(args.images or []) > 1:
+        *images, last = args.images
+        if last.exists():
+            raise UsageError(
+                f"`out` is missing: {last} exists and follows --images, so it is read as one of the images. To "
+                f"write to it, give --out {last}; else add the output as --out DIR"
+            )
+        args.images, args.out = images, last
     require(args, "out")

@@ -262,4 +262,6 @@ def resolve(args: argparse.Namespace) -> None:
         positionals = [Path(source)] if source is not None else []
         args.kind, source, args.out = kind, value, [*positionals, *(args.out or [])] or None
     args.source = source.strip() if source else None
-    require(args, "source", "out")
+    if args.source is None:
+        raise UsageError("the input is missing; give it as an argument, or as --geojson, --bbox or --dir")
+    require(args, "out")

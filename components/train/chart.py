@@ -22,6 +22,12 @@ td, th { padding: 2px 12px; text-align: right; border-bottom: 1px solid #e5e7eb;
 tr.best { font-weight: 600; color: #be185d; }
 """
 
+HOW_MEASURED = (
+    "Validation takes each tile alone, with its edges mirrored. <code>rsp predict</code> and the server also see "
+    "the neighbours of a tile, so <code>rsp compare</code> usually measures a slightly higher IoU of the same "
+    "model and tiles."
+)
+
 Values = Sequence[float | None]
 
 
@@ -40,6 +46,7 @@ def write_chart(path: Path, result: TrainResult) -> None:
             f"<p>{result.training_tiles} training and {result.validation_tiles} validation tiles, "
             f"{result.epochs} epochs. Best epoch: {result.best_epoch}, foreground IoU {_text(result.iou)}, "
             f"mIoU {_text(result.miou)}, MCC {_text(result.mcc)} on the validation tiles.</p>\n"
+            f"<p>{HOW_MEASURED}</p>\n"
             + "".join(f"<p>Note: {escape(note)}</p>\n" for note in result.notes)
             + "".join(panels)
             + _table(rows, result)

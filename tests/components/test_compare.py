@@ -11,7 +11,7 @@ from kfp import dsl
 
 from rsp.components.compare.component import compare as compare_component
 from rsp.components.compare.overview import MAP_TILES, PAGE_BYTES, overview
-from rsp.components.compare.pictures import stack, to_rgb
+from rsp.components.compare.pictures import side, stack, to_rgb
 from rsp.components.compare.tool import compare
 from rsp.shared.errors import ConfigError, CoverError, TileError, TileSetError
 from rsp.shared.images import complementary, decode, encode, encode_mask
@@ -56,16 +56,41 @@ def test_side_by_side_at_the_command_line(sets, rsp):
         assert reader.tiles() == sorted(BLOCK)
         for tile in BLOCK:
             found = decode(reader.read(tile))
-            assert found.shape == (64, 192, 3)
+            assert found.shape == (64, 3 * 64 + 2 * 2, 3)
             assert (found[:, :64] == noise(tile)).all()
-            assert (found[:, 64:128] == decode(labels.read(tile))).all()
-            assert (found[:, 128:] == np.array(COLORS, np.uint8)[shifted(tile)]).all()
+            assert (found[:, 66:130] == decode(labels.read(tile))).all()
+            assert (found[:, 132:] == np.array(COLORS, np.uint8)[shifted(tile)]).all()
+            # A grey line tells a white label from a white mask.
+            assert (found[:, [64, 65, 130, 131]] == 128).all()
     page = (sets / "side" / "index.html").read_text()
     assert 'id="dialog"' in page and (sets / "side" / "tiles.json").exists()
     assert rsp("compare", *flags, "--vertical", "--no_web_ui", "--out", sets / "below").code == 0
     with open_reader(sets / "below") as reader:
-        assert reader.format == "webp" and decode(reader.read(BLOCK[0])).shape == (192, 64, 3)
+        assert reader.format == "webp" and decode(reader.read(BLOCK[0])).shape == (196, 64, 3)
     assert not (sets / "below" / "index.html").exists()
+
+
+def test_the_line_grows_with_the_pictures():
+    for side_of, width in ((64, 2), (256, 2), (512, 4)):
+        joined = side([np.zeros((side_of, side_of, 3), np.uint8)] * 2)
+        assert joined.shape[1] == 2 * side_of + width
+
+
+def test_an_output_after_images(sets, rsp):
+    """`--images a b OUT` is clear where OUT is not there yet; a tile set that exists is never written into."""
+    images, labels, masks = (sets / name for name in ("images", "labels", "masks"))
+    ran = rsp("compare", "--mode", "side", "--images", images, labels, masks, sets / "new")
+    assert ran.code == 0
+    with open_reader(sets / "new") as reader, open_reader(masks) as untouched:
+        assert decode(reader.read(BLOCK[0])).shape == (64, 196, 3)
+        assert untouched.tiles() == sorted(BLOCK)
+    before = sorted(path.name for path in masks.rglob("*"))
+    ran = rsp("compare", "--mode", "side", "--images", images, labels, masks)
+    assert ran.code == 2 and "Traceback" not in ran.stderr
+    assert f"`out` is missing: {masks} exists" in ran.stderr and f"--out {masks}" in ran.stderr
+    assert sorted(path.name for path in masks.rglob("*")) == before
+    ran = rsp("compare", "--images", images)
+    assert ran.code == 2 and "`out` is missing; give it as an argument, or as --out" in ran.stderr
 
 
 def test_the_colours_of_a_stack(tmp_path):

@@ -369,7 +369,7 @@ def test_the_seed_spelling(place, rsp, monkeypatch):
     [
         (["cover", "out"], 2, "either with --geojson or with --postgis"),
         (["cover", "out", "--geojson", "f.json", "--postgis", "SELECT 1"], 2, "either"),
-        (["cover", "--geojson", "f.json"], 2, "`out` is missing"),
+        (["cover", "--geojson", "f.json"], 2, "`out` is missing; give it"),
         (["cover", "out", "--geojson", "f.json", "--format", "webp"], 2, "webp"),
         (["cover", "out", "--geojson", "f.json", "--ts", "12,13"], 2, "12,13"),
         (["cover", "out", "--geojson", "f.json", "--ts", "0"], 2, "--tile_size"),
