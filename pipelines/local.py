@@ -328,7 +328,7 @@ def _collect(folder: Path, step: Step, schemas: dict[tuple[str, str], str]) -> N
         return  # as an importer, which runs nothing
     output = json.loads(found[-1].read_text("utf-8"))
     step.parameters = output.get("parameterValues", {})
-    for name, group in output.get("artifacts", {}).items():
+    for name, group in sorted(output.get("artifacts", {}).items()):  # kfp's order changes from run to run
         for artifact in group.get("artifacts", []):
             step.outputs[name] = Artifact(
                 Path(artifact["uri"]),

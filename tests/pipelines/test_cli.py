@@ -121,11 +121,11 @@ def test_a_local_run_ends_with_its_numbers(tmp_path, rsp):
     options = [word for pair in given for word in ("-p", pair)]
     ran = rsp("pipeline", "run", "quality", "--root", tmp_path / "runs", *options)
     assert ran.code == 0, ran.stderr
-    paths, _, numbers = ran.stdout.partition("compare.metrics:\n")
+    paths, _, numbers = ran.stdout.partition("compare.confusion (")
     shown = {Path(line.split(": ")[1]) for line in paths.splitlines()}
     assert {path.name for path in shown} == {"map.html", "side_by_side.html", "run.log"}
     assert all(path.stat().st_size for path in shown)
-    metrics, _, matrix = numbers.partition("compare.confusion (")
+    matrix, _, metrics = numbers.partition("compare.metrics:\n")
     found = sum(int(squares(tile).sum()) for tile in BLOCK)
     assert [line.split() for line in matrix.splitlines()[1:]] == [
         ["background", "building"],
