@@ -245,7 +245,10 @@ def _supervise(
     started = 0.0
     tail: deque[str] = deque(maxlen=TAIL)
     failure: list[str] = []
-    environment = {**DEFAULTS, **os.environ, **env, "PYTHONUNBUFFERED": "1", "TMPDIR": str(scratch)}
+    # PYTHONSAFEPATH: with -m, a `json.py` or a `torch/` of the current folder would be taken for the real one.
+    # Plug-ins there are found all the same: shared/plugins.py looks for them behind what is installed.
+    fixed = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(scratch)}
+    environment = {**DEFAULTS, **os.environ, **env, **fixed}
     with (
         log.open("w", encoding="utf-8") as file,
         _Child([sys.executable, "-m", "rsp.pipelines.local", str(scratch)], environment) as process,

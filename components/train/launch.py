@@ -43,6 +43,8 @@ def launch(arguments: dict[str, Any], processes: int) -> TrainResult:
         # torchrun would give each process one thread.
         threads = str(max(1, cpu_count() // processes))
         environment = {"OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1", **os.environ}
+        # A `torch/` in the current folder is not PyTorch; plug-ins there are found by shared/plugins.py.
+        environment["PYTHONSAFEPATH"] = "1"
         with subprocess.Popen(command, env=environment) as running:
             try:
                 code = running.wait()
