@@ -8,7 +8,8 @@
 #   RSP_BUILD_ARGS       more arguments for docker build, as "--push" or "--build-arg PIP_INDEX_URL=..."
 #   PYTHON               a Python that has setuptools-scm (default .venv/bin/python)
 #
-# The tag is the version with - for +, which `rsp pipeline submit` asks for from the same commit.
+# It prints the names of the images. Their tag is the version with - for +, which is also what `rsp pipeline submit`
+# asks for when it runs from the same commit.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -42,6 +43,6 @@ for name in "${names[@]}"; do
   image=$registry/rsp-$name:$tag
   # The context is the commit itself: files that git ignores stay out.
   # shellcheck disable=SC2086 # a list of arguments
-  git archive HEAD | docker build --tag "$image" "${recipe[@]}" ${RSP_BUILD_ARGS:-} -
+  git archive HEAD | docker build --tag "$image" "${recipe[@]}" ${RSP_BUILD_ARGS:-} - >&2
   echo "$image"
 done

@@ -14,9 +14,10 @@ ls /usr/share/postgresql/*/extension/postgis.control >/dev/null 2>&1 || missing=
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing for the tests:$missing"
-    apt-get update -qq
+    apt=$(dirname "$0")/apt.sh
+    "$apt" update -qq
     # shellcheck disable=SC2086 # a list of packages
-    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing >/dev/null
+    DEBIAN_FRONTEND=noninteractive "$apt" install -y -qq --no-install-recommends $missing >/dev/null
 else
     echo "not installed, so some tests are skipped:$missing"
 fi

@@ -1,0 +1,71 @@
+"""The workflows: they run what runs everywhere, with no more rights than each job needs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / ".github" / "workflows"
+
+
+def load(name: str) -> dict:
+    workflow = yaml.safe_load((FOLDER / name).read_text())
+    workflow["on"] = workflow.pop(True)  # YAML 1.1 takes `on` for a truth value
+    return workflow
+
+
+def steps(job: dict) -> list[dict]:
+    return job.get("steps", [])
+
+
+WORKFLOWS = sorted(path.name for path in FOLDER.glob("*.yml"))
+
+
+def test_the_checks_run_on_every_change():
+    workflow = load("ci.yml")
+    assert {"push", "pull_request"} <= set(workflow["on"])
+    (job,) = workflow["jobs"].values()
+    assert [step["run"] for step in steps(job) if "run" in step][-1] == ".ci/run"
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_least_rights_and_pinned_actions(name):
+    workflow = load(name)
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        for step in [job, *steps(job)]:
+            if uses := step.get("uses"):
+                assert uses.startswith("./") or re.fullmatch(r"[\w-]+/[\w-]+@v\d+(\.\d+)*", uses), uses
+                if uses.startswith("./"):
+                    assert (ROOT / uses).is_file()
+            # What a stranger may choose (a branch's name, a title) would be run as part of the script.
+            assert "${{" not in step.get("run", "")
+            if step.get("uses", "").startswith("actions/checkout@"):
+                # The version counts commits; a step's code has no business with the token.
+                assert step["with"] == {"fetch-depth": 0, "persist-credentials": False}
+
+
+def test_a_release_follows_a_tag_and_the_checks():
+    workflow = load("release.yml")
+    assert set(workflow["on"]) == {"push"} and set(workflow["on"]["push"]) == {"tags"}
+    jobs = workflow["jobs"]
+    assert jobs["check"]["uses"] == "./.github/workflows/ci.yml"
+    assert {"check", "distributions", "images"} <= set(jobs["publish"]["needs"])
+    rights = {name: job["permissions"] for name, job in jobs.items() if "permissions" in job}
+    assert rights == {
+        "images": {"contents": "read", "packages": "write"},
+        "publish": {"id-token": "write"},
+        "release": {"contents": "write"},
+    }
+    assert "secrets." not in str(jobs["publish"])
+
+
+def test_a_release_builds_every_image():
+    tools = sorted(path.parent.name for path in ROOT.glob("components/*/component.py"))
+    built = load("release.yml")["jobs"]["images"]["strategy"]["matrix"]["image"]
+    assert built == sorted([*tools, "serving"])
