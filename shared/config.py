@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -16,47 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from rsp.shared.errors import ConfigError
+from rsp.shared.keys import NO_DEFAULT, Key, describe_keys, key, keys_of, read_table
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-NO_DEFAULT: Any = object()
 
-
-@dataclass(frozen=True)
-class Key:
-    """One key of the file.
-
-    Attributes:
-        name: How we spell it (the spelling of the newest form).
-        kind: What it holds; one of `EXPECTED`.
-        default: The value where the key is missing; `NO_DEFAULT` where it must be there.
-        text: What it means.
-        aliases: Other spellings, read the same.
-    """
-
-    name: str
-    kind: str
-    default: Any
-    text: str
-    aliases: tuple[str, ...] = ()
-
-
-# What each kind of key holds, in words.
-EXPECTED = {
-    "bool": "true or false",
-    "str": "a text",
-    "int": "a whole number, 0 or more",
-    "count": "a whole number, 1 or more",
-    "float": "a number",
-    "positive": "a number above 0",
-    "share": "a number from 0 to 1",
-    "weight": "a number, 0 or more",
-    "size": "a positive whole number, or two equal ones",
-    "ints": "a list of whole numbers from 1",
-    "floats": "a list of numbers",
-    "strs": "a list of texts",
-    "table": "a table",
-}
 
 # What other forms of the file call our loader.
 LOADERS = {"semseg": "tiles", "semsegtiles": "tiles"}
@@ -73,54 +35,6 @@ TABLES = {
     "dataset": "Places of data.",
     "auth": "Logins. Further keys, for providers of imagery, are not used.",
 }
-
-KEYS: dict[str, tuple[Key, ...]] = {
-    "dataset": (
-        Key("path", "str", None, "Folder of the data set that `train` reads (`--dataset` overrides it)."),
-        Key("pg_dsn", "str", None, "PostGIS connection, without a password: that stands in `~/.pgpass` or "
-            "`PGPASSWORD`."),
-    ),
-    "auth": (
-        Key("pg", "str", None, "PostGIS connection, the later spelling of `dataset.pg_dsn`."),
-    ),
-    "channels": (
-        Key("name", "str", NO_DEFAULT, "Sub-folder of the data set that holds this channel's tiles.", ("sub",)),
-        Key("bands", "ints", NO_DEFAULT, "Bands taken from the tiles, counted from 1, in this order."),
-        Key("mean", "floats", None, "Mean of each band, of values scaled to 0..1. Default: ImageNet's for three "
-            "bands, else 0.5."),
-        Key("std", "floats", None, "Standard deviation of each band, likewise. Default: ImageNet's, else 0.25."),
-    ),
-    "classes": (
-        Key("title", "str", NO_DEFAULT, "Name of the class."),
-        Key("color", "str", NO_DEFAULT, "A CSS3 colour name, `#RRGGBB`, or `transparent`."),
-        Key("weight", "weight", 1.0, "Weight of the class in losses that take one."),
-    ),
-    "model": (
-        Key("nn", "str", "unet", "Network: a built-in name, `module:attribute`, or a plug-in.", ("name",)),
-        Key("encoder", "str", "resnet50", "Encoder: a built-in name, a hub id, or a local folder."),
-        Key("pretrained", "bool", True, "Start from pretrained encoder weights (from the hub or a folder)."),
-        Key("num_filters", "count", 32, "Width of the decoder."),
-        Key("ts", "size", 512, "Side of a tile in pixels.", ("tile_size",)),
-        Key("loss", "str", "lovasz", "Loss: a built-in name, `module:attribute`, or a plug-in."),
-        Key("bs", "count", 2, "Tiles in a batch, on each device.", ("batch_size",)),
-        Key("lr", "positive", 0.000025, "Learning rate. Take about 1e-4 or more without pretrained weights."),
-        Key("decay", "weight", 0.0, "Weight decay."),
-        Key("da", "str", "flip", "Augmentation: a built-in name, `module:attribute`, or a plug-in."),
-        Key("dap", "share", 0.75, "Probability that a tile is augmented.", ("data_augmentation",)),
-        Key("loader", "str", "tiles", "Loader of the data set: a built-in name or a plug-in."),
-        Key("metrics", "strs", ("iou", "mcc"), "Metrics shown for every epoch."),
-        Key("ms", "int", 64, "Overlap into the neighbouring tiles in prediction, in pixels."),
-    ),
-    "train": (
-        Key("pretrained", "bool", None, "As `model.pretrained`, the later place of it."),
-        Key("bs", "count", None, "As `model.bs`."),
-        Key("loss", "str", None, "As `model.loss`."),
-        Key("metrics", "strs", None, "As `model.metrics`."),
-        Key("da", "table", None, "`{name=..., p=...}`: as `model.da` and `model.dap`."),
-        Key("optimizer", "table", None, "`{name=\"Adam\", lr=..., ...}`: an optimizer of `torch.optim` and its "
-            "arguments."),
-    ),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -157,24 +71,64 @@ class ClassDef:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network and how it is trained; `KEYS["model"]` says what each field means."""
+    """The network and how it is trained; `[model]` of the configuration."""
 
-    nn: str = "unet"
-    encoder: str = "resnet50"
-    pretrained: bool = True
-    num_filters: int = 32
-    ts: int = 512
-    loss: str = "lovasz"
-    bs: int = 2
-    lr: float = 0.000025
-    decay: float = 0.0
-    da: str = "flip"
-    dap: float = 0.75
-    loader: str = "tiles"
-    metrics: tuple[str, ...] = ("iou", "mcc")
-    ms: int = 64
+    nn: str = key("unet", "str", "Network: a built-in name, `module:attribute`, or a plug-in.", "name")
+    encoder: str = key("resnet50", "str", "Encoder: a built-in name, a hub id, or a local folder.")
+    pretrained: bool = key(True, "bool", "Start from pretrained encoder weights (from the hub or a folder).")
+    num_filters: int = key(32, "count", "Width of the decoder.")
+    ts: int = key(512, "size", "Side of a tile in pixels.", "tile_size")
+    loss: str = key("lovasz", "str", "Loss: a built-in name, `module:attribute`, or a plug-in.")
+    bs: int = key(2, "count", "Tiles in a batch, on each device.", "batch_size")
+    lr: float = key(0.000025, "positive", "Learning rate. Take about 1e-4 or more without pretrained weights.")
+    decay: float = key(0.0, "weight", "Weight decay.")
+    da: str = key("flip", "str", "Augmentation: a built-in name, `module:attribute`, or a plug-in.")
+    dap: float = key(0.75, "fraction", "Probability that a tile is augmented.", "data_augmentation")
+    loader: str = key("tiles", "str", "Loader of the data set: a built-in name or a plug-in.")
+    metrics: tuple[str, ...] = key(("iou", "mcc"), "strs", "Metrics shown for every epoch.")
+    ms: int = key(64, "int", "Overlap into the neighbouring tiles in prediction, in pixels.")
+    # `[train] optimizer` sets these.
     optimizer: str = "Adam"
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+KEYS: dict[str, tuple[Key, ...]] = {
+    "dataset": (
+        Key("path", "str", None, "Folder of the data set that `train` reads (`--dataset` overrides it)."),
+        Key("pg_dsn", "str", None, "PostGIS connection, without a password: that stands in `~/.pgpass` or "
+            "`PGPASSWORD`."),
+    ),
+    "auth": (
+        Key("pg", "str", None, "PostGIS connection, the later spelling of `dataset.pg_dsn`."),
+    ),
+    "channels": (
+        Key("name", "str", NO_DEFAULT, "Sub-folder of the data set that holds this channel's tiles.", ("sub",)),
+        Key("bands", "ints", NO_DEFAULT, "Bands taken from the tiles, counted from 1, in this order."),
+        Key("mean", "floats", None, "Mean of each band, of values scaled to 0..1. Default: ImageNet's for three "
+            "bands, else 0.5."),
+        Key("std", "floats", None, "Standard deviation of each band, likewise. Default: ImageNet's, else 0.25."),
+    ),
+    "classes": (
+        Key("title", "str", NO_DEFAULT, "Name of the class."),
+        Key("color", "str", NO_DEFAULT, "A CSS3 colour name, `#RRGGBB`, or `transparent`."),
+        Key("weight", "weight", 1.0, "Weight of the class in losses that take one."),
+    ),
+    "model": keys_of(ModelConfig),
+    "train": (
+        Key("pretrained", "bool", None, "As `model.pretrained`, the later place of it."),
+        Key("bs", "count", None, "As `model.bs`."),
+        Key("loss", "str", None, "As `model.loss`."),
+        Key("metrics", "strs", None, "As `model.metrics`."),
+        Key("da", "table", None, "`{name=..., p=...}`: as `model.da` and `model.dap`."),
+        Key("optimizer", "table", None, "`{name=\"Adam\", lr=..., ...}`: an optimizer of `torch.optim` and its "
+            "arguments."),
+    ),
+}  # fmt: skip
+
+
+# What the tables within [train] hold; further keys of the optimizer are its arguments.
+_DA = (Key("name", "str", None), Key("p", "fraction", None))
+_OPTIMIZER = (Key("name", "str", None), Key("lr", "positive", None))
 
 
 @dataclass(frozen=True)
@@ -242,12 +196,11 @@ def parse_config(data: Mapping[str, Any], where: str = "the configuration") -> C
     if unknown:
         raise ConfigError(f"{where}: unknown table [{unknown[0]}]; expected one of {', '.join(KEYS)}")
     channels = [
-        _channel(_table(row, "channels", f"{where}: [[channels]] {number}"), f"{where}: [[channels]] {number}")
-        for number, row in enumerate(_rows(data, "channels", where), 1)
+        make_channel(read_table(row, KEYS["channels"], place), place)
+        for row, place in _rows(data, "channels", where)
     ]
     classes = [
-        _class(_table(row, "classes", f"{where}: [[classes]] {number}"), f"{where}: [[classes]] {number}")
-        for number, row in enumerate(_rows(data, "classes", where), 1)
+        _class(read_table(row, KEYS["classes"], place), place) for row, place in _rows(data, "classes", where)
     ]
     if not channels:
         raise ConfigError(f"{where}: no [[channels]]; expected at least one")
@@ -255,13 +208,9 @@ def parse_config(data: Mapping[str, Any], where: str = "the configuration") -> C
         raise ConfigError(f"{where}: no [[classes]]; expected the background and at least one more")
     if _leaves_background_out(data, [entry.title.casefold() for entry in classes], where):
         classes.insert(0, ClassDef("background", (255, 255, 255)))
-    titles = [entry.title for entry in classes]
-    if len(set(titles)) < len(titles):
-        raise ConfigError(f"{where}: two [[classes]] have the same title")
-    if len(classes) > 255:
-        raise ConfigError(f"{where}: {len(classes)} classes; a mask of one byte a pixel holds 255")
-    dataset = _table(data.get("dataset", {}), "dataset", f"{where}: [dataset]")
-    auth = _table(data.get("auth", {}), "auth", f"{where}: [auth]")
+    check_classes(classes, where)
+    dataset = read_table(data.get("dataset", {}), KEYS["dataset"], f"{where}: [dataset]")
+    auth = read_table(data.get("auth", {}), KEYS["auth"], f"{where}: [auth]", others=True)
     return Config(
         channels=tuple(channels),
         classes=tuple(classes),
@@ -282,66 +231,16 @@ def _leaves_background_out(data: Mapping[str, Any], titles: Sequence[str], where
     return len(titles) == 1 or not (oldest or {"dataset", "train", "auth"} & set(data))
 
 
-def _rows(data: Mapping[str, Any], name: str, where: str) -> list[Any]:
+def _rows(data: Mapping[str, Any], name: str, where: str) -> list[tuple[Any, str]]:
+    """Return the tables of a name, each with what messages call it."""
     rows = data.get(name, [])
     if not isinstance(rows, list):
         raise ConfigError(f"{where}: {name} is written [[{name}]], once for each, not [{name}]")
-    return rows
+    return [(row, f"{where}: [[{name}]] {number}") for number, row in enumerate(rows, 1)]
 
 
-def _table(row: Any, name: str, where: str) -> dict[str, Any]:
-    """Return the values of a table under our spelling, each of the right type, defaults filled in."""
-    if not isinstance(row, Mapping):
-        raise ConfigError(f"{where}: expected a table, got {type(row).__name__}")
-    keys = KEYS[name]
-    spellings = {spelling: key for key in keys for spelling in (key.name, *key.aliases)}
-    values: dict[str, Any] = {}
-    for spelling, value in row.items():
-        key = spellings.get(spelling)
-        if key is None and name == "auth":
-            continue
-        if key is None:
-            raise ConfigError(f"{where}: unknown key {spelling!r}; expected one of {', '.join(spellings)}")
-        if key.name in values:
-            raise ConfigError(f"{where}: {spelling!r} is {key.name!r} once more; keep one of them")
-        values[key.name] = _typed(value, key.kind, f"{where}: {spelling}")
-    for key in keys:
-        if key.name not in values and key.default is NO_DEFAULT:
-            raise ConfigError(f"{where}: the key {key.name!r} is missing: {key.text}")
-        values.setdefault(key.name, key.default)
-    return values
-
-
-def _typed(value: Any, kind: str, where: str) -> Any:
-    """Return a value as the type of its key, or raise `ConfigError` that names what was expected."""
-    number = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
-    match kind, value:
-        case ("bool", bool()) | ("str", str()):
-            return value
-        case "int" | "count" | "size", int() if number and value >= (0 if kind == "int" else 1):
-            return value
-        case "float" | "positive" | "share" | "weight", int() | float() if number and _in_range(kind, value):
-            return float(value)
-        case "size", [int(width), int(height)] if width == height > 0:
-            return width
-        case "ints", list() if value and all(type(item) is int and item > 0 for item in value):
-            return tuple(value)
-        case "floats", list() if value and all(
-            type(item) in (int, float) and math.isfinite(item) for item in value
-        ):
-            return tuple(map(float, value))
-        case "strs", list() if all(isinstance(item, str) for item in value):
-            return tuple(value)
-        case "table", Mapping():
-            return dict(value)
-    raise ConfigError(f"{where}: expected {EXPECTED[kind]}, got {value!r}")
-
-
-def _in_range(kind: str, value: float) -> bool:
-    return {"float": True, "positive": value > 0, "share": 0 <= value <= 1, "weight": value >= 0}[kind]
-
-
-def _channel(values: dict[str, Any], where: str) -> Channel:
+def make_channel(values: Mapping[str, Any], where: str) -> Channel:
+    """Return a channel of values of the right types; raise `ConfigError` where they do not fit together."""
     bands = values["bands"]
     rgb = len(bands) == 3
     mean = values["mean"] or (IMAGENET_MEAN if rgb else (0.5,) * len(bands))
@@ -357,36 +256,59 @@ def _channel(values: dict[str, Any], where: str) -> Channel:
     return Channel(name, bands, mean, std)
 
 
+def make_class(title: str, color: tuple[int, int, int], weight: float, transparent: bool, where: str) -> ClassDef:
+    """Return a class; raise `ConfigError` where its title is empty."""
+    if not title.strip():
+        raise ConfigError(f"{where}: title: expected a name, got {title!r}")
+    return ClassDef(title, color, weight, transparent)
+
+
+def check_classes(classes: Sequence[ClassDef], where: str) -> None:
+    """Raise `ConfigError` where two classes have one title, or a mask cannot hold so many."""
+    if len({entry.title for entry in classes}) < len(classes):
+        raise ConfigError(f"{where}: two [[classes]] have the same title")
+    if len(classes) > 255:
+        raise ConfigError(f"{where}: {len(classes)} classes; a mask of one byte a pixel holds 255")
+
+
+def parse_classes(rows: Any, where: str) -> tuple[ClassDef, ...]:
+    """Validate classes that stand elsewhere in the grammar of `[[classes]]`; raise `ConfigError`."""
+    classes = tuple(
+        _class(read_table(row, KEYS["classes"], place), place)
+        for row, place in _rows({"classes": rows}, "classes", where)
+    )
+    if len(classes) < 2:
+        raise ConfigError(f"{where}: {len(classes)} classes; expected the background and at least one more")
+    check_classes(classes, where)
+    return classes
+
+
 def _class(values: dict[str, Any], where: str) -> ClassDef:
     from rsp.shared.images import parse_color  # Pillow: not needed by the tools that read no configuration
 
-    if not values["title"].strip():
-        raise ConfigError(f"{where}: title: expected a name, got {values['title']!r}")
     transparent = values["color"].lower() == "transparent"
     try:
         color = (255, 255, 255) if transparent else parse_color(values["color"])
     except ConfigError as error:
         raise ConfigError(f"{where}: color: {error}") from None
-    return ClassDef(values["title"], color, values["weight"], transparent)
+    return make_class(values["title"], color, values["weight"], transparent, where)
 
 
 def _model(data: Mapping[str, Any], where: str) -> ModelConfig:
     """Join [model] and the later [train]."""
-    model = _table(data.get("model", {}), "model", f"{where}: [model]")
-    train = _table(data.get("train", {}), "train", f"{where}: [train]")
+    model = read_table(data.get("model", {}), KEYS["model"], f"{where}: [model]")
+    train = read_table(data.get("train", {}), KEYS["train"], f"{where}: [train]")
     for name in ("pretrained", "bs", "loss", "metrics"):
         if train[name] is not None:
             model[name] = train[name]
-    augmentation = train["da"] or {}
-    unknown = sorted(set(augmentation) - {"name", "p"})
-    if unknown:
-        raise ConfigError(f"{where}: [train] da: unknown key {unknown[0]!r}; expected one of name, p")
-    model["da"] = _typed(augmentation.get("name", model["da"]), "str", f"{where}: [train] da.name")
-    model["dap"] = _typed(augmentation.get("p", model["dap"]), "share", f"{where}: [train] da.p")
-    optimizer = dict(train["optimizer"] or {})
-    model["optimizer"] = _typed(optimizer.pop("name", "Adam"), "str", f"{where}: [train] optimizer.name")
-    model["lr"] = _typed(optimizer.pop("lr", model["lr"]), "positive", f"{where}: [train] optimizer.lr")
-    model["optimizer_options"] = optimizer
+    augmentation = read_table(train["da"] or {}, _DA, f"{where}: [train] da")
+    optimizer = train["optimizer"] or {}
+    found = read_table(optimizer, _OPTIMIZER, f"{where}: [train] optimizer", others=True)
+    given = {
+        "da": augmentation["name"], "dap": augmentation["p"], "lr": found["lr"], "optimizer": found["name"]
+    }  # fmt: skip
+    model |= {name: value for name, value in given.items() if value is not None}
+    model["optimizer_options"] = {key: value for key, value in optimizer.items() if key not in found}
     model["loader"] = LOADERS.get(model["loader"].lower(), model["loader"])
     return ModelConfig(**model)
 
@@ -401,22 +323,7 @@ def describe() -> str:
             "",
             text,
             "",
-            "| key | also | holds | default | meaning |",
-            "|---|---|---|---|---|",
+            *describe_keys(KEYS[name]),
+            "",
         ]
-        for key in KEYS[name]:
-            also = ", ".join(f"`{alias}`" for alias in key.aliases)
-            lines.append(f"| `{key.name}` | {also} | {EXPECTED[key.kind]} | {_shown(key.default)} | {key.text} |")
-        lines.append("")
     return "\n".join(lines)
-
-
-def _shown(default: Any) -> str:
-    """Return a default as TOML writes it."""
-    if default is NO_DEFAULT:
-        return "(must be given)"
-    if default is None:
-        return ""
-    if isinstance(default, float):
-        return f"`{default:.6f}`".replace("000`", "`") if 0 < default < 1e-3 else f"`{default}`"
-    return f"`{json.dumps(default)}`"

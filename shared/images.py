@@ -66,6 +66,11 @@ def value_type(image: Array) -> str:
     return name
 
 
+def natural_divisor(dtype: npt.DTypeLike) -> float:
+    """Return what values of a type are divided by where nothing else is said: integers by their largest."""
+    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
+
+
 def sniff(data: bytes) -> str | None:
     """Return the format of an encoded image, told by its first bytes: png, jpg, webp, tif, or None."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):

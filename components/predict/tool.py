@@ -93,7 +93,7 @@ def predict(
     from rsp.shared.parallel import cpu_count
     from rsp.shared.report import note_failures
     from rsp.shared.tiles import read_cover
-    from rsp.shared.tileset import open_writer
+    from rsp.shared.tileset import classes_metadata, open_writer
     from rsp.shared.webmap import write_webmap
 
     if (checkpoint is None) == (endpoint is None):
@@ -121,7 +121,7 @@ def predict(
         open_channels(tiles, card.channels) as readers,
         open_writer(out, "png", resume=resume) as writer,
     ):
-        writer.metadata.update(model=card.uuid, classes=[entry.title for entry in card.classes])
+        writer.describe({"model": card.uuid, "classes": classes_metadata(card.classes)})
         if wanted is None:
             wanted = sorted(set().union(*(reader.tiles() for reader in readers.values())))
         done, failed = run(answerer, readers, wanted, writer, overlap)

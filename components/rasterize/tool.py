@@ -108,7 +108,7 @@ def rasterize(
     from rsp.shared.images import complementary
     from rsp.shared.jobs import Failure, run_job
     from rsp.shared.tiles import read_cover, zoom_of
-    from rsp.shared.tileset import open_writer
+    from rsp.shared.tileset import classes_metadata, open_writer
     from rsp.shared.webmap import write_webmap
 
     if append and resume:
@@ -135,6 +135,7 @@ def rasterize(
     foreground = done = 0
     empty = job.empty()
     with open_writer(out, tile_format, resume=resume or append) as writer:
+        writer.describe({"tile_size": size, "classes": classes_metadata(settings.classes)})
         keep = writer.done if resume else frozenset()
         todo = [tile for tile in index.tiles if tile not in keep]
         chunks = run_job(job, index.chunks(keep), len(todo), workers, worth=WORTH)

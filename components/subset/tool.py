@@ -114,7 +114,7 @@ def _copy(
     # A tile that lies in a directory is safe at once, one in an archive when the archive is there.
     at_once = move and not is_archive(target) and reader.path.is_dir()
     with open_writer(target, reader.format, resume=resume) as writer:
-        writer.metadata.update(reader.metadata)
+        writer.describe(reader.metadata)
         before = [tile for tile in tiles if tile in writer.done]
         moved = [tile for tile in failed if tile in writer.done]
         for tile in moved:
@@ -139,7 +139,7 @@ def _remove(
     reader: TileReader, tiles: Iterable[Tile], failed: dict[Tile, str], *, prune: bool = True
 ) -> list[Tile]:
     """Take tiles out of a tile set, and folders that become empty; return the tiles taken."""
-    from rsp.shared.tileset import DirectoryReader, open_writer
+    from rsp.shared.tileset import SIDECAR, DirectoryReader, open_writer
 
     gone: list[Tile] = []
     if isinstance(reader, DirectoryReader):
@@ -151,12 +151,14 @@ def _remove(
                 failed[tile] = f"cannot remove {reader.locate(tile)}: {error.strerror}"
         if prune:
             _prune(reader.path, gone)
+            if len(gone) == len(reader):
+                (reader.path / SIDECAR).unlink(missing_ok=True)
         return gone
     leaving = set(tiles)
     rest = [tile for tile in reader.tiles() if tile not in leaving]
     if rest:
         with open_writer(reader.path, reader.format) as writer:
-            writer.metadata.update(reader.metadata)
+            writer.describe(reader.metadata)
             for tile in progress(rest, "keep"):
                 writer.write(tile, reader.read(tile))
     else:

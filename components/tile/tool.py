@@ -104,7 +104,7 @@ def tile(
     """
     from rsp.components.tile import rasters as files
     from rsp.components.tile import warp
-    from rsp.shared.tileset import open_writer
+    from rsp.shared.tileset import classes_metadata, open_writer
 
     if not rasters:
         raise UsageError("give at least one raster")
@@ -118,7 +118,7 @@ def tile(
         raise UsageError(f"--no_data must be from 0 to 255, got {no_data}")
     if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
         raise UsageError("--range is two numbers, the lesser first, as 0,4095")
-    colors = None
+    classes = None
     if kind == "label":
         from rsp.shared.config import load_config
 
@@ -126,7 +126,7 @@ def tile(
             raise UsageError(
                 "labels are png and keep their values: --type label goes without --format and --range"
             )
-        colors = tuple(load_config(config).colors)
+        classes = load_config(config).classes
     paths = files.expand(rasters)
     source = files.inspect(paths, bands, label=kind == "label")
     tile_format = _format(tile_format, source, kind)
@@ -143,12 +143,17 @@ def tile(
         grid = [found for found in grid if found in chosen]
         if not grid:
             raise CoverError(f"none of the {len(wanted)} tiles of {cover} is in the rasters")
+    colors = None if classes is None else tuple(entry.color for entry in classes)
     job = warp.Job(source, zoom, tile_size, tile_format, scale, no_data, colors)
 
     failed: dict[Tile, str] = {}
     written: list[Tile] = []
     dropped = {"empty": 0, "border": 0}
     with open_writer(out, tile_format, resume=resume) as writer:
+        if classes is not None:
+            writer.describe({"tile_size": tile_size, "classes": classes_metadata(classes)})
+        else:
+            writer.describe({"tile_size": tile_size} | ({} if scale is None else {"value_range": list(scale)}))
         before = [found for found in grid if found in writer.done]
         missing = [found for found in grid if found not in writer.done]
         with closing(run_job(job, missing, len(missing), workers, worth=RUN, batch=RUN)) as results:

@@ -26,8 +26,8 @@ from rsp.components.train.augmentation import load_augmentation
 from rsp.shared import plugins
 from rsp.shared.config import Channel, Config
 from rsp.shared.errors import RspError, TileError, TileSetError
-from rsp.shared.images import Array, Mask, decode, decode_mask, value_type
-from rsp.shared.learning.normalise import natural_divisor, normalise, pick_bands, scale, stack_bands
+from rsp.shared.images import Array, Mask, decode, decode_mask, natural_divisor, value_type
+from rsp.shared.learning.normalise import normalise, pick_bands, scale, stack_bands
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import TileReader, find_tileset, open_reader, tiles_digest
 

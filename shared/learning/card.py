@@ -11,15 +11,15 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
 
 from rsp import __version__
-from rsp.shared.config import Channel, ClassDef, ModelConfig
-from rsp.shared.errors import ModelError
+from rsp.shared.config import Channel, ClassDef, ModelConfig, make_channel, make_class
+from rsp.shared.errors import ConfigError, ModelError
 from rsp.shared.images import VALUE_TYPES
+from rsp.shared.keys import Key, read_table
 from rsp.shared.tiles import MAX_ZOOM
 
 # 0: cards that do not say a version. 1: value types, divisors, zoom, and the digest of the validation tiles.
@@ -120,32 +120,10 @@ class ModelCard:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ModelError(f"the model card is not JSON: {error}") from error
-        if not isinstance(data, dict):
-            raise ModelError(f"the model card: expected an object, got {type(data).__name__}")
-        _upgrade(data)
-        _check_names(data, cls, "the model card")
-        side = {"tile_size": (1, MAX_SIDE), "overlap": (0, MAX_SIDE), "num_filters": (1, MAX_SIDE)}
-        for name in ("tile_size", "overlap", "num_filters", "epoch", "epochs"):
-            low, high = side.get(name, (0, 1 << 31))
-            if type(data[name]) is not int or not low <= data[name] <= high:
-                raise ModelError(f"the model card: {name}: expected a whole number {low} to {high}")
-        if data["zoom"] is not None and (type(data["zoom"]) is not int or not 0 <= data["zoom"] <= MAX_ZOOM):
-            raise ModelError(f"the model card: zoom: expected a whole number 0 to {MAX_ZOOM}, or null")
-        validation = data["validation"]
-        if validation is not None and not (isinstance(validation, str) and _DIGEST.fullmatch(validation)):
-            raise ModelError(
-                "the model card: validation: expected a SHA-256 digest of 64 hexadecimal digits, or null"
-            )
-        for name in ("nn", "encoder", "uuid"):
-            if not isinstance(data[name], str) or len(data[name]) > 4096:
-                raise ModelError(f"the model card: {name}: expected a text")
-        return cls(
-            channels=_rows(data.pop("channels"), "channels", _channel, 1, 1024),
-            classes=_rows(data.pop("classes"), "classes", _class, 2, 255),
-            metrics=_mapping(data.pop("metrics"), "metrics", (int, float, type(None))),
-            versions=_mapping(data.pop("versions"), "versions", (str,)),
-            **data,
-        )
+        try:
+            return _card(data)
+        except ConfigError as error:
+            raise ModelError(str(error)) from error
 
 
 def library_versions(*libraries: str) -> dict[str, str]:
@@ -153,84 +131,63 @@ def library_versions(*libraries: str) -> dict[str, str]:
     return {"rsp": __version__} | {name: version(name) for name in libraries}
 
 
-def _upgrade(data: dict[str, Any]) -> None:
-    """Bring the fields of a card to the current version; raise `ModelError` where it is newer than that."""
-    found = data.pop("version", 0)
-    if type(found) is not int or found < 0:
-        raise ModelError("the model card: version: expected a whole number")
-    if found > VERSION:
+# What came with a later version has the default "not known".
+_CARD = (
+    Key("version", "int", 0),
+    Key("nn", "str"), Key("encoder", "str"), Key("num_filters", "count", high=MAX_SIDE), Key("uuid", "str"),
+    Key("tile_size", "count", high=MAX_SIDE), Key("overlap", "int", high=MAX_SIDE),
+    Key("epoch", "int"), Key("epochs", "int"),
+    Key("channels", "rows"), Key("classes", "rows"), Key("metrics", "table"), Key("versions", "table"),
+    Key("zoom", "int", None, high=MAX_ZOOM), Key("validation", "str", None),
+)  # fmt: skip
+_CHANNEL = (
+    Key("name", "str"), Key("bands", "ints"), Key("mean", "floats"), Key("std", "floats"),
+    Key("value_type", "str", None), Key("divisor", "positive", None),
+)  # fmt: skip
+_CLASS = (Key("title", "str"), Key("color", "rgb"), Key("weight", "weight"), Key("transparent", "bool"))
+
+
+def _card(data: Any) -> ModelCard:
+    """Return the card of parsed JSON; raise `ModelError` or `ConfigError` where it is none."""
+    where = "the model card"
+    found = data.get("version", 0) if isinstance(data, dict) else 0
+    if type(found) is int and found > VERSION:
         raise ModelError(
-            f"the model card has version {found}, and this rsp ({__version__}) reads up to version {VERSION}: "
+            f"{where} has version {found}, and this rsp ({__version__}) reads up to version {VERSION}: "
             "upgrade rsp to at least the version that wrote the model"
         )
-    data["version"] = VERSION
-    if found < 1:
-        data |= {name: data.get(name) for name in ("zoom", "validation")}
-        for row in data["channels"] if isinstance(data.get("channels"), list) else ():
-            if isinstance(row, dict):
-                row |= {name: row.get(name) for name in ("value_type", "divisor")}
-
-
-def _check_names(data: Any, kind: type, where: str) -> None:
-    """Raise where an object does not have exactly the fields of a dataclass."""
-    if not isinstance(data, dict):
-        raise ModelError(f"{where}: expected an object, got {type(data).__name__}")
-    names = {entry.name for entry in fields(kind)}
-    for wrong, verb in ((names - set(data), "is missing"), (set(data) - names, "is unknown")):
-        if wrong:
-            raise ModelError(f"{where}: the field {min(wrong)!r} {verb}; is it of another version?")
-
-
-def _rows(rows: Any, name: str, make: Any, low: int, high: int) -> tuple[Any, ...]:
-    if not isinstance(rows, list) or not low <= len(rows) <= high:
-        raise ModelError(f"the model card: {name}: expected a list of {low} to {high}")
-    return tuple(make(row, f"the model card: {name} {number}") for number, row in enumerate(rows, 1))
-
-
-def _numbers(values: Any, where: str, count: int | None = None) -> tuple[float, ...]:
-    if not isinstance(values, list) or not values or not all(type(item) in (int, float) for item in values):
-        raise ModelError(f"{where}: expected a list of numbers")
-    if count is not None and len(values) != count:
-        raise ModelError(f"{where}: expected {count} numbers, got {len(values)}")
-    return tuple(values)
+    values = read_table(data, _CARD, where) | {"version": VERSION}
+    digest = values["validation"]
+    if digest is not None and not _DIGEST.fullmatch(digest):
+        raise ModelError(f"{where}: validation: expected a SHA-256 digest of 64 hexadecimal digits, or null")
+    for name, low, high in (("channels", 1, 1024), ("classes", 2, 255)):
+        if not low <= len(values[name]) <= high:
+            raise ModelError(f"{where}: {name}: expected {low} to {high} of them, got {len(values[name])}")
+    values["channels"] = tuple(
+        _channel(row, f"{where}: channel {number}") for number, row in enumerate(values["channels"], 1)
+    )
+    values["classes"] = tuple(
+        _class(row, f"{where}: class {number}") for number, row in enumerate(values["classes"], 1)
+    )
+    for name, kinds in (("metrics", (int, float, type(None))), ("versions", (str,))):
+        if not all(type(value) in kinds for value in values[name].values()):
+            raise ModelError(f"{where}: {name}: expected an object of plain values")
+    values["metrics"] = {key: math.nan if value is None else value for key, value in values["metrics"].items()}
+    return ModelCard(**values)
 
 
 def _channel(row: Any, where: str) -> Channel:
-    _check_names(row, Channel, where)
-    bands = _numbers(row["bands"], f"{where}: bands")
-    if not all(type(band) is int and band > 0 for band in bands) or not isinstance(row["name"], str):
-        raise ModelError(f"{where}: expected a name, and bands counted from 1")
-    mean = _numbers(row["mean"], f"{where}: mean", len(bands))
-    std = _numbers(row["std"], f"{where}: std", len(bands))
-    if min(std) <= 0:
-        raise ModelError(f"{where}: std must be above 0")
-    kind, divisor = row["value_type"], row["divisor"]
+    values = read_table(row, _CHANNEL, where)
+    kind, divisor = values["value_type"], values["divisor"]
     if (kind is None) != (divisor is None):
         raise ModelError(f"{where}: value_type and divisor go together: expected both, or null for both")
     if kind is not None and kind not in VALUE_TYPES:
         raise ModelError(f"{where}: value_type: expected one of {', '.join(VALUE_TYPES)}")
-    if divisor is not None:
-        (divisor,) = map(float, _numbers([divisor], f"{where}: divisor"))
-        if not (0 < divisor < math.inf) or (kind == "float32" and divisor != 1):
-            raise ModelError(f"{where}: divisor: expected a number above 0, and 1 for float32")
-    return Channel(
-        row["name"], tuple(map(int, bands)), tuple(map(float, mean)), tuple(map(float, std)), kind, divisor
-    )
+    if kind == "float32" and divisor != 1:
+        raise ModelError(f"{where}: divisor: expected 1 for float32")
+    return replace(make_channel(values, where), value_type=kind, divisor=divisor)
 
 
 def _class(row: Any, where: str) -> ClassDef:
-    _check_names(row, ClassDef, where)
-    color = _numbers(row["color"], f"{where}: color", 3)
-    if not all(type(value) is int and 0 <= value <= 255 for value in color):
-        raise ModelError(f"{where}: color: expected three whole numbers 0 to 255")
-    if not isinstance(row["title"], str) or type(row["transparent"]) is not bool:
-        raise ModelError(f"{where}: expected a title, and `transparent` true or false")
-    (weight,) = _numbers([row["weight"]], f"{where}: weight")
-    red, green, blue = map(int, color)
-    return ClassDef(row["title"], (red, green, blue), float(weight), row["transparent"])
-
-
-def _mapping(data: Any, name: str, kinds: tuple[type, ...]) -> dict[str, Any]:
-    if not isinstance(data, Mapping) or not all(type(value) in kinds for value in data.values()):
-        raise ModelError(f"the model card: {name}: expected an object of plain values")
-    return {key: float("nan") if value is None else value for key, value in data.items()}
+    values = read_table(row, _CLASS, where)
+    return make_class(values["title"], values["color"], values["weight"], values["transparent"], where)

@@ -20,10 +20,10 @@ import numpy.typing as npt
 import torch
 
 from rsp.shared.errors import ModelError, TileError
-from rsp.shared.images import Array, Mask, decode, encode_mask, value_type
+from rsp.shared.images import Array, Mask, decode, encode_mask, natural_divisor, value_type
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.formats import STRIDE, Kind, Network, load_network, read_model_card, window_side
-from rsp.shared.learning.normalise import natural_divisor, normalise, pick_bands, stacked_type
+from rsp.shared.learning.normalise import normalise, pick_bands, stacked_type
 from rsp.shared.learning.windows import TileImages, in_strips, read_window
 
 __all__ = [

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from rsp.shared.config import Channel
 from rsp.shared.errors import ModelError, TileError
-from rsp.shared.images import Array, value_type
+from rsp.shared.images import Array, natural_divisor, value_type
 
 
 def pick_bands(image: Array, channel: Channel) -> Array:
@@ -76,11 +76,6 @@ def scale(image: Array, divisor: float | npt.NDArray[np.float32] | None = None) 
     if not np.issubdtype(image.dtype, np.integer):
         return image.astype(np.float32, copy=False)
     return image.astype(np.float32) / np.float32(natural_divisor(image.dtype) if divisor is None else divisor)
-
-
-def natural_divisor(dtype: npt.DTypeLike) -> float:
-    """Return what values of a type are divided by where nothing else is said: integers by their largest."""
-    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
 
 
 def normalise(image: Array, channels: Sequence[Channel]) -> npt.NDArray[np.float32]:

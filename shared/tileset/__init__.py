@@ -1,5 +1,8 @@
 """Tile sets: a directory `{z}/{x}/{y}.{ext}` or one PMTiles archive, behind one seam.
 
+What is known of a whole set (classes, value type, size of its tiles, ...) stands in the metadata of the archive,
+or in `metadata.json` of the directory; see `rsp.shared.tileset.metadata`.
+
 Readers tell the form by content, writers by the suffix `.pmtiles`. Writers are atomic: a reader sees a whole
 tile or none, a whole archive or none. What an interrupted writer had done is there for the next one that
 resumes.
@@ -15,15 +18,19 @@ from rsp.shared.tileset.archive import ArchiveReader, ArchiveWriter
 from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
 from rsp.shared.tileset.digest import tiles_digest
 from rsp.shared.tileset.directory import DirectoryReader, DirectoryWriter, scan
+from rsp.shared.tileset.metadata import SIDECAR, TileSetInfo, classes_metadata
 
 __all__ = [
     "FORMATS",
+    "SIDECAR",
     "ArchiveReader",
     "ArchiveWriter",
     "DirectoryReader",
     "DirectoryWriter",
     "TileReader",
+    "TileSetInfo",
     "TileWriter",
+    "classes_metadata",
     "find_tileset",
     "is_archive",
     "open_reader",

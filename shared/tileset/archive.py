@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import mmap
 import os
 import struct
@@ -30,6 +28,7 @@ from rsp.shared.errors import StorageError, TileError, TileSetError
 from rsp.shared.tiles import Tile, bounds_lonlat
 from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter
 from rsp.shared.tileset.locks import hold
+from rsp.shared.tileset.metadata import MAX_BYTES, complete, parse_metadata
 
 TILE_TYPES = {"png": TileType.PNG, "jpg": TileType.JPEG, "webp": TileType.WEBP, "tif": TileType.UNKNOWN}
 MAGIC = b"PMTiles\x03"
@@ -96,11 +95,14 @@ class ArchiveReader(TileReader):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        start = self._header["metadata_offset"]
+        start, length = self._header["metadata_offset"], self._header["metadata_length"]
+        where = f"the metadata of {self.path}"
         try:
-            return dict(json.loads(gzip.decompress(self._map[start : start + self._header["metadata_length"]])))
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            raise TileSetError(f"the metadata of {self.path} cannot be read: {error}") from error
+            # No more than the limit: a few compressed bytes can hold gigabytes.
+            data = zlib.decompressobj(wbits=31).decompress(self._map[start : start + length], MAX_BYTES + 1)
+        except (ValueError, zlib.error) as error:
+            raise TileSetError(f"{where} cannot be read: {error}") from error
+        return parse_metadata(data, where)
 
     def tiles(self) -> list[Tile]:
         return self._tiles
@@ -150,6 +152,7 @@ class ArchiveWriter(TileWriter):
                     f"{self.path} holds {reader.format} tiles and {self.format} was asked for; "
                     "choose another output or the same --format"
                 )
+            self.metadata = reader.metadata
             for tile in reader.tiles():
                 if zxy_to_tileid(tile.z, tile.x, tile.y) not in self._journal.records:
                     self.write(tile, reader.read(tile))
@@ -183,7 +186,8 @@ class ArchiveWriter(TileWriter):
                 last.run_length += 1
             else:
                 entries.append(Entry(tile_id, stored[digest], length, 1))
-        metadata = {"format": self.format, **self.metadata}
+        zooms = {tileid_to_zxy(tile_id)[0] for tile_id in records}
+        metadata = complete(self.metadata, self.format, zooms, self._journal.read(*sources[0]))
         # fmt: off
         head = finalize_header(  # type: ignore[no-untyped-call]
             self._header(), len(records), entries, len(stored), metadata, True, size

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from rsp.shared.errors import UsageError
 from rsp.shared.tiles import Tile, zoom_of
+from rsp.shared.tileset.metadata import TileSetInfo, join_metadata, parse_info
 
 # The file extensions of tiles, and the one that stands for each format.
 FORMATS = {"png": "png", "jpg": "jpg", "jpeg": "jpg", "webp": "webp", "tif": "tif", "tiff": "tif"}
@@ -50,9 +52,14 @@ class TileReader(ABC):
         """Return the encoded image of a tile; raise `TileError` where there is none or it cannot be read."""
 
     @property
+    @abstractmethod
     def metadata(self) -> dict[str, Any]:
-        """What the writer noted about the whole set (always empty for a directory)."""
-        return {}
+        """What the writer noted about the whole set; raises `TileSetError` where it cannot be read."""
+
+    @property
+    def info(self) -> TileSetInfo:
+        """What of the metadata the tools know, validated; raises `TileSetError` where a value is wrong."""
+        return parse_info(self.metadata, f"the metadata of {self.path}")
 
     def zoom(self) -> int:
         """Return the one zoom of the set; raise `CoverError` where there are more."""
@@ -73,13 +80,22 @@ class TileWriter(ABC):
 
     Attributes:
         done: Tiles that were there already when a writer was opened to resume.
-        metadata: Notes about the whole set; an archive keeps them, a directory has no place for them.
+        metadata: Notes about the whole set (see `rsp.shared.tileset.metadata`), kept by an archive inside and by a
+            directory in `metadata.json`. What follows from the tiles is added at the end.
     """
 
     path: Path
     format: str
     done: frozenset[Tile]
     metadata: dict[str, Any]
+
+    def describe(self, metadata: Mapping[str, Any]) -> None:
+        """Note something about the whole set.
+
+        Raises:
+            TileSetError: it contradicts what is noted of the tiles that are there already.
+        """
+        self.metadata = join_metadata(self.metadata, metadata, self.path)
 
     @abstractmethod
     def write(self, tile: Tile, data: bytes) -> None:

@@ -1,7 +1,8 @@
-"""Tile sets as directories: one file a tile, `{z}/{x}/{y}.{ext}`."""
+"""Tile sets as directories: one file a tile, `{z}/{x}/{y}.{ext}`, and `metadata.json` beside them."""
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -9,12 +10,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from rsp.shared.atomic import PREFIX
+from rsp.shared.atomic import PREFIX, atomic_text
 from rsp.shared.errors import StorageError, TileError, TileSetError
 from rsp.shared.tiles import MAX_ZOOM, Tile
 from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
 from rsp.shared.tileset.locks import hold, try_lock
+from rsp.shared.tileset.metadata import MAX_BYTES, SIDECAR, complete, foreign, parse_metadata
 
 
 def scan(root: Path) -> Iterator[tuple[Tile, str]]:
@@ -69,6 +72,10 @@ class DirectoryReader(TileReader):
         self.format = tile_format(self._extensions[self._tiles[0]])
         self.formats = frozenset(map(tile_format, set(self._extensions.values())))
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return read_sidecar(self.path)
+
     def tiles(self) -> list[Tile]:
         return self._tiles
 
@@ -94,8 +101,21 @@ class DirectoryReader(TileReader):
             raise TileError(f"cannot read the tile {path}: {error.strerror}") from error
 
 
+def read_sidecar(folder: Path) -> dict[str, Any]:
+    """Return the metadata of a directory, empty where it has none; raise `TileSetError` where they are damaged."""
+    path = folder / SIDECAR
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise TileSetError(f"cannot read {path}: {error.strerror}") from error
+    return parse_metadata(data, str(path))
+
+
 class DirectoryWriter(TileWriter):
-    """Writes each tile as a file of its own, atomically.
+    """Writes each tile as a file of its own, atomically, and `metadata.json` when the last one is there.
 
     Files are made in a hidden folder within the directory and moved to their place when whole. A writer that
     is killed leaves that folder behind; the next one removes it.
@@ -104,7 +124,7 @@ class DirectoryWriter(TileWriter):
     def __init__(self, path: Path, tiles_format: str, *, resume: bool) -> None:
         if path.exists() and not path.is_dir():
             raise TileSetError(f"cannot write tiles to {path}: it is a file (name it *.pmtiles for an archive)")
-        self.path, self.format, self.metadata = path, tiles_format, {}
+        self.path, self.format = path, tiles_format
         self.done = frozenset()
         self._odd: dict[Tile, str] = {}  # the extension of tiles that are there as .jpeg, .TIFF, ...
         self._columns: set[Path] = set()
@@ -126,6 +146,10 @@ class DirectoryWriter(TileWriter):
                 "choose another output or the same --format"
             )
         self._odd = {tile: extension for tile, extension in present if extension != tiles_format}
+        before = read_sidecar(path)
+        self.metadata = before if resume else foreign(before)
+        self._zooms = {tile.z for tile, _ in present}
+        self._first = min((tile for tile, _ in present), default=None)
         if resume:
             self.done = frozenset(tile for tile, _ in present)
 
@@ -139,6 +163,9 @@ class DirectoryWriter(TileWriter):
             if column not in self._columns:
                 column.mkdir(parents=True, exist_ok=True)
                 self._columns.add(column)
+            with self._lock:
+                self._zooms.add(tile.z)
+                self._first = tile if self._first is None else min(tile, self._first)
             try:
                 temporary.write_bytes(data)
                 try:
@@ -165,8 +192,16 @@ class DirectoryWriter(TileWriter):
                     self._claim = hold(self._staging / "lock")
 
     def commit(self) -> None:
-        """Every tile is visible since it was written; what is left to do is to clear up."""
+        """Every tile is visible since it was written; the metadata are left to write, and to clear up."""
         self._clear()
+        if self._first is None:
+            return
+        tile = self._first
+        path = self.path / str(tile.z) / str(tile.x) / f"{tile.y}.{self._odd.get(tile, self.format)}"
+        with suppress(FileNotFoundError):  # somebody has removed it since
+            metadata = complete(self.metadata, self.format, self._zooms, path.read_bytes())
+            with atomic_text(self.path / SIDECAR) as file:
+                file.write(json.dumps(metadata, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
     def abandon(self) -> None:
         """Whole tiles stay; a folder that was made for tiles, and got none, does not."""

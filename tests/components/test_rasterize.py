@@ -256,6 +256,9 @@ def test_append_to_a_label_that_cannot_be_merged_fails_that_tile_only(place, rsp
     with open_reader(place / "labels") as reader:
         assert decode_mask(reader.read(TILE)).sum() == 300
         assert reader.read(Tile(TILE.x + 1, TILE.y, TILE.z)) == there
+    with pytest.raises(TileSetError, match="of the tile size 64, and those to add are of 128"):
+        burn(place, pixels(TILE, 30, 0, 40, 10), append=True, tile_size=128)
+    (place / "labels/metadata.json").unlink()
     with pytest.raises(TileError, match="no label could be merged"):
         burn(place, pixels(TILE, 30, 0, 40, 10), append=True, tile_size=128)
 

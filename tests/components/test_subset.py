@@ -184,7 +184,7 @@ def test_metadata_travels(tmp_path, cover):
     subset(tmp_path / "in.pmtiles", cover, tmp_path / "out.pmtiles", mode="move", web_ui=False)
     for name in ("in.pmtiles", "out.pmtiles"):
         with open_reader(tmp_path / name) as reader:
-            assert reader.metadata == {"format": "png", "note": "n"}
+            assert reader.metadata == {"format": "png", "note": "n", "zoom": 15}
 
 
 def test_resume_keeps_what_is_there(tmp_path, cover):

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from rsp.shared.config import EXPECTED, KEYS, TABLES, ClassDef, describe, find_config, load_config
+from rsp.shared.config import KEYS, TABLES, ClassDef, describe, find_config, load_config
 from rsp.shared.errors import ConfigError
+from rsp.shared.keys import EXPECTED
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -211,11 +212,11 @@ def test_what_is_wrong_is_named(tmp_path, before, after, message):
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
-        ("p = 0.5", "p = 2", r"\[train\] da.p: expected a number from 0 to 1"),
+        ("p = 0.5", "p = 2", r"\[train\] da: p: expected a number from 0 to 1"),
         ("p = 0.5", "prob = 0.5", r"\[train\] da: unknown key 'prob'; expected one of name, p"),
         ('da = {name = "flip", p = 0.5}', 'da = "flip"', "da: expected a table, got 'flip'"),
-        ("lr = 0.0001", "lr = -1", r"\[train\] optimizer.lr: expected a number above 0"),
-        ('"AdamW"', "7", r"\[train\] optimizer.name: expected a text, got 7"),
+        ("lr = 0.0001", "lr = -1", r"\[train\] optimizer: lr: expected a number above 0"),
+        ('"AdamW"', "7", r"\[train\] optimizer: name: expected a text, got 7"),
         ("weight = 0.0", "weight = -1", "weight: expected a number, 0 or more"),
         ('metrics = ["iou", "mcc"]', 'metrics = "iou"', "metrics: expected a list of texts, got 'iou'"),
         ("bs = 4", "epochs = 4", r"\[train\]: unknown key 'epochs'"),
@@ -292,6 +293,6 @@ def test_the_description_has_every_key():
     for name, keys in KEYS.items():
         assert f"{name}]" in text
         for key in keys:
-            assert f"| `{key.name}` |" in text and key.text in text and key.kind in EXPECTED
+            assert f"| `{key.name}` |" in text and key.text in text and key.holds in EXPECTED
             assert all(f"`{alias}`" in text for alias in key.aliases)
     assert "`0.000025`" in text and "None" not in text
