@@ -84,7 +84,9 @@ def test_directories_and_archives_in_and_out(models, images, tmp_path, rsp):
     assert (tmp_path / "a.pmtiles").read_bytes() == (tmp_path / "b.pmtiles").read_bytes()
     assert not (tmp_path / "a" / "index.html").exists()
     with open_reader(tmp_path / "a.pmtiles") as reader:
-        assert reader.metadata["classes"] == ["background", "building"]
+        assert [entry.title for entry in reader.info.classes] == ["background", "building"]
+    with open_reader(tmp_path / "a") as reader:
+        assert [entry.title for entry in reader.info.classes] == ["background", "building"]
 
 
 @pytest.mark.parametrize("overlap", [0, 16])
