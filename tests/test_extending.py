@@ -55,7 +55,7 @@ def test_metric(examples):
 
 
 def test_extractor(examples):
-    from rsp.components.extract.osm import find_extractor
+    from rsp.components.extract.plugin import find_extractor
 
     park = find_extractor("my_extractors:Park")
     assert park.accept({"leisure": "park"}) and not park.accept({"leisure": "pitch"})

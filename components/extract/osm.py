@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
-
-from rsp.shared.errors import PluginError
-from rsp.shared.plugins import load
 
 
 class Width(NamedTuple):
@@ -15,7 +12,7 @@ class Width(NamedTuple):
 
     Attributes:
         metres: The width on the ground.
-        ignored: Tags that should have said it and could not be read, as `lanes=several`.
+        ignored: Tags that should have told it and could not be read, such as `lanes=several`.
     """
 
     metres: float
@@ -25,6 +22,9 @@ class Width(NamedTuple):
 @runtime_checkable
 class Extractor(Protocol):
     """Picks one type of object. Write your own, and name it `--type module:attribute` or in `rsp.extractors`.
+
+    A method `hidden(tags)`, which returns a bool, may be added: objects for which it returns True are left out
+    unless `--with_hidden` is given.
 
     Attributes:
         geometry: `polygon` takes closed ways and multipolygon relations; `line` takes ways, and makes polygons
@@ -62,10 +62,14 @@ class Building:
     HIDDEN = frozenset({"underground", "underwater"})
 
     def accept(self, tags: Mapping[str, str]) -> bool:
-        return tags.get("building", "no") not in self.REFUSED and tags.get("location") not in self.HIDDEN
+        return tags.get("building", "no") not in self.REFUSED
+
+    def hidden(self, tags: Mapping[str, str]) -> bool:
+        """Tell whether a building is below the ground or the water (`location`)."""
+        return tags.get("location") in self.HIDDEN
 
     def width(self, tags: Mapping[str, str]) -> Width:
-        raise TypeError("a building is no line")
+        raise TypeError("buildings have no width")
 
 
 class Profile(NamedTuple):
@@ -100,13 +104,39 @@ class Road:
         "tertiary_link": Profile(1, 3.5, 0.0, 0.0),
     }
 
+    # One-way unless `oneway` says otherwise.
+    ONEWAY = frozenset({"motorway", "motorway_link"})
+    ROUNDABOUTS = frozenset({"roundabout", "circular"})
+
+    NO = frozenset({"no", "false", "0"})
+    HIDDEN = frozenset({"underground", "underwater", "indoor"})
+
     def accept(self, tags: Mapping[str, str]) -> bool:
         return tags.get("highway") in self.PROFILES
+
+    def hidden(self, tags: Mapping[str, str]) -> bool:
+        """Tell whether a road cannot be seen from above.
+
+        It cannot in a tunnel (any `tunnel` but `no`: a `building_passage` and an `avalanche_protector` have a
+        roof, too), under cover (any `covered` but `no`), inside a building (`indoor`), and with the `location`
+        underground, underwater or indoor. A negative `layer` alone says only what crosses above what: a road in a
+        cutting below a bridge has one.
+        """
+        return (
+            any(tags.get(key, "no") not in self.NO for key in ("tunnel", "covered", "indoor"))
+            or tags.get("location") in self.HIDDEN
+        )
+
+    def _oneway(self, tags: Mapping[str, str]) -> bool:
+        """Tell whether traffic goes one way, as roundabouts and motorways imply."""
+        if "oneway" in tags:
+            return tags["oneway"] not in self.NO
+        return tags["highway"] in self.ONEWAY or tags.get("junction") in self.ROUNDABOUTS
 
     def width(self, tags: Mapping[str, str]) -> Width:
         """Return the width: the tag `width`, else the lanes (the tag counts both directions) and shoulders."""
         profile = self.PROFILES[tags["highway"]]
-        lanes = float(profile.lanes if tags.get("oneway", "no") not in ("no", "false", "0") else 2 * profile.lanes)
+        lanes = float(profile.lanes if self._oneway(tags) else 2 * profile.lanes)
         ignored = []
         if "lanes" in tags:
             counted = metres_of(tags["lanes"], units=False)
@@ -139,25 +169,3 @@ def metres_of(text: str, *, units: bool = True) -> float | None:
     if match[2] and match[2].lower() in ("ft", "feet", "'"):
         value *= 0.3048
     return value if value <= WIDEST else None
-
-
-BUILTIN: Mapping[str, Callable[[], Extractor]] = {"building": Building, "road": Road}
-
-
-def find_extractor(kind: str) -> Extractor:
-    """Return the extractor of a type: `building` and `road` in any case, a plug-in, or `module:attribute`.
-
-    Raises:
-        PluginError: there is none, or it lacks a part of `Extractor`.
-    """
-    found = load(kind if ":" in kind else kind.lower(), "rsp.extractors", BUILTIN)
-    try:
-        extractor = found() if callable(found) else found
-    except Exception as error:
-        raise PluginError(f"the extractor {kind!r} cannot be made: {error}") from error
-    if not isinstance(extractor, Extractor) or extractor.geometry not in ("polygon", "line"):
-        raise PluginError(
-            f"{kind!r} is no extractor: it needs `geometry` (polygon or line), `keys`, `tags`, `accept(tags)` and "
-            "`width(tags)`"
-        )
-    return extractor

@@ -1,4 +1,4 @@
-"""Extract features, in GeoJSON, from OpenStreetMap data (.osm.pbf).
+"""Extract features, in GeoJSON, from OpenStreetMap data (.osm.pbf or .osm).
 
 rsp extract --type building lyon.osm.pbf buildings.json
 rsp extract --type road lyon.osm.pbf roads.json
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rsp.shared.arguments import add_out, require
+from rsp.shared.errors import FeatureError
 from rsp.shared.progress import progress
 from rsp.shared.report import Result
 
@@ -38,26 +39,42 @@ class ExtractResult(Result):
     Attributes:
         features: How many features were written.
         repaired: How many of them had an invalid geometry that could be made valid.
-        left_out: How many objects of the type were not written.
-        skipped: Why: the number of each reason.
+        clipped: How many of them are roads of which only the stretches are there whose nodes are in the data.
+        hidden: How many objects were left out because they cannot be seen from above.
+        left_out: How many objects were left out because of what is wrong with them.
+        skipped: Why: the number for each reason.
         unreadable_tags: How many tags about a width could not be read, and so were not used.
     """
 
     features: int
     repaired: int = 0
+    clipped: int = 0
+    hidden: int = 0
     left_out: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
     unreadable_tags: int = 0
 
 
-def extract(pbf: Path, out: Path, *, kind: str, index: Index = "flex_mem") -> ExtractResult:
+def extract(
+    pbf: Path, out: Path, *, kind: str, index: Index = "flex_mem", with_hidden: bool = False
+) -> ExtractResult:
     """Write the features of one type from OpenStreetMap data as GeoJSON, in degrees.
 
     Each feature has the properties `osm_type` (way or relation), `osm_id`, and a few tags of the object; roads
-    also `width`, in metres. Objects come in the order of the file. A polygon may be an area of closed ways or a
-    multipolygon relation; its inner rings are holes. An object whose nodes or members are not all in the file,
-    as at the edge of every extract, is left out and counted. A file cut off exactly between two of its blocks
-    cannot be told from a whole one.
+    also `width`, in metres. A polygon may be an area of closed ways or a multipolygon relation; its inner rings
+    are holes. Objects come in the order of the file, relations that had to be repaired last.
+
+    Where nodes or members of an object are not in the file, as at the edge of most extracts, an area is left out
+    and counted; of a road each run of known nodes is kept, and counted as clipped.
+
+    What cannot be seen from above is left out unless `with_hidden` is set: roads in tunnels (any `tunnel` but
+    `no`, a `building_passage` too), under cover (any `covered` but `no`) or indoors, roads and buildings whose
+    `location` is underground or underwater. A negative `layer` alone hides nothing.
+
+    The data may be `.osm.pbf`, OSM XML, `.o5m` or `.opl`, the texts also packed as `.gz` or `.bz2`; its content
+    tells which. Files whose objects are not sorted by type and id, as Overpass writes them, are sorted in a
+    temporary file up to 256 MB of text, or 32 MB in the binary formats. A file cut off exactly between two of its
+    blocks cannot be told from a whole one.
 
     Args:
         pbf: The OpenStreetMap data.
@@ -66,30 +83,77 @@ def extract(pbf: Path, out: Path, *, kind: str, index: Index = "flex_mem") -> Ex
         index: Where the places of the nodes are kept while reading: `flex_mem` in memory, 16 bytes a node or a
             little less (up to a country); the other two in a temporary file, `dense_file_array` for a continent
             or the planet.
+        with_hidden: Also take what cannot be seen from above.
 
     Raises:
-        FeatureError: the data cannot be read, is damaged, or is cut off.
-        PluginError: no such type.
+        FeatureError: the data cannot be read, is damaged, cut off or too large to be sorted here, or every object
+            of the type had to be left out.
+        PluginError: no such type, or a plug-in that fails or returns something else than agreed.
     """
-    from rsp.components.extract.osm import find_extractor
+    from rsp.components.extract.plugin import find_extractor
     from rsp.components.extract.reader import OsmReader
-    from rsp.shared.features import feature_writer
+    from rsp.components.extract.source import DisorderError, Source
 
     extractor = find_extractor(kind)
-    reader = OsmReader(pbf.expanduser(), extractor, index)
+    with Source(pbf.expanduser()) as source:
+        while True:
+            reader = OsmReader(source, extractor, index, with_hidden=with_hidden)
+            try:
+                result, unreadable = _write(reader, out, extractor, kind, pbf)
+                break
+            except DisorderError as error:
+                if out.exists() and not out.is_file():  # what went into a pipe cannot be taken back
+                    raise FeatureError(
+                        f"{pbf} is not sorted by type and id ({error}); sort it first: "
+                        f"osmium sort {pbf} -o sorted.osm.pbf"
+                    ) from error
+                print(f"extract: {pbf} is not sorted by type and id ({error}); sorting it", file=sys.stderr)
+                source.sort(error)
+    _tell(reader, unreadable)
+    if result.features == 0:
+        print(f"extract: no {kind} in {pbf}", file=sys.stderr)
+    return result
+
+
+def _write(
+    reader: OsmReader, out: Path, extractor: Extractor, kind: str, pbf: Path
+) -> tuple[ExtractResult, list[str]]:
+    """Write what the reader yields; return what was done, and the tags that could not be read."""
+    from rsp.shared.features import feature_writer
+
     unreadable: list[str] = []
     with feature_writer(out) as writer:
         for geometry, properties in _features(progress(reader, "extract", unit="object"), extractor, unreadable):
             writer.write(geometry, properties)
-    _tell(reader, unreadable)
-    if writer.count == 0:
-        print(f"extract: no {kind} in {pbf}", file=sys.stderr)
+        if writer.count == 0 and reader.skipped:
+            raise FeatureError(_nothing_left(reader, kind, pbf))
     return ExtractResult(
         features=writer.count,
         repaired=reader.repaired,
+        clipped=reader.clipped,
+        hidden=reader.hidden,
         left_out=sum(reader.skipped.values()),
         skipped=dict(sorted(reader.skipped.items())),
         unreadable_tags=len(unreadable),
+    ), unreadable
+
+
+def _nothing_left(reader: OsmReader, kind: str, pbf: Path) -> str:
+    """Return the message for data of which every object had to be left out."""
+    from rsp.components.extract.reader import INVALID, MISSING, OPEN
+
+    causes = {
+        MISSING: "the file lacks nodes or ways that these objects consist of: end an Overpass query with "
+        "`(._;>;); out body;`, and cut files with `osmium extract`, which keeps ways complete",
+        OPEN: "their outlines do not end where they begin, so they may be lines, or cut-off parts of areas",
+        INVALID: "their outlines enclose no area, so the tool that wrote the file may have dropped or moved nodes",
+    }
+    counts = ", ".join(f"{reason}: {count}" for reason, count in reader.skipped.most_common())
+    (main, _), *_ = reader.skipped.most_common(1)
+    hidden = f"; {reader.hidden} more are hidden, see --with_hidden" if reader.hidden else ""
+    return (
+        f"every {kind} in {pbf} had to be left out ({counts}{hidden}), for example {reader.notes[0]}. "
+        f"The likely cause: {causes[main]}"
     )
 
 
@@ -104,7 +168,7 @@ def _features(
     while batch := list(islice(objects, BATCH)):
         widths = {}
         for number, item in enumerate(batch):
-            if item.geometry.geom_type == "LineString":
+            if item.geometry.geom_type in ("LineString", "MultiLineString"):
                 width = extractor.width(item.tags)
                 widths[number] = width.metres
                 unreadable += (f"{item.kind}/{item.number} {tag}" for tag in width.ignored)
@@ -126,30 +190,50 @@ def _features(
 def _tell(reader: OsmReader, unreadable: list[str]) -> None:
     """Say on stderr what was left out."""
     for note in reader.notes:
-        print(f"extract: skipped {note}", file=sys.stderr)
-    left = sum(reader.skipped.values()) - len(reader.notes)
-    if left > 0:
-        print(f"extract: skipped {left} more", file=sys.stderr)
+        print(f"extract: left out {note}", file=sys.stderr)
+    more = sum(reader.skipped.values()) - len(reader.notes)
+    if more > 0:
+        print(f"extract: left out {more} more", file=sys.stderr)
+    if reader.clipped:
+        print(
+            f"extract: clipped: {reader.clipped} (some of their nodes are not in the file; the stretches between "
+            "those that are were written)",
+            file=sys.stderr,
+        )
+    if reader.hidden:
+        print(
+            f"extract: hidden: {reader.hidden} (in a tunnel, covered, indoors or underground, so left out; "
+            "--with_hidden includes them)",
+            file=sys.stderr,
+        )
     if unreadable:
         print(
-            f"extract: {len(unreadable)} tags about a width cannot be read, as {unreadable[0]}; the width of the "
-            "class was taken",
+            f"extract: unreadable width or lanes tags: {len(unreadable)} (for example {unreadable[0]}; the usual "
+            "width of the class was used instead)",
             file=sys.stderr,
         )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp extract`."""
-    parser.add_argument("pbf", type=Path, help="OpenStreetMap data (.osm.pbf)")
+    parser.add_argument(
+        "pbf", type=Path,
+        help="OpenStreetMap data: .osm.pbf, .osm (XML), .o5m or .opl, the two texts also as .gz or .bz2",
+    )  # fmt: skip
     add_out(parser, "GeoJSON file to write")
     parser.add_argument(
         "--type", dest="kind", required=True, metavar="TYPE",
-        help="building, road, a plug-in, or module:attribute; upper and lower case are the same",
+        help="building, road, a plug-in, or module:attribute; building and road in upper or lower case",
     )  # fmt: skip
     parser.add_argument(
         "--index", choices=("flex_mem", "dense_file_array", "sparse_file_array"), default="flex_mem",
         help="where the places of nodes are kept: in memory, or in a temporary file for what is larger than a "
         "country (default: flex_mem)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--with_hidden", action="store_true",
+        help="also take what cannot be seen from above: roads in tunnels, under cover or indoors, buildings and "
+        "roads underground or underwater",
     )  # fmt: skip
 
 
