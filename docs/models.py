@@ -17,7 +17,7 @@ NETWORKS = {
 
 def models() -> str:
     """Return the page."""
-    from rsp.components.extract.osm import BUILTIN as EXTRACTORS
+    from rsp.components.extract.plugin import BUILTIN as EXTRACTORS
     from rsp.components.train.augmentation import BUILTIN as AUGMENTATIONS
     from rsp.components.train.data import BUILTIN as LOADERS
     from rsp.components.train.losses import BUILTIN as LOSSES
