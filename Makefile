@@ -7,7 +7,7 @@ STAMP := $(VENV)/.made
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs pipelines images manifests bench clean
+.PHONY: help setup demo test mutants coverage lint docs pipelines images manifests bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,18 @@ demo: setup ## From nothing to a served model: HelloWorld on a generated town, o
 test: setup ## Run all tests that need no cluster
 	@tests/install.sh
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+mutants: setup ## Check that the tests notice each of the wrong versions in tests/mutants (MUTANTS=<words> for some)
+	$(BIN)/python -m tests.mutants $(MUTANTS)
+
+coverage: setup ## Run all tests and show which lines, branches and functions none of them enters
+	@tests/install.sh
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage json --quiet
+	$(BIN)/coverage report
+	$(BIN)/python -m tests.uncovered coverage.json
 
 lint: setup ## Check style, types, the one-way imports and the Dockerfiles
 	$(BIN)/ruff check .
@@ -53,4 +65,4 @@ bench: setup ## Measure against rivals, in one run, as ratios of CPU time
 	$(BIN)/python -m tests.bench
 
 clean: ## Remove what setup, demo and the tools made
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage* coverage.json

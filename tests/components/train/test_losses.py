@@ -126,7 +126,7 @@ def test_plug_in(labels):
 # The probability of class 1, and the label.
 CHANCE = [0.9, 0.3, 0.1, 0.2]
 TRUTH = [1, 0, 0, 0]
-WEIGHTS = torch.tensor([0.5, 1.5])
+WEIGHTS = torch.tensor([0.5, 2.0])
 
 
 def value_of(name: str, weights: torch.Tensor = WEIGHTS) -> float:
@@ -161,7 +161,7 @@ def overlaps() -> list[tuple[float, float]]:
 def test_weighted_miou_by_hand():
     """1 - the weighted mean of the IoU: with these numbers it is larger than the cross entropy."""
     ious = [both / (total - both) for both, total in overlaps()]
-    soft = 1 - (0.5 * ious[0] + 1.5 * ious[1]) / 2
+    soft = 1 - (0.5 * ious[0] + 2.0 * ious[1]) / 2.5
     entropies = [-float(WEIGHTS[truth]) * math.log(p) for p, truth in zip(right(), TRUTH, strict=True)]
     assert soft > sum(entropies) / sum(float(WEIGHTS[truth]) for truth in TRUTH)
     assert value_of("miou") == pytest.approx(soft, rel=1e-6)
@@ -170,4 +170,4 @@ def test_weighted_miou_by_hand():
 
 def test_weighted_dice_by_hand():
     losses = [1 - 2 * both / total for both, total in overlaps()]
-    assert value_of("dice") == pytest.approx((0.5 * losses[0] + 1.5 * losses[1]) / 2, rel=1e-6)
+    assert value_of("dice") == pytest.approx((0.5 * losses[0] + 2.0 * losses[1]) / 2.5, rel=1e-6)
