@@ -149,6 +149,16 @@ def test_labels_are_never_interpolated(tmp_path, config, source):
     assert wrong / total < 0.005
 
 
+def test_no_class_is_invented_between_two_others(tmp_path, config):
+    """The mean of the classes 0 and 2 would be a third one."""
+    config.write_text(
+        config.read_text().replace("[model]", '[[classes]]\ntitle = "road"\ncolor = "grey"\n[model]')
+    )
+    run(write(tmp_path / "r.tif", blocks() * 2), tmp_path / "out", kind="label", config=config)
+    found = [np.unique(decode_mask(data)).tolist() for data in content(tmp_path / "out").values()]
+    assert [0, 2] in found and {value for values in found for value in values} == {0, 2}
+
+
 def test_classes_beyond_the_configuration_are_named(tmp_path, config, rsp):
     pixels = blocks()
     pixels[0, 150, 200] = 7
