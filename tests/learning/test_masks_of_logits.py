@@ -1,4 +1,4 @@
-"""From logits to masks: of equal ones the first class, wherever they were computed, and borders cut where they lie."""
+"""From logits to masks: of equal ones the first class; borders are cut where they lie."""
 
 from __future__ import annotations
 
