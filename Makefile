@@ -13,6 +13,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with all that the project, its tests and its tools need
+	@$(if $(filter setup,$(MAKECMDGOALS)),echo "Done. To use rsp in this shell: source $(BIN)/activate")
 
 # torch goes in first, by itself: pip then finds its needs met and does not look for another build.
 $(STAMP): pyproject.toml constraints.txt

@@ -1,18 +1,21 @@
-"""The README's HelloWorld runs as it stands, its URLs pointing at the generated town and its size made small."""
+"""The README's blocks run as they stand: only the size is made small, and URLs point at the generated town."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from rsp.shared.cli import make_parser, tools
 from rsp.shared.images import complementary, decode
 from rsp.shared.tiles import read_cover
 from rsp.shared.tileset import open_reader
@@ -22,13 +25,35 @@ EPOCHS = 2
 WHITE, PINK = (255, 255, 255), (255, 20, 147)
 
 
-def hello_world() -> str:
-    """The commands of the README."""
-    found = re.search(
-        r"^## HelloWorld$.*?^```bash\n(.*?)^```$", (ROOT / "README.md").read_text("utf-8"), re.S | re.M
+def blocks(heading: str) -> str:
+    """The commands of the README under a heading."""
+    found = re.search(rf"^## {heading}$(.*?)^## ", (ROOT / "README.md").read_text("utf-8"), re.S | re.M)
+    assert found, f"README.md has no heading {heading}"
+    return "".join(re.findall(r"^```bash\n(.*?)^```$", found[1], re.S | re.M))
+
+
+def changed(block: str, changes: list[tuple[str, str]]) -> str:
+    """Make each change, which must be possible exactly once; all else stays."""
+    for pattern, replacement in changes:
+        block, count = re.subn(pattern, replacement, block)
+        assert count == 1, f"the block has {count} times {pattern}"
+    return block
+
+
+def paste(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run commands in a folder, as in a shell where `.venv/bin/activate` was sourced and nothing is configured."""
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(folder / "home"),
+        "no_proxy": "127.0.0.1",
+    }
+    environment.pop("RSP_CONFIG", None)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=folder, env=environment, capture_output=True, text=True
     )
-    assert found, "README.md has no bash block under the heading HelloWorld"
-    return found[1]
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
 
 
 def made_local(block: str, url: str, bbox: str) -> str:
@@ -43,30 +68,17 @@ def made_local(block: str, url: str, bbox: str) -> str:
         (r"--epochs 5", f"--epochs {EPOCHS}"),
         (r"checkpoint-00005-of-00005", f"checkpoint-{EPOCHS:05}-of-{EPOCHS:05}"),
     ]
-    for pattern, replacement in changes:
-        block, count = re.subn(pattern, replacement, block)
-        assert count == 1, f"HelloWorld has {count} times {pattern}"
+    block = changed(block, changes)
     assert "https://" not in block
     return block
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("wget") or not shutil.which("bash"), reason="needs wget and bash")
-def test_the_readme_runs_as_it_stands(scene, scene_server, tmp_path):
-    script = made_local(hello_world(), scene_server.url, scene.bbox_text)
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(tmp_path / "home"),  # no configuration but the one that the script fetches
-        "no_proxy": "127.0.0.1",
-    }
-    environment.pop("RSP_CONFIG", None)
+def test_hello_world(scene, scene_server, tmp_path):
     work = tmp_path / "work"
     work.mkdir()
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", script], cwd=work, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    paste(made_local(blocks("HelloWorld"), scene_server.url, scene.bbox_text), work)
 
     tiles = sorted(scene.tiles)
     assert sorted(read_cover(work / "cover")) == tiles
@@ -98,3 +110,55 @@ def test_the_readme_runs_as_it_stands(scene, scene_server, tmp_path):
     checkpoints = sorted(path.name for path in (work / "models").glob("checkpoint-*.pth"))
     assert f"checkpoint-{EPOCHS:05}-of-{EPOCHS:05}.pth" in checkpoints
     assert not list(work.rglob("*.failed.csv"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_step_by_step(tmp_path):
+    """As in a checkout; the model is good enough to find buildings after one short training."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    script = changed(blocks("Step by step"), [("--tiles 40", "--tiles 16"), ("--epochs 6", "--epochs 3")])
+    assert "http" not in script
+    paste(script, tmp_path)
+    town = tmp_path / "demo" / "town"
+    tiles = read_cover(town / "cover.csv")
+    for name in ("images", "labels", "masks", "side"):
+        assert open_reader(town / name).tiles() == sorted(tiles), name
+    training, validation = (read_cover(town / name) for name in ("training.csv", "validation.csv"))
+    assert sorted(training + validation) == sorted(tiles) and len(validation) >= 4
+    assert len((town / "tiles.txt").read_text().splitlines()) == len(validation)
+    assert json.loads((town / "buildings_found.geojson").read_text())["features"]
+    assert (town / "model.pt2").stat().st_size > 1_000_000
+    for page in ("images/index.html", "side/index.html"):  # which the README says to open
+        assert page in (ROOT / "README.md").read_text("utf-8") and (town / page).exists()
+
+
+def test_install_puts_rsp_on_the_path():
+    """`source .venv/bin/activate` follows `make setup`, and precedes the first `rsp`."""
+    text = blocks("Install")
+    assert text.index("make setup\n") < text.index("source .venv/bin/activate\n") < text.index("\nrsp ")
+
+
+@pytest.mark.parametrize("heading", ["Install", "Two commands", "Step by step", "Serve a model", "On Kubeflow"])
+def test_blocks_can_be_pasted_into_any_shell(heading):
+    """zsh takes no comments at its prompt: `make demo  # text` would ask for the targets `#` and `text`."""
+    assert not re.search(r"(^|\s)#", blocks(heading), re.M)
+
+
+def test_every_command_of_the_readme_is_one_of_ours():
+    """The flags of each `rsp` line are flags of that tool."""
+    parsers = dict(_parsers())
+    text = (ROOT / "README.md").read_text("utf-8")
+    lines = re.findall(r"^rsp (\w+)(.*)$", "".join(re.findall(r"^```bash\n(.*?)^```$", text, re.S | re.M)), re.M)
+    assert len(lines) > 20
+    for name, rest in lines:
+        if name in ("help", "pipeline") or (name == "serve" and name not in parsers):
+            continue
+        for flag in re.findall(r"(?<=\s)--\w+", rest):
+            assert flag in parsers[name]._option_string_actions, f"rsp {name} {flag}"
+
+
+def _parsers():
+    for name, where in tools().items():
+        module = import_module(where)
+        yield name, module.make_parser() if hasattr(module, "make_parser") else make_parser(name, module)
