@@ -182,7 +182,8 @@ class Steps(io.StringIO):
 @contextmanager
 def torchserve(out: Path) -> Iterator[Any]:
     """Start TorchServe without a model; yield None, and say why, where that cannot be."""
-    from rsp.serving.server import TorchServe, preflight
+    from rsp.serving.host import preflight
+    from rsp.serving.server import TorchServe
 
     try:
         preflight()
@@ -327,7 +328,7 @@ def demo(
     for what, path in kept.items():
         print(f"  {path!s:42} {what}")
     if deployed:
-        print(f"\nServe it again: {Path(sys.executable).name} -m rsp.serving.server --model {out / 'model.pt2'}")
+        print(f"\nServe it again: rsp serve --model {out / 'model.pt2'}")
     if deployed and same < asked:
         raise PipelineError(f"{asked - same} masks of the endpoint differ from those of the pipeline")
     if job.least is not None and not iou >= job.least:

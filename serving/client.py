@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import requests
 from requests.adapters import HTTPAdapter
 
-from rsp.serving.ready import auth_headers, is_loopback, ready_workers
+from rsp.serving.management import auth_headers, is_loopback, ready_workers
 from rsp.shared.errors import ServingError, TileError
 from rsp.shared.http import TEMPORARY, Backoff, TryAgain, connection_problem, retry, retry_after
 

@@ -1,8 +1,10 @@
-"""Start TorchServe for a model on this machine, and stop all of it again.
+"""Serve a model on this machine with TorchServe: image tiles in, masks out, over HTTP.
 
-    python -m rsp.serving.server --model model.pt2 --port 8080       runs until Ctrl-C or SIGTERM
+rsp serve --model model.pt2
+rsp serve --model_store models --model_api
+rsp serve --model checkpoint.safetensors --name roofs --port 9000
 
-In Python:
+It runs until Ctrl-C or SIGTERM: then it accepts no more connections, answers what it has, and ends. In Python:
 
     with TorchServe(Path("model.pt2")) as server:
         TileClient(server.inference).predict(image)
@@ -11,80 +13,44 @@ In Python:
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rsp.serving.archive import HERE, build_archive
-from rsp.serving.ready import describe, ready_workers
-from rsp.shared.errors import RspError, ServingError
+from rsp.serving.front import Front, max_request_size
+from rsp.serving.host import connects, free_ports, preflight, short_folder
+from rsp.serving.management import ready_workers
+from rsp.serving.store import VARIABLE, current_archives
+from rsp.shared.arguments import bounded
+from rsp.shared.errors import RspError, ServingError, UsageError
 from rsp.shared.parallel import cpu_count
+from rsp.shared.parser import Parser
 
 # What a worker's log says when it could not load the model; TorchServe would try again for ever.
 DIED = "Backend worker process died"
-POINTER = ".current"
-
-
-def preflight() -> None:
-    """Raise `ServingError` where something is missing that TorchServe needs, and say how to get it."""
-    java = Path(os.environ["JAVA_HOME"]) / "bin" / "java" if os.environ.get("JAVA_HOME") else "java"
-    if shutil.which(java) is None:
-        raise ServingError(
-            "TorchServe needs Java 17 and there is none; install it with "
-            "`apt-get install openjdk-17-jre-headless` (Debian, Ubuntu) or set JAVA_HOME"
-        )
-    # Without yaml TorchServe starts, says it is healthy, and never answers.
-    for module, package in (("ts", "torchserve"), ("yaml", "pyyaml"), ("torch", "torch"), ("psutil", "psutil")):
-        if importlib.util.find_spec(module) is None:
-            raise ServingError(
-                f"the Python package {package} is missing; install it with `pip install 'rsp-tools[serve]'`"
-            )
-
-
-def set_current(model_store: Path, name: str, archive: Path) -> None:
-    """Note which archive of a model is the default one: a server that starts anew on this store loads it.
-
-    What the management API changes is gone when TorchServe stops.
-    """
-    from rsp.shared.atomic import atomic_text
-
-    with atomic_text(model_store / f"{name}{POINTER}") as file:
-        file.write(f"{archive.name}\n")
-
-
-def current_archives(model_store: Path) -> dict[str, str]:
-    """Return the file name of each model's default archive, by the model's name."""
-    found = {}
-    for pointer in sorted(model_store.glob(f"*{POINTER}")):
-        archive = pointer.read_text("utf-8").strip()
-        if (model_store / archive).is_file():
-            found[pointer.name.removesuffix(POINTER)] = archive
-    return found
 
 
 class TorchServe:
-    """TorchServe on this machine, with a folder, ports and processes of its own.
+    """TorchServe on this machine, behind a `Front`, with a folder, ports and processes of its own.
 
     Args:
-        model: The model to serve. None: whatever the model store holds, or nothing yet.
+        model: The model to serve; if None, what the model store says is current.
         name: Its name in the URLs.
-        version: Its version; 8 digits of its SHA-256 where empty.
-        model_store: Folder of the archives; a temporary one where None.
-        host: Address to listen on. The metrics too; the management API always stays on loopback.
-        port: Port for predictions; a free one where 0. Likewise `management_port`, `metrics_port`.
+        version: Its version; 8 digits of its SHA-256 if empty.
+        model_store: Folder of the archives; a temporary one if None.
+        host: Address to listen on, for predictions and metrics. The management API stays on the loopback.
+        port: Port for predictions; a free one if 0. Likewise `management_port`, `metrics_port`.
         workers: Worker processes of each model.
         threads: Threads of each worker; workers times threads should not pass the processors.
-        model_api: Allow that models are registered and removed, as `rsp deploy` does.
+        model_api: Let `rsp deploy` register and remove models.
         timeout: Seconds until a worker must be READY.
 
     Attributes:
@@ -111,7 +77,8 @@ class TorchServe:
         self.model, self.name, self.version, self.host = model, name, version, host
         self.workers, self.threads, self.model_api, self.timeout = workers, threads, model_api, timeout
         self._store = model_store
-        self._asked = (port, management_port, metrics_port, 0, 0)
+        self._port, self._asked = port, (0, management_port, metrics_port, 0, 0)
+        self._front: Front | None = None
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -123,8 +90,11 @@ class TorchServe:
                 the end of the log.
         """
         preflight()
-        self._folder = folder = _short_folder()
+        self._folder = folder = short_folder()
         try:
+            # From the start: it answers 503 until TorchServe does.
+            self._front = Front(self.host, self._port, 0, max_body=max_request_size())
+            self._front.start()
             self.model_store = (self._store or folder / "store").absolute()
             self.model_store.mkdir(parents=True, exist_ok=True)
             if self.model is not None:
@@ -146,8 +116,12 @@ class TorchServe:
             raise
 
     def _launch(self, folder: Path) -> None:
-        ports = free_ports(self._asked, self.host)
-        self.inference, self.management, self.metrics = (f"http://127.0.0.1:{port}" for port in ports[:3])
+        assert self._front is not None
+        ports = free_ports(self._asked)
+        self._front.backend = ports[0]
+        here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
+        self.inference = f"http://{here}:{self._front.port}"
+        self.management, self.metrics = f"http://127.0.0.1:{ports[1]}", f"http://{here}:{ports[2]}"
         self.log = folder / "log"
         config = folder / "config.properties"
         config.write_text((HERE / "config.properties").read_text("utf-8") + self._settings(ports), "utf-8")
@@ -156,6 +130,7 @@ class TorchServe:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("TS_")}
         environment |= dict.fromkeys(("TEMP", "TMPDIR", "LOG_LOCATION", "METRICS_LOCATION"), str(folder))
         environment["OMP_NUM_THREADS"] = str(self.threads)
+        environment[VARIABLE] = str(self.model_store)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, str(HERE / "watchdog.py"), str(folder), *command],
@@ -166,7 +141,7 @@ class TorchServe:
     def _settings(self, ports: list[int]) -> str:
         """Return what stands over the file of the image."""
         settings = {
-            "inference_address": f"http://{self.host}:{ports[0]}",
+            "inference_address": f"http://127.0.0.1:{ports[0]}",
             "management_address": f"http://127.0.0.1:{ports[1]}",
             "metrics_address": f"http://{self.host}:{ports[2]}",
             "grpc_inference_port": ports[3],
@@ -199,7 +174,8 @@ class TorchServe:
             return False
         if not self._models:
             # The list of models is an object, not a list, and so empty here: connecting is what tells.
-            return _connects(self.management) and _connects(self.inference)
+            assert self._front is not None
+            return connects(int(self.management.rpartition(":")[2])) and connects(self._front.backend)
         return all(ready_workers(self.management, name) for name in self._models)
 
     @property
@@ -207,13 +183,9 @@ class TorchServe:
         """Whether the processes are there."""
         return self._process is not None and self._process.poll() is None
 
-    def pending(self) -> int:
-        """Return how many requests wait in the queues."""
-        return sum(
-            int(model.get("jobQueueStatus", {}).get("pendingRequests", 0))
-            for name in self._models
-            for model in describe(self.management, name, "all")
-        )
+    def served(self) -> list[str]:
+        """Return the names of the models that it was started with."""
+        return sorted(self._models)
 
     def tail(self, lines: int = 20) -> str:
         """Return the end of the log."""
@@ -222,15 +194,23 @@ class TorchServe:
         except (OSError, AttributeError):
             return "(no log)"
 
-    def stop(self) -> None:
-        """End Java and the workers, for sure, and remove the folder.
+    def stop(self, drain: float = 0.0) -> int:
+        """Accept no more connections, answer the requests under way, end Java and the workers, remove the folder.
 
-        They are killed: TorchServe's own way of stopping takes four seconds, cuts the requests under way all the
+        The processes are killed: TorchServe's own way of stopping takes four seconds, cuts off requests all the
         same, and has nothing to save.
+
+        Args:
+            drain: Seconds that the requests under way may take.
+
+        Returns:
+            How many were cut off.
         """
+        lost = 0 if self._front is None else self._front.stop(drain)
         self._kill()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+        return lost
 
     def _kill(self) -> None:
         if self._process is None:
@@ -250,99 +230,81 @@ class TorchServe:
         self.stop()
 
 
-def free_ports(asked: tuple[int, ...], host: str = "127.0.0.1") -> list[int]:
-    """Return the ports that were asked for, and a free one for each 0.
-
-    Raises:
-        ServingError: one that was asked for is taken.
-    """
-    held, ports = [], []
-    try:
-        for port in asked:
-            held.append(socket.socket())
-            held[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                held[-1].bind((host, port))
-            except OSError as error:
-                raise ServingError(
-                    f"cannot listen on {host}:{port}: {error.strerror}; choose another port"
-                ) from None
-            ports.append(held[-1].getsockname()[1])
-    finally:
-        for holder in held:
-            holder.close()
-    return ports
-
-
-def _short_folder() -> Path:
-    """Make a folder whose path is short enough for the workers' sockets (108 characters in all)."""
-    folder = Path(tempfile.mkdtemp(prefix="rsp-serve-"))
-    if len(str(folder)) > 70:
-        folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="rsp-serve-", dir="/tmp"))
-    return folder
-
-
-def _connects(url: str) -> bool:
-    host, _, port = url.removeprefix("http://").partition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=1).close()
-    except OSError:
-        return False
-    return True
-
-
-def _drain(server: TorchServe, seconds: float) -> None:
-    """Wait until the queues are empty, and then a moment more for what the workers have in hand."""
-    deadline = time.monotonic() + seconds
-    while server.pending() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(max(0.0, min(1.0, deadline - time.monotonic())))
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of `rsp serve`."""
+    text = (__doc__ or "").partition(" In Python:")[0].strip()
+    parser = Parser(prog="rsp serve", description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, metavar="FILE", help="exported model, or checkpoint")
+    parser.add_argument("--name", default="rsp", help="its name in the URL (default: rsp)")
+    parser.add_argument("--version", default="", help="its version (default: 8 digits of its SHA-256)")
+    parser.add_argument(
+        "--model_store", type=Path, metavar="DIR",
+        help="folder of the archives; without --model, its current models are served (default: a temporary one)",
+    )  # fmt: skip
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8080, help="port for predictions (default: 8080)")
+    parser.add_argument("--management_port", type=int, default=8081, help="of the management API (default: 8081)")
+    parser.add_argument("--metrics_port", type=int, default=8082, help="of the metrics (default: 8082)")
+    parser.add_argument(
+        "--workers", type=bounded(int, 1, 1024), default=cpu_count(), metavar="N",
+        help="worker processes of each model (default: one for each processor)",
+    )  # fmt: skip
+    parser.add_argument("--model_api", action="store_true", help="let `rsp deploy` register models here")
+    parser.add_argument(
+        "--timeout", type=bounded(float, 1, 3600), default=120.0, metavar="SECONDS",
+        help="how long the start may take (default: 120)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drain", type=bounded(float, 0, 3600), default=60.0, metavar="SECONDS",
+        help="how long requests under way may take at the end (default: 60)",
+    )  # fmt: skip
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     """Serve a model in the foreground until Ctrl-C or SIGTERM."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rsp.serving.server",
-        description=(__doc__ or "").strip(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", type=Path, help="exported model or checkpoint (default: the store's current)")
-    parser.add_argument("--name", default="rsp", help="its name in the URL (default: rsp)")
-    parser.add_argument("--version", default="", help="its version (default: 8 digits of its SHA-256)")
-    parser.add_argument("--model_store", type=Path, help="folder of the archives (default: a temporary one)")
-    parser.add_argument("--host", default="127.0.0.1", help="address for predictions (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8080, help="port for predictions (default: 8080)")
-    parser.add_argument("--management_port", type=int, default=8081, help="of the management API (default: 8081)")
-    parser.add_argument("--metrics_port", type=int, default=8082, help="of the metrics (default: 8082)")
-    parser.add_argument("--workers", type=int, default=cpu_count(), help="worker processes (default: processors)")
-    parser.add_argument("--model_api", action="store_true", help="let `rsp deploy` register models here")
-    parser.add_argument("--timeout", type=float, default=120.0, help="seconds to get ready (default: 120)")
-    parser.add_argument("--drain", type=float, default=10.0, help="seconds for requests under way at the end")
-    args = vars(parser.parse_args(argv))
-    drain = args.pop("drain")
+    args = vars(make_parser().parse_args(argv))
+    drain, debug = args.pop("drain"), args.pop("debug")
 
     def leave(*_: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, leave)
     try:
-        with TorchServe(**args) as server:
-            print(f"serving {server.inference}/predictions/{server.name}, metrics {server.metrics}/metrics")
-            print("  curl -H 'Content-Type: application/octet-stream' --data-binary @tile.webp "
-                  f"{server.inference}/predictions/{server.name} --output mask.png", flush=True)  # fmt: skip
-            try:
-                while server.running:
-                    time.sleep(0.5)
-                raise ServingError(f"TorchServe has ended:\n{server.tail()}")
-            except KeyboardInterrupt:
-                print("stopping, once the requests under way are answered", flush=True)
-                _drain(server, drain)
+        return _serve(args, drain)
     except RspError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if debug:
+            raise
+        print(f"rsp serve: error: {error}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+def _serve(args: dict[str, Any], drain: float) -> int:
+    if args["model"] is None and args["model_store"] is None:
+        raise UsageError("give --model, or the --model_store whose models are to be served")
+    with TorchServe(**args) as server:
+        names = server.served()
+        for name in names:
+            print(f"serving {server.inference}/predictions/{name}")
+        if not names:
+            flags = f"--model_store {server.model_store} --management {server.management}"
+            print(f"serving {server.inference}, without a model yet; deploy one with")
+            print(f"  rsp deploy --model model.pt2 {flags} --inference {server.inference}")
+        url = f"{server.inference}/predictions/{names[0] if names else server.name}"
+        print(f"  curl -T tile.webp -X POST -H 'Content-Type: image/webp' {url} --output mask.png")
+        print(f"metrics: {server.metrics}/metrics; Ctrl-C ends it", flush=True)
+        try:
+            while server.running:
+                time.sleep(0.5)
+            raise ServingError(f"TorchServe has ended:\n{server.tail()}")
+        except KeyboardInterrupt:
+            print("stopping: no more connections, and an answer for each request under way", flush=True)
+            lost = server.stop(drain)
+    if lost:
+        raise ServingError(f"{lost} requests were cut off, as they took longer than {drain:g} s (--drain)")
     return 0
 
 

@@ -31,7 +31,7 @@ _NEGATIVE_LIST = re.compile(r"-[\d.]+,")
 # How people meet the tools; those of other packages follow, by name.
 WORKFLOW = (
     "cover", "download", "extract", "rasterize", "subset", "tile", "train", "export", "predict", "compare",
-    "vectorize", "deploy", "pipeline",
+    "vectorize", "serve", "deploy", "pipeline",
 )  # fmt: skip
 
 
@@ -45,7 +45,11 @@ COMMANDS = {
 
 def tools() -> dict[str, str]:
     """Return the module of each tool, by name, in the order of the workflow."""
-    found = {point.name: point.value for point in entry_points(group="rsp.tools")}
+    return in_order({point.name: point.value for point in entry_points(group="rsp.tools")})
+
+
+def in_order(found: dict[str, str]) -> dict[str, str]:
+    """Return tools in the order of the workflow, and those of other packages after them, by name."""
     last = len(WORKFLOW)
     rank = {name: number for number, name in enumerate(WORKFLOW)}
     return {name: found[name] for name in sorted(found, key=lambda name: (rank.get(name, last), name))}

@@ -10,7 +10,7 @@ import pytest
 
 from rsp.shared.cli import make_parser, tools
 
-TOOLS = [name for name in tools() if name != "pipeline"]
+TOOLS = [name for name in tools() if name not in ("pipeline", "serve")]
 
 # Flags of every tool that are none of its function.
 COMMON = {"help", "report", "debug"}
@@ -61,7 +61,7 @@ LEFT_OUT = {
         "tile_format", "vertical", "workers", *WEB,
     },
     ("vectorize", "vectorize"): {"merge", "workers"},
-    ("deploy", "deploy"): {"drain", "keep_archives", "timeout", "tolerance", "workers"},
+    ("deploy", "deploy"): {"drain", "force", "keep_archives", "timeout", "tolerance", "workers"},
 }  # fmt: skip
 
 REQUIRED = inspect.Parameter.empty

@@ -13,17 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rsp.shared.arguments import bounded
-from rsp.shared.errors import RspError, ServingError, TileError, UsageError
+from rsp.shared.errors import RspError, ServingError, UsageError
 from rsp.shared.report import Result
 
 if TYPE_CHECKING:
-    from rsp.components.deploy.management import Management
-
-# How many tiles of the golden tile set are predicted.
-GOLDEN = 3
+    from rsp.serving.management import Management
 
 
 @dataclass(kw_only=True)
@@ -35,7 +32,7 @@ class DeployResult(Result):
         version: The version that serves.
         previous: The version that served before; empty where none did.
         changed: Whether anything was changed: not where this very version served already.
-        agreement: Share of the pixels of the golden tiles on which server and local prediction agree.
+        agreement: Fraction of the pixels of the golden tiles in which server and local prediction agree.
         seconds: How long each step took.
     """
 
@@ -61,12 +58,13 @@ def deploy(
     timeout: float = 120.0,
     tolerance: float = 0.001,
     keep_archives: bool = False,
+    force: bool = False,
 ) -> DeployResult:
     """Make a model the one that TorchServe answers with.
 
-    The model is put into an archive and registered beside the version that serves. Only when its answers on the
-    golden tiles are those of a local prediction does it become the default; the old version goes when its last
-    request is answered. When anything fails before that, the new version goes and the old one serves on. A token
+    The model is put into an archive and registered beside the version that serves. It becomes the default only
+    when its answers on the golden tiles are those of a local prediction; the old version goes when its last
+    request is answered. If anything fails before that, the new version goes and the old one keeps serving. A token
     is taken from the environment (RSP_TORCHSERVE_TOKEN).
 
     Args:
@@ -76,27 +74,33 @@ def deploy(
         version: Its version; 8 digits of its SHA-256 where empty, so that equal models are one version.
         management: URL of TorchServe's management API.
         inference: URL of its inference API.
-        golden: Tile set whose first tiles are the smoke test; noise where None.
-        workers: Workers of the model; as many as the server gives each where None.
+        golden: Tile set whose first tiles are the smoke test; noise if None.
+        workers: Workers of the model; as many as the server is set to if None.
         drain: Seconds that the old version stays once its queue is empty; more than the slowest request takes.
         timeout: Seconds for each step that waits.
-        tolerance: Share of pixels that may differ from the local prediction: none do on equal processors, a few
+        tolerance: Fraction of pixels that may differ from the local prediction: none do on equal processors, a few
             may where the server computes on a GPU or with other instructions.
-        keep_archives: Leave the archives of the versions that are taken off in the model store.
+        keep_archives: Keep the archives of all versions. Otherwise that of the version before is kept, for a
+            roll-back, and older ones are deleted.
+        force: Deploy a model whose recorded IoU on the same validation tiles is lower than that of the model that
+            serves, or whose classes or bands are others.
 
     Raises:
         UsageError: an argument that cannot be meant.
-        ModelError: the file is no model of ours.
-        ServingError: a step failed (it is named), and what serves now.
+        ModelError: the file is not a model of ours.
+        ServingError: a step failed; the message names it, and says what serves now.
     """
-    from rsp.components.deploy.management import Management
+    from rsp.components.deploy.checks import agreement, check_progress, expected_masks
+    from rsp.serving import store
     from rsp.serving.archive import archive_name, build_archive, sha8
-    from rsp.serving.server import current_archives, set_current
+    from rsp.serving.management import Management
 
     if workers is not None and workers < 1:
         raise UsageError(f"--workers must be at least 1, got {workers}")
     if not model_store.is_dir():
-        raise UsageError(f"--model_store must be the folder that TorchServe reads, and {model_store} is none")
+        raise UsageError(
+            f"--model_store must be the folder that TorchServe reads archives from; {model_store} is not a folder"
+        )
     version = version or sha8(model)
     seconds: dict[str, float] = {}
     api = Management(management, name, timeout)
@@ -106,40 +110,45 @@ def deploy(
     file_name = archive_name(model, name, version)
     if version in before and before[version].get("modelUrl") not in ("", None, file_name):
         raise ServingError(
-            f"version {version} of {name} is another model on {management}; "
-            "give another --version, or none (it then follows from the model)"
+            f"version {version} of {name} is another model on {management}; give another --version, or leave it "
+            "out (it then follows from the model)"
         )
-    serving = f"version {previous} serves on" if previous else "no version serves"
+    serving = f"version {previous} still serves" if previous else "no version serves"
     archive = model_store / file_name
     ours = not archive.exists()
-    pointer = current_archives(model_store).get(name)
+    pointer = store.current_archives(model_store).get(name)
     try:
+        with _step("compare", seconds):
+            if previous not in ("", version) and not force:
+                check_progress(model, inference, name)
         with _step("archive", seconds):
             build_archive(model, archive, name=name, version=version)
         with _step("expect", seconds):
-            expected = _expect(model, golden)
+            expected = expected_masks(model, golden)
         with _step("register", seconds):
+            store.failure_note(model_store, name, version).unlink(missing_ok=True)
             if version not in before:
                 api.register(archive.name, workers)
             else:
                 api.scale(version, workers or max(1, len(before[version].get("workers", []))))
-            api.wait_ready(version)
+            api.wait_ready(version, lambda: store.read_failure(model_store, name, version))
         with _step("smoke test", seconds):
-            agreement = _smoke_test(inference, name, version, expected, timeout)
-            if agreement < 1 - tolerance:
+            agreed = agreement(inference, name, version, expected, timeout)
+            if agreed < 1 - tolerance:
                 raise ServingError(
-                    f"the server's masks differ from local ones in {1 - agreement:.2%} of the pixels, "
-                    f"and {tolerance:.2%} are tolerated"
+                    f"the masks of the server differ from those of a local prediction in {1 - agreed:.2%} of the "
+                    f"pixels; up to {tolerance:.2%} are tolerated"
                 )
         with _step("switch", seconds):
             api.set_default(version)
-            set_current(model_store, name, archive)
-            if api.default() != version:
-                raise ServingError(f"version {api.default()} is the default one still")
+            store.set_current(model_store, name, archive)
+            if (default := api.default()) != version:
+                raise ServingError(f"version {default} is still the default one; does somebody else deploy?")
     except BaseException as error:
         if version != previous:
             _roll_back(api, version, previous, archive if ours else None)
-            _restore(model_store, name, pointer)
+            store.restore_current(model_store, name, pointer)
+            store.failure_note(model_store, name, version).unlink(missing_ok=True)
         if isinstance(error, RspError):
             raise ServingError(f"not deployed, {serving}: {error}") from error
         raise
@@ -151,22 +160,17 @@ def deploy(
         with _step("remove", seconds):
             for other in old:
                 api.unregister(other)
-                # Only names, never paths: the server could say anything.
-                stale = model_store / Path(str(before[other].get("modelUrl", ""))).name
-                if not keep_archives and stale.suffix == ".mar" and stale != archive:
-                    stale.unlink(missing_ok=True)
+            _prune(model_store, name, before, previous, version, keep_archives)
     except RspError as error:
         raise ServingError(
-            f"version {version} is deployed and serves, but the old one remains: {error}"
+            f"version {version} is deployed and serves, but the old one is still there: {error}"
         ) from error
-    finally:
-        api.close()
     return DeployResult(
         endpoint=f"{inference.rstrip('/')}/predictions/{name}",
         version=version,
         previous=previous,
         changed=version != previous,
-        agreement=agreement,
+        agreement=agreed,
         seconds=seconds,
     )
 
@@ -184,49 +188,6 @@ def _step(what: str, seconds: dict[str, float]) -> Iterator[None]:
     print(f"deploy: {what}: {seconds[what]:.1f} s", file=sys.stderr, flush=True)
 
 
-def _expect(model: Path, golden: Path | None) -> list[tuple[bytes, bytes]]:
-    """Return golden tiles, each with the mask that the model makes of it here."""
-    import numpy as np
-
-    from rsp.shared.images import encode
-    from rsp.shared.learning.inference import load_predictor, predict_tiles, sent_bands, sent_tile
-    from rsp.shared.tileset import open_reader
-
-    predictor = load_predictor(model, device="cpu", threads=1)
-    if golden is not None:
-        with open_reader(golden) as reader:
-            images = [reader.read(tile) for tile in reader.tiles()[:GOLDEN]]
-    else:
-        side, bands = predictor.card.tile_size, sent_bands(predictor.card)
-        images = [encode(sent_tile(predictor.card, np.random.default_rng(0).random((side, side, bands))), "tif")]
-    pairs = []
-    for image, mask in zip(images, predict_tiles(predictor, images), strict=True):
-        if isinstance(mask, TileError):
-            raise ServingError(f"the golden tiles {golden} are not fit for this model: {mask}")
-        pairs.append((image, mask))
-    return pairs
-
-
-def _smoke_test(
-    inference: str, name: str, version: str, expected: list[tuple[bytes, bytes]], timeout: float
-) -> float:
-    """Return the share of pixels on which the server agrees, and raise where it answers no masks."""
-    import numpy as np
-
-    from rsp.serving.client import TileClient
-    from rsp.shared.images import decode_mask
-
-    equal = total = 0
-    with TileClient(inference, name, timeout, version=version) as client:
-        for image, mask in expected:
-            here, there = decode_mask(mask), decode_mask(client.predict(image))
-            if here.shape != there.shape:
-                raise ServingError(f"the server's mask has the shape {there.shape}, a local one {here.shape}")
-            equal += int(np.count_nonzero(here == there))
-            total += here.size
-    return equal / total
-
-
 def _roll_back(api: Management, version: str, previous: str, archive: Path | None) -> None:
     """Take the new version off, and leave the old one as it was."""
     try:
@@ -240,14 +201,21 @@ def _roll_back(api: Management, version: str, previous: str, archive: Path | Non
         archive.unlink(missing_ok=True)
 
 
-def _restore(model_store: Path, name: str, pointer: str | None) -> None:
-    """Let the next start of the server load what this one serves."""
-    from rsp.serving.server import POINTER, set_current
+def _prune(
+    model_store: Path, name: str, before: dict[str, Any], previous: str, version: str, keep_archives: bool
+) -> None:
+    """Delete the archives of versions that were removed; that of the one before stays, for a roll-back."""
+    from rsp.serving import store
 
-    if pointer is None:
-        (model_store / f"{name}{POINTER}").unlink(missing_ok=True)
-    else:
-        set_current(model_store, name, model_store / pointer)
+    kept = str(before[previous].get("modelUrl", "")) if previous else ""
+    current = store.current_archives(model_store).get(name)
+    if not keep_archives:
+        for other in before:
+            url = str(before[other].get("modelUrl", ""))
+            if other != version and url not in (kept, current):
+                store.remove_archive(model_store, url)
+    if kept and previous != version:
+        store.set_previous(model_store, name, kept, keep=keep_archives)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -269,17 +237,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--golden", type=Path, metavar="TILES", help="tile set whose first tiles are the smoke test"
     )
-    parser.add_argument("--workers", type=int, help="workers of the model (default: as the server is set)")
+    parser.add_argument(
+        "--workers", type=int, help="workers of the model (default: as many as the server is set to)"
+    )
     parser.add_argument(
         "--drain", type=bounded(float, 0, 3600), default=3.0, metavar="SECONDS",
-        help="how long the old version stays once nobody waits for it (default: 3)",
+        help="how long the old version stays once its queue is empty (default: 3)",
     )  # fmt: skip
     parser.add_argument(
         "--timeout", type=bounded(float, 1, 3600), default=120.0, metavar="SECONDS",
         help="for each step that waits (default: 120)",
     )  # fmt: skip
     parser.add_argument(
-        "--tolerance", type=bounded(float, 0, 1), default=0.001, metavar="SHARE",
+        "--tolerance", type=bounded(float, 0, 1), default=0.001, metavar="FRACTION",
         help="of pixels that may differ from a local prediction (default: 0.001)",
     )  # fmt: skip
-    parser.add_argument("--keep_archives", action="store_true", help="keep the archives of the old versions")
+    parser.add_argument(
+        "--keep_archives",
+        action="store_true",
+        help="keep the archives of all versions, not only of the one before",
+    )
+    parser.add_argument(
+        "--force", action="store_true",
+        help="deploy a model that did worse on the same validation tiles, or has other classes or bands",
+    )  # fmt: skip

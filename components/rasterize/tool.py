@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from rsp.components.rasterize.burn import Burnt, Chunk
     from rsp.components.rasterize.source import Source
-    from rsp.shared.config import ClassDef
+    from rsp.shared.config import Config
     from rsp.shared.jobs import Failure
     from rsp.shared.tiles import Tile
 
@@ -84,9 +84,8 @@ def rasterize(
         out: The tile set to write.
         geojson: A GeoJSON path or glob pattern.
         postgis: A SELECT whose column `geom` holds the polygons; the connection is the configuration's.
-        config: The configuration file, for the classes and the size of a tile. With `append` it is not needed
-            where the labels that are there tell both, as ours do; it may then add classes at the end.
-        tile_size: Side of a tile in pixels (default: the configuration's, else that of the labels that are there).
+        config: The configuration file, for the classes and the size of a tile.
+        tile_size: Side of a tile in pixels (default: the configuration's).
         kind: Title of the class that the polygons are (default: the one class beside the background).
         append: Keep the labels that are there below the new ones: of two classes the higher index wins.
         buffer: Widen the polygons by so many metres of EPSG:3857 (below 0: shrink them, which separates houses
@@ -105,6 +104,7 @@ def rasterize(
         FeatureError: no such file, one that cannot be read, or a database or query that does not answer.
     """
     from rsp.components.rasterize.burn import Job, TileIndex
+    from rsp.shared.config import load_config
     from rsp.shared.images import complementary
     from rsp.shared.jobs import Failure, run_job
     from rsp.shared.tiles import read_cover, zoom_of
@@ -115,15 +115,15 @@ def rasterize(
         raise UsageError("--append merges into the labels that are there, --resume leaves them: choose one")
     if tile_format != "png":
         raise UsageError(f"labels are png, got --format {tile_format}: the other formats lose class indices")
-    present = out.expanduser() if append and _has_labels(out.expanduser()) else None
-    classes, size, connection = _settings(config, tile_size, present, postgis is not None)
+    settings = load_config(config)
+    size = settings.model.ts if tile_size is None else tile_size
     if not 1 <= size <= MAX_SIZE:
         raise UsageError(f"--tile_size must be from 1 to {MAX_SIZE}, got {size}")
-    colors = complementary([entry.color for entry in classes])
-    job = Job(size, _class_index(classes, kind), tuple(colors), present)
+    present = out.expanduser() if append and _has_labels(out.expanduser()) else None
+    job = Job(size, _class_index(settings, kind), tuple(complementary(settings.colors)), present)
     tiles = read_cover(cover)
     zoom_of(tiles, cover)
-    source = _source(geojson, postgis, connection)
+    source = _source(geojson, postgis, settings)
 
     index = TileIndex(tiles)
     polygons = progress(source.polygons(_widened(index.bounds, buffer)), "rasterize: read", unit="feature")
@@ -135,7 +135,7 @@ def rasterize(
     foreground = done = 0
     empty = job.empty()
     with open_writer(out, tile_format, resume=resume or append) as writer:
-        writer.describe({"tile_size": size, "classes": classes_metadata(classes)})
+        writer.describe({"tile_size": size, "classes": classes_metadata(settings.classes)})
         keep = writer.done if resume else frozenset()
         todo = [tile for tile in index.tiles if tile not in keep]
         chunks = run_job(job, index.chunks(keep), len(todo), workers, worth=WORTH)
@@ -162,47 +162,23 @@ def rasterize(
     )
 
 
-def _settings(
-    config: Path | None, tile_size: int | None, present: Path | None, connecting: bool
-) -> tuple[Sequence[ClassDef], int, str | None]:
-    """Return the classes, the side of a tile and the connection to PostGIS.
-
-    The labels to append to are asked first. A configuration is read where it is named, or needed.
-    """
-    from rsp.shared.classes import find_classes
-    from rsp.shared.config import load_config
-    from rsp.shared.tileset import TileSetInfo, read_info
-
-    told = TileSetInfo() if present is None else read_info(present)
-    size = tile_size if tile_size is not None else None if config else told.tile_size
-    settings = load_config(config) if config or connecting or told.classes is None or size is None else None
-    if size is None:
-        assert settings is not None
-        size = settings.model.ts
-    if present is not None and told.classes is not None:
-        classes = find_classes(config, [present], extended=True)
-    else:
-        assert settings is not None
-        classes = settings.classes
-    return classes, size, settings.pg_dsn if settings else None
-
-
-def _class_index(classes: Sequence[ClassDef], kind: str | None) -> int:
+def _class_index(settings: Config, kind: str | None) -> int:
     """Return the class to burn."""
-    from rsp.shared.classes import class_index
-
-    others = ", ".join(entry.title for entry in classes[1:])
     if kind is not None:
-        index = class_index(classes, kind)
+        index = settings.class_index(kind)
         if index == 0:
-            raise UsageError(f"--type {kind} is the background; choose {others}")
+            raise UsageError(f"--type {kind} is the background; choose {_titles(settings)}")
         return index
-    if len(classes) > 2:
-        raise UsageError(f"which class are the polygons? Say --type with one of {others}")
+    if len(settings.classes) > 2:
+        raise UsageError(f"which class are the polygons? Say --type with one of {_titles(settings)}")
     return 1
 
 
-def _source(geojson: str | None, postgis: str | None, dsn: str | None) -> Source:
+def _titles(settings: Config) -> str:
+    return ", ".join(entry.title for entry in settings.classes[1:])
+
+
+def _source(geojson: str | None, postgis: str | None, settings: Config) -> Source:
     """Return the source that the arguments name."""
     from rsp.components.rasterize.source import GeoJsonSource
 
@@ -213,7 +189,7 @@ def _source(geojson: str | None, postgis: str | None, dsn: str | None) -> Source
     assert postgis is not None
     from rsp.components.rasterize.postgis import PostgisSource
 
-    return PostgisSource(postgis, dsn)
+    return PostgisSource(postgis, settings.pg_dsn)
 
 
 def _widened(bounds: tuple[float, float, float, float], metres: float) -> tuple[float, float, float, float]:

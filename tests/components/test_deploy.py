@@ -7,21 +7,25 @@ import shutil
 import threading
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from kfp import dsl
 
 import rsp.serving.archive
+from rsp.components.deploy.checks import check_progress
 from rsp.components.deploy.component import deploy as deploy_component
 from rsp.components.deploy.tool import deploy
-from rsp.serving.archive import sha8
+from rsp.serving.archive import build_archive, sha8
 from rsp.serving.client import TileClient
-from rsp.serving.ready import describe
-from rsp.serving.server import TorchServe, current_archives
+from rsp.serving.management import Management
+from rsp.serving.server import TorchServe
+from rsp.serving.store import current_archives, previous_archive
 from rsp.shared.errors import ServingError, UsageError
 from rsp.shared.images import encode
 from rsp.shared.learning.inference import load_predictor, predict_tiles
+from tests.serving.load import Load
 from tests.serving.tiny import make_checkpoint
 from tests.tilesets import BLOCK, make_tileset, noise
 
@@ -71,11 +75,11 @@ def place(server, store, golden):
 
 
 def registered(server: TorchServe, name: str = "rsp") -> list[str]:
-    return [found["modelVersion"] for found in describe(server.management, name, "all")]
+    return list(Management(server.management, name).versions())
 
 
-def archives(store: Path) -> list[str]:
-    return sorted(path.name for path in store.iterdir() if path.suffix == ".mar" and path.name.startswith("rsp-"))
+def archives(store: Path, name: str = "rsp") -> list[str]:
+    return sorted(path.name for path in store.glob(f"{name}-*.mar"))
 
 
 @java
@@ -89,11 +93,31 @@ def test_the_first_model_and_the_same_once_more(tmp_path, rsp, server, store, go
         assert (report["changed"], report["agreement"]) == (first, 1.0)
         assert report["version"] == sha8(models[0]) and report["previous"] == ("" if first else report["version"])
         assert list(report["seconds"]) == [
-            "archive", "expect", "register", "smoke test", "switch", "drain", "remove",
+            "compare", "archive", "expect", "register", "smoke test", "switch", "drain", "remove",
         ]  # fmt: skip
         assert registered(server) == [sha8(models[0])]
         assert archives(store) == [f"rsp-{sha8(models[0])}.mar"] == list(current_archives(store).values())
         assert TileClient(report["endpoint"]).predict(IMAGE) == masks[0]
+
+
+@java
+def test_registering_does_not_stop_the_others(place, server, store, models):
+    """C1: half of the open connections stood still until the new workers were there."""
+    deploy(models[0], **place)
+    api = Management(server.management, "rsp")
+    archive = build_archive(models[1], store, name="rsp")
+    with Load(server.inference, clients=8) as load:
+        load.wait_for(2)
+        began = time.monotonic()
+        api.register(archive.name, None)
+        api.wait_ready(sha8(models[1]))
+        ended = time.monotonic()
+    assert load.faults == []
+    # Each connection asked and was answered while the new worker loaded: not one event loop waited for it.
+    for moments in load.moments:
+        assert [asked for asked, answered in moments if began < asked and answered < ended]
+    api.unregister(sha8(models[1]))
+    archive.unlink()
 
 
 @java
@@ -125,7 +149,8 @@ def test_a_new_version_under_load_loses_no_request(place, server, store, models,
     assert set(answers) == set(masks) and len(answers) > 20
     assert answers[0] == masks[0] and answers[-1] == masks[1]
     assert registered(server) == [sha8(models[1])]
-    assert archives(store) == [f"rsp-{sha8(models[1])}.mar"] == list(current_archives(store).values())
+    assert current_archives(store)["rsp"] == f"rsp-{sha8(models[1])}.mar"
+    assert archives(store) == sorted(f"rsp-{sha8(model)}.mar" for model in models)  # one to roll back to
 
 
 def with_other_model(monkeypatch, data: bytes) -> None:
@@ -152,9 +177,11 @@ def test_a_bad_version_leaves_the_old_one_serving(place, server, store, models, 
     data = models[0].read_bytes()
     with_other_model(monkeypatch, data[:5000] if fault == "does not load" else data)
     step = "register" if fault == "does not load" else "smoke test"
-    with pytest.raises(ServingError, match=f"version {sha8(models[0])} serves on: step `{step}`: ") as caught:
+    with pytest.raises(ServingError, match=f"version {sha8(models[0])} still serves: step `{step}`: ") as caught:
         deploy(models[1], **place)
-    assert ("Failed to start workers" if step == "register" else "differ from local ones") in str(caught.value)
+    assert (
+        "cannot load the model: ModelError: " if step == "register" else "differ from those of a local prediction"
+    ) in str(caught.value)
     assert (registered(server), archives(store), current_archives(store)) == before
     assert TileClient(server.inference).predict(IMAGE) == masks[0]
 
@@ -164,10 +191,10 @@ def test_what_cannot_be_deployed(place, server, store, models, tmp_path, rsp):
     deploy(models[0], **place)
     before = (registered(server), archives(store), current_archives(store))
     (tmp_path / "text.pt2").write_text("no model")
-    with pytest.raises(ServingError, match=r"serves on: step `archive`: .*text\.pt2"):
+    with pytest.raises(ServingError, match=r"still serves: step `compare`: .*text\.pt2"):
         deploy(tmp_path / "text.pt2", **place)
     with pytest.raises(ServingError, match=r"step `register`: .*--model_store must be the folder"):
-        deploy(models[1], **{**place, "model_store": tmp_path})
+        deploy(make_checkpoint(tmp_path / "new", 9), **{**place, "model_store": tmp_path})
     assert not list(tmp_path.glob("*.mar")) and not list(tmp_path.glob("*.current"))
     big = make_tileset(tmp_path / "big", BLOCK[:1], draw=lambda tile: noise(tile, 80))
     with pytest.raises(ServingError, match=r"step `expect`: .*80x80"):
@@ -202,8 +229,60 @@ def test_component_and_restart(run_component, server, store, golden, models, mas
 
 def test_nobody_at_the_management_api(tmp_path, rsp, models):
     ran = rsp("deploy", "--model", models[0], "--model_store", tmp_path, "--management", "http://127.0.0.1:9")
-    assert ran.code == 1 and "is TorchServe there?" in ran.stderr
+    assert ran.code == 1 and "is TorchServe running there?" in ran.stderr
     assert not list(tmp_path.iterdir())
+
+
+TILES = "a" * 64
+
+
+@java
+def test_a_worse_model_does_not_take_the_place_of_a_better_one(place, server, store, tmp_path, capsys):
+    """D1: IoU 0.265 took the place of 0.797, and the old archive was deleted."""
+    place |= {"name": "judged", "drain": 0.1}
+
+    def make(file: str, seed: int, iou: float | None, tiles: str | None = TILES, **fields: object) -> Path:
+        metrics = {} if iou is None else {"iou": iou}
+        return make_checkpoint(tmp_path / file, seed, metrics=metrics, validation=tiles, **fields)
+
+    good = make("good", 0, 0.8)
+    assert deploy(good, **place).changed
+    before = archives(store, "judged"), current_archives(store), registered(server, "judged")
+    with pytest.raises(
+        ServingError, match=r"still serves: step `compare`: its IoU is 0\.7900 .* 0\.8000 .*--force"
+    ):
+        deploy(make("worse", 1, 0.79), **place)
+    other = load_predictor(good, device="cpu").card.classes
+    with pytest.raises(ServingError, match=r"other classes \(background, roof\) than .* \(background, building\)"):
+        deploy(make("roofs", 1, 0.9, classes=(other[0], replace(other[1], title="roof"))), **place)
+    with pytest.raises(ServingError, match=r"other bands \(images 3-2-1\) than .* \(images 1-2-3\)"):
+        channel = load_predictor(good, device="cpu").card.channels[0]
+        check_progress(
+            make("bgr", 1, 0.9, channels=(replace(channel, bands=(3, 2, 1)),)), server.inference, "judged"
+        )
+    assert (archives(store, "judged"), current_archives(store), registered(server, "judged")) == before
+    for model, warning in (
+        (make("equal", 2, 0.8), ""),
+        (make("good again", 0, 0.1), ""),  # the same weights: the same model
+        (make("elsewhere", 3, 0.1, "b" * 64), "validated on different tiles or labels"),
+        (make("unknown", 4, 0.1, None), "the new model does not say which tiles"),
+        (make("unmeasured", 5, None), "has no IoU"),
+    ):
+        capsys.readouterr()
+        check_progress(model, server.inference, "judged")
+        said = capsys.readouterr().err
+        assert warning in said and bool(said) == bool(warning)
+    # Nobody there to ask is a reason to deploy, not to refuse.
+    check_progress(good, server.inference, "nobody")
+    assert "cannot be asked for its metrics" in capsys.readouterr().err
+    # The one before is kept, whatever it was; older ones go.
+    kept = [before[0][0]]
+    for model, force in ((make("worse", 1, 0.79), True), (make("elsewhere", 3, 0.1, "b" * 64), False)):
+        result = deploy(model, force=force, **place)
+        kept = [*kept[-1:], f"judged-{result.version}.mar"]
+        assert archives(store, "judged") == sorted(kept) and previous_archive(store, "judged") == kept[0]
+        assert registered(server, "judged") == [result.version]
+    Management(server.management, "judged").unregister(result.version)
 
 
 def test_wrong_arguments(tmp_path, rsp, models):

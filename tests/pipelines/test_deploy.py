@@ -12,7 +12,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.java, pytest.mark.xdist_group("torch
 
 
 def test_retraining_deploys(scene, scene_server, tmp_path, rsp):
-    from rsp.serving.server import TorchServe, preflight
+    from rsp.serving.host import preflight
+    from rsp.serving.server import TorchServe
     from rsp.shared.errors import ServingError
 
     try:

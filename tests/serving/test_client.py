@@ -14,7 +14,7 @@ import pytest
 import rsp.serving.client
 import rsp.shared.http
 from rsp.serving.client import TileClient
-from rsp.serving.ready import ready_workers
+from rsp.serving.management import ready_workers
 from rsp.shared.errors import ServingError, TileError
 
 PNG = (200, "image/png", b"\x89PNG the mask")

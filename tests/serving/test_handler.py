@@ -8,6 +8,7 @@ import pytest
 from ts.context import Context, RequestProcessor
 
 from rsp.serving.handler import TileHandler
+from rsp.serving.store import read_failure
 from rsp.shared.errors import ModelError
 from rsp.shared.images import encode
 from rsp.shared.learning.card import ModelCard
@@ -17,7 +18,7 @@ from tests.tilesets import BLOCK, noise
 
 
 def context(model, *headers: dict[str, str]) -> Context:
-    manifest = {"model": {"serializedFile": model.name, "modelVersion": "v1"}}
+    manifest = {"model": {"modelName": "rsp", "serializedFile": model.name, "modelVersion": "v1"}}
     made = Context("rsp", str(model.parent), manifest, len(headers), None, "0.12.0")
     made.model_yaml_config = {"handler": {"threads": 1}}
     made.request_processor = [RequestProcessor(dict(entry)) for entry in headers]
@@ -69,6 +70,37 @@ def test_an_overlap_beyond_the_models(model, handler):
     here = context(model, {"X-Overlap": "17"})
     (answer,) = handler.handle([{"body": encode(noise(BLOCK[0], 98), "png")}], here)
     assert here.get_response_status(0)[0] == 400 and "up to 16" in answer
+
+
+ABSURD = ["9" * 5000, "1" * 5, "-1", "+1", "1_0", "1.0", " 1", "٣", "", "\x00", "NaN", "16, 16", "0x10"]
+
+
+@pytest.mark.parametrize("value", ABSURD)
+def test_an_absurd_header_fails_its_own_request_only(model, handler, value):
+    """C5: int() refuses more than 4,300 digits with an error that failed the whole batch."""
+    plain = encode(noise(BLOCK[0]), "png")
+    here = context(model, {"X-Overlap": value}, {"describe": value, "Content-Type": value}, {})
+    refused, *others = handler.handle([{"body": plain}] * 3, here)
+    assert here.get_response_status(0)[0] == 400 and "X-Overlap: expected a whole number" in refused
+    assert others == predict_tiles(load_predictor(model, device="cpu"), [plain] * 2)
+
+
+def test_why_a_model_cannot_be_loaded_is_noted_in_the_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("RSP_MODEL_STORE", str(tmp_path))
+    model = make_checkpoint(tmp_path / "m.safetensors")
+    whole = model.read_bytes()
+    model.write_bytes(whole[:5000])
+    with pytest.raises(ModelError):
+        TileHandler().initialize(context(model))
+    assert read_failure(tmp_path, "rsp", "v1").startswith("ModelError: ")
+    model.write_bytes(whole)
+    TileHandler().initialize(context(model))
+    assert read_failure(tmp_path, "rsp", "v1") is None
+    # A store that is gone hides no reason.
+    monkeypatch.setenv("RSP_MODEL_STORE", str(model / "none"))
+    model.write_bytes(whole[:5000])
+    with pytest.raises(ModelError):
+        TileHandler().initialize(context(model))
 
 
 def test_another_torch(tmp_path):

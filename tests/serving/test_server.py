@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rsp.serving.server import TorchServe, current_archives, free_ports, preflight, set_current
+from rsp.serving.server import TorchServe, free_ports, preflight
+from rsp.serving.store import current_archives, previous_archive, set_current, set_previous
 from rsp.shared.errors import ServingError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,12 +36,37 @@ def test_without_java_on_the_command_line(tmp_path):
     assert done.returncode == 1 and "openjdk-17-jre-headless" in done.stderr and "Traceback" not in done.stderr
 
 
+def test_serve_needs_something_to_serve(rsp):
+    ran = rsp("serve")
+    assert ran.code == 2 and "give --model, or the --model_store" in ran.stderr
+    assert rsp("serve", "--model", "x", "--workers", 0).code == 2
+    ran = rsp("serve", "--help")
+    assert ran.code == 0 and "rsp serve --model model.pt2" in ran.stdout and "In Python" not in ran.stdout
+
+
 def test_the_current_archive_of_a_store(tmp_path):
     assert current_archives(tmp_path) == {}
     for name in ("a", "b"):
         set_current(tmp_path, name, tmp_path / f"{name}-1.mar")
     (tmp_path / "b-1.mar").touch()
     assert current_archives(tmp_path) == {"b": "b-1.mar"}  # what is gone is not loaded
+
+
+def test_one_archive_is_kept_for_a_roll_back(tmp_path):
+    for number in range(1, 5):
+        (tmp_path / f"a-{number}.mar").touch()
+    (tmp_path / "elsewhere").touch()
+    assert previous_archive(tmp_path, "a") is None
+    for current, before, left in ((2, 1, "1234"), (3, 2, "234"), (2, 3, "234"), (4, 2, "24")):
+        set_current(tmp_path, "a", tmp_path / f"a-{current}.mar")
+        set_previous(tmp_path, "a", f"a-{before}.mar")
+        assert previous_archive(tmp_path, "a") == f"a-{before}.mar"
+        assert [path.stem[-1] for path in sorted(tmp_path.glob("*.mar"))] == list(left)
+    set_previous(tmp_path, "a", "a-4.mar", keep=True)
+    assert (tmp_path / "a-2.mar").exists()
+    (tmp_path / "a.previous").write_text("../x/elsewhere\n")
+    set_previous(tmp_path, "a", "a-4.mar")
+    assert (tmp_path / "elsewhere").exists()  # only archives, and only of this folder
 
 
 def test_free_ports():
@@ -62,6 +88,6 @@ def test_the_entrypoint_is_a_script_that_parses():
 
 def test_what_the_image_copies_is_there():
     for line in (SERVING / "Dockerfile").read_text().splitlines():
-        if line.startswith("COPY "):
+        if line.startswith("COPY ") and "--from=" not in line:
             for source in line.split()[1:-1]:
                 assert (ROOT / source).exists(), source

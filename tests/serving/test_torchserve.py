@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +23,15 @@ from PIL import Image
 from rsp.components.export.tool import export
 from rsp.serving.archive import build_archive, sha8
 from rsp.serving.client import TileClient
-from rsp.serving.ready import describe, ready_workers
-from rsp.serving.server import TorchServe, current_archives, free_ports, set_current
+from rsp.serving.management import Management, ready_workers
+from rsp.serving.server import TorchServe, free_ports
+from rsp.serving.store import current_archives, set_current
 from rsp.shared.errors import ServingError, TileError
 from rsp.shared.images import decode_mask, encode
 from rsp.shared.learning.inference import load_predictor, predict_tiles
+from rsp.shared.tiles import Tile
 from rsp.shared.tileset import open_reader
+from tests.serving.load import Load
 from tests.serving.tiny import make_checkpoint
 from tests.tilesets import BLOCK, make_tileset, noise
 
@@ -142,6 +146,49 @@ def test_a_bad_tile_is_refused_with_its_reason(client, name):
     )
 
 
+def test_a_worker_that_dies_costs_no_tile(tmp_path, rsp, server, checkpoint):
+    """C2: `predict --endpoint` lost the tile that the worker had in hand."""
+    tiles = [Tile(x, y, 15) for x in range(100, 110) for y in range(200, 206)]
+    images = make_tileset(tmp_path / "images.pmtiles", tiles, fmt="png")
+    (worker,) = [
+        each for each in psutil.Process().children(recursive=True)
+        if any(part.endswith("model_service_worker.py") for part in each.cmdline())
+        and each.environ().get("TEMP") == str(server.log.parent)
+    ]  # fmt: skip
+    asked = threading.Semaphore(0)
+    plain = TileClient.predict
+
+    def counted(self: TileClient, image: bytes, *, overlap: int = 0) -> bytes:
+        asked.release()
+        return plain(self, image, overlap=overlap)
+
+    def kill() -> None:
+        for _ in range(10):
+            assert asked.acquire(timeout=60)
+        worker.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TileClient, "predict", counted)
+        ran = rsp("predict", "--endpoint", server.inference, "--workers", 4, "--no_web_ui", images, tmp_path / "m")
+    killer.join()
+    assert not worker.is_running()
+    assert ran.code == 0, ran.stderr
+    rsp("predict", "--checkpoint", checkpoint, "--no_web_ui", images, tmp_path / "local")
+    with open_reader(tmp_path / "local") as local, open_reader(tmp_path / "m") as served:
+        assert served.tiles() == sorted(tiles)
+        assert [local.read(tile) for tile in tiles] == [served.read(tile) for tile in tiles]
+
+
+def test_absurd_headers(server):
+    """C5."""
+    url = f"{server.inference}/predictions/rsp"
+    for value in ("9" * 5000, "-1", "1e3", "x" * 100):
+        answer = requests.post(url, b"x", headers={"X-Overlap": value, "Content-Type": "image/png"}, timeout=30)
+        assert answer.status_code == 400 and "X-Overlap" in answer.json()["detail"], value[:9]
+
+
 def test_bad_tiles_hurt_no_others(client, predictor):
     tiles = BLOCK * 4
     images = [encode(noise(tile), "png") for tile in tiles]
@@ -185,7 +232,7 @@ def test_forms_and_missing_content_types(server, predictor):
 
 
 def test_an_image_that_is_too_large(client):
-    with pytest.raises(TileError, match="larger than the server takes"):
+    with pytest.raises(TileError, match="a request may have 16777216 bytes"):
         client.predict(os.urandom(20 << 20))
     with pytest.raises(TileError):
         client.predict(encode(np.zeros((5000, 5000, 1), np.uint8), "png"))
@@ -253,51 +300,58 @@ def test_a_port_that_is_taken(model, server):
         TorchServe(model, port=int(server.inference.rsplit(":", 1)[1])).start()
 
 
-def start_foreground(model: Path, *more: str) -> tuple[subprocess.Popen[str], str, str]:
-    """Start `python -m rsp.serving.server` and return it with its URL for predictions and its management URL."""
+def start_foreground(model: Path, folder: Path) -> tuple[subprocess.Popen[str], str]:
+    """Start `rsp serve` in a folder, and return it with its URL for predictions, when it serves."""
     ports = free_ports((0, 0, 0))
-    command = [sys.executable, "-m", "rsp.serving.server", "--model", model, "--workers", 1, "--drain", 2, *more]
+    command = [sys.executable, "-m", "rsp.shared.cli", "serve", "--model", model, "--workers", 1]
     for flag, port in zip(("--port", "--management_port", "--metrics_port"), ports, strict=True):
         command += [flag, port]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, cwd=folder)
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line.startswith(f"serving http://127.0.0.1:{ports[0]}/predictions/rsp"), line
-    assert "curl" in process.stdout.readline()
-    return process, f"http://127.0.0.1:{ports[0]}", f"http://127.0.0.1:{ports[1]}"
+    assert process.stdout.readline().startswith(
+        "  curl -T tile.webp -X POST -H 'Content-Type: image/webp' http://"
+    )
+    return process, f"http://127.0.0.1:{ports[0]}"
 
 
 def started_by(process: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def test_in_the_foreground_until_sigterm(model):
-    process, url, _ = start_foreground(model)
-    with TileClient(url) as client:
-        assert decode_mask(client.predict(encode(noise(BLOCK[0]), "webp"))).shape == (64, 64)
+def test_in_the_foreground_until_sigterm(tmp_path, model):
+    """C3: under load, every request that was accepted is answered, and no connection is reset."""
+    process, url = start_foreground(model, tmp_path)
     family = started_by(process)
     assert any("java" in child.name() for child in family) and len(family) >= 4  # watchdog, launcher, java, worker
     (folder,) = {child.environ()["TEMP"] for child in family if child.name() == "java"}
-    process.terminate()
-    assert process.wait(30) == 0
+    with Load(url) as load:
+        load.wait_for(10)
+        process.terminate()
+        assert process.wait(60) == 0
+        for thread in load.threads:
+            thread.join(60)
+        assert load.faults == [] and not any(thread.is_alive() for thread in load.threads)
     assert not [child for child in family if child.is_running()]
     assert not Path(folder).exists()
 
 
 def test_the_entrypoint_of_the_image_drains(tmp_path, model):
-    """SIGTERM: not ready at once, and not one request is lost until the end."""
+    """SIGTERM: not ready at once, serving until the drain is over, and not one request is lost in the end."""
     store, temp = tmp_path / "models", tmp_path / "t"
     temp.mkdir()
     set_current(store, "rsp", build_archive(model, store, name="rsp"))
-    ports = free_ports((0, 0, 0, 0, 0))
+    ports = free_ports((0, 0, 0, 0, 0, 0))
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "RSP_MODEL_STORE": str(store),
         "RSP_DRAIN": "600",
         "RSP_WORKERS": "2",
+        "RSP_PORT": str(ports[0]),
+        "RSP_BACKEND_PORT": str(ports[5]),
         "TEMP": str(temp),
-        "TS_INFERENCE_ADDRESS": f"http://127.0.0.1:{ports[0]}",
         "TS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{ports[1]}",
         "TS_METRICS_ADDRESS": f"http://127.0.0.1:{ports[2]}",
         "TS_GRPC_INFERENCE_PORT": str(ports[3]),
@@ -319,23 +373,23 @@ def test_the_entrypoint_of_the_image_drains(tmp_path, model):
                 break
             time.sleep(0.1)
         assert probed() == 0
-        assert describe(management, "rsp")[0]["minWorkers"] == 2
+        assert Management(management, "rsp").describe()[0]["minWorkers"] == 2
         unknown = requests.post(f"{management}/models", params={"url": "no.mar"}, timeout=30)
         assert unknown.status_code == 404  # so that registering is allowed
         family = started_by(process)
-        image, answers = encode(noise(BLOCK[0]), "png"), []
-        with TileClient(environment["TS_INFERENCE_ADDRESS"], attempts=1) as client:
-            client.predict(image)
+        with Load(f"http://127.0.0.1:{ports[0]}") as load:
+            load.wait_for(5)
             process.send_signal(signal.SIGTERM)
             while not (temp / "draining").exists():
                 time.sleep(0.01)
-            for _ in range(40):
-                answers.append(decode_mask(client.predict(image)).shape)
-        assert probed() == 1 and process.poll() is None
-        assert answers == [(64, 64)] * 40
-        (pause,) = [child for child in started_by(process) if child.name() == "sleep"]
-        pause.kill()  # the ten minutes are over
-        assert process.wait(60) == 0
+            load.wait_for(max(map(len, load.moments)) + 5)
+            assert probed() == 1 and process.poll() is None
+            (pause,) = [child for child in started_by(process) if child.name() == "sleep"]
+            pause.kill()  # the ten minutes are over
+            assert process.wait(60) == 0, (tmp_path / "log").read_text()
+            for thread in load.threads:
+                thread.join(60)
+            assert load.faults == [] and not any(thread.is_alive() for thread in load.threads)
         assert not psutil.wait_procs(family, timeout=5)[1]
     finally:
         for child in (*started_by(process), process) if process.poll() is None else ():

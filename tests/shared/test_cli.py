@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -350,3 +351,10 @@ def test_shared_flags():
         "config": None, "workers": None, "web_ui_base_url": "./", "web_ui_template": None, "web_ui": True,
     }  # fmt: skip
     assert parser.parse_args(["--no_web_ui"]).web_ui is False
+
+
+def test_the_installed_tools_are_those_of_this_checkout():
+    wanted = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["entry-points"]
+    assert wanted["rsp.tools"].items() <= tools().items(), (
+        "entry points have changed; install again: .venv/bin/pip install --no-deps --no-build-isolation -e ."
+    )

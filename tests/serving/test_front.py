@@ -1,0 +1,366 @@
+"""The front door: what it passes on, what it refuses, and how it closes."""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+import rsp.serving.front
+from rsp.serving.archive import HERE
+from rsp.serving.front import Front, _drop_new_connections, max_request_size
+from rsp.serving.host import free_ports
+from rsp.shared.errors import ServingError
+
+LIMIT = 100_000
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers with what it got; a path says what else."""
+
+    protocol_version = "HTTP/1.1"
+    server: Backend
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with self.server.lock:
+            self.server.got.append((self.requestline, dict(self.headers), body))
+        if self.path == "/wait":
+            self.server.waiting.release()
+            assert self.server.go.wait(60)
+        self.send_response(404 if self.path == "/404" else 200, "As asked")
+        self.send_header("X-Method", self.command)
+        if self.path == "/chunked":
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for part in filter(None, (body[:10], body[10:])):
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
+            self.wfile.write(b"0\r\n\r\n")
+            return
+        self.send_header("Content-Length", str(len(body)))
+        if self.path == "/close":
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_GET = do_HEAD = do_PUT = do_OPTIONS = do_POST
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+class Backend(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Echo)
+        self.got: list[tuple[str, dict[str, str], bytes]] = []
+        self.lock, self.go, self.waiting = threading.Lock(), threading.Event(), threading.Semaphore(0)
+
+
+@pytest.fixture(scope="module")
+def backend():
+    running = Backend()
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    yield running
+    running.go.set()
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.fixture
+def front(backend):
+    backend.got.clear()
+    backend.go.clear()
+    made = Front("127.0.0.1", 0, backend.server_port, max_body=LIMIT)
+    made.start()
+    yield made
+    made.stop()
+
+
+def connect(front: Front) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", front.port, timeout=30)
+
+
+def raw(front: Front, data: bytes) -> bytes:
+    """Send bytes and return all that comes until the other side closes."""
+    with socket.create_connection(("127.0.0.1", front.port), timeout=30) as sock:
+        sock.sendall(data)
+        sock.shutdown(socket.SHUT_WR)
+        return b"".join(iter(lambda: sock.recv(65536), b""))
+
+
+@pytest.mark.parametrize("path", ["/predictions/rsp?a=%20b", "/chunked", "/close", "/404"])
+def test_requests_and_answers_pass(front, backend, path):
+    connection = connect(front)
+    for size in (0, 1, LIMIT):
+        body = os.urandom(size)
+        connection.request("POST", path, body, {"X-Overlap": "3", "X-Twice": "a"})
+        answer = connection.getresponse()
+        assert (answer.status, answer.reason) == (404 if path == "/404" else 200, "As asked")
+        assert answer.read() == body and answer.headers["X-Method"] == "POST"
+        assert answer.headers.get_all("Content-Length") == [str(size)]
+        line, headers, got = backend.got[-1]
+        assert (line, got) == (f"POST {path} HTTP/1.1", body)
+        assert headers["X-Overlap"] == "3" and headers["Host"] == f"127.0.0.1:{front.port}"
+    local = connection.sock.getsockname()
+    connection.request("GET", "/")
+    connection.getresponse().read()
+    assert connection.sock.getsockname() == local  # one connection for all of them
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS"])
+def test_every_method(front, method):
+    connection = connect(front)
+    for _ in range(2):
+        connection.request(method, "/x", b"abc")
+        answer = connection.getresponse()
+        assert answer.headers["X-Method"] == method and answer.headers["Content-Length"] == "3"
+        assert answer.read() == (b"" if method == "HEAD" else b"abc")
+
+
+def test_bodies_in_chunks_and_with_a_question_first(front, backend):
+    connection = connect(front)
+    connection.request(
+        "POST", "/", iter([b"abc", b"de"]), encode_chunked=True, headers={"Transfer-Encoding": "chunked"}
+    )
+    assert connection.getresponse().read() == b"abcde"
+    assert backend.got[-1][1]["Content-Length"] == "5" and "Transfer-Encoding" not in backend.got[-1][1]
+    asking = (
+        b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
+    )
+    answer = raw(front, asking)
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ") and answer.endswith(b"\r\n\r\nhi")
+    assert raw(front, b"GET / HTTP/1.0\r\n\r\n").count(b"Connection: close") == 1
+
+
+MALFORMED = {
+    "negative": (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400, "Content-Length"),
+    "no number": (b"POST / HTTP/1.1\r\nContent-Length: 1e3\r\n\r\n", 400, "Content-Length"),
+    "endless number": (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 400, "Content-Length"),
+    "two lengths": (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "Content-Length"),
+    "smuggled": (
+        b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        400, "Transfer-Encoding",
+    ),
+    "another coding": (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 400, "Transfer-Encoding"),
+    "bad chunk": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n", 400, "chunk"),
+    "no HTTP": (b"hello\r\n\r\n", 400, "first line"),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\n", 400, "first line"),
+    "folded": (b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n", 400, "not a header"),
+    "space before colon": (b"GET / HTTP/1.1\r\nContent-Length : 3\r\n\r\n", 400, "not a header"),
+    "bare return": (b"GET / HTTP/1.1\r\nA: b\rC: d\r\n\r\n", 400, "not a header"),
+    "long head": (b"GET / HTTP/1.1\r\nA: " + b"a" * 9000 + b"\r\n\r\n", 431, "head"),
+    "endless head": (b"GET / HTTP/1.1\r\nA: " + b"a" * 300_000, 431, "head"),
+    "long URL": (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n", 414, "URL"),
+    "large": (b"POST / HTTP/1.1\r\nContent-Length: 100001\r\n\r\n" + bytes(100001), 413, "100000 bytes"),
+    "large in chunks": (
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n186a1\r\n" + bytes(100001), 413, "100000 bytes",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_what_is_malformed_or_too_large_is_refused_with_a_reason(front, backend, kind):
+    """C5: a negative Content-Length hung, 413 said nothing."""
+    data, status, reason = MALFORMED[kind]
+    head, _, body = raw(front, data).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status) and b"Connection: close" in head
+    assert reason in json.loads(body)["detail"]
+    assert not backend.got
+
+
+def test_a_body_that_is_too_large_is_refused_and_the_client_can_read_it(front):
+    connection = connect(front)
+    connection.request("POST", "/", bytes(20_000_000))
+    answer = connection.getresponse()
+    assert answer.status == 413 and "100000 bytes" in json.loads(answer.read())["detail"]
+
+
+def test_slow_clients_are_dropped(front, backend, monkeypatch):
+    """C5: 300 slow connections stayed open for ever."""
+    monkeypatch.setattr(rsp.serving.front, "FIRST", 0.2)
+    monkeypatch.setattr(rsp.serving.front, "BODY", 0.2)
+    slow = [socket.create_connection(("127.0.0.1", front.port), timeout=30) for _ in range(300)]
+    for number, sock in enumerate(slow):
+        sock.sendall((b"", b"POST / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc")[number % 3])
+    assert [sock.recv(1) for sock in slow] == [b""] * 300
+    assert not backend.got
+    connection = connect(front)
+    connection.request("GET", "/")
+    assert connection.getresponse().status == 200
+
+
+@pytest.mark.parametrize(("limit", "value"), [("MAX_CONNECTIONS", 0), ("MAX_HELD", 2)])
+def test_more_than_it_can_hold_is_asked_to_come_back(front, monkeypatch, limit, value):
+    monkeypatch.setattr(rsp.serving.front, limit, value)
+    connection = connect(front)
+    connection.request("POST", "/", b"abc")
+    answer = connection.getresponse()
+    assert answer.status == 503 and answer.headers["Retry-After"] == "1"
+    monkeypatch.undo()
+    for _ in range(2):  # nothing is counted twice
+        connection = connect(front)
+        connection.request("POST", "/", b"abc")
+        assert connection.getresponse().read() == b"abc"
+
+
+def test_a_backend_that_is_not_there_or_hangs_up(backend):
+    (port,) = free_ports((0,))
+    front = Front("127.0.0.1", 0, port, max_body=LIMIT)
+    front.start()
+    connection = connect(front)
+    connection.request("GET", "/")
+    answer = connection.getresponse()
+    assert answer.status == 503 and "TorchServe does not answer" in answer.read().decode()
+    with socket.create_server(("127.0.0.1", port)) as rude:
+        threading.Thread(target=lambda: rude.accept()[0].close(), daemon=True).start()
+        connection = connect(front)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 502
+    front.backend = backend.server_port
+    connection = connect(front)
+    connection.request("GET", "/")
+    assert connection.getresponse().status == 200
+    front.stop()
+
+
+def test_a_connection_to_the_backend_that_it_closed_is_replaced(front, backend):
+    with ThreadPoolExecutor(4) as pool:
+        assert (
+            list(pool.map(lambda _: raw(front, b"GET / HTTP/1.0\r\n\r\n")[:12], range(8))) == [b"HTTP/1.1 200"] * 8
+        )
+    assert front._pool
+    for _, writer in front._pool:
+        front._loop.call_soon_threadsafe(writer.transport.abort)
+    assert raw(front, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+
+
+def test_a_port_that_is_taken(front):
+    with pytest.raises(ServingError, match="choose another port"):
+        Front("127.0.0.1", front.port, 1, max_body=1)
+
+
+def test_the_limit_is_torchserves(monkeypatch):
+    (value,) = re.findall(r"^max_request_size=(\d+)", (HERE / "config.properties").read_text(), re.M)
+    assert max_request_size() == int(value)
+    monkeypatch.setenv("TS_MAX_REQUEST_SIZE", "77")
+    assert max_request_size() == 77
+
+
+# --- the end ------------------------------------------------------------------------------------------------
+
+
+def test_the_end_answers_what_was_sent_and_accepts_no_more(front, backend):
+    """C3."""
+    under_way, idle = connect(front), connect(front)
+    idle.request("GET", "/")
+    idle.getresponse().read()
+    under_way.request("POST", "/wait", b"abc")
+    assert backend.waiting.acquire(timeout=30)
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(front.stop, 60)
+        assert idle.sock.recv(1) == b""  # closed when the grace is over, not reset
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", front.port), timeout=30)
+        assert not stopped.done()
+        backend.go.set()
+        answer = under_way.getresponse()
+        assert answer.read() == b"abc" and answer.headers["Connection"] == "close"
+        assert stopped.result(30) == 0
+
+
+def test_an_idle_connection_may_send_one_more(front, monkeypatch):
+    monkeypatch.setattr(rsp.serving.front, "GRACE", 30.0)
+    idle = connect(front)
+    idle.request("GET", "/")
+    idle.getresponse().read()
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(front.stop, 60)
+        while True:  # the last answers of a connection say so
+            idle.request("POST", "/", b"more")
+            answer = idle.getresponse()
+            assert answer.read() == b"more"
+            if answer.headers["Connection"] == "close":
+                break
+        assert stopped.result(30) == 0
+
+
+def test_what_takes_too_long_is_cut_off_and_counted(front, backend):
+    connection = connect(front)
+    connection.request("POST", "/wait", b"abc")
+    assert backend.waiting.acquire(timeout=30)
+    assert front.stop(0.2) == 1
+    with pytest.raises((ConnectionError, http.client.HTTPException)):
+        connection.getresponse()
+
+
+def test_no_connection_is_reset_while_it_stops(backend):
+    """Clients that open one connection after the other: each is answered or refused, none is cut."""
+    (port,) = free_ports((0,))
+    command = [sys.executable, "-m", "rsp.serving.front", "--listen", f"127.0.0.1:{port}", "--backend"]
+    process = subprocess.Popen([*command, str(backend.server_port)])
+    started, stopping = threading.Semaphore(0), threading.Event()
+
+    def ask(_: int) -> Exception:
+        count = 0
+        while True:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            try:
+                connection.connect()
+            except OSError as error:
+                if stopping.is_set():
+                    return error
+                continue  # it has not started yet
+            try:
+                connection.request("POST", "/", b"abc")
+                assert connection.getresponse().read() == b"abc"
+            except Exception as error:  # noqa: BLE001 (whatever it is, it is looked at)
+                return error
+            count += 1
+            if count == 20:
+                started.release()
+
+    with ThreadPoolExecutor(8) as pool:
+        ends = [pool.submit(ask, number) for number in range(8)]
+        for _ in ends:
+            assert started.acquire(timeout=60)
+        stopping.set()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert [type(end.result()) for end in ends] == [ConnectionRefusedError] * 8
+
+
+def test_new_connections_are_passed_over_and_those_that_exist_go_on():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = listening.getsockname()
+        waiting = socket.create_connection(address)
+        _drop_new_connections(listening)
+        late = socket.socket()
+        late.setblocking(False)
+        assert late.connect_ex(address) == errno.EINPROGRESS
+        waiting.sendall(b"hello")
+        accepted, _ = listening.accept()
+        assert accepted.recv(5) == b"hello"
+        listening.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+        accepted.close()
+    # The kernel knocks again a second later, and finds the door closed: refused, not reset.
+    _, ready, _ = select.select([], [late], [], 30)
+    assert ready and late.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
+    late.close()
+    waiting.close()
