@@ -17,6 +17,15 @@ from rsp.shared.errors import StorageError
 PREFIX = ".rsp-"
 
 
+def is_stream(path: Path) -> bool:
+    """Tell whether a path is a device, a pipe, or a name of an open stream.
+
+    `/dev/stdout` may lead to a file, into which the shell put the output: the name itself must stay.
+    """
+    named = path.is_absolute() and path.parts[1:2] in (("dev",), ("proc",)) and path.parts[2:3] != ("shm",)
+    return named or (path.exists() and not path.is_file() and not path.is_dir())
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path to write to; it takes the place of `path` when the block ends well, and goes when it fails.
@@ -27,9 +36,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         StorageError: the folder cannot be made or written (disk full, no permission), with the reason. Errors
             of the block that are about other files pass through.
     """
-    if path.exists() and not path.is_file():
-        if path.is_dir():
-            raise StorageError(f"cannot write {path}: it is a directory")
+    if path.is_dir():
+        raise StorageError(f"cannot write {path}: it is a directory")
+    if is_stream(path):
         yield path
         return
     ours = f"{PREFIX}{path.name[:100]}.{os.uname().nodename[:60]}."

@@ -20,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from rsp import __version__
+from rsp.shared.claims import reporting
 from rsp.shared.errors import RspError
 from rsp.shared.parser import Parser, did_you_mean
 from rsp.shared.report import Result, write_report
@@ -104,7 +105,8 @@ def _run(name: str, where: str, argv: list[str]) -> int:
     if hasattr(module, "main"):
         return int(module.main(argv))
     args = parse(make_parser(name, module), argv)
-    result = call(name, module, args)
+    with reporting(args.report):
+        result = call(name, module, args)
     if args.report:
         write_report(args.report.expanduser(), name, result)
     print(f"rsp {name}: {_summary(result)}", file=sys.stderr)

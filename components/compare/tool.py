@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rsp.shared.arguments import add_config, add_out, add_web_ui, add_workers, bounded, require
+from rsp.shared.claims import FAILED, GEOJSON, TABLE, Output, check_paths, tiles_output
 from rsp.shared.errors import CoverError, TileSetError, UsageError
 from rsp.shared.jobs import Failure
 from rsp.shared.report import Result, note_failures
@@ -123,6 +124,11 @@ def compare(
         raise UsageError("--vertical goes with --mode side")
     if geojson and mode != "list":
         raise UsageError("--geojson goes with --mode list")
+    if mode == "list":
+        target = Output(out, GEOJSON if geojson else TABLE, (FAILED,))
+    else:
+        target = tiles_output(out, web_ui=web_ui)
+    check_paths([target], [*(images or []), labels, masks, config, web_ui_template], cover=cover)
     titles = [entry.title for entry in load_config(config).classes] if scored else []
     job = Job(
         mode=mode,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rsp.shared.arguments import add_out, int_list, require
+from rsp.shared.claims import COVER, Output, check_paths
 from rsp.shared.errors import CoverError, UsageError
 from rsp.shared.report import Result
 from rsp.shared.tiles import MAX_ZOOM, Tile, split_cover, write_cover
@@ -85,6 +86,7 @@ def cover(
         raise UsageError(f"--zoom is needed to cover a {kind}")
     if zoom is not None and not 0 <= zoom <= MAX_ZOOM:
         raise UsageError(f"--zoom must be from 0 to {MAX_ZOOM}, got {zoom}")
+    check_paths([Output(path, COVER) for path in out], [source] if kind != "bbox" else [])
     if kind == "geojson":
         assert zoom is not None
         tiles = _cover_features(source, zoom)

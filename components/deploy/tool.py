@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsp.shared.arguments import bounded
+from rsp.shared.claims import check_paths
 from rsp.shared.errors import RspError, ServingError, UsageError
 from rsp.shared.report import Result
 
@@ -95,6 +96,7 @@ def deploy(
     from rsp.serving.archive import archive_name, build_archive, sha8
     from rsp.serving.management import Management
 
+    check_paths([], [model, golden])
     if workers is not None and workers < 1:
         raise UsageError(f"--workers must be at least 1, got {workers}")
     if not model_store.is_dir():

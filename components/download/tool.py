@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rsp.shared.arguments import add_out, add_web_ui, require
+from rsp.shared.claims import check_paths, tiles_output
 from rsp.shared.errors import DownloadError, TileError, UsageError
 from rsp.shared.parallel import parallel_map
 from rsp.shared.progress import progress
@@ -100,6 +101,7 @@ def download(
     from rsp.shared.tileset import open_writer
     from rsp.shared.tileset import tile_format as format_name
 
+    check_paths([tiles_output(out, web_ui=web_ui)], [web_ui_template], cover=cover)
     check_url(url, kind)
     if rate < 1 or timeout < 1 or (workers is not None and workers < 1):
         raise UsageError("--rate, --timeout and --workers must be at least 1")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rsp.shared.arguments import add_config, add_out, require
+from rsp.shared.claims import Form, Output, check_paths, tile_set
 from rsp.shared.report import Result
 
 if TYPE_CHECKING:
@@ -19,6 +20,13 @@ if TYPE_CHECKING:
     from rsp.shared.learning.inference import Predictor
 
 Kind = Literal["onnx", "jit", "pt2"]
+
+# What is written, by kind, and the suffixes that say so.
+FORMS = {
+    "onnx": Form("an ONNX model", (".onnx",)),
+    "jit": Form("a TorchScript model", (".jit", ".pt", ".pth", ".ts")),
+    "pt2": Form("a torch.export model", (".pt2",)),
+}
 
 # Pixels on which an export is compared with its checkpoint, at least.
 SAMPLE_PIXELS = 400_000
@@ -94,6 +102,8 @@ def export(
     from rsp.shared.learning.formats import window_side, write_model
     from rsp.shared.learning.inference import Predictor, load_predictor
 
+    # A folder that holds a tile set for each channel may hold models too.
+    check_paths([Output(out, FORMS[kind], (".json",))], [checkpoint, config, tile_set(tiles)])
     if config is not None:
         load_config(config)
     model, card = load_checkpoint(checkpoint)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rsp.shared.arguments import add_out, require
+from rsp.shared.claims import GEOJSON, Output, check_paths
 from rsp.shared.errors import FeatureError
 from rsp.shared.progress import progress
 from rsp.shared.report import Result
@@ -94,6 +95,7 @@ def extract(
     from rsp.components.extract.reader import OsmReader
     from rsp.components.extract.source import DisorderError, Source
 
+    check_paths([Output(out, GEOJSON)], [pbf])
     extractor = find_extractor(kind)
     with Source(pbf.expanduser()) as source:
         while True:

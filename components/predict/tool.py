@@ -8,11 +8,13 @@ rsp predict --endpoint http://127.0.0.1:8080 images masks
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsp.shared.arguments import add_config, add_out, add_web_ui, add_workers, require
+from rsp.shared.claims import check_paths, tile_set, tiles_output
 from rsp.shared.report import Result
 
 if TYPE_CHECKING:
@@ -103,6 +105,8 @@ def predict(
     ):  # fmt: skip
         if value is not None and value < low:
             raise UsageError(f"--{name} must be at least {low}, got {value}")
+    target = tiles_output(out, web_ui=web_ui)
+    check_paths([target], [tile_set(tiles), checkpoint, config, web_ui_template], cover=cover)
     # Refuse a cover that cannot be read before a network is loaded.
     wanted = None if cover is None else read_cover(cover)
     count = cpu_count() if workers is None else workers
@@ -116,11 +120,11 @@ def predict(
     _check(card, config, model, tile_size)
     overlap = card.overlap if tile_overlap is None else tile_overlap
     answerer.check_overlap(overlap)
-    with (
-        answerer,
-        open_channels(tiles, card.channels) as readers,
-        open_writer(out, "png", resume=resume) as writer,
-    ):
+    with ExitStack() as stack:
+        stack.enter_context(answerer)
+        readers = stack.enter_context(open_channels(tiles, card.channels))
+        check_paths([target], [reader.path for reader in readers.values()])
+        writer = stack.enter_context(open_writer(out, "png", resume=resume))
         writer.describe({"model": card.uuid, "classes": classes_metadata(card.classes)})
         if wanted is None:
             wanted = sorted(set().union(*(reader.tiles() for reader in readers.values())))

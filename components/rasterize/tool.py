@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsp.shared.arguments import add_config, add_out, add_web_ui, add_workers, require
+from rsp.shared.claims import check_paths, tiles_output
 from rsp.shared.errors import TileError, UsageError
 from rsp.shared.progress import progress
 from rsp.shared.report import Result, note_failures
@@ -115,6 +116,7 @@ def rasterize(
         raise UsageError("--append merges into the labels that are there, --resume leaves them: choose one")
     if tile_format != "png":
         raise UsageError(f"labels are png, got --format {tile_format}: the other formats lose class indices")
+    check_paths([tiles_output(out, web_ui=web_ui)], [geojson, config, web_ui_template], cover=cover)
     settings = load_config(config)
     size = settings.model.ts if tile_size is None else tile_size
     if not 1 <= size <= MAX_SIZE:

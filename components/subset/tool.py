@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rsp.shared.arguments import add_out, add_web_ui
+from rsp.shared.claims import check_paths, tiles_output
 from rsp.shared.errors import TileError, TileSetError, UsageError
 from rsp.shared.progress import progress
 from rsp.shared.report import Result, note_failures
@@ -75,10 +76,15 @@ def subset(
     if mode == "delete" and out is not None:
         raise UsageError("`--mode delete` takes the tiles out of --dir and has no output")
     source, target = Path(tiles).expanduser(), (out or Path()).expanduser()
+    if mode == "delete":
+        check_paths([], [tiles], cover=cover)
+    elif target.resolve() == Path.cwd():
+        # The default output: what is read may lie in it, beside the folders of the zooms.
+        check_paths([tiles_output(target, web_ui=web_ui)], [], inside=[tiles, cover, web_ui_template])
+    else:
+        check_paths([tiles_output(target, web_ui=web_ui)], [tiles, web_ui_template], cover=cover)
     wanted = read_cover(cover)
     with open_reader(source) as reader:
-        if mode != "delete" and target.resolve() == source.resolve():
-            raise UsageError(f"the output {target} is the tile set itself")
         failed = {tile: f"no such tile in {source}" for tile in wanted if tile not in reader}
         present = [tile for tile in wanted if tile not in failed]
         if not present and not (resume and mode == "move"):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rsp.shared.arguments import add_config, add_web_ui, add_workers, bounded, int_list
+from rsp.shared.claims import check_paths, tiles_output
 from rsp.shared.errors import CoverError, RasterError, UsageError
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.progress import progress
@@ -118,6 +119,7 @@ def tile(
         raise UsageError(f"--no_data must be from 0 to 255, got {no_data}")
     if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
         raise UsageError("--range is two numbers, the lesser first, as 0,4095")
+    check_paths([tiles_output(out, web_ui=web_ui)], [*rasters, config, web_ui_template], cover=cover)
     classes = None
     if kind == "label":
         from rsp.shared.config import load_config

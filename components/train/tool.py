@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rsp.shared.arguments import add_config, add_out, require
+from rsp.shared.claims import FOLDER, Output, check_paths
 from rsp.shared.errors import UsageError
 from rsp.shared.report import Result
 
@@ -134,6 +135,9 @@ def train(
     if settings.model.bs < 1 or settings.model.lr <= 0 or (workers is not None and workers < 0):
         raise UsageError("--bs must be at least 1, --lr above 0, and --workers 0 or more")
     plan = Plan(settings, folder.expanduser(), out, epochs, resume, checkpoint, workers, seed)
+    # A checkpoint and a configuration may lie in the folder of the training that goes on from them.
+    read = [folder / "training", folder / "validation"]
+    check_paths([Output(out, FOLDER)], read, inside=[config, checkpoint])
     plan.check()
     chosen, processes = choose(device, gpus)
     if processes > 1 and not started_by_torchrun():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsp.shared.arguments import add_config, add_out, add_workers, bounded, require
+from rsp.shared.claims import FAILED, GEOJSON, Output, check_paths
 from rsp.shared.errors import UsageError
 from rsp.shared.report import Result, note_failures
 from rsp.shared.tiles import Tile
@@ -80,6 +81,7 @@ def vectorize(
     from rsp.shared.progress import progress
     from rsp.shared.tileset import open_reader
 
+    check_paths([Output(out, GEOJSON, (FAILED,))], [masks, config])
     if min_area < 0 or simplify < 0:
         raise UsageError("--min_area and --simplify must be 0 or more")
     value = load_config(config).class_index(kind)

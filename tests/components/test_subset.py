@@ -133,10 +133,10 @@ def test_none_of_the_tiles_is_an_error(tmp_path, rsp, mode):
 
 def test_arguments_that_do_not_fit(tmp_path, cover, monkeypatch):
     source = make_tileset(tmp_path / "in")
-    with pytest.raises(UsageError, match="is the tile set itself"):
+    with pytest.raises(UsageError, match="is the input"):
         subset(source, cover, tmp_path / "sub" / ".." / "in")
     monkeypatch.chdir(source)
-    with pytest.raises(UsageError, match="is the tile set itself"):
+    with pytest.raises(UsageError, match="is the input"):
         subset(Path("../in"), cover, mode="move")
     with pytest.raises(UsageError, match="got 'link'"):
         subset(source, cover, tmp_path / "out", mode="link")

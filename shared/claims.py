@@ -1,0 +1,208 @@
+"""What a tool may write to: never over what it reads, and only under a name that tells what it writes.
+
+Every tool calls `check_paths` before any work, so the command line, the Python function and the component are all
+guarded. Nothing is touched when it refuses.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from glob import glob, has_magic
+from pathlib import Path
+from typing import NamedTuple
+
+from rsp.shared.atomic import is_stream
+from rsp.shared.errors import UsageError
+
+# A suffix that names a format; `masks.2024-01` and `lr0.01` have none.
+_FORMAT = re.compile(r"\.[a-z][a-z0-9]{0,15}", re.IGNORECASE)
+
+# Suffixes of files: nobody who gives one expects a folder.
+_FILES = re.compile(
+    r"\.(7z|csv|db|fgb|geojsonl?|gml|gpkg|gz|html?|jit|jp2|jpe?g|json|kml|mar|mbtiles|onnx|osm|parquet|pbf|pdf|pmtiles|"
+    r"png|pt2?|pth|safetensors|shp|sqlite|tar|tiff?|toml|tsv|txt|vrt|webp|ya?ml|zip)"
+)
+
+
+class Form(NamedTuple):
+    """What is written under a name.
+
+    Attributes:
+        what: What a person calls it, for messages.
+        suffixes: The suffixes under which it is written, beside none at all.
+        folder: Without a suffix it is a folder. Folders may be called `masks.old`; only the suffix of another
+            format is refused.
+    """
+
+    what: str
+    suffixes: tuple[str, ...]
+    folder: bool = False
+
+
+COVER = Form("a cover", (".csv", ".txt"))
+TABLE = Form("a list of tiles", (".csv", ".tsv", ".txt"))
+GEOJSON = Form("GeoJSON", (".json", ".geojson"))
+TILES = Form("tiles", (".pmtiles",), folder=True)
+FOLDER = Form("a folder", (), folder=True)
+
+
+class Output(NamedTuple):
+    """A path to write to.
+
+    Attributes:
+        path: The path.
+        form: What is written there.
+        sides: Suffixes of what is written beside it, under its name and this suffix.
+    """
+
+    path: Path
+    form: Form
+    sides: tuple[str, ...] = ()
+
+
+# Beside every output of a tool that may fail on single tiles: a cover, which can be fed back in.
+FAILED = ".failed.csv"
+
+_report: ContextVar[Path | None] = ContextVar("_report", default=None)
+
+
+@contextmanager
+def reporting(path: Path | None) -> Iterator[None]:
+    """While a tool runs, count the report that the command line writes afterwards among its outputs."""
+    token = _report.set(path)
+    try:
+        yield
+    finally:
+        _report.reset(token)
+
+
+def tiles_output(path: Path, *, web_ui: bool) -> Output:
+    """Return a tile set as an output: an archive has its web page beside it, a folder has it inside."""
+    page = web_ui and Path(path).suffix.lower() == ".pmtiles"
+    return Output(Path(path), TILES, (FAILED, *((".html",) if page else ())))
+
+
+def tile_set(path: Path | None) -> Path | None:
+    """Return a path that is a tile set itself; None where it is a folder with a tile set for each channel.
+
+    Such a folder may hold outputs too, as masks beside the images.
+    """
+    if path is None or not Path(path).expanduser().is_dir():
+        return path
+    try:
+        numbered = any(each.name.isdecimal() for each in Path(path).expanduser().iterdir())
+    except OSError:
+        return path  # its reader says what is wrong with it
+    return path if numbered else None
+
+
+def check_paths(
+    outputs: Sequence[Output],
+    reads: Iterable[str | Path | None],
+    *,
+    cover: Path | None = None,
+    inside: Iterable[Path | None] = (),
+) -> None:
+    """Refuse outputs that would hurt an input or another output, and names that promise another format.
+
+    Paths count as the same where they lead to the same file: through symbolic links, as hard links, however they
+    are spelled. Devices and pipes (`/dev/stdout`) are no files, and pass.
+
+    Args:
+        outputs: What the tool writes.
+        reads: What it reads: paths, and glob patterns; URLs and None are passed over.
+        cover: The tiles to work on. It is read before anything is written, so it may be the list of failed tiles
+            of an earlier run into the same output.
+        inside: What is read and may lie in an output folder: a checkpoint in the folder of a training, or all
+            that lies in the current directory where that is the output by default.
+
+    Raises:
+        UsageError: says which two paths collide, or which suffixes are written.
+    """
+    for output in outputs:
+        _check_name(output)
+    written = [output.path for output in outputs]
+    beside = [_beside(output.path, suffix) for output in outputs for suffix in output.sides]
+    report = _report.get()
+    if report is not None:
+        beside.append(report)
+    places = [(path, _place(path)) for path in [*written, *beside] if not is_stream(path)]
+    own = len([path for path in written if not is_stream(path)])
+    for source, lenient in [
+        *((path, False) for path in _expand(reads)),
+        *((path, True) for path in _expand(inside)),
+        *((path, False) for path in _expand([cover])),
+    ]:
+        if is_stream(source):
+            continue
+        place = _place(source)
+        for number, (path, target) in enumerate(places):
+            if target[0] == place[0]:
+                if source == cover and number >= own and str(path).endswith(FAILED):
+                    continue  # failed tiles that are tried again
+                raise UsageError(f"the output {path} is the input {source}; choose another output")
+            if place[0] in target:
+                raise UsageError(f"the output {path} lies inside the input {source}; choose a place outside")
+            if target[0] in place and not lenient:
+                raise UsageError(f"the output {path} contains the input {source}; choose a folder of its own")
+    for number, (path, target) in enumerate(places):
+        for other_number, (other, taken) in enumerate(places[:number]):
+            if target[0] == taken[0]:
+                raise UsageError(f"{path} would be written twice; each output needs a path of its own")
+            # A report may lie in the folder that it tells of.
+            if path == report and other_number < own:
+                continue
+            if taken[0] in target or target[0] in taken:
+                raise UsageError(f"the outputs {other} and {path} lie inside each other; each needs its own path")
+
+
+def _check_name(output: Output) -> None:
+    """Refuse a suffix of another format."""
+    path, form = Path(output.path), output.form
+    suffix = path.suffix.lower()
+    if suffix in form.suffixes or not _FORMAT.fullmatch(suffix) or is_stream(path):
+        return
+    if form.folder and (not _FILES.fullmatch(suffix) or path.expanduser().is_dir()):
+        return
+    choices = [*form.suffixes, "no suffix"]
+    listed = " or ".join([", ".join(choices[:-1]), choices[-1]] if len(choices) > 1 else choices)
+    folder = " for a folder" if form.folder and form.suffixes else ""
+    raise UsageError(f"cannot write {path}: the output is {form.what} ({listed}{folder})")
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """Return what is written beside an output; `.` and `..` have a name too."""
+    path = Path(path).expanduser()
+    if path.name in ("", ".."):
+        path = path.resolve()
+    return path.parent / f"{path.name}{suffix}"
+
+
+def _expand(names: Iterable[str | Path | None]) -> Iterator[Path]:
+    """Yield the paths that names and glob patterns lead to."""
+    for name in names:
+        if name is None or "://" in str(name) or str(name).startswith("/vsi"):
+            continue
+        path = Path(name).expanduser()
+        if has_magic(str(path)) and not os.path.lexists(path):
+            yield from map(Path, glob(str(path)))  # noqa: PTH207 (absolute too)
+        else:
+            yield Path(name)
+
+
+def _place(path: Path) -> list[object]:
+    """Return what identifies a path, then each folder that it lies in: an inode, or a name if there is no file."""
+    real = Path(os.path.realpath(Path(path).expanduser()))
+    return [_identity(each) for each in (real, *real.parents)]
+
+
+def _identity(path: Path) -> object:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return str(path)
+    return status.st_dev, status.st_ino
