@@ -40,8 +40,14 @@ def describe(artifact: Any, kind: str, result: Result) -> None:
 
 
 @contextmanager
-def config_file(text: str) -> Iterator[Path]:
-    """Write the configuration that a component was given as text to a file, for as long as the block runs."""
+def config_file(text: str) -> Iterator[Path | None]:
+    """Write the configuration that a component was given as text to a file, for as long as the block runs.
+
+    An empty text stands for no configuration: None.
+    """
+    if not text:
+        yield None
+        return
     with TemporaryDirectory() as folder:
         path = Path(folder) / "config.toml"
         path.write_text(text, "utf-8")

@@ -146,13 +146,6 @@ class Config:
         """The plain palette: one colour a class, in order."""
         return [entry.color for entry in self.classes]
 
-    def class_index(self, title: str) -> int:
-        """Return the index of the class of this title; raise `ConfigError` where there is none."""
-        titles = [entry.title for entry in self.classes]
-        if title not in titles:
-            raise ConfigError(f"no class {title!r} in the configuration; it has {', '.join(titles)}")
-        return titles.index(title)
-
 
 def find_config(path: str | Path | None) -> Path:
     """Return the configuration file to read: the argument, else `$RSP_CONFIG`, else `~/.rsp_config`.

@@ -34,8 +34,7 @@ def confusion(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer], cla
     for name, array in (("label", label), ("mask", mask)):
         if array.size and not 0 <= int(array.min()) <= int(array.max()) < classes:
             raise TileError(
-                f"the {name} holds class {int(array.max())}; the configuration has {classes} classes "
-                f"(0 to {classes - 1})"
+                f"the {name} holds class {int(array.max())}; there are {classes} classes (0 to {classes - 1})"
             )
     pairs = label.ravel().astype(np.int64) * classes + mask.ravel()
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.int64)

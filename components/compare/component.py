@@ -14,7 +14,7 @@ def compare(
     confusion: dsl.Output[dsl.ClassificationMetrics],
     map: dsl.Output[dsl.HTML],
     side_by_side: dsl.Output[dsl.HTML],
-    config: str,
+    config: str = "",
 ) -> None:
     """Measure how well masks agree with labels, and show it: on a map, and the worst tiles side by side.
 
@@ -26,7 +26,7 @@ def compare(
         confusion: Confusion matrix of the pixels of all tiles.
         map: Map of image, label and mask stacked: pink is predicted only, green labelled only, grey both.
         side_by_side: Image, label and mask of the tiles of lowest quality of data.
-        config: The configuration, TOML.
+        config: The configuration, TOML; empty where labels or masks tell their classes.
     """
     from rsp.components.artifacts import config_file, describe, named
     from rsp.components.compare.overview import overview

@@ -16,7 +16,8 @@ from rsp.components.compare.pictures import shrink, side, stack
 from rsp.components.compare.tool import CompareResult, compare
 from rsp.components.compare.work import Comparer, Job
 from rsp.shared.atomic import atomic_text
-from rsp.shared.config import ClassDef, load_config
+from rsp.shared.classes import find_classes
+from rsp.shared.config import ClassDef
 from rsp.shared.errors import RspError
 from rsp.shared.images import Array, complementary
 from rsp.shared.tiles import Tile
@@ -47,7 +48,7 @@ def overview(
     labels: str | Path,
     masks: str | Path,
     *,
-    config: Path,
+    config: Path | None,
     webmap: Path,
     side_by_side: Path,
 ) -> CompareResult:
@@ -57,7 +58,7 @@ def overview(
         images: Tile set of the images.
         labels: Tile set of the labels, of the same tiles.
         masks: Tile set of the masks, of the same tiles.
-        config: Configuration, read for its classes.
+        config: Configuration, read for its classes; None where labels or masks tell them.
         webmap: Where the map goes.
         side_by_side: Where the pictures side by side go. Either page holds all it needs, and is below 1 MB.
 
@@ -74,7 +75,7 @@ def overview(
     try:
         worst = sorted(scores, key=lambda tile: (scores[tile]["qod"], -scores[tile]["fg"], tile))
         with atomic_text(webmap) as file:
-            file.write(_map(comparer, worst[:MAP_TILES], scores, load_config(config).classes[1:]))
+            file.write(_map(comparer, worst[:MAP_TILES], scores, find_classes(config, [labels, masks])[1:]))
         with atomic_text(side_by_side) as file:
             file.write(_side_by_side(comparer, worst[:WORST_TILES], scores, result))
     finally:

@@ -88,7 +88,8 @@ def compare(
             palette, masks in the plain one: agreement is grey); `list` writes a line a tile.
         labels: Labels; together with masks they are scored.
         masks: Masks, as `predict` makes them.
-        config: Configuration, read for its classes where labels and masks are scored.
+        config: Configuration, read for its classes where labels and masks are scored. Not needed where one of
+            them tells the classes, as those of `rasterize` and `predict` do.
         cover: Compare these tiles only.
         minimum_fg: Lowest share of foreground that passes, in percent: the larger of label and mask.
         maximum_fg: Highest.
@@ -104,12 +105,12 @@ def compare(
         web_ui: Write the page.
 
     Raises:
-        UsageError: the arguments do not fit together.
+        UsageError: the arguments do not fit together, or labels, masks and configuration have other classes.
         TileSetError: the tile sets do not have the same tiles, or none could be compared.
         CoverError: no tile passes the filters.
     """
     from rsp.components.compare.work import Job, compare_tiles, tiles_of
-    from rsp.shared.config import load_config
+    from rsp.shared.classes import find_classes
     from rsp.shared.progress import progress
     from rsp.shared.tileset import open_writer
     from rsp.shared.tileset import tile_format as format_name
@@ -129,7 +130,9 @@ def compare(
     else:
         target = tiles_output(out, web_ui=web_ui)
     check_paths([target], [*(images or []), labels, masks, config, web_ui_template], cover=cover)
-    titles = [entry.title for entry in load_config(config).classes] if scored else []
+    titles: list[str] = []
+    if labels is not None and masks is not None:
+        titles = [entry.title for entry in find_classes(config, [labels, masks])]
     job = Job(
         mode=mode,
         images=tuple(Path(path) for path in images or ()) if mode != "list" else (),

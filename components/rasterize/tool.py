@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from rsp.components.rasterize.burn import Burnt, Chunk
     from rsp.components.rasterize.source import Source
-    from rsp.shared.config import Config
+    from rsp.shared.config import ClassDef
     from rsp.shared.jobs import Failure
     from rsp.shared.tiles import Tile
 
@@ -85,8 +85,9 @@ def rasterize(
         out: The tile set to write.
         geojson: A GeoJSON path or glob pattern.
         postgis: A SELECT whose column `geom` holds the polygons; the connection is the configuration's.
-        config: The configuration file, for the classes and the size of a tile.
-        tile_size: Side of a tile in pixels (default: the configuration's).
+        config: The configuration file, for the classes and the size of a tile. With `append` it is not needed
+            where the labels that are there tell both, as ours do; it may then add classes at the end.
+        tile_size: Side of a tile in pixels (default: the configuration's, else that of the labels that are there).
         kind: Title of the class that the polygons are (default: the one class beside the background).
         append: Keep the labels that are there below the new ones: of two classes the higher index wins.
         buffer: Widen the polygons by so many metres of EPSG:3857 (below 0: shrink them, which separates houses
@@ -105,7 +106,6 @@ def rasterize(
         FeatureError: no such file, one that cannot be read, or a database or query that does not answer.
     """
     from rsp.components.rasterize.burn import Job, TileIndex
-    from rsp.shared.config import load_config
     from rsp.shared.images import complementary
     from rsp.shared.jobs import Failure, run_job
     from rsp.shared.tiles import read_cover, zoom_of
@@ -117,15 +117,15 @@ def rasterize(
     if tile_format != "png":
         raise UsageError(f"labels are png, got --format {tile_format}: the other formats lose class indices")
     check_paths([tiles_output(out, web_ui=web_ui)], [geojson, config, web_ui_template], cover=cover)
-    settings = load_config(config)
-    size = settings.model.ts if tile_size is None else tile_size
+    present = out.expanduser() if append and _has_labels(out.expanduser()) else None
+    classes, size, connection = _settings(config, tile_size, present, postgis is not None)
     if not 1 <= size <= MAX_SIZE:
         raise UsageError(f"--tile_size must be from 1 to {MAX_SIZE}, got {size}")
-    present = out.expanduser() if append and _has_labels(out.expanduser()) else None
-    job = Job(size, _class_index(settings, kind), tuple(complementary(settings.colors)), present)
+    colors = complementary([entry.color for entry in classes])
+    job = Job(size, _class_index(classes, kind), tuple(colors), present)
     tiles = read_cover(cover)
     zoom_of(tiles, cover)
-    source = _source(geojson, postgis, settings)
+    source = _source(geojson, postgis, connection)
 
     index = TileIndex(tiles)
     polygons = progress(source.polygons(_widened(index.bounds, buffer)), "rasterize: read", unit="feature")
@@ -137,7 +137,7 @@ def rasterize(
     foreground = done = 0
     empty = job.empty()
     with open_writer(out, tile_format, resume=resume or append) as writer:
-        writer.describe({"tile_size": size, "classes": classes_metadata(settings.classes)})
+        writer.describe({"tile_size": size, "classes": classes_metadata(classes)})
         keep = writer.done if resume else frozenset()
         todo = [tile for tile in index.tiles if tile not in keep]
         chunks = run_job(job, index.chunks(keep), len(todo), workers, worth=WORTH)
@@ -164,23 +164,47 @@ def rasterize(
     )
 
 
-def _class_index(settings: Config, kind: str | None) -> int:
+def _settings(
+    config: Path | None, tile_size: int | None, present: Path | None, connecting: bool
+) -> tuple[Sequence[ClassDef], int, str | None]:
+    """Return the classes, the side of a tile and the connection to PostGIS.
+
+    The labels to append to are asked first. A configuration is read where it is named, or needed.
+    """
+    from rsp.shared.classes import find_classes
+    from rsp.shared.config import load_config
+    from rsp.shared.tileset import TileSetInfo, read_info
+
+    told = TileSetInfo() if present is None else read_info(present)
+    size = tile_size if tile_size is not None else None if config else told.tile_size
+    settings = load_config(config) if config or connecting or told.classes is None or size is None else None
+    if size is None:
+        assert settings is not None
+        size = settings.model.ts
+    if present is not None and told.classes is not None:
+        classes = find_classes(config, [present], extended=True)
+    else:
+        assert settings is not None
+        classes = settings.classes
+    return classes, size, settings.pg_dsn if settings else None
+
+
+def _class_index(classes: Sequence[ClassDef], kind: str | None) -> int:
     """Return the class to burn."""
+    from rsp.shared.classes import class_index
+
+    others = ", ".join(entry.title for entry in classes[1:])
     if kind is not None:
-        index = settings.class_index(kind)
+        index = class_index(classes, kind)
         if index == 0:
-            raise UsageError(f"--type {kind} is the background; choose {_titles(settings)}")
+            raise UsageError(f"--type {kind} is the background; choose {others}")
         return index
-    if len(settings.classes) > 2:
-        raise UsageError(f"which class are the polygons? Say --type with one of {_titles(settings)}")
+    if len(classes) > 2:
+        raise UsageError(f"which class are the polygons? Say --type with one of {others}")
     return 1
 
 
-def _titles(settings: Config) -> str:
-    return ", ".join(entry.title for entry in settings.classes[1:])
-
-
-def _source(geojson: str | None, postgis: str | None, settings: Config) -> Source:
+def _source(geojson: str | None, postgis: str | None, dsn: str | None) -> Source:
     """Return the source that the arguments name."""
     from rsp.components.rasterize.source import GeoJsonSource
 
@@ -191,7 +215,7 @@ def _source(geojson: str | None, postgis: str | None, settings: Config) -> Sourc
     assert postgis is not None
     from rsp.components.rasterize.postgis import PostgisSource
 
-    return PostgisSource(postgis, settings.pg_dsn)
+    return PostgisSource(postgis, dsn)
 
 
 def _widened(bounds: tuple[float, float, float, float], metres: float) -> tuple[float, float, float, float]:

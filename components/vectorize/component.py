@@ -10,7 +10,7 @@ def vectorize(
     masks: dsl.Input[dsl.Dataset],
     features: dsl.Output[dsl.Dataset],
     kind: str,
-    config: str,
+    config: str = "",
     min_area: float = 1.0,
     simplify: float = 1.0,
 ) -> None:
@@ -20,7 +20,7 @@ def vectorize(
         masks: Tile set of masks.
         features: GeoJSON, in degrees.
         kind: Title of the class.
-        config: The configuration, TOML.
+        config: The configuration, TOML; empty where the masks tell their classes.
         min_area: Leave out what is smaller, in square metres.
         simplify: How far outlines may move, in pixels.
     """

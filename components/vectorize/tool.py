@@ -61,8 +61,9 @@ def vectorize(
     Args:
         masks: Tile set of masks, of one zoom.
         out: Where the GeoJSON goes.
-        kind: Title of the class, as in the configuration.
-        config: Configuration, read for its classes.
+        kind: Title of the class.
+        config: Configuration, read for its classes. Not needed where the masks tell them, as those of `predict`
+            do.
         min_area: Leave out what is smaller, in square metres.
         simplify: How far outlines may move, in pixels; 0 keeps every stair-step.
         merge: Join what tile edges cut. Without it memory does not grow with the size of features (a whole
@@ -70,12 +71,13 @@ def vectorize(
         workers: Number of processes; None for one a processor.
 
     Raises:
-        ConfigError: no class of that title.
+        ConfigError: no class of that title, or no configuration where one is needed.
+        UsageError: masks and configuration have other classes.
         TileSetError: no mask can be read.
     """
     from rsp.components.vectorize.merge import Sweep
     from rsp.components.vectorize.work import TILES_A_PROCESS, Job, grid_of
-    from rsp.shared.config import load_config
+    from rsp.shared.classes import class_index, find_classes
     from rsp.shared.features import feature_writer
     from rsp.shared.jobs import Failure, run_job
     from rsp.shared.progress import progress
@@ -84,14 +86,15 @@ def vectorize(
     check_paths([Output(out, GEOJSON, (FAILED,))], [masks, config])
     if min_area < 0 or simplify < 0:
         raise UsageError("--min_area and --simplify must be 0 or more")
-    value = load_config(config).class_index(kind)
+    classes = find_classes(config, [masks])
+    value = class_index(classes, kind)
     with open_reader(masks) as reader:
         grid = grid_of(reader)
         tiles = sorted(reader.tiles(), key=lambda tile: (tile.y, tile.x))
     failed: dict[Tile, str] = {}
 
     def found() -> Iterator[TilePolygons]:
-        job = Job(Path(masks), grid, value, simplify, min_area, merge)
+        job = Job(Path(masks), grid, value, len(classes), simplify, min_area, merge)
         traced = run_job(job, tiles, len(tiles), workers, worth=TILES_A_PROCESS)
         for tile, one in progress(traced, "vectorize", len(tiles)):
             if isinstance(one, Failure):
@@ -121,9 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp vectorize`."""
     parser.add_argument("masks", type=Path, help="tile set of masks")
     add_out(parser, "where the GeoJSON goes")
-    parser.add_argument(
-        "--type", dest="kind", required=True, metavar="TITLE", help="title of the class, as in the configuration"
-    )
+    parser.add_argument("--type", dest="kind", required=True, metavar="TITLE", help="title of the class")
     add_config(parser)
     parser.add_argument(
         "--min_area", type=bounded(float, 0, 1e12), default=1.0, metavar="M2",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rsp.components.vectorize.merge import Edge, TilePolygons, reaches
 from rsp.components.vectorize.polygons import Grid, finish, polygons_of
-from rsp.shared.errors import RspError, TileSetError
+from rsp.shared.errors import RspError, TileError, TileSetError
 from rsp.shared.images import decode_mask
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import TileReader, open_reader
@@ -18,11 +18,22 @@ TILES_A_PROCESS = 32
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done with each mask."""
+    """What is to be done with each mask.
+
+    Attributes:
+        masks: The tile set.
+        grid: Its grid.
+        value: The class whose regions are traced.
+        classes: How many classes there are.
+        tolerance: How far outlines may move, in pixels.
+        min_area: What is smaller is left out, in square metres.
+        merge: Whether tiles beside each other are looked at.
+    """
 
     masks: Path
     grid: Grid
     value: int
+    classes: int
     tolerance: float
     min_area: float
     merge: bool
@@ -46,7 +57,12 @@ class Tracer:
     def __call__(self, tile: Tile) -> TilePolygons:
         """Return what a mask holds."""
         job, size = self.job, self.job.grid.size
-        polygons = polygons_of(decode_mask(self.reader.read(tile)), job.value, tile, size)
+        mask = decode_mask(self.reader.read(tile))
+        if mask.size and int(mask.max()) >= job.classes:
+            raise TileError(
+                f"the mask holds class {int(mask.max())}; there are {job.classes} classes (0 to {job.classes - 1})"
+            )
+        polygons = polygons_of(mask, job.value, tile, size)
         shared = self._shared(tile) if job.merge else []
         found = TilePolygons(tile)
         for polygon in polygons:

@@ -14,11 +14,11 @@ import shutil
 from pathlib import Path
 
 from rsp.shared.errors import TileSetError
-from rsp.shared.tileset.archive import ArchiveReader, ArchiveWriter
+from rsp.shared.tileset.archive import ArchiveReader, ArchiveWriter, read_archive_metadata
 from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
 from rsp.shared.tileset.digest import tiles_digest
-from rsp.shared.tileset.directory import DirectoryReader, DirectoryWriter, scan
-from rsp.shared.tileset.metadata import SIDECAR, TileSetInfo, classes_metadata
+from rsp.shared.tileset.directory import DirectoryReader, DirectoryWriter, read_sidecar, scan
+from rsp.shared.tileset.metadata import SIDECAR, TileSetInfo, classes_metadata, parse_info
 
 __all__ = [
     "FORMATS",
@@ -35,6 +35,7 @@ __all__ = [
     "is_archive",
     "open_reader",
     "open_writer",
+    "read_info",
     "remove_tileset",
     "scan",
     "tile_format",
@@ -59,6 +60,22 @@ def open_reader(path: str | Path) -> TileReader:
     if not path.exists():
         raise TileSetError(f"no tile set at {path}; expected a directory z/x/y.ext or a PMTiles file")
     return ArchiveReader(path)
+
+
+def read_info(path: str | Path) -> TileSetInfo:
+    """Return what a tile set says of itself, without looking for its tiles.
+
+    Raises:
+        TileSetError: nothing there, neither a directory nor an archive, or metadata that are damaged.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        metadata = read_sidecar(path)
+    elif path.exists():
+        metadata = read_archive_metadata(path)
+    else:
+        raise TileSetError(f"no tile set at {path}; expected a directory z/x/y.ext or a PMTiles file")
+    return parse_info(metadata, f"the metadata of {path}")
 
 
 def open_writer(path: str | Path, tiles_format: str, *, resume: bool = False) -> TileWriter:

@@ -96,13 +96,7 @@ class ArchiveReader(TileReader):
     @property
     def metadata(self) -> dict[str, Any]:
         start, length = self._header["metadata_offset"], self._header["metadata_length"]
-        where = f"the metadata of {self.path}"
-        try:
-            # No more than the limit: a few compressed bytes can hold gigabytes.
-            data = zlib.decompressobj(wbits=31).decompress(self._map[start : start + length], MAX_BYTES + 1)
-        except (ValueError, zlib.error) as error:
-            raise TileSetError(f"{where} cannot be read: {error}") from error
-        return parse_metadata(data, where)
+        return _unpack(self._map[start : start + length], self.path)
 
     def tiles(self) -> list[Tile]:
         return self._tiles
@@ -122,6 +116,29 @@ class ArchiveReader(TileReader):
 
     def close(self) -> None:
         self._map.close()
+
+
+def read_archive_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata of an archive, without reading its directories; else as `ArchiveReader.metadata`."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(127)
+            if not head.startswith(MAGIC):
+                raise TileSetError(f"{path} is neither a directory of tiles nor a PMTiles (version 3) file")
+            header = deserialize_header(head)
+            file.seek(header["metadata_offset"])
+            return _unpack(file.read(min(header["metadata_length"], MAX_BYTES)), path)
+    except (OSError, LookupError, OverflowError, ValueError, struct.error) as error:
+        raise TileSetError(f"cannot read the archive {path}: {error}") from error
+
+
+def _unpack(data: bytes, path: Path) -> dict[str, Any]:
+    """Return compressed metadata. No more than the limit is unpacked: a few bytes can hold gigabytes."""
+    where = f"the metadata of {path}"
+    try:
+        return parse_metadata(zlib.decompressobj(wbits=31).decompress(data, MAX_BYTES + 1), where)
+    except zlib.error as error:
+        raise TileSetError(f"{where} cannot be read: {error}") from error
 
 
 class ArchiveWriter(TileWriter):

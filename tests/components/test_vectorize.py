@@ -266,7 +266,7 @@ def test_what_cannot_be_meant(town, config, tmp_path, rsp):
     assert rsp("vectorize", town, tmp_path / "out").code == 2
     assert rsp("vectorize", "--type", "building", town).code == 2
     assert rsp("vectorize", "--type", "building", "--min_area", "-1", town, tmp_path / "out").code == 2
-    with pytest.raises(ConfigError, match="no class 'lake' in the configuration; it has background, building"):
+    with pytest.raises(ConfigError, match="no class 'lake'; the classes are background, building"):
         vectorize(town, tmp_path / "out", kind="lake", config=config)
     with pytest.raises(TileSetError, match="no tile set"):
         vectorize(tmp_path / "nowhere", tmp_path / "out", kind="building", config=config)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rsp.shared.classes import class_index
 from rsp.shared.config import KEYS, TABLES, ClassDef, describe, find_config, load_config
 from rsp.shared.errors import ConfigError
 from rsp.shared.keys import EXPECTED
@@ -128,9 +129,9 @@ def test_what_only_one_form_has(tmp_path):
 def test_the_projects_own_file():
     config = load_config(Path(__file__).parents[2] / "config.toml")
     assert (config.model.ts, config.model.bs, config.model.lr) == (512, 2, 0.000025)
-    assert config.class_index("building") == 1
-    with pytest.raises(ConfigError, match="no class 'road' in the configuration; it has background, building"):
-        config.class_index("road")
+    assert class_index(config.classes, "building") == 1
+    with pytest.raises(ConfigError, match="no class 'road'; the classes are background, building"):
+        class_index(config.classes, "road")
 
 
 def test_defaults(tmp_path):
