@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from rsp.components.train.tool import TrainResult
+from rsp.components.train.result import TrainResult
 from rsp.shared.atomic import atomic_text
 
 WIDTH, HEIGHT, MARGIN = 480, 260, 44

@@ -259,17 +259,17 @@ class Batches(Sampler[list[Key]]):
         self.rank, self.world, self.epoch = rank, world, 0
 
     def __len__(self) -> int:
-        share = -(-self.count // self.world) if self.shuffled else len(range(self.rank, self.count, self.world))
-        return -(-share // self.batch_size)
+        mine = -(-self.count // self.world) if self.shuffled else len(range(self.rank, self.count, self.world))
+        return -(-mine // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = list(range(self.count))
         if self.shuffled:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist()
-            share = -(-self.count // self.world)
-            if share % self.batch_size == 1 and self.batch_size > 1:
-                share += 1
-            order = [order[place % self.count] for place in range(share * self.world)]
+            each = -(-self.count // self.world)
+            if each % self.batch_size == 1 and self.batch_size > 1:
+                each += 1
+            order = [order[place % self.count] for place in range(each * self.world)]
         mine = order[self.rank :: self.world]
         for start in range(0, len(mine), self.batch_size):
             yield [(self.epoch, index) for index in mine[start : start + self.batch_size]]

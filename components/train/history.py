@@ -117,7 +117,7 @@ def flatten(row: Row, prefix: str = "") -> dict[str, Any]:
 
 
 class Log:
-    """Prints lines and appends them to the text log; silent in processes that do not lead."""
+    """Prints lines and appends them to the text log; silent in all processes but the main one."""
 
     def __init__(self, out: Path, *, silent: bool) -> None:
         self.path, self.silent = out / LOG, silent

@@ -1,4 +1,4 @@
-"""Training in several processes: torchrun starts them, each runs the tool, the first one tells how it ended."""
+"""Training in several processes: torchrun starts them, each reads the plan, the first one tells how it ended."""
 
 from __future__ import annotations
 
@@ -8,37 +8,32 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
 
+from rsp.components.train.plan import Plan
+from rsp.components.train.result import TrainResult
 from rsp.shared import errors
 from rsp.shared.parallel import cpu_count
 
-if TYPE_CHECKING:
-    from rsp.components.train.tool import TrainResult
-
-ARGUMENTS, RESULT = "arguments.json", "result.json"
-PATHS = ("out", "config", "dataset", "checkpoint")
+PLAN, RESULT = "plan.json", "result.json"
 
 
-def launch(arguments: dict[str, Any], processes: int) -> TrainResult:
+def launch(plan: Plan, device: str, processes: int) -> TrainResult:
     """Train in several processes on this machine and return the result of the first.
 
     Args:
-        arguments: Those of `train`.
+        plan: What to train.
+        device: As `join` takes it.
         processes: How many, one for each GPU.
 
     Raises:
         RspError: what a process raised.
     """
-    from rsp.components.train.tool import TrainResult
-
     with TemporaryDirectory() as name:
         folder = Path(name)
-        plain = {key: str(value) if isinstance(value, Path) else value for key, value in arguments.items()}
-        (folder / ARGUMENTS).write_text(json.dumps(plain), "utf-8")
+        (folder / PLAN).write_text(plan.to_json(), "utf-8")
         command = [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
-            "--module", "rsp.components.train.launch", str(folder),
+            "--module", "rsp.components.train.launch", str(folder), device,
         ]  # fmt: skip
         # torchrun would give each process one thread.
         threads = str(max(1, cpu_count() // processes))
@@ -54,38 +49,45 @@ def launch(arguments: dict[str, Any], processes: int) -> TrainResult:
         for rank in range(processes):
             path = folder / f"error-{rank}.json"
             if path.exists():
-                error = json.loads(path.read_text("utf-8"))
-                raise getattr(errors, error["kind"])(error["message"])
+                raise read_error(path)
         if code or not (folder / RESULT).exists():
             raise errors.ModelError(f"training in {processes} processes ended with exit code {code}; see above")
-        data = json.loads((folder / RESULT).read_text("utf-8"))
-        return TrainResult(**{**data, "checkpoint": Path(data["checkpoint"])})
+        return TrainResult.from_json((folder / RESULT).read_text("utf-8"))
 
 
-def worker(folder: Path) -> int:
+def write_error(path: Path, error: errors.RspError) -> None:
+    """Leave an error for the process that waits."""
+    kind = type(error)
+    data = {"module": kind.__module__, "name": kind.__qualname__, "message": str(error)}
+    path.write_text(json.dumps(data), "utf-8")
+
+
+def read_error(path: Path) -> errors.RspError:
+    """Return the error that a process left: itself if it is ours, else a `PluginError` that names it."""
+    data = json.loads(path.read_text("utf-8"))
+    if data["module"] == errors.__name__:
+        kind: type[errors.RspError] = getattr(errors, data["name"])
+        return kind(data["message"])
+    return errors.PluginError(f"{data['module']}.{data['name']}: {data['message']}")
+
+
+def worker(folder: Path, device: str) -> int:
     """Train as one of several processes, and leave the result or the error in the folder."""
-    from dataclasses import fields
+    from rsp.components.train.processes import join
+    from rsp.components.train.training import train_model
 
-    from rsp.components.train.tool import TrainResult, train
-
-    arguments = json.loads((folder / ARGUMENTS).read_text("utf-8"))
-    for key in PATHS:
-        arguments[key] = None if arguments[key] is None else Path(arguments[key])
+    plan = Plan.from_json((folder / PLAN).read_text("utf-8"))
     rank = os.environ["RANK"]
     try:
-        result = train(**arguments)
+        with join(device) as world:
+            result = train_model(plan, world)
     except errors.RspError as error:
-        data = {"kind": type(error).__name__, "message": str(error)}
-        (folder / f"error-{rank}.json").write_text(json.dumps(data), "utf-8")
+        write_error(folder / f"error-{rank}.json", error)
         return error.exit_code
     if rank == "0":
-        values = {
-            entry.name: getattr(result, entry.name) for entry in fields(TrainResult) if entry.name != "failed"
-        }
-        # Python's JSON keeps NaN, which the result may hold; nobody else reads it.
-        (folder / RESULT).write_text(json.dumps(values, default=str), "utf-8")
+        (folder / RESULT).write_text(result.to_json(), "utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(worker(Path(sys.argv[1])))
+    sys.exit(worker(Path(sys.argv[1]), sys.argv[2]))

@@ -62,7 +62,7 @@ def measure(chosen: dict[str, Metric], matrix: Counts) -> dict[str, float]:
     return values
 
 
-class Tally:
+class RunningMetrics:
     """Confusion matrix and mean loss of an epoch, kept on the device so that no batch waits for it."""
 
     def __init__(self, classes: int, device: torch.device) -> None:

@@ -28,7 +28,7 @@ class World:
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes and reports."""
         return self.rank == 0
 

@@ -1,4 +1,4 @@
-"""Where a training starts: its plan, its first weights, its optimizer, its learning rate."""
+"""What training starts from: the first weights, the optimizer, the learning rate."""
 
 from __future__ import annotations
 
@@ -12,57 +12,20 @@ import torch
 from torch import nn
 
 from rsp.components.train.history import Log, Row, State, read_state
+from rsp.components.train.plan import Plan
 from rsp.shared.config import Config
 from rsp.shared.errors import ConfigError, ModelError, UsageError
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.checkpoint import load_checkpoint, load_weights
 from rsp.shared.learning.models import build_model
 
-# The rate climbs over the first tenth of the steps, then falls along a cosine to this share of itself.
+# The rate climbs over the first tenth of the steps, then falls along a cosine to this fraction of itself.
 WARM_UP, FLOOR = 0.1, 0.01
 
 
 @dataclass
-class Plan:
-    """What to train, on what, and for how long.
-
-    Attributes:
-        config: The configuration, overrides applied.
-        dataset: The folder that holds `training` and `validation`.
-        out: Where checkpoints, history and log go.
-        epochs: The epoch to train up to.
-        resume: Go on: from `checkpoint` if there is one, else from the last state in `out`.
-        checkpoint: Where the first weights come from.
-        workers: Processes that load tiles, for each training process; None chooses.
-        seed: Of weights, shuffles and augmentations.
-    """
-
-    config: Config
-    dataset: Path
-    out: Path
-    epochs: int = 10
-    resume: bool = False
-    checkpoint: Path | None = None
-    workers: int | None = None
-    seed: int = 0
-
-    def check(self) -> None:
-        """Raise `UsageError` where no network can be trained so."""
-        if self.epochs < 1:
-            raise UsageError(f"--epochs must be at least 1, got {self.epochs}")
-        if self.seed < 0:
-            raise UsageError(f"--seed must be 0 or more, got {self.seed}")
-        side = self.config.model.ts
-        if side % 32:
-            raise UsageError(
-                f"the tile size is {side}; networks need a multiple of 32, as {round(side / 32) * 32 or 32} "
-                "(tiles of other sizes are resized to it)"
-            )
-
-
-@dataclass
-class Start:
-    """The state of affairs before the first epoch of this run.
+class StartingPoint:
+    """What this run of a training starts from.
 
     Attributes:
         model: The network with its first weights.
@@ -79,7 +42,7 @@ class Start:
     best_from: int = 1
 
 
-def make_start(plan: Plan, log: Log) -> Start:
+def starting_point(plan: Plan, log: Log) -> StartingPoint:
     """Build the network with new weights, those of a checkpoint, or those that `--resume` finds.
 
     Raises:
@@ -93,7 +56,7 @@ def make_start(plan: Plan, log: Log) -> Start:
     if state is None:
         if plan.resume:
             log(f"nothing to resume in {plan.out}: training begins at epoch 1")
-        return Start(build_model(plan.config.model, channels, classes))
+        return StartingPoint(build_model(plan.config.model, channels, classes))
     where = str(plan.out)
     card = ModelCard.from_json(state.card)
     _check_card(plan, card, where)
@@ -101,27 +64,27 @@ def make_start(plan: Plan, log: Log) -> Start:
     load_weights(model, state.weights, where)
     _check_left(plan, state.epoch, where)
     log(f"resuming from {where}, after epoch {state.epoch}")
-    return Start(model, state.optimizer, state.epoch, state.history)
+    return StartingPoint(model, state.optimizer, state.epoch, state.history)
 
 
-def _from_checkpoint(plan: Plan, path: Path, log: Log) -> Start:
+def _from_checkpoint(plan: Plan, path: Path, log: Log) -> StartingPoint:
     model, card = load_checkpoint(path)
     _check_card(plan, card, str(path))
     if not plan.resume:
         log(f"fine-tuning from {path}")
-        return Start(model)
+        return StartingPoint(model)
     _check_left(plan, card.epoch, str(path))
     log(f"resuming from {path}, after epoch {card.epoch}")
     state: State | None = read_state(path.parent)
     here = path.parent.resolve() == plan.out.resolve()
-    start = Start(model, None, card.epoch, [], 1 if here else card.epoch + 1)
+    point = StartingPoint(model, None, card.epoch, [], 1 if here else card.epoch + 1)
     if state is not None and state.uuid == card.uuid:
-        start.optimizer = state.optimizer
+        point.optimizer = state.optimizer
     else:
         log(f"no optimizer state goes with {path}: its momentum begins anew")
     if state is not None:
-        start.history = [row for row in state.history if row["epoch"] <= card.epoch]
-    return start
+        point.history = [row for row in state.history if row["epoch"] <= card.epoch]
+    return point
 
 
 def _check_card(plan: Plan, card: ModelCard, where: str) -> None:
@@ -176,5 +139,5 @@ def learning_rate(step: int, steps: int, rate: float) -> float:
     climb = max(1, round(WARM_UP * steps))
     if step < climb:
         return rate * (step + 1) / climb
-    share = (step - climb) / max(1, steps - climb)
-    return rate * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * share)))
+    progress = (step - climb) / max(1, steps - climb)
+    return rate * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))

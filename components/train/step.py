@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rsp.components.train.chart import write_chart
-from rsp.components.train.tool import TrainResult, train
+from rsp.components.train.result import TrainResult
+from rsp.components.train.tool import train
 from rsp.shared.config import load_config
 from rsp.shared.tileset import open_reader
 

@@ -13,58 +13,15 @@ history.json, history.csv, the log, and state.pt, from which --resume goes on.
 from __future__ import annotations
 
 import argparse
-import math
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rsp.components.train.result import TrainResult
 from rsp.shared.arguments import add_config, add_out, require
 from rsp.shared.claims import FOLDER, Output, check_paths
 from rsp.shared.errors import UsageError
-from rsp.shared.report import Result
-
-
-@dataclass(kw_only=True)
-class TrainResult(Result):
-    """What `train` did. Metrics are those of the best epoch on the validation tiles; NaN where undefined.
-
-    Attributes:
-        epochs: Up to which epoch it trained.
-        best_epoch: The epoch whose weights are in `checkpoint`.
-        iou: IoU of the foreground: the mean over all classes but the background.
-        miou: Mean IoU over all classes.
-        mcc: Matthews correlation coefficient.
-        loss: Mean loss.
-        confusion: Confusion matrix in pixels, rows are labels.
-        classes: The titles of its rows and columns.
-        checkpoint: The best checkpoint.
-        training_tiles: How many tiles it trained on.
-        validation_tiles: How many it was measured on.
-        seconds: How long this run took.
-        history: One row for each epoch.
-        notes: What a person should know of the data.
-    """
-
-    epochs: int
-    best_epoch: int
-    iou: float
-    miou: float
-    mcc: float
-    loss: float
-    confusion: list[list[int]]
-    classes: list[str]
-    checkpoint: Path
-    training_tiles: int
-    validation_tiles: int
-    seconds: float
-    history: list[dict[str, Any]]
-    notes: list[str]
-
-    def measures(self) -> dict[str, float]:
-        """Return the metrics that are defined."""
-        found = {"iou": self.iou, "miou": self.miou, "mcc": self.mcc, "loss": self.loss}
-        return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
 def train(
@@ -114,14 +71,13 @@ def train(
         TileError: a tile that cannot be decoded, or a label of an unknown class; says which.
         ModelError: a network or checkpoint that cannot be built, or training that diverges.
     """
-    arguments = dict(locals())  # what every process of several is told
     # Before torch is imported. On cores that others use, too, OpenMP's threads that spin while they wait took 57 s
     # of CPU time for an epoch of 20 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from rsp.components.train.launch import launch
+    from rsp.components.train.plan import Plan
     from rsp.components.train.processes import choose, join, started_by_torchrun
-    from rsp.components.train.start import Plan
     from rsp.components.train.training import train_model
     from rsp.shared.config import load_config
 
@@ -141,11 +97,9 @@ def train(
     plan.check()
     chosen, processes = choose(device, gpus)
     if processes > 1 and not started_by_torchrun():
-        return launch(arguments, processes)
+        return launch(plan, chosen, processes)
     with join(chosen) as world:
-        outcome = train_model(plan, world)
-    values = {entry.name: getattr(outcome, entry.name) for entry in fields(outcome)}
-    return TrainResult(classes=[entry.title for entry in settings.classes], **values)
+        return train_model(plan, world)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

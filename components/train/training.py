@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ from torch.utils.data import DataLoader
 from rsp.components.train.data import Batches, TileDataset, make_batches
 from rsp.components.train.history import Log, Row, State, finite, write_history, write_state
 from rsp.components.train.losses import build_loss, class_weights
-from rsp.components.train.metrics import Tally, load_metrics, measure
+from rsp.components.train.metrics import RunningMetrics, load_metrics, measure
+from rsp.components.train.plan import Plan
 from rsp.components.train.processes import World
-from rsp.components.train.start import Plan, learning_rate, make_optimizer, make_start
+from rsp.components.train.result import TrainResult
+from rsp.components.train.start import learning_rate, make_optimizer, starting_point
 from rsp.shared.atomic import atomic_path
 from rsp.shared.errors import ModelError, RspError, StorageError
 from rsp.shared.learning.card import ModelCard, library_versions
@@ -35,25 +37,6 @@ from rsp.shared.progress import progress
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 
-@dataclass
-class Outcome:
-    """How training ended; the numbers are those of the best epoch on the validation tiles."""
-
-    epochs: int
-    best_epoch: int
-    iou: float
-    miou: float
-    mcc: float
-    loss: float
-    confusion: list[list[int]]
-    checkpoint: Path
-    training_tiles: int
-    validation_tiles: int
-    seconds: float
-    history: list[Row]
-    notes: list[str] = field(default_factory=list)
-
-
 class Trainer:
     """One training. Make it and call `run`, in every process of the world."""
 
@@ -61,9 +44,9 @@ class Trainer:
         self.plan, self.world, self.config = plan, world, plan.config
         self.device = world.device
         plan.check()
-        if world.leads:
+        if world.is_main:
             make_folder(plan.out)
-        self.log = Log(plan.out, silent=not world.leads)
+        self.log = Log(plan.out, silent=not world.is_main)
         self.training, self.validation = [
             TileDataset(self.config, plan.dataset / part, training=part == "training", seed=plan.seed)
             for part in ("training", "validation")
@@ -73,20 +56,20 @@ class Trainer:
         zooms = {tile.z for tile in self.training.loader.tiles}
         self.zoom = zooms.pop() if len(zooms) == 1 else None
         # Only the process that writes cards needs it. It costs less than a hundredth of one validation.
-        self.digest = self.validation.digest() if world.leads else None
+        self.digest = self.validation.digest() if world.is_main else None
         self.metrics = load_metrics(list(dict.fromkeys(["iou", "miou", "mcc", *self.config.model.metrics])))
         self.loss = build_loss(self.config.model.loss, class_weights(self.config.classes).to(self.device))
         torch.manual_seed(plan.seed)
-        self.start = make_start(plan, self.log)
-        self.history, self.done = self.start.history, self.start.epoch
-        self.model = self.start.model.to(self.device)
+        start = starting_point(plan, self.log)
+        self.history, self.done, self.best_from = start.history, start.epoch, start.best_from
+        self.model = start.model.to(self.device)
         if self.device.type == "cuda":
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             torch.backends.cudnn.benchmark = True
         self.wrapped = self._wrap()
         self.optimizer = make_optimizer(self.config, self.model)
-        if self.start.optimizer is not None:
-            self.optimizer.load_state_dict(self.start.optimizer)
+        if start.optimizer is not None:
+            self.optimizer.load_state_dict(start.optimizer)
         self._half = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self._make_loaders()
 
@@ -117,8 +100,8 @@ class Trainer:
 
     # --- the loop -------------------------------------------------------------------------------------------
 
-    def run(self) -> Outcome:
-        """Train up to the last epoch; see `Outcome`."""
+    def run(self) -> TrainResult:
+        """Train up to the last epoch."""
         start = time.monotonic()
         self._describe()
         for epoch in range(self.done + 1, self.plan.epochs + 1):
@@ -134,14 +117,14 @@ class Trainer:
             }
             self.history.append(finite(row))
             self._report(row)
-            if self.world.leads:
+            if self.world.is_main:
                 self._save(epoch)
             if not math.isfinite(training["loss"]):
                 raise ModelError(
                     f"the loss is {training['loss']} in epoch {epoch}: training diverged; lower the learning rate "
                     f"(it is {self.config.model.lr:g})"
                 )
-        return self._outcome(time.monotonic() - start)
+        return self._result(time.monotonic() - start)
 
     def _batch(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """Return a batch on the device, or raise the error that stands in its place."""
@@ -153,8 +136,8 @@ class Trainer:
         return images, labels.to(self.device, non_blocking=True).long()
 
     def _shown(self, loader: DataLoader[Any], what: str) -> Any:
-        """Return the batches, with progress where this process leads."""
-        return progress(loader, what, total=len(loader), unit="step") if self.world.leads else loader
+        """Return the batches, with progress in the main process."""
+        return progress(loader, what, total=len(loader), unit="step") if self.world.is_main else loader
 
     def _train(self, epoch: int) -> tuple[float, dict[str, Any]]:
         """Train an epoch; return the last learning rate and the metrics."""
@@ -162,7 +145,7 @@ class Trainer:
         self.batches.epoch = epoch
         # Whatever chance the network takes (dropout) follows from seed and epoch, resumed or not.
         torch.manual_seed((self.plan.seed * 1_000_003 + epoch) * 4099 + self.world.rank)
-        tally = Tally(len(self.config.classes), self.device)
+        running = RunningMetrics(len(self.config.classes), self.device)
         per_epoch = len(self.batches)
         rate = self.config.model.lr
         name = f"epoch {epoch}/{self.plan.epochs}, training"
@@ -187,8 +170,8 @@ class Trainer:
             loss = self.loss(logits, labels)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
-            tally.add(logits, labels, loss)
-        return rate, self._measured(tally)
+            running.add(logits, labels, loss)
+        return rate, self._measured(running)
 
     @torch.no_grad()
     def _validate(self, epoch: int) -> dict[str, Any]:
@@ -209,7 +192,7 @@ class Trainer:
             threads=threads,
             batch_size=self.config.model.bs,
         )
-        tally = Tally(len(self.config.classes), self.device)
+        running = RunningMetrics(len(self.config.classes), self.device)
         for batch in self._shown(self.validation_loader, f"epoch {epoch}/{self.plan.epochs}, validation"):
             if isinstance(batch, RspError):
                 raise batch
@@ -217,12 +200,12 @@ class Trainer:
             answers = predictor.logits([image.numpy() for image in images])
             logits = torch.from_numpy(np.stack(answers)).to(self.device)
             truth = torch.stack(labels).to(self.device).long()
-            tally.add(logits, truth, self.loss(logits, truth))
-        return self._measured(tally)
+            running.add(logits, truth, self.loss(logits, truth))
+        return self._measured(running)
 
-    def _measured(self, tally: Tally) -> dict[str, Any]:
-        """Return the metrics of a tally, over all processes, the confusion matrix last."""
-        matrix, loss = tally.result()
+    def _measured(self, running: RunningMetrics) -> dict[str, Any]:
+        """Return the metrics that were counted, over all processes, the confusion matrix last."""
+        matrix, loss = running.result()
         ious = dict(zip((c.title for c in self.config.classes), iou_per_class(matrix).tolist(), strict=True))
         return {"loss": loss, **measure(self.metrics, matrix), "iou_of": ious, "confusion": matrix.tolist()}
 
@@ -273,7 +256,7 @@ class Trainer:
             value = next((part[key] for key in ("iou", "miou") if part[key] is not None), -1.0)
             return value, -part["loss"] if part["loss"] is not None else -math.inf
 
-        return max((row for row in self.history if row["epoch"] >= self.start.best_from), key=score)
+        return max((row for row in self.history if row["epoch"] >= self.best_from), key=score)
 
     def _card(self, epoch: int) -> ModelCard:
         """Return the card of the network after an epoch, but for what it reached."""
@@ -316,10 +299,11 @@ class Trainer:
         )
         write_state(out, state)
 
-    def _outcome(self, seconds: float) -> Outcome:
+    def _result(self, seconds: float) -> TrainResult:
         best = self._best()
         part = best["validation"]
-        return Outcome(
+        return TrainResult(
+            classes=[entry.title for entry in self.config.classes],
             epochs=self.plan.epochs,
             best_epoch=best["epoch"],
             iou=_number(part["iou"]),
@@ -365,6 +349,6 @@ def link_checkpoint(out: Path, epoch: int, epochs: int) -> None:
             old.unlink()
 
 
-def train_model(plan: Plan, world: World) -> Outcome:
-    """Train; see `Plan` and `Outcome`. Every process of the world calls it."""
+def train_model(plan: Plan, world: World) -> TrainResult:
+    """Train; see `Plan` and `TrainResult`. Every process of the world calls it."""
     return Trainer(plan, world).run()

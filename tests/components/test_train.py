@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import subprocess
@@ -15,9 +14,11 @@ import torch
 from kfp import dsl
 
 from rsp.components.train.component import train as train_component
-from rsp.components.train.launch import launch
+from rsp.components.train.launch import launch, read_error, write_error
+from rsp.components.train.plan import Plan
 from rsp.components.train.tool import train
-from rsp.shared.errors import ConfigError, TileError, TileSetError, UsageError
+from rsp.shared.config import load_config
+from rsp.shared.errors import ConfigError, PluginError, RspError, TileError, TileSetError, UsageError
 from rsp.shared.learning.checkpoint import load_checkpoint, read_card
 from rsp.shared.tileset import open_reader, tiles_digest
 from tests.tilesets import CONFIG
@@ -196,17 +197,10 @@ def test_two_processes_take_the_steps_of_one(toy, tmp_path, config):
 
 
 def test_launch_starts_processes_and_brings_back_their_result(toy, tmp_path, config, capfd):
-    arguments = dict.fromkeys(inspect.signature(train).parameters)
-    arguments |= {
-        "out": tmp_path / "out",
-        "config": config,
-        "dataset": toy,
-        "epochs": 1,
-        "seed": 5,
-        "resume": False,
-    }
-    result = launch({**arguments, "device": "cpu"}, 2)
+    plan = Plan(load_config(config), toy, tmp_path / "out", epochs=1, seed=5)
+    result = launch(plan, "cpu", 2)
     assert result.training_tiles == 18 and np.sum(result.confusion) == 6 * 64 * 64
+    assert result.classes == ["background", "building"]
     assert result.checkpoint == tmp_path / "out" / "best.safetensors" and result.history[0]["epoch"] == 1
     assert "2 x cpu" in capfd.readouterr().out
 
@@ -216,10 +210,37 @@ def test_launch_brings_back_the_error(toy, tmp_path, config):
     tile = TRAINING[0]
     broken = tmp_path / "toy" / "training" / "images" / f"{tile.z}" / f"{tile.x}" / f"{tile.y}.png"
     broken.write_bytes(b"rubbish")
-    arguments = dict.fromkeys(inspect.signature(train).parameters)
-    arguments |= {"out": tmp_path / "out", "config": config, "dataset": tmp_path / "toy", "epochs": 1, "seed": 0}
+    plan = Plan(load_config(config), tmp_path / "toy", tmp_path / "out", epochs=1)
     with pytest.raises(TileError, match=f"tile {tile.z}/{tile.x}/{tile.y}: not an image"):
-        launch({**arguments, "resume": False, "device": "cpu"}, 2)
+        launch(plan, "cpu", 2)
+
+
+class CloudError(RspError):
+    """An error of a plug-in."""
+
+
+class ModelError(RspError):
+    """Of the name of one of ours."""
+
+
+def test_b8_errors_of_plug_ins_come_back_under_their_name(tmp_path):
+    """Their classes are none of rsp.shared.errors: looking there for them was an AttributeError."""
+    for kind in (CloudError, ModelError):
+        write_error(tmp_path / "error.json", kind("too many clouds"))
+        found = read_error(tmp_path / "error.json")
+        assert type(found) is PluginError and str(found).endswith(f"test_train.{kind.__name__}: too many clouds")
+    write_error(tmp_path / "error.json", UsageError("wrong"))
+    found = read_error(tmp_path / "error.json")
+    assert type(found) is UsageError and str(found) == "wrong" and found.exit_code == 2
+
+
+def test_a_plan_survives_the_way_to_another_process(tmp_path, toy):
+    text = CLASSIC.format(dataset=toy) + '[train]\noptimizer = {name = "AdamW", lr = 0.1, betas = [0.9, 0.99]}\n'
+    (tmp_path / "config.toml").write_text(text)
+    plan = Plan(load_config(tmp_path / "config.toml"), toy, tmp_path / "out", 3, True, tmp_path / "a", 2, 7)
+    assert Plan.from_json(plan.to_json()) == plan
+    plan = Plan(load_config(make_config(tmp_path / "other.toml")), toy, tmp_path)
+    assert Plan.from_json(plan.to_json()) == plan
 
 
 # --- the component ----------------------------------------------------------------------------------------------

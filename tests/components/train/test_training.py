@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from rsp.components.train.history import read_state
+from rsp.components.train.plan import Plan
 from rsp.components.train.processes import World, choose
-from rsp.components.train.start import Plan, learning_rate, make_optimizer
+from rsp.components.train.start import learning_rate, make_optimizer
 from rsp.components.train.training import train_model
 from rsp.shared.config import load_config
 from rsp.shared.errors import ConfigError, ModelError, PluginError, StorageError, TileError, UsageError
@@ -149,7 +150,7 @@ import torch
 import rsp.components.train.training as training
 from rsp.shared.config import load_config
 from rsp.components.train.processes import World
-from rsp.components.train.start import Plan
+from rsp.components.train.plan import Plan
 
 config, dataset, out, after, where = sys.argv[1:]
 write = getattr(training, where)
@@ -274,7 +275,7 @@ import torch
 from rsp.shared.config import load_config
 from rsp.shared.errors import StorageError
 from rsp.components.train.processes import World
-from rsp.components.train.start import Plan
+from rsp.components.train.plan import Plan
 from rsp.components.train.training import train_model
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

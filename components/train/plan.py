@@ -1,0 +1,78 @@
+"""What to train: all that every process of a training is told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rsp.shared.config import Channel, ClassDef, Config, ModelConfig
+from rsp.shared.errors import UsageError
+
+
+@dataclass
+class Plan:
+    """What to train, on what, and for how long.
+
+    Attributes:
+        config: The configuration, overrides applied.
+        dataset: The folder that holds `training` and `validation`.
+        out: Where checkpoints, history and log go.
+        epochs: The epoch to train up to.
+        resume: Go on: from `checkpoint` if there is one, else from the last state in `out`.
+        checkpoint: Where the first weights come from.
+        workers: Processes that load tiles, for each training process; None chooses.
+        seed: Of weights, shuffles and augmentations.
+    """
+
+    config: Config
+    dataset: Path
+    out: Path
+    epochs: int = 10
+    resume: bool = False
+    checkpoint: Path | None = None
+    workers: int | None = None
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise `UsageError` where no network can be trained so."""
+        if self.epochs < 1:
+            raise UsageError(f"--epochs must be at least 1, got {self.epochs}")
+        if self.seed < 0:
+            raise UsageError(f"--seed must be 0 or more, got {self.seed}")
+        side = self.config.model.ts
+        if side % 32:
+            raise UsageError(
+                f"the tile size is {side}; networks need a multiple of 32, as {round(side / 32) * 32 or 32} "
+                "(tiles of other sizes are resized to it)"
+            )
+
+    def to_json(self) -> str:
+        """Return the plan as text for `from_json`, in another process of this program."""
+        return json.dumps(asdict(self), default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Return what `to_json` wrote."""
+        data = json.loads(text)
+        config = data.pop("config")
+        paths = {
+            name: None if data[name] is None else Path(data[name]) for name in ("dataset", "out", "checkpoint")
+        }
+        folder = config["dataset"]
+        return cls(
+            config=Config(
+                channels=tuple(Channel(**_tuples(row)) for row in config["channels"]),
+                classes=tuple(ClassDef(**_tuples(row)) for row in config["classes"]),
+                model=ModelConfig(**{**config["model"], "metrics": tuple(config["model"]["metrics"])}),
+                dataset=None if folder is None else Path(folder),
+                pg_dsn=config["pg_dsn"],
+            ),
+            **{**data, **paths},
+        )
+
+
+def _tuples(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a frozen dataclass: its lists are tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
