@@ -29,10 +29,12 @@ class Widener:
 
     def widen(self, lines: Sequence[BaseGeometry], metres: Sequence[float]) -> list[BaseGeometry]:
         """Return a polygon for each line, as wide as its entry in `metres`; lines of one zone go together."""
+        if not lines:
+            return []
         polygons: list[BaseGeometry] = [shapely.Polygon()] * len(lines)
         members: dict[int, list[int]] = {}
-        for number, line in enumerate(lines):
-            members.setdefault(_zone(line), []).append(number)
+        for number, zone in enumerate(_zones(lines)):
+            members.setdefault(zone, []).append(number)
         for zone, numbers in members.items():
             if zone not in self._zones:
                 self._zones[zone] = (_projection(4326, zone), _projection(zone, 4326))
@@ -50,8 +52,8 @@ def _projection(source: int, target: int) -> Project:
     return lambda points: np.column_stack(transformer.transform(points[:, 0], points[:, 1]))
 
 
-def _zone(line: BaseGeometry) -> int:
-    """Return the EPSG code of the UTM zone of the middle of a line."""
-    west, south, east, north = line.bounds
-    number = int(((west + east) / 2 + 180) // 6) % 60 + 1
-    return (32600 if south + north >= 0 else 32700) + number
+def _zones(lines: Sequence[BaseGeometry]) -> list[int]:
+    """Return for each line the EPSG code of the UTM zone of its middle."""
+    west, south, east, north = shapely.bounds(np.array(lines, dtype=object)).T
+    number = ((west + east) / 2 + 180) // 6 % 60 + 1
+    return (np.where(south + north >= 0, 32600, 32700) + number.astype(int)).tolist()  # type: ignore[no-any-return]
