@@ -96,6 +96,8 @@ class OsmReader:
             if hidden is not None and hidden(tags):
                 self.hidden += not item.is_area()
             elif item.is_area():
+                if item.orig_id() in built:
+                    raise DisorderError(f"relation {item.orig_id()} is there twice")
                 built.add(item.orig_id())
                 if item.num_rings()[0]:
                     yield from self._relation(item, tags)
@@ -227,7 +229,8 @@ class OsmReader:
     def _skip(self, reason: str, kind: str, number: int) -> None:
         self.skipped[reason] += 1
         if len(self.notes) < self.NOTES:
-            self.notes.append(f"{URL}/{kind}/{number}: {reason}")
+            name = f"{URL}/{kind}/{number}" if number > 0 else f"{kind} {number}"  # negative: not uploaded yet
+            self.notes.append(f"{name}: {reason}")
 
 
 class _Processor(osmium.FileProcessor):

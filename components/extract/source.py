@@ -14,7 +14,7 @@ from typing import Any
 
 import osmium
 from osmium.filter import IdFilter
-from osmium.osm import NODE, NOTHING
+from osmium.osm import NODE, NOTHING, RELATION, WAY
 
 from rsp.shared.errors import FeatureError
 
@@ -104,8 +104,8 @@ class Source:
         first: Any
         disorder = False
         with self.readable():
-            for first in osmium.FileProcessor(self.file):
-                self.located = first.is_way() and all(node.location.valid() for node in first.nodes)
+            for first in osmium.FileProcessor(self.file, NODE | WAY | RELATION):
+                self.located = first.is_way() and any(node.location.valid() for node in first.nodes)
                 disorder = not first.is_node() and not self.located
                 break
         if disorder:
@@ -120,9 +120,8 @@ class Source:
             if _DISORDER.search(str(error)):
                 raise DisorderError(str(error)) from error
             reason = str(error).removesuffix(".")
-            raise FeatureError(
-                f"cannot read {self.path} as OpenStreetMap data: {reason}; is the download complete?"
-            ) from error
+            hint = "end the Overpass query with `out body;`" if "center" in reason else "is the download complete?"
+            raise FeatureError(f"cannot read {self.path} as OpenStreetMap data: {reason}; {hint}") from error
 
     def check_order(self, refs: Iterable[int]) -> None:
         """Find out whether nodes that were missing when they were needed come later in the file.

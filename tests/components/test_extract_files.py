@@ -188,6 +188,29 @@ def test_overpass_out_geom(write, tmp_path):
     assert list(buildings(write(xml(*ways[::-1])), tmp_path)) == [("way", 8), ("way", 9)]
 
 
+def test_overpass_out_geom_within_a_bbox(write, tmp_path):
+    """Nodes outside of the bounding box are there without their places."""
+    places = ['lat="47.1" lon="9.5"', "", 'lat="47.1" lon="9.6"', 'lat="47.2" lon="9.6"']
+    inside = "".join(f'<nd ref="{ref}" {place}/>' for ref, place in enumerate(places, 1))
+    path = write(xml(f'<way id="8">{inside}<tag k="highway" v="service"/></way>'))
+    assert extract(path, tmp_path / "r.json", kind="road").clipped == 1
+
+
+def test_a_relation_twice_and_changesets(write, tmp_path):
+    relation = (
+        '<relation id="1" version="1"><member type="way" ref="8" role="outer"/><tag k="type" v="multipolygon"/>'
+        '<tag k="building" v="yes"/></relation>'
+    )
+    path = write(xml('<changeset id="1"/>', *nodes(CORNERS), way(8, RING), relation, relation))
+    assert list(buildings(path, tmp_path)) == [("relation", 1)]
+
+
+def test_objects_that_are_not_uploaded_have_no_address(write, tmp_path, rsp):
+    path = write(xml(*nodes(CORNERS), way(-8, [1, 2, 1], building="yes"), way(8, RING, building="yes")))
+    ran = rsp("extract", "--type", "building", path, tmp_path / "b.json")
+    assert ran.code == 0 and "left out way -8: invalid geometry" in ran.stderr
+
+
 def test_ways_without_any_nodes(write, tmp_path, rsp):
     """An Overpass query without `>;`."""
     ran = rsp("extract", "--type", "building", write(xml(way(8, RING, building="yes"))), tmp_path / "b.json")
@@ -252,6 +275,7 @@ def test_o5m(write, tmp_path):
         (gzip.compress(xml(*nodes(CORNERS * 200)).encode())[:-20], "is the download complete?"),
         (gzip.compress(xml(way(8, RING)).encode())[:-20], "cannot"),
         (xml('<node id="99999999999999999999" lat="1" lon="1"/>').encode(), "illegal id"),
+        (xml('<way id="1"><center lat="47" lon="9"/></way>').encode(), "end the Overpass query with `out body;`"),
         (xml('<node id="1" lat="north" lon="1"/>').encode(), "coordinate"),
         (b'<!DOCTYPE o [<!ENTITY a "aa">]><osm version="0.6"><node id="1" lat="1" lon="&a;"/></osm>', "entities"),
         (xml(*nodes(CORNERS), "<remark> runtime error: Query timed out in \"query\" </remark>").encode(),
