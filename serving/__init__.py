@@ -1,1 +1,1 @@
-"""TorchServe around the one inference function: handler, archive, server, client."""
+"""TorchServe around the one inference function: handler, archive and store, front, server, client."""

@@ -29,7 +29,7 @@ SUFFIXES = (".pt2", ".onnx", ".pt", ".jit", ".safetensors")
 
 
 def sha8(model: Path) -> str:
-    """Return what tells a model apart: eight hex digits of the SHA-256 of its file."""
+    """Return what identifies a model: the first eight hex digits of the SHA-256 of its file."""
     try:
         with model.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()[:8]
@@ -49,15 +49,15 @@ def build_archive(model: Path, out: Path, *, name: str, version: str = "") -> Pa
     Args:
         model: An exported model (`.pt2`, `.onnx`, TorchScript) or a checkpoint.
         out: Where to write: a path that ends in `.mar`, or a folder, in which the archive is named
-            `<name>-<version>-<8 digits of the model's SHA-256>.mar`.
+            `<name>-<version>-<8 digits of the model's SHA-256>.mar` (`<name>-<8 digits>.mar` without a version).
         name: What the model is called in TorchServe's URLs.
-        version: Its version there; those 8 digits where empty.
+        version: Its version there; those 8 digits if empty.
 
     Returns:
         The path of the archive.
 
     Raises:
-        ModelError: the file is no model of ours, or name or version are not fit for a URL.
+        ModelError: the file is not a model of ours, or name or version do not fit into a URL.
         StorageError: it cannot be written.
     """
     from rsp.shared.learning.inference import read_model_card
@@ -65,7 +65,10 @@ def build_archive(model: Path, out: Path, *, name: str, version: str = "") -> Pa
     version = version or sha8(model)
     for what, text in (("name", name), ("version", version)):
         if not NAME.fullmatch(text):
-            raise ModelError(f"the {what} {text!r} of a model may hold letters, digits, dot, dash and underscore")
+            raise ModelError(
+                f"the {what} of a model may only hold letters, digits, dots, dashes and underscores (64 at most, "
+                f"a letter or digit first), got {text!r}"
+            )
     card = read_model_card(model)
     path = out if out.suffix == ".mar" else out / archive_name(model, name, version)
     # The suffix means nothing to us (formats are told by content), but is kept for those who look inside.

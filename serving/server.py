@@ -86,8 +86,8 @@ class TorchServe:
         """Start, and return when a worker is READY (or, without any model, when the server answers).
 
         Raises:
-            ServingError: Java or a package is missing, a port is taken, or no worker got READY in time; with
-                the end of the log.
+            ServingError: Java or a package is missing, a port is taken, the model cannot be loaded, or no worker
+                is READY in time; with the reason, or the end of the log.
         """
         preflight()
         self._folder = folder = short_folder()
@@ -161,11 +161,15 @@ class TorchServe:
         while not self.ready():
             if self._process.poll() is not None:
                 raise ServingError(f"TorchServe ended while it started:\n{self.tail()}")
-            if DIED in self.tail(200):
-                causes = re.findall(r"MODEL_LOG - (?:[\w.]*\.)?(\w*(?:Error|Exception): .*)", self.tail(200))
-                raise ServingError(f"TorchServe cannot load the model: {causes[-1:]}\n{self.tail()}")
+            log = self.tail(200)
+            if DIED in log:
+                causes = re.findall(r"MODEL_LOG - (?:[\w.]*\.)?(\w*(?:Error|Exception): .*)", log)
+                if causes:
+                    raise ServingError(f"TorchServe cannot load the model: {causes[-1]}")
+                # The traceback follows this line; if it does not, some seconds later the end of the log has to do.
+                deadline = min(deadline, time.monotonic() + 5)
             if time.monotonic() > deadline:
-                raise ServingError(f"no worker was READY within {self.timeout:g} s:\n{self.tail()}")
+                raise ServingError(f"no worker has loaded the model after {self.timeout:g} s:\n{self.tail()}")
             time.sleep(0.1)
 
     def ready(self) -> bool:

@@ -89,7 +89,7 @@ def test_what_is_no_model_of_ours(tmp_path, model):
 
 @pytest.mark.parametrize("name", ["", "a/b", "../up", "a b", "-x", "ä"])
 def test_names_that_fit_no_url(tmp_path, model, name):
-    with pytest.raises(ModelError, match="may hold letters"):
+    with pytest.raises(ModelError, match="may only hold letters"):
         build_archive(model, tmp_path, name=name)
     assert not list(tmp_path.iterdir())
 
