@@ -92,7 +92,7 @@ class Copy:
         date = 1_000_000_000 + self._written
         os.utime(path, (date, date))
 
-    def pytest(self, tests: Sequence[str], *options: str) -> tuple[int | None, str]:
+    def pytest(self, tests: Sequence[str], *options: str, limit: float | None = LIMIT) -> tuple[int | None, str]:
         """Run tests and return pytest's exit code, None where it did not end in time, and what it printed."""
         environment = {
             **os.environ,
@@ -108,7 +108,7 @@ class Copy:
             start_new_session=True,
         ) as process:  # fmt: skip
             try:
-                output = process.communicate(timeout=LIMIT if "-n" not in options else None)[0]
+                output = process.communicate(timeout=limit)[0]
                 return process.returncode, output
             except subprocess.TimeoutExpired:
                 return None, ""
@@ -157,7 +157,7 @@ def run(mutants: list[Mutant], root: Path = ROOT, *, workers: int = 2, whole: bo
         # `file::test` beside `file` is the same test twice.
         every = [test for test in every if test.partition("::")[0] == test or test.partition("::")[0] not in every]
         print(f"{len(every)} files and tests without any mutant ...", flush=True)
-        code, output = found[0].pytest(every, *(("-n", str(workers)) if workers > 1 else ()))
+        code, output = found[0].pytest(every, *(("-n", str(workers)) if workers > 1 else ()), limit=None)
         if code != 0:
             raise RuntimeError(f"the tests fail without any mutant:\n{output[-2000:]}")
         free: queue.SimpleQueue[Copy] = queue.SimpleQueue()
