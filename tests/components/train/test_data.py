@@ -244,6 +244,11 @@ def test_label_takes_the_nearest_class_and_invents_none():
     assert resize_label(large, 2).tolist() == label.tolist()
     odd = resize_label(np.tile(np.array([0, 3], np.uint8), (7, 4))[:, :7], 4)
     assert set(np.unique(odd)) <= {0, 3}
+    # The class under the centre of each pixel: in columns 1 and 4 of six, not 0 and 3; in 1, 3 and 5 of seven.
+    columns = np.tile(np.arange(7, dtype=np.uint8), (7, 1))
+    assert resize_label(columns[:6, :6], 2).tolist() == [[1, 4], [1, 4]]
+    assert resize_label(columns, 3).tolist() == [[1, 3, 5]] * 3
+    assert resize_label(columns.T, 3).tolist() == [[1] * 3, [3] * 3, [5] * 3]
 
 
 def test_tiles_of_another_size_are_resized(tmp_path, config):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from rsp.components.train import training
 from rsp.components.train.history import read_state
 from rsp.components.train.plan import Plan
 from rsp.components.train.processes import World, choose
@@ -240,6 +241,19 @@ def test_fine_tuning_starts_from_the_weights_and_counts_anew(config, toy, traine
     outcome = fit(config, toy, tmp_path, epochs=1, checkpoint=out / "best.safetensors", model={"lr": 1e-9})
     assert [row["epoch"] for row in outcome.history] == [1] and outcome.iou > 0.9
     assert read_card(tmp_path / "last.safetensors").epoch == 1
+
+
+def test_the_best_epoch_is_kept_where_later_ones_are_worse(config, toy, trained, tmp_path, monkeypatch):
+    start = trained[0] / "best.safetensors"
+    # 18 tiles are a handful of steps; those of the second epoch throw away what was learned.
+    monkeypatch.setattr(training, "learning_rate", lambda step, steps, rate: 1e-9 if step < steps // 2 else 0.5)
+    outcome = fit(config, toy, tmp_path, epochs=2, checkpoint=start)
+    good, bad = (row["validation"]["iou"] or 0.0 for row in outcome.history)
+    assert good > 0.9 and bad < 0.5
+    best, last = tmp_path / "best.safetensors", tmp_path / "last.safetensors"
+    assert (outcome.best_epoch, outcome.iou, outcome.checkpoint) == (1, good, best)
+    assert (read_card(best).epoch, read_card(last).epoch) == (1, 2)
+    assert read_card(best).metrics["iou"] == good and not same(best, last)
 
 
 @pytest.mark.parametrize(
