@@ -281,3 +281,12 @@ def test_each_parameter_has_one_text():
         for parameter in parameters(compile_pipeline(name)).values():
             found.setdefault(parameter.name, set()).add(parameter.text)
     assert found == {name: {text} for name, text in TEXTS.items()}
+
+
+def test_images_that_keep_their_placeholder_are_refused():
+    """Those of a component of one's own, say, whose name is not of ours: the tag of our code is not theirs."""
+    for name in ("ghcr.io/rsp-tools/rsp-cover2:unreleased", "r.example/other:unreleased"):
+        text = f"executors:\n  container:\n    image: {name}\n"
+        with pytest.raises(PipelineError, match="is a placeholder that no registry has"):
+            refuse_placeholders(text)
+    assert refuse_placeholders("image: r.example/other:1.0\n") == "image: r.example/other:1.0\n"

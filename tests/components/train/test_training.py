@@ -282,6 +282,19 @@ def test_damaged_state(config, toy, trained, tmp_path):
     assert read_state(tmp_path / "none") is None
 
 
+class Hostile:
+    def __reduce__(self):
+        return os.mkdir, ("ran",)
+
+
+def test_a_state_runs_no_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"version": 1, "epoch": Hostile()}, tmp_path / "state.pt")
+    with pytest.raises(ModelError, match=r"state\.pt is damaged"):
+        read_state(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
 FULL = """
 import resource, signal, sys
 from pathlib import Path
