@@ -50,7 +50,7 @@ lint: setup ## Check style, types, the one-way imports and the Dockerfiles
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint components/Dockerfile serving/Dockerfile
 
-docs: setup ## Write docs/tools.md, docs/config.md and the README of each component anew
+docs: setup ## Regenerate docs/tools.md, config.md, models.md and the README of each component
 	$(BIN)/python -m docs.generate
 
 pipelines: setup ## Compile every pipeline into pipelines/compiled

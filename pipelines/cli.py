@@ -56,10 +56,10 @@ def make_parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("list", _list, "list the pipelines and their parameters")
-    sub.add_argument("--names", action="store_true", help="the names alone")
+    sub.add_argument("--names", action="store_true", help="only the names")
 
     sub = command("compile", _compile, "write a pipeline as the YAML that Kubeflow reads", IMAGES)
-    sub.add_argument("name", nargs="?", help="which pipeline")
+    sub.add_argument("name", nargs="?", help="name of the pipeline")
     sub.add_argument("--out", type=Path, metavar="FILE", help="where to write (default: NAME.yaml)")
     sub.add_argument("--all", type=Path, metavar="DIR", help="write every pipeline into a folder")
     sub.add_argument(
@@ -69,36 +69,34 @@ def make_parser() -> argparse.ArgumentParser:
     _add_tag(sub)
 
     sub = command("run", _run, "run a pipeline on this machine")
-    sub.add_argument("name", help="which pipeline")
+    sub.add_argument("name", help="name of the pipeline")
     sub.add_argument(
         "--local",
         action="store_true",
-        help="on this machine (the default, and the only place; `submit` is the other)",
+        help="on this machine (the default; use `submit` for a cluster)",
     )
     sub.add_argument(
         "--root", type=Path, default=Path("runs"), metavar="DIR", help="folder for outputs (default: runs)"
     )
-    sub.add_argument("--verbose", action="store_true", help="show what the steps print, not only in the log")
+    sub.add_argument("--verbose", action="store_true", help="print the output of the steps, as well as logging it")
     sub.add_argument("--report", type=Path, metavar="FILE", help="write steps, outputs, metrics and times as JSON")
     _add_parameters(sub)
 
     sub = command("submit", _submit, "run a pipeline on a cluster", IMAGES)
-    sub.add_argument("name", help="which pipeline")
+    sub.add_argument("name", help="name of the pipeline")
     sub.add_argument("--run-name", help="name of the run (default: the pipeline's)")
-    sub.add_argument("--no-cache", action="store_true", help="run every step, whatever earlier runs have left")
+    sub.add_argument("--no-cache", action="store_true", help="run every step, ignoring cached results")
     _add_parameters(sub)
     _add_cluster(sub)
 
     sub = command(
         "schedule",
         _schedule,
-        "run a pipeline on a cluster again and again; repeating it changes nothing",
+        "run a pipeline on a cluster on a schedule; safe to repeat",
         IMAGES,
     )
-    sub.add_argument("name", help="which pipeline")
-    sub.add_argument(
-        "--cron", help="six fields, the second first: '0 0 3 * * *' is three o'clock every night (in UTC)"
-    )
+    sub.add_argument("name", help="name of the pipeline")
+    sub.add_argument("--cron", help="six fields, seconds first: '0 0 3 * * *' is 03:00 UTC every night")
     sub.add_argument("--name", dest="schedule_name", help="name of the schedule (default: the pipeline's)")
     sub.add_argument("--delete", action="store_true", help="remove the schedule")
     _add_parameters(sub)
@@ -109,10 +107,10 @@ def make_parser() -> argparse.ArgumentParser:
 def _add_parameters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-p", "--parameter", action="append", default=[], metavar="KEY=VALUE",
-        help="a parameter of the pipeline; @FILE as the value stands for the text of a file",
+        help="a parameter of the pipeline; a value of @FILE is read from that file",
     )  # fmt: skip
     parser.add_argument(
-        "--params", type=Path, metavar="FILE", help="parameters as TOML or JSON; those of -p come before them"
+        "--params", type=Path, metavar="FILE", help="parameters as TOML or JSON; -p takes precedence"
     )
 
 
@@ -269,7 +267,7 @@ def _schedule(args: argparse.Namespace) -> int:
             raise UsageError(f"no pipeline {args.name!r}; there are {', '.join(PIPELINES)}")
         done = unschedule(args.schedule_name or args.name.replace("_", "-"), **_cluster(args))
     elif not args.cron:
-        raise UsageError("--cron is missing, as --cron '0 0 3 * * *' (six fields, the second first), or --delete")
+        raise UsageError("--cron is missing, as --cron '0 0 3 * * *' (six fields, seconds first), or --delete")
     else:
         done = schedule(
             args.name,

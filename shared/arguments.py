@@ -80,8 +80,8 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def add_workers(parser: argparse.ArgumentParser, default: int | None = None, what: str = "processes") -> None:
-    """Add `--workers`; None means one for each processor."""
-    shown = "one for each processor" if default is None else str(default)
+    """Add `--workers`; None means one per processor."""
+    shown = "one per processor" if default is None else str(default)
     parser.add_argument("--workers", type=int, default=default, help=f"number of {what} (default: {shown})")
 
 
@@ -91,7 +91,7 @@ def add_web_ui(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--web_ui_base_url", default="./", help="where the map finds the tiles (default: ./)", metavar="URL"
     )
+    group.add_argument("--web_ui_template", type=Path, default=None, help="your own HTML template", metavar="FILE")
     group.add_argument(
-        "--web_ui_template", type=Path, default=None, help="HTML template of your own", metavar="FILE"
+        "--no_web_ui", dest="web_ui", action="store_false", default=True, help="do not write a web page"
     )
-    group.add_argument("--no_web_ui", dest="web_ui", action="store_false", default=True, help="write no web page")

@@ -99,7 +99,7 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
             yield file
     except ijson.JSONError as error:
         reason = " ".join(str(error).split())
-        raise FeatureError(f"{path} is no valid JSON, or is cut off: {reason}") from error
+        raise FeatureError(f"{path} is not valid JSON, or is cut off: {reason}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise FeatureError(f"cannot read {path}: {error}") from error
 
@@ -135,7 +135,7 @@ def read_features(path: Path, broken: Callable[[str], None] | None = None) -> It
         items = ijson.items(file, "features.item" if collection else "", multiple_values=True, use_float=True)
         for number, item in enumerate(items):
             if not isinstance(item, dict) or "type" not in item:
-                raise FeatureError(f"{path}: feature {number} is no GeoJSON object")
+                raise FeatureError(f"{path}: feature {number} is not a GeoJSON object")
             try:
                 feature = _feature(item)
             except FeatureError as error:

@@ -219,7 +219,7 @@ def parse_color(color: str) -> Rgb:
     try:
         red, green, blue = ImageColor.getrgb(color)[:3]
     except ValueError:
-        raise ConfigError(f"{color!r} is no colour; expected a CSS3 name as `deeppink`, or #RRGGBB") from None
+        raise ConfigError(f"{color!r} is not a colour; expected a CSS3 name, as `deeppink`, or #RRGGBB") from None
     return red, green, blue
 
 

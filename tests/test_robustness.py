@@ -145,7 +145,7 @@ BAD: dict[str, tuple[Command, int, str]] = {
         lambda b: ["rasterize", "--geojson", b / "truth.json", b.zooms, b.out], 1, "mixes the zooms 3, 15",
     ),
     "rasterize half a GeoJSON": (
-        lambda b: ["rasterize", "--geojson", half(b), b.cover, b.out], 1, "no valid JSON",
+        lambda b: ["rasterize", "--geojson", half(b), b.cover, b.out], 1, "not valid JSON",
     ),
     "tile a raster without georeference": (
         lambda b: ["tile", "--zoom", 15, b / "plain.tif", b.out], 1, "georeference",

@@ -236,17 +236,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "where to write: a tile set, or a file with --mode list")
     parser.add_argument(
         "--mode", choices=("side", "stack", "list"), default="side",
-        help="side by side, the mean of all, or a line a tile (default: side)",
+        help="side by side, the mean of all, or one line per tile (default: side)",
     )  # fmt: skip
     parser.add_argument("--images", type=Path, nargs="+", metavar="TILES", help="tile sets to show, in order")
-    parser.add_argument("--labels", type=Path, metavar="TILES", help="labels; scored together with masks")
-    parser.add_argument("--masks", type=Path, metavar="TILES", help="masks; scored together with labels")
+    parser.add_argument("--labels", type=Path, metavar="TILES", help="labels, to score masks against")
+    parser.add_argument("--masks", type=Path, metavar="TILES", help="masks, to score against labels")
     add_config(parser)
-    parser.add_argument("--cover", type=Path, help="compare the tiles of this cover only")
-    group = parser.add_argument_group("Filters (they need --labels and --masks)")
+    parser.add_argument("--cover", type=Path, help="compare only the tiles of this cover")
+    group = parser.add_argument_group("Filters (require --labels and --masks)")
     for name, default, text in (
-        ("minimum_fg", 0, "lowest share of foreground, in percent"),
-        ("maximum_fg", 100, "highest share of foreground, in percent"),
+        ("minimum_fg", 0, "lowest percentage of foreground"),
+        ("maximum_fg", 100, "highest percentage of foreground"),
         ("minimum_qod", 0, "lowest quality of data"),
         ("maximum_qod", 100, "highest quality of data"),
     ):
@@ -254,13 +254,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name}", type=bounded(float, 0, 100), default=default, metavar="0..100",
             help=f"{text} (default: {default})",
         )  # fmt: skip
-    parser.add_argument("--vertical", action="store_true", help="below each other, with --mode side")
-    parser.add_argument("--geojson", action="store_true", help="GeoJSON, with --mode list")
+    parser.add_argument("--vertical", action="store_true", help="one below the other, with --mode side")
+    parser.add_argument("--geojson", action="store_true", help="write GeoJSON, with --mode list")
     parser.add_argument(
         "--format", dest="tile_format", default="webp", help="format of the pictures (default: webp)"
     )
     add_workers(parser)
-    parser.add_argument("--resume", action="store_true", help="keep the pictures that are there")
+    parser.add_argument("--resume", action="store_true", help="keep existing pictures")
     add_web_ui(parser)
 
 

@@ -241,15 +241,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the input is (default: geojson)",
     )  # fmt: skip
     for kind, metavar in (("geojson", "FILE"), ("bbox", "W,S,E,N"), ("dir", "TILES")):
-        parser.add_argument(f"--{kind}", metavar=metavar, help=f"the same as `--type {kind}` and the input")
+        parser.add_argument(f"--{kind}", metavar=metavar, help=f"the input, and `--type {kind}`")
     parser.add_argument("--zoom", type=int, help="zoom of the cover; needed for geojson and bbox")
     parser.add_argument(
-        "--splits", type=int_list, metavar="A,B", help="percentages that sum to 100, as 70,30 or 70/30"
+        "--splits", type=int_list, metavar="A,B", help="percentages that add up to 100: 70,30 or 70/30"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the split (default: 0)")
     parser.add_argument(
         "--block", type=int, default=1, metavar="N",
-        help="keep squares of N x N tiles together in a split, as neighbours look alike (default: 1)",
+        help="split by blocks of N x N tiles, since neighbouring tiles look alike (default: 1)",
     )  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def environment_headers() -> dict[str, str]:
         if not line.strip():
             continue
         if not colon or not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name.strip()):
-            raise UsageError("RSP_HTTP_HEADERS holds a line that is no `Name: value`")
+            raise UsageError("RSP_HTTP_HEADERS has a line that is not `Name: value`")
         headers[name.strip()] = value.strip()
     return headers
 

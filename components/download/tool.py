@@ -4,8 +4,8 @@ rsp download https://tiles.example/{z}/{x}/{y}.jpg cover images
 rsp download --type WMS "https://wms.example/?SERVICE=WMS&REQUEST=GetMap&BBOX={xmin},{ymin},{xmax},{ymax}&..." cover images
 rsp download --rate 50 --format png https://tiles.example/{z}/{x}/{-y}.png cover images.pmtiles
 
-The same command, run again, goes on where it was left. Credentials are best given in the environment:
-RSP_HTTP_HEADERS holds headers for the server, one `Name: value` a line (as `Authorization: Bearer ...`).
+The same command, run again, continues where it stopped. Credentials are best given in the environment:
+RSP_HTTP_HEADERS holds headers for the server, one `Name: value` per line (as `Authorization: Bearer ...`).
 """  # noqa: E501
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def download(
         rate: Requests a second at most, over all threads and retries.
         timeout: Seconds to wait for a connection, and for each part of an answer.
         tile_format: What tiles are stored as. An answer of this format is stored as it
-            came, any other is encoded anew.
+            came, any other is re-encoded.
         workers: How many requests are under way at once; None is as many as `rate`, but 16 at most.
         overwrite: Fetch tiles again that are there.
         web_ui_base_url: Where the web page finds the tiles.
@@ -154,7 +154,7 @@ def checked(answer: Answer, tile_format: str) -> tuple[bytes, int]:
     """Return the tile of an answer in the format asked for, and its side in pixels.
 
     Raises:
-        FetchError: the answer is no image, or none that can be a tile.
+        FetchError: the response is not an image, or cannot be a tile.
     """
     from rsp.components.download.client import FetchError, complaint
     from rsp.shared.images import decode, encode, sniff
@@ -164,7 +164,7 @@ def checked(answer: Answer, tile_format: str) -> tuple[bytes, int]:
         height, width = image.shape[:2]
         if height != width:
             raise FetchError(f"a tile is a square, this image has {width}x{height} pixels", server=False)
-        # What came in this format stays as it is: encoding anew would only lose.
+        # What came in this format stays as it is: encoding again would only lose quality.
         same = sniff(answer.body) == tile_format
         return answer.body if same else encode(image, tile_format), width
     except TileError as error:
@@ -196,7 +196,7 @@ def check_url(url: str, kind: Kind) -> None:
         )
     if unknown := sorted(found - _KNOWN):
         raise UsageError(
-            f"the URL holds {{{unknown[0]}}}, which is no placeholder; there are "
+            f"the URL has {{{unknown[0]}}}, which is not a placeholder; known are "
             + ", ".join(f"{{{name}}}" for name in sorted(_KNOWN))
         )
 
@@ -232,17 +232,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--type", dest="kind", choices=("XYZ", "WMS", "TMS"), default="XYZ", help="kind of server (default: XYZ)"
     )
-    parser.add_argument("--rate", type=int, default=10, help="requests a second at most, in total (default: 10)")
-    parser.add_argument("--timeout", type=int, default=10, help="seconds to wait for an answer (default: 10)")
+    parser.add_argument("--rate", type=int, default=10, help="maximum requests per second, in total (default: 10)")
+    parser.add_argument("--timeout", type=int, default=10, help="seconds to wait for a response (default: 10)")
     parser.add_argument(
         "--format", dest="tile_format", default="webp", metavar="FORMAT",
         help="what tiles are stored as: webp, png, jpg or tif (default: webp); answers of this format are stored "
         "as they come",
     )  # fmt: skip
     parser.add_argument(
-        "--workers", type=int, default=None, help="requests under way at once (default: as --rate, at most 16)"
+        "--workers", type=int, default=None, help="concurrent requests (default: as --rate, at most 16)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="fetch tiles again that are there")
+    parser.add_argument("--overwrite", action="store_true", help="download tiles again that exist already")
     add_web_ui(parser)
 
 

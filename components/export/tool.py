@@ -190,7 +190,7 @@ def _samples(original: Predictor, tiles: Path | None, seed: int) -> list[Array]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp export`."""
     add_out(parser, "the model to write")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="checkpoint to export (needed)")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="checkpoint to export (required)")
     parser.add_argument(
         "--type", dest="kind", choices=("onnx", "jit", "pt2"), default="jit",
         help="ONNX, TorchScript or torch.export (default: jit)",
@@ -198,9 +198,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
         "--tiles", type=Path, default=None, metavar="TILES",
-        help="compare the export with the checkpoint on some of these tiles, too",
+        help="also compare the export with the checkpoint on some of these tiles",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="seed of the images that are compared (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random images to compare on (default: 0)")
 
 
 def resolve(args: argparse.Namespace) -> None:

@@ -152,7 +152,7 @@ class Remote:
         except TileError as error:
             return error
         if mask.shape != (height, width) or mask.max() >= len(self.card.classes):
-            return TileError("the endpoint's answer is no mask of this tile")
+            return TileError("the endpoint did not answer with a mask of this tile")
         return data
 
     def __enter__(self) -> Self:

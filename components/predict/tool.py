@@ -99,7 +99,7 @@ def predict(
     from rsp.shared.webmap import write_webmap
 
     if (checkpoint is None) == (endpoint is None):
-        raise UsageError("one of --checkpoint and --endpoint is needed, and not both")
+        raise UsageError("give exactly one of --checkpoint and --endpoint")
     for name, value, low in (
         ("workers", workers, 0), ("batch_size", batch_size, 1), ("tile_overlap", tile_overlap, 0)
     ):  # fmt: skip
@@ -144,11 +144,11 @@ def _check(card: ModelCard, config: Path | None, model: str | None, tile_size: i
     from rsp.shared.errors import UsageError
 
     if model is not None and model != card.nn:
-        raise UsageError(f"--model is {model}, the model is a {card.nn}")
+        raise UsageError(f"--model is {model}, but the model is a {card.nn}")
     if tile_size is not None and tile_size != card.tile_size:
         raise UsageError(
-            f"--tile_size is {tile_size}, the model is for tiles of {card.tile_size}; leave it out: a checkpoint "
-            "takes tiles of any size"
+            f"--tile_size is {tile_size}, but the model is for tiles of {card.tile_size}; leave it out: a "
+            "checkpoint takes tiles of any size"
         )
     if config is None:
         return
@@ -168,25 +168,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="checkpoint, or exported model (ONNX, TorchScript, pt2)"
     )
-    parser.add_argument(
-        "--endpoint", metavar="URL", help="ask the model that TorchServe has there, instead of --checkpoint"
-    )
+    parser.add_argument("--endpoint", metavar="URL", help="URL of TorchServe, to use instead of --checkpoint")
     add_config(parser)
-    parser.add_argument("--model", help="name of the network; checked against the model")
+    parser.add_argument("--model", help="name of the network; must match the model")
     parser.add_argument(
-        "--tile_size", "--ts", type=int, metavar="PIXELS", help="side of the tiles; checked against the model"
+        "--tile_size", "--ts", type=int, metavar="PIXELS", help="side of the tiles; must match the model"
     )
     parser.add_argument(
         "--tile_overlap", type=int, metavar="PIXELS",
-        help="pixels of the neighbouring tiles that are seen on each side (default: the model's, 64 unless "
-        "configured)",
+        help="pixels of neighbouring tiles to include on each side (default: the model's)",
     )  # fmt: skip
     parser.add_argument("--cover", type=Path, metavar="FILE", help="predict only the tiles of this cover")
-    parser.add_argument("--resume", action="store_true", help="keep the masks that are there")
+    parser.add_argument("--resume", action="store_true", help="keep existing masks")
     parser.add_argument(
-        "--batch_size", "--bs", type=int, metavar="N", help="tiles that a GPU takes at once (default: 8)"
+        "--batch_size", "--bs", type=int, metavar="N", help="tiles per batch on a GPU (default: 8)"
     )
-    add_workers(parser, what="tiles worked on at once")
+    add_workers(parser, what="tiles in parallel")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
     add_web_ui(parser)
 

@@ -286,9 +286,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--type", dest="kind", metavar="CLASS",
         help="title of the class that the polygons are; needed where the configuration has more than one",
     )  # fmt: skip
-    parser.add_argument(
-        "--append", action="store_true", help="merge into the labels that are there: the higher class wins"
-    )
+    parser.add_argument("--append", action="store_true", help="merge into existing labels: the higher class wins")
     parser.add_argument(
         "--buffer", type=float, default=0.0, metavar="METRES",
         help="widen the polygons, or shrink them (below 0), in metres of EPSG:3857 (default: 0)",
@@ -297,7 +295,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--format", dest="tile_format", choices=("png",), default="png", help="format of the labels (default: png)"
     )
     add_workers(parser)
-    parser.add_argument("--resume", action="store_true", help="keep labels that are there as they are")
+    parser.add_argument("--resume", action="store_true", help="keep existing labels")
     add_web_ui(parser)
 
 

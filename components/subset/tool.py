@@ -53,7 +53,7 @@ def subset(
     """Copy, move or delete tiles; their bytes stay as they are.
 
     Args:
-        tiles: The tile set to take from, a directory or an archive.
+        tiles: The source tile set, a directory or an archive.
         cover: The tiles to take (CSV). Those that the tile set does not have are listed as failed.
         out: Where they go, a directory or a `.pmtiles` archive; the current directory if none is given.
         mode: What to do with them. `move` takes a tile from the source once it is safe in the output. `delete`
@@ -185,11 +185,15 @@ def _prune(root: Path, tiles: list[Tile]) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp subset`."""
     add_out(parser, "where the tiles go, a directory or FILE.pmtiles (default: the current directory)")
+    parser.add_argument("--dir", dest="tiles", type=Path, required=True, metavar="TILES", help="source tile set")
     parser.add_argument(
-        "--dir", dest="tiles", type=Path, required=True, metavar="TILES", help="tile set to take from"
-    )
-    parser.add_argument(
-        "--filter", "--cover", dest="cover", type=Path, required=True, metavar="CSV", help="tiles to take"
+        "--filter",
+        "--cover",
+        dest="cover",
+        type=Path,
+        required=True,
+        metavar="CSV",
+        help="cover of the tiles to take",
     )
     parser.add_argument(
         "--mode", choices=("copy", "move", "delete"), default="copy", help="what to do (default: copy)"
@@ -199,5 +203,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{mode}", dest="mode", action="store_const", const=mode, help=f"the same as `--mode {mode}`",
             default=argparse.SUPPRESS,
         )  # fmt: skip
-    parser.add_argument("--resume", action="store_true", help="keep tiles that the output has already")
+    parser.add_argument("--resume", action="store_true", help="keep tiles that exist in the output")
     add_web_ui(parser)

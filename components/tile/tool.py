@@ -252,7 +252,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
         "--no_data", "--nodata", type=bounded(int, 0, 255), metavar="0..255",
-        help="drop tiles of which a whole border has this value (default: keep all that have a pixel)",
+        help="drop tiles with a border entirely of this value (default: keep every tile with data)",
     )  # fmt: skip
     parser.add_argument(
         "--type", dest="kind", choices=("image", "label"), default="image", help="what to make (default: image)"
@@ -273,16 +273,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--bands",
         type=int_list,
         metavar="1,2,3",
-        help="bands to take (default: all that the file does not call alpha)",
+        help="bands to use (default: all but alpha)",
     )
     parser.add_argument(
         "--range", dest="value_range", type=float_pair, metavar="MIN,MAX",
-        help="values that become 0 and 255 (default, for 16-bit values in png, jpg and webp: 0 and the greatest "
-        "of the sensor's depth, of 8 to 16 bits)",
+        help="values that become 0 and 255 (default, for 16-bit values in png, jpg and webp: 0 and the maximum "
+        "of the sensor's bit depth, 8 to 16)",
     )  # fmt: skip
     parser.add_argument("--cover", type=Path, metavar="CSV", help="make only these tiles")
     add_workers(parser)
-    parser.add_argument("--resume", action="store_true", help="keep tiles that are there")
+    parser.add_argument("--resume", action="store_true", help="keep existing tiles")
     add_web_ui(parser)
 
 

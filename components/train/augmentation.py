@@ -70,5 +70,5 @@ def load_augmentation(name: str) -> Augmentation:
     """Return the augmentation of a name; raise `PluginError` where there is none."""
     found: Augmentation = plugins.load(name, "rsp.augmentations", BUILTIN)
     if not callable(found):
-        raise PluginError(f"the augmentation {name!r} is no function")
+        raise PluginError(f"the augmentation {name!r} is not a function")
     return found

@@ -81,7 +81,7 @@ def _from_checkpoint(plan: Plan, path: Path, log: Log) -> StartingPoint:
     if state is not None and state.uuid == card.uuid:
         point.optimizer = state.optimizer
     else:
-        log(f"no optimizer state goes with {path}: its momentum begins anew")
+        log(f"no optimizer state is stored with {path}: the optimizer starts from scratch")
     if state is not None:
         point.history = [row for row in state.history if row["epoch"] <= card.epoch]
     return point

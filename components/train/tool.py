@@ -112,33 +112,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder with training/ and validation/ (default: [dataset] path)",
     )
-    group = parser.add_argument_group("in place of the configuration's")
-    group.add_argument("--batch_size", "--bs", dest="bs", type=int, metavar="N", help="tiles in a batch, a device")
+    group = parser.add_argument_group("Overrides of the configuration")
+    group.add_argument(
+        "--batch_size", "--bs", dest="bs", type=int, metavar="N", help="tiles in a batch, on each device"
+    )
     group.add_argument("--lr", type=float, help="peak of the learning rate")
     group.add_argument(
-        "--tile_size", "--ts", dest="ts", type=int, metavar="PX", help="side of a tile; others are resized to it"
+        "--tile_size",
+        "--ts",
+        dest="ts",
+        type=int,
+        metavar="PX",
+        help="side of a tile; tiles of other sizes are resized",
     )
     group.add_argument("--model", metavar="NAME", help="network: unet, segformer, upernet, module:attribute, ...")
     group.add_argument(
         "--loss", metavar="NAME",
         help="lovasz, lovasz_ce, cross_entropy, focal, dice, miou, module:attribute, or a plug-in",
     )  # fmt: skip
-    parser.add_argument("--epochs", type=int, default=10, help="up to which epoch to train (default: 10)")
+    parser.add_argument("--epochs", type=int, default=10, help="train up to this epoch (default: 10)")
     parser.add_argument(
         "--resume", action="store_true",
-        help="go on: from --checkpoint, or from what OUT holds; epochs already done count",
+        help="resume from --checkpoint, or else from OUT; finished epochs count",
     )  # fmt: skip
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="first weights; without --resume they are fine-tuned"
+        "--checkpoint", type=Path, metavar="FILE", help="initial weights; without --resume they are fine-tuned"
     )
     parser.add_argument(
         "--workers", type=int, metavar="N",
-        help="processes that load tiles, for each GPU (default: a processor each, at most 8; none on a CPU)",
+        help="loader processes for each GPU (default: one per processor, at most 8; none on a CPU)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of weights, shuffles, augmentations (default: 0)")
-    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: the GPUs where there are some)")
     parser.add_argument(
-        "--gpus", type=int, metavar="N", help="how many GPUs, 0 for the CPU (default: all that are visible)"
+        "--seed", type=int, default=0, help="seed of weights, shuffling and augmentation (default: 0)"
+    )
+    parser.add_argument("--device", help="cpu, cuda or cuda:N (default: GPUs if there are any)")
+    parser.add_argument(
+        "--gpus", type=int, metavar="N", help="number of GPUs, 0 for the CPU (default: all visible ones)"
     )
 
 

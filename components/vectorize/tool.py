@@ -128,14 +128,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
         "--min_area", type=bounded(float, 0, 1e12), default=1.0, metavar="M2",
-        help="leave out what is smaller, in square metres (default: 1)",
+        help="drop smaller features, in square metres (default: 1)",
     )  # fmt: skip
     parser.add_argument(
         "--simplify", type=bounded(float, 0, 1e6), default=1.0, metavar="PIXELS",
         help="how far outlines may move, in pixels; 0 keeps every stair-step (default: 1)",
     )  # fmt: skip
     parser.add_argument(
-        "--no_merge", dest="merge", action="store_false", help="do not join features that tile edges cut"
+        "--no_merge", dest="merge", action="store_false", help="do not join features cut by tile edges"
     )
     add_workers(parser)
 

@@ -136,7 +136,7 @@ def _read_header(path: Path) -> tuple[ModelCard, dict[str, Any] | None]:
         with safe_open(path, "pt", device="cpu") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{path} is no checkpoint, or a damaged one ({error})") from error
+        raise ModelError(f"{path} is not a checkpoint, or it is damaged ({error})") from error
     if "card" not in metadata:
         raise ModelError(f"{path} is a safetensors file without a model card: `rsp train` did not write it")
     try:
@@ -146,7 +146,7 @@ def _read_header(path: Path) -> tuple[ModelCard, dict[str, Any] | None]:
             raise ModelError("the plan of the network is too large")
         plan = None if text is None else json.loads(text)
         if plan is not None and not isinstance(plan, dict):
-            raise ModelError("the plan of the network is no object")
+            raise ModelError("the plan of the network is not an object")
     except (ModelError, ValueError) as error:
         raise ModelError(f"{path}: {error}") from error
     return card, plan

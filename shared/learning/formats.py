@@ -74,7 +74,9 @@ def sniff(path: Path) -> Kind:
         return "checkpoint"
     if head[:1] == b"\x08":  # the first field of an ONNX file: the version of its form
         return "onnx"
-    raise ModelError(f"{path} is no model; expected a checkpoint (safetensors), ONNX, TorchScript or torch.export")
+    raise ModelError(
+        f"{path} is not a model; expected a checkpoint (safetensors), ONNX, TorchScript or torch.export"
+    )
 
 
 def read_model_card(path: Path) -> ModelCard:

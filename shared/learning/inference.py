@@ -188,7 +188,7 @@ def load_predictor(
     if where.type not in ("cpu", "cuda"):
         raise ModelError(f"unsupported device {device!r}; expected cpu, cuda, or cuda:0, cuda:1, ...")
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
-        raise ModelError(f"there is no device {device!r} here ({torch.cuda.device_count()} GPUs are seen)")
+        raise ModelError(f"no device {device!r} on this machine ({torch.cuda.device_count()} GPUs are visible)")
     network, card, kind = load_network(path, device)
     return Predictor(network, card, kind=kind, device=device, threads=threads or 1, batch_size=batch_size, amp=amp)
 

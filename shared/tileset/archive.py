@@ -274,7 +274,8 @@ class Journal:
             if resume and found.startswith(self._MAGIC) and len(found) == self._HEAD:
                 raise TileSetError(
                     f"an interrupted run had begun {target} with {found[len(self._MAGIC) :].decode().strip()} "
-                    f"tiles and {tiles_format} was asked for; choose the same --format, or start anew"
+                    f"tiles and {tiles_format} was asked for; choose the same --format, or start over "
+                    "without --resume"
                 )
             os.ftruncate(self._file, 0)
             self._end = 0

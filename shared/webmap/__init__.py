@@ -85,7 +85,7 @@ def write_webmap(
         Where the page is.
 
     Raises:
-        UsageError: the template cannot be read, or the base URL is none.
+        UsageError: the template cannot be read, or the base URL is not a URL.
         TileSetError: there is no tile.
         StorageError: the page cannot be written.
     """
@@ -213,7 +213,7 @@ def _runs(tiles: Sequence[Tile], most: int) -> list[list[int]] | None:
 def render(template: str, data: Mapping[str, Any]) -> str:
     """Fill a template, each placeholder once, with values that mean nothing to HTML and JavaScript but themselves.
 
-    Placeholders that are none of ours stay as they are.
+    Placeholders that are not ours stay as they are.
     """
     # `<` closes no script as \u003c, and the line separators of JSON end no JavaScript string.
     script = json.dumps(data, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
@@ -274,7 +274,7 @@ def _url(base: str) -> str:
     try:
         scheme = urlsplit(base).scheme
     except ValueError as error:
-        raise UsageError(f"--web_ui_base_url {base!r} is no URL: {error}") from None
+        raise UsageError(f"--web_ui_base_url {base!r} is not a URL: {error}") from None
     if scheme not in ("", "http", "https", "file"):
         raise UsageError(f"--web_ui_base_url must be relative, http, https or file, got {base!r}")
     # Everything that URLs are made of, without the quote; & separates nothing inside a path.

@@ -133,7 +133,7 @@ def test_placeholders():
         ("TMS", "http://h/{z}/{x}", "lacks {y}"),
         ("WMS", "http://h/{z}/{x}/{y}", "lacks {xmin}, {ymin}, {xmax}, {ymax}"),
         ("WMS", "http://h/?BBOX={xmin},{ymin},{xmax}", "lacks {ymax}"),
-        ("XYZ", "http://h/{z}/{x}/{y}?key={apikey}", "holds {apikey}, which is no placeholder"),
+        ("XYZ", "http://h/{z}/{x}/{y}?key={apikey}", "has {apikey}, which is not a placeholder"),
         ("XYZ", "file:///etc/{z}/{x}/{y}", "must begin with http"),
         ("XYZ", "ftp://h/{z}/{x}/{y}", "must begin with http"),
         ("XYZ", "h/{z}/{x}/{y}", "must begin with http"),

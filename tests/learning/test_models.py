@@ -76,8 +76,8 @@ def test_names_in_any_case_as_configurations_have_them():
         ({"nn": "nonet"}, PluginError, "unknown models 'nonet'; known: albunet"),
         ({"nn": "collections:OrderedDict"}, ModelError, "cannot be built"),
         ({"nn": "tests.learning.test_models:no_network"}, ModelError, "is a dict, not a torch.nn.Module"),
-        ({"pretrained": True}, ModelError, "no pretrained weights of the encoder 'tiny'"),
-        ({"nn": "segformer", "pretrained": True}, ModelError, "no pretrained weights of segformer"),
+        ({"pretrained": True}, ModelError, "no pretrained weights exist for the encoder 'tiny'"),
+        ({"nn": "segformer", "pretrained": True}, ModelError, "no pretrained weights exist for segformer"),
     ],
 )
 def test_networks_that_cannot_be(options, error, message):
@@ -168,7 +168,7 @@ def test_weights_of_something_else(folder, tmp_path):
 
 def test_folder_that_is_no_backbone(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    with pytest.raises(ModelError, match="is no backbone"):
+    with pytest.raises(ModelError, match="is not a backbone"):
         make(encoder=str(tmp_path))
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ModelError, match="cannot get the configuration"):

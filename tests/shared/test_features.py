@@ -70,10 +70,10 @@ def test_an_empty_collection_has_no_features(tmp_path):
     [
         ("", "no GeoJSON object|cut off"),
         ("[]", "no GeoJSON object"),
-        ("{}", "feature 0 is no GeoJSON object"),
-        ("<html>", "no valid JSON"),
+        ("{}", "feature 0 is not a GeoJSON object"),
+        ("<html>", "not valid JSON"),
         ('{"type":"FeatureCollection","features":[{"type":"Feature"', "cut off"),
-        ('{"type":"FeatureCollection","features":[1]}', "feature 0 is no GeoJSON object"),
+        ('{"type":"FeatureCollection","features":[1]}', "feature 0 is not a GeoJSON object"),
         ('{"type":"FeatureCollection","features":[{"type":"Dog"}]}', "feature 0 cannot be built"),
         ('{"type":"Polygon","coordinates":[[[1,2]]]}', "feature 0 cannot be built"),
         ('{"type":"Polygon","coordinates":"abc"}', "feature 0 cannot be built"),

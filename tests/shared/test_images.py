@@ -220,7 +220,7 @@ def test_no_error_names_our_insides():
 def test_colors():
     assert parse_color("deeppink") == PINK and parse_color("#FF1493") == PINK
     for wrong in ("pinkish", "#12", ""):
-        with pytest.raises(ConfigError, match="no colour"):
+        with pytest.raises(ConfigError, match="not a colour"):
             parse_color(wrong)
 
 

@@ -112,7 +112,7 @@ WRONG = {
     "classes that are no list": ({"classes": {"title": "x"}}, "classes"),
     "one class": ({"classes": LABELS["classes"][:1]}, "1 classes"),
     "a class without a colour": ({"classes": [{"title": "a"}, {"title": "b"}]}, "'color' is missing"),
-    "a colour that is none": ({"classes": [{"title": t, "color": "#12"} for t in "ab"]}, "no colour"),
+    "a colour that is none": ({"classes": [{"title": t, "color": "#12"} for t in "ab"]}, "not a colour"),
     "two of one title": ({"classes": [{"title": "a", "color": "red"}] * 2}, "same title"),
     "too many": ({"classes": [{"title": str(n), "color": "red"} for n in range(256)]}, "256 classes"),
     "a size as text": ({"tile_size": "512"}, "tile_size"),

@@ -78,7 +78,7 @@ def encoder_config(encoder: str) -> PretrainedConfig:
             raise ModelError(_unreachable(encoder, "configuration", error)) from error
     stages = getattr(config, "stage_names", None)
     if not stages:
-        raise ModelError(f"the encoder {encoder!r} ({config.model_type}) is no backbone: it has no stages")
+        raise ModelError(f"the encoder {encoder!r} ({config.model_type}) is not a backbone: it has no stages")
     count = len(stages) - (stages[0] in ("stem", "embeddings"))
     # The last of each quarter: all four of a pyramid, every third of a transformer of twelve equal layers.
     config.out_indices = sorted({len(stages) - 1 - round(count * part / 4) for part in range(4)})
@@ -106,7 +106,7 @@ def build_backbone(
         hub = ENCODERS[encoder][0] if encoder in ENCODERS else encoder
         if hub is None:
             raise ModelError(
-                f"there are no pretrained weights of the encoder {encoder!r}; set pretrained = false in [model]"
+                f"no pretrained weights exist for the encoder {encoder!r}; set pretrained = false in [model]"
             )
         # Not AutoBackbone.from_pretrained: that asks the hub whether it has such a repository, even for a folder.
         source = fetch(type(backbone), hub, out_indices=list(config.out_indices))
@@ -127,7 +127,7 @@ def fetch(factory: Any, source: str, **options: Any) -> nn.Module:
     """Load pretrained weights from the hub or a folder: safetensors only, as a pickle could run code."""
     log: Any = logging  # untyped
     verbosity = log.get_verbosity()
-    log.set_verbosity_error()  # a head that is not taken is no news
+    log.set_verbosity_error()  # heads that are left out need no warning
     log.disable_progress_bar()
     try:
         model, info = factory.from_pretrained(source, use_safetensors=True, output_loading_info=True, **options)

@@ -50,7 +50,7 @@ class Segmentation(nn.Module):
 
         `encoder` is a short name (SegFormer: `mit-b0`...; UPerNet: every encoder of the U-Net), a hub id or a
         local folder of a whole network of this family. Pretrained weights are those of a hub id or folder; the
-        head is made anew where it has other classes.
+        head is replaced where it has other classes.
         """
         source = _source(model)
         if plan is not None:
@@ -65,10 +65,10 @@ class Segmentation(nn.Module):
         if model.pretrained:
             if source is None:
                 raise ModelError(
-                    f"there are no pretrained weights of {model.nn} with the encoder {model.encoder!r}; set "
+                    f"no pretrained weights exist for {model.nn} with the encoder {model.encoder!r}; set "
                     "pretrained = false in [model], or give a hub id or local folder as the encoder"
                 )
-            # Asked for with our classes, so that a head of others is made anew and not refused.
+            # Asked for with our classes, so that a head with other classes is replaced and not refused.
             pretrained = fetch(
                 AutoModelForSemanticSegmentation, source, num_labels=num_classes, ignore_mismatched_sizes=True
             )

@@ -219,7 +219,7 @@ def test_resume_from_a_checkpoint_without_state(config, toy, tmp_path, capsys):
         config, toy, tmp_path / "o", epochs=2, resume=True, checkpoint=tmp_path / "out" / "best.safetensors"
     )
     assert [row["epoch"] for row in outcome.history] == [2]
-    assert "no optimizer state goes with" in capsys.readouterr().out
+    assert "no optimizer state is stored with" in capsys.readouterr().out
 
 
 def test_resume_with_nothing_to_resume_begins(config, toy, tmp_path, capsys):
