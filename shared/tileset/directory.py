@@ -198,10 +198,13 @@ class DirectoryWriter(TileWriter):
             return
         tile = self._first
         path = self.path / str(tile.z) / str(tile.x) / f"{tile.y}.{self._odd.get(tile, self.format)}"
-        with suppress(FileNotFoundError):  # somebody has removed it since
-            metadata = complete(self.metadata, self.format, self._zooms, path.read_bytes())
-            with atomic_text(self.path / SIDECAR) as file:
-                file.write(json.dumps(metadata, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+        try:
+            first = path.read_bytes()
+        except OSError:  # somebody has removed it since: then nothing is known of its pixels
+            first = b""
+        metadata = complete(self.metadata, self.format, self._zooms, first)
+        with atomic_text(self.path / SIDECAR) as file:
+            file.write(json.dumps(metadata, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
     def abandon(self) -> None:
         """Whole tiles stay; a folder that was made for tiles, and got none, does not."""

@@ -90,6 +90,14 @@ def test_tiles_that_are_replaced_take_nothing_over_but_notes_of_others(tmp_path)
     assert "classes" not in found and found["attribution"] == "© somebody" and found["value_type"] == "uint8"
 
 
+def test_a_tile_that_is_gone_when_the_last_is_written(tmp_path):
+    with open_writer(tmp_path / "t", "png") as writer:
+        for tile in BLOCK[:2]:
+            writer.write(tile, b"x")
+        (tmp_path / "t/15/100/200.png").unlink()
+    assert metadata_of(tmp_path / "t") == {"format": "png", "zoom": 15}
+
+
 def test_a_failed_run_leaves_the_sidecar_as_it_was(tmp_path):
     path = write(tmp_path / "t", LABELS)
     before = (path / SIDECAR).read_bytes()
