@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rsp.shared.errors import RspError
@@ -19,9 +22,70 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def cpu_count() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0))
+def cpu_count(root: Path = Path("/")) -> int:
+    """Return how many processors this process may use, at least 1.
+
+    That is the smaller of its CPU affinity and of the CPU quota of its control group or of any group above, a
+    part of a processor counted as one: a container limited to 1.5 CPUs has 2.
+
+    Args:
+        root: Where `proc` and the file systems that it names are looked for; another folder in tests.
+    """
+    count = len(os.sched_getaffinity(0))
+    return max(1, min([count, *(math.ceil(quota) for quota in _cpu_quotas(root))]))
+
+
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """Yield the CPU quota, in processors, of this process's control group and of those above, where they have one.
+
+    Version 2 has one hierarchy and `cpu.max`, version 1 one of the controller `cpu` and `cpu.cfs_quota_us`; a
+    system may mount both.
+    """
+    try:
+        groups = (root / "proc/self/cgroup").read_text("utf-8").splitlines()
+        mounts = (root / "proc/self/mountinfo").read_text("utf-8").splitlines()
+    except OSError:  # not Linux, or /proc is hidden: nothing is known of a quota
+        return
+    paths: dict[str, str] = {}  # of the process, by the kind of file system that shows its group
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            paths["cgroup2"] = path
+        elif "cpu" in controllers.split(","):
+            paths["cgroup"] = path
+    for line in mounts:
+        fields, _, source = line.partition(" - ")
+        kind, _, options = source.split(" ", 2)
+        if kind not in paths or (kind == "cgroup" and "cpu" not in options.split(" ")[-1].split(",")):
+            continue
+        shown, mount = (_unescape(name) for name in fields.split(" ")[3:5])
+        top = root / mount.lstrip("/")
+        # A container may see the host's path of its group, but only that group mounted, or the path may lead out
+        # of its namespace (/../other): what is mounted is then its own.
+        inner = os.path.relpath(paths[kind], shown)
+        group = top if ".." in Path(inner).parts or ".." in Path(paths[kind]).parts else top / inner
+        while group.is_relative_to(top):
+            quota = _quota_of(group)
+            if quota is not None:
+                yield quota
+            group = group.parent
+
+
+def _quota_of(group: Path) -> float | None:
+    """Return the quota of a control group in processors, None where it has none of its own."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        try:
+            quota, period = " ".join((group / name).read_text("utf-8") for name in names).split()
+        except (OSError, ValueError):
+            continue
+        if quota.isdecimal() and period.isdecimal() and int(period):  # "max" and -1 mean no limit
+            return int(quota) / int(period)
+    return None
+
+
+def _unescape(name: str) -> str:
+    r"""Undo the octal escapes of /proc, as \040 for a space."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), name)
 
 
 def parallel_map(

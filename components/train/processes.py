@@ -11,6 +11,7 @@ import torch
 from torch import distributed
 
 from rsp.shared.errors import UsageError
+from rsp.shared.parallel import cpu_count
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ def join(device: str) -> Iterator[World]:
         device: `cpu`, `cuda` or `cuda:N`. Under torchrun each process takes the GPU of its local rank.
     """
     if not started_by_torchrun():
+        # torch counts the processors of the node, not the quota of the container.
+        if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > cpu_count():
+            torch.set_num_threads(cpu_count())
         yield World(torch.device(device))
         return
     rank, size, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))

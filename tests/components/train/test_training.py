@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from rsp.components.train import training
+from rsp.components.train import processes, training
 from rsp.components.train.history import read_state
 from rsp.components.train.plan import Plan
 from rsp.components.train.processes import World, choose
@@ -501,3 +501,18 @@ def test_storage_that_refuses(config, toy, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot make the folder"):
         fit(config, toy, tmp_path / "file" / "out", epochs=1)
+
+
+def test_a_training_takes_no_more_threads_than_the_container_has_processors(monkeypatch):
+    """torch counts the processors of the node; a number that a person gave stands."""
+    before = torch.get_num_threads()
+    monkeypatch.setattr(processes, "cpu_count", lambda: 2)
+    try:
+        torch.set_num_threads(3)
+        with processes.join("cpu"):
+            assert torch.get_num_threads() == 3
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        with processes.join("cpu"):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
