@@ -11,12 +11,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
 import zipfile
 from pathlib import Path
 
+from rsp.shared.arguments import add_trust_model
 from rsp.shared.atomic import atomic_path
 from rsp.shared.errors import ModelError, RspError
 
@@ -43,7 +45,7 @@ def archive_name(model: Path, name: str, version: str) -> str:
     return f"{name}-{digest}.mar" if version == digest else f"{name}-{version}-{digest}.mar"
 
 
-def build_archive(model: Path, out: Path, *, name: str, version: str = "") -> Path:
+def build_archive(model: Path, out: Path, *, name: str, version: str = "", trust_model: bool = False) -> Path:
     """Write the archive of a model.
 
     Args:
@@ -52,15 +54,18 @@ def build_archive(model: Path, out: Path, *, name: str, version: str = "") -> Pa
             `<name>-<version>-<8 digits of the model's SHA-256>.mar` (`<name>-<8 digits>.mar` without a version).
         name: What the model is called in TorchServe's URLs.
         version: Its version there; those 8 digits if empty.
+        trust_model: Take an exported model even where it could run any code. The server refuses it all the same,
+            unless RSP_TRUST_MODEL=1 is set where it runs.
 
     Returns:
         The path of the archive.
 
     Raises:
-        ModelError: the file is not a model of ours, or name or version do not fit into a URL.
+        ModelError: the file is not a model of ours, is damaged or could run code, or name or version do
+            not fit into a URL.
         StorageError: it cannot be written.
     """
-    from rsp.shared.learning.inference import read_model_card
+    from rsp.shared.learning.formats import check_model
 
     version = version or sha8(model)
     for what, text in (("name", name), ("version", version)):
@@ -69,7 +74,7 @@ def build_archive(model: Path, out: Path, *, name: str, version: str = "") -> Pa
                 f"the {what} of a model may only hold letters, digits, dots, dashes and underscores (64 at most, "
                 f"a letter or digit first), got {text!r}"
             )
-    card = read_model_card(model)
+    card = check_model(model, trust_model=trust_model)
     path = out if out.suffix == ".mar" else out / archive_name(model, name, version)
     # The suffix means nothing to us (formats are told by content), but is kept for those who look inside.
     stored = "model" + (model.suffix if model.suffix in SUFFIXES else "")
@@ -98,6 +103,11 @@ def build_archive(model: Path, out: Path, *, name: str, version: str = "") -> Pa
     return path
 
 
+def trusts_models() -> bool:
+    """Tell whether the operator of this server lets exported models run any code: RSP_TRUST_MODEL=1."""
+    return os.environ.get("RSP_TRUST_MODEL") == "1"
+
+
 def _entry(name: str) -> zipfile.ZipInfo:
     """Return a member with fixed date and mode: the archive's bytes follow from its content alone."""
     entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
@@ -118,9 +128,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path(), help="folder, or file that ends in .mar (default: .)")
     parser.add_argument("--name", default="rsp", help="name of the model (default: rsp)")
     parser.add_argument("--version", default="", help="version (default: 8 digits of the model's SHA-256)")
+    add_trust_model(parser)
     args = parser.parse_args(argv)
     try:
-        print(build_archive(args.model, args.out, name=args.name, version=args.version))
+        print(
+            build_archive(args.model, args.out, name=args.name, version=args.version, trust_model=args.trust_model)
+        )
     except RspError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

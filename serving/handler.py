@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rsp.serving.archive import trusts_models
 from rsp.serving.store import note_failure
 from rsp.shared.errors import ModelError, StorageError, TileError
 from rsp.shared.images import encode
@@ -58,7 +59,7 @@ class TileHandler:
             )
         gpu = system.get("gpu_id")
         device = f"cuda:{gpu}" if gpu is not None and int(gpu) >= 0 and torch.cuda.is_available() else "cpu"
-        self.predictor = load_predictor(path, device=device, threads=threads)
+        self.predictor = load_predictor(path, device=device, threads=threads, trust_model=trusts_models())
         self.version = str(manifest["modelVersion"])
         blank = encode(sent_tile(card, np.zeros((card.tile_size, card.tile_size, sent_bands(card)))), "tif")
         for answer in predict_tiles(self.predictor, [blank]):

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rsp.serving.archive import HERE, build_archive
+from rsp.serving.archive import HERE, build_archive, trusts_models
 from rsp.serving.front import Front, max_request_size
 from rsp.serving.host import connects, free_ports, preflight, short_folder
 from rsp.serving.management import ready_workers
@@ -98,7 +98,13 @@ class TorchServe:
             self.model_store = (self._store or folder / "store").absolute()
             self.model_store.mkdir(parents=True, exist_ok=True)
             if self.model is not None:
-                archive = build_archive(self.model, self.model_store, name=self.name, version=self.version)
+                archive = build_archive(
+                    self.model,
+                    self.model_store,
+                    name=self.name,
+                    version=self.version,
+                    trust_model=trusts_models(),
+                )
                 self._models = {self.name: archive.name}
             else:
                 self._models = current_archives(self.model_store)

@@ -85,6 +85,14 @@ def add_workers(parser: argparse.ArgumentParser, default: int | None = None, wha
     parser.add_argument("--workers", type=int, default=default, help=f"number of {what} (default: {shown})")
 
 
+def add_trust_model(parser: argparse.ArgumentParser) -> None:
+    """Add `--trust_model`, of every tool that loads an exported model."""
+    parser.add_argument(
+        "--trust_model", action="store_true",
+        help="load an exported model even if it could run any code: only for files of your own",
+    )  # fmt: skip
+
+
 def add_web_ui(parser: argparse.ArgumentParser) -> None:
     """Add the group that every tool has which writes a tile set."""
     group = parser.add_argument_group("Web UI")

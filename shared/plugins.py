@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from rsp.shared.errors import PluginError
+from rsp.shared.errors import PluginError, RspError
 
 
 def load(name: str, group: str, builtin: Mapping[str, Any] | None = None) -> Any:
@@ -39,6 +40,44 @@ def load(name: str, group: str, builtin: Mapping[str, Any] | None = None) -> Any
         return point.load()
     except Exception as error:
         raise PluginError(f"the entry point {name!r} of {group} cannot be loaded: {error}") from error
+
+
+@contextmanager
+def guarded(what: str, name: str) -> Iterator[None]:
+    """Name the plug-in that raises inside of the block.
+
+    Args:
+        what: What it is, as `loss`.
+        name: What the configuration calls it, as `module:attribute`.
+
+    Raises:
+        PluginError: in place of whatever it raised, but for errors of our own, which say enough.
+    """
+    try:
+        yield
+    except RspError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise PluginError(f"the {what} {name!r} failed: {type(error).__name__}: {reason}") from error
+
+
+def unexpected(what: str, name: str, got: Any, expected: str) -> PluginError:
+    """Return the error of a plug-in that returned something else than it should."""
+    return PluginError(f"the {what} {name!r} returned {describe(got)}; expected {expected}")
+
+
+def describe(value: Any) -> str:
+    """Return what a value is, in few words: its type, and the shape or length where it has one."""
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    kind = type(value).__name__
+    shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
+    if shape is not None and dtype is not None:
+        return f"{kind} of {str(dtype).removeprefix('torch.')} and shape {tuple(shape)}"
+    if isinstance(value, Mapping):
+        return f"{kind} with the keys {', '.join(map(str, list(value)[:5])) or 'none'}"
+    return f"{kind} of length {len(value)}" if isinstance(value, list | tuple | str) else kind
 
 
 def _import(name: str, group: str) -> Any:

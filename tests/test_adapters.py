@@ -54,14 +54,14 @@ LEFT_OUT = {
     ("train", "train"): {"bs", "checkpoint", "device", "loss", "lr", "model", "resume", "ts", "workers"},
     ("export", "export"): {"config", "seed", "tiles"},
     ("predict", "predict"): {
-        "batch_size", "config", "cover", "device", "model", "resume", "tile_size", "workers", *WEB,
+        "batch_size", "config", "cover", "device", "model", "resume", "tile_size", "trust_model", "workers", *WEB,
     },
     ("compare", "compare"): {
         "cover", "geojson", "maximum_fg", "maximum_qod", "minimum_fg", "minimum_qod", "mode", "out", "resume",
         "tile_format", "vertical", "workers", *WEB,
     },
     ("vectorize", "vectorize"): {"merge", "workers"},
-    ("deploy", "deploy"): {"drain", "force", "keep_archives", "timeout", "tolerance", "workers"},
+    ("deploy", "deploy"): {"drain", "force", "keep_archives", "timeout", "tolerance", "trust_model", "workers"},
 }  # fmt: skip
 
 REQUIRED = inspect.Parameter.empty

@@ -82,9 +82,9 @@ def _warn(message: str) -> None:
     print(f"deploy: warning: {message}", file=sys.stderr, flush=True)
 
 
-def expected_masks(model: Path, golden: Path | None) -> list[tuple[bytes, bytes]]:
+def expected_masks(model: Path, golden: Path | None, *, trust_model: bool = False) -> list[tuple[bytes, bytes]]:
     """Return golden tiles, each with the mask that the model makes of it here."""
-    predictor = load_predictor(model, device="cpu", threads=1)
+    predictor = load_predictor(model, device="cpu", threads=1, trust_model=trust_model)
     if golden is not None:
         with open_reader(golden) as reader:
             images = [reader.read(tile) for tile in reader.tiles()[:GOLDEN]]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsp.shared.arguments import bounded
+from rsp.shared.arguments import add_trust_model, bounded
 from rsp.shared.claims import check_paths
 from rsp.shared.errors import RspError, ServingError, UsageError
 from rsp.shared.report import Result
@@ -60,6 +60,7 @@ def deploy(
     tolerance: float = 0.001,
     keep_archives: bool = False,
     force: bool = False,
+    trust_model: bool = False,
 ) -> DeployResult:
     """Make a model the one that TorchServe answers with.
 
@@ -85,6 +86,8 @@ def deploy(
             roll-back, and older ones are deleted.
         force: Deploy a model whose recorded IoU on the same validation tiles is lower than that of the model that
             serves, or whose classes or bands are others.
+        trust_model: Load an exported model even where it could run any code: only for files of your own. The
+            server refuses it all the same, unless RSP_TRUST_MODEL=1 is set where it runs.
 
     Raises:
         UsageError: an argument that cannot be meant.
@@ -124,9 +127,9 @@ def deploy(
             if previous not in ("", version) and not force:
                 check_progress(model, inference, name)
         with _step("archive", seconds):
-            build_archive(model, archive, name=name, version=version)
+            build_archive(model, archive, name=name, version=version, trust_model=trust_model)
         with _step("expect", seconds):
-            expected = expected_masks(model, golden)
+            expected = expected_masks(model, golden, trust_model=trust_model)
         with _step("register", seconds):
             store.failure_note(model_store, name, version).unlink(missing_ok=True)
             if version not in before:
@@ -263,3 +266,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--force", action="store_true",
         help="deploy a model that did worse on the same validation tiles, or has other classes or bands",
     )  # fmt: skip
+    add_trust_model(parser)

@@ -7,6 +7,7 @@ rsp export --checkpoint checkpoint.safetensors --type pt2 --tiles validation/ima
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -54,6 +55,8 @@ class ExportResult(Result):
         differing: In how many of them the two masks differ.
         max_difference: The largest difference of a logit.
         uuid: Of the checkpoint whose weights it holds.
+        refused: Why it is loaded with `--trust_model` only: the network has an operator that is not on the list of
+            those that compute. Empty for every network built in.
     """
 
     kind: str
@@ -64,6 +67,7 @@ class ExportResult(Result):
     differing: int
     max_difference: float
     uuid: str
+    refused: str
 
 
 def export(
@@ -112,11 +116,12 @@ def export(
     card = dataclasses.replace(card, versions=card.versions | written_by)
     with atomic_path(out) as temporary:
         write_model(temporary, kind, model, card)
-        exported = load_predictor(temporary, device="cpu")
+        exported = load_predictor(temporary, device="cpu", trust_model=True)
         original = Predictor(model, card)
         images = _samples(original, tiles, seed)
         pixels, differing, difference = compare_models(original, exported, images)
         size = temporary.stat().st_size
+        refused = _why_refused(temporary)
     with atomic_text(out.with_name(f"{out.name}.json")) as file:
         file.write(card.to_json() + "\n")
     return ExportResult(
@@ -128,7 +133,26 @@ def export(
         differing=differing,
         max_difference=difference,
         uuid=card.uuid,
+        refused=refused,
     )
+
+
+def _why_refused(path: Path) -> str:
+    """Return why a file is loaded with --trust_model only, and say so; empty where it is not."""
+    from rsp.shared.errors import ModelError
+    from rsp.shared.learning.formats import check_model
+
+    try:
+        check_model(path)
+    except ModelError as error:
+        reason = str(error).removeprefix(f"{path} is refused: ").partition(". An exported model")[0]
+        print(
+            f"rsp export: note: {reason}; predict and deploy load this file with --trust_model only, and a server "
+            "where RSP_TRUST_MODEL=1 is set",
+            file=sys.stderr,
+        )
+        return reason
+    return ""
 
 
 def compare_models(original: Predictor, exported: Predictor, images: list[Array]) -> tuple[int, int, float]:

@@ -42,12 +42,17 @@ class Local:
         device: Where to run it; see `load_predictor`.
         batch_size: Windows that a GPU takes at once; None for the default.
         workers: Threads. On a CPU each takes a tile from reading to encoding; for a GPU they only read.
+        trust_model: Load an exported program even where it could run any code.
     """
 
     raw = False
 
-    def __init__(self, path: Path, *, device: str | None, batch_size: int | None, workers: int) -> None:
-        self.predictor = load_predictor(path, device=device, batch_size=batch_size or GPU_BATCH)
+    def __init__(
+        self, path: Path, *, device: str | None, batch_size: int | None, workers: int, trust_model: bool = False
+    ) -> None:
+        self.predictor = load_predictor(
+            path, device=device, batch_size=batch_size or GPU_BATCH, trust_model=trust_model
+        )
         self.card = self.predictor.card
         self.workers = workers
 

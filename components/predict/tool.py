@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsp.shared.arguments import add_config, add_out, add_web_ui, add_workers, require
+from rsp.shared.arguments import add_config, add_out, add_trust_model, add_web_ui, add_workers, require
 from rsp.shared.claims import check_paths, tile_set, tiles_output
 from rsp.shared.report import Result
 
@@ -53,6 +53,7 @@ def predict(
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
+    trust_model: bool = False,
     web_ui_base_url: str = "./",
     web_ui_template: Path | None = None,
     web_ui: bool = True,
@@ -78,6 +79,7 @@ def predict(
         batch_size: Tiles that a GPU works on at once. A CPU takes each by itself.
         workers: Tiles worked on at once on a CPU; readers for a GPU; requests under way for an endpoint.
         device: As `cpu`, `cuda`, `cuda:1`; a GPU if there is one where None.
+        trust_model: Load an exported model even where it could run any code: only for files of your own.
         web_ui_base_url: Where the web map finds the masks.
         web_ui_template: HTML template of the map.
         web_ui: Write the web map.
@@ -115,7 +117,7 @@ def predict(
         answerer = Remote(endpoint, count)
     else:
         assert checkpoint is not None
-        answerer = Local(checkpoint, device=device, batch_size=batch_size, workers=count)
+        answerer = Local(checkpoint, device=device, batch_size=batch_size, workers=count, trust_model=trust_model)
     card = answerer.card
     _check(card, config, model, tile_size)
     overlap = card.overlap if tile_overlap is None else tile_overlap
@@ -185,6 +187,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_workers(parser, what="tiles in parallel")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    add_trust_model(parser)
     add_web_ui(parser)
 
 

@@ -9,6 +9,7 @@ only source of chance; it returns image and label of the same shapes. `height` e
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -70,5 +71,24 @@ def load_augmentation(name: str) -> Augmentation:
     """Return the augmentation of a name; raise `PluginError` where there is none."""
     found: Augmentation = plugins.load(name, "rsp.augmentations", BUILTIN)
     if not callable(found):
-        raise PluginError(f"the augmentation {name!r} is not a function")
+        raise PluginError(f"the augmentation {name!r} is {plugins.describe(found)}, not a function")
     return found
+
+
+def augment(
+    augmentation: Augmentation, name: str, image: Floats, label: Mask, rng: np.random.Generator
+) -> tuple[Floats, Mask]:
+    """Augment a tile; raise `PluginError` where that fails or gives something else than a tile of this kind."""
+    if name.lower() in BUILTIN:
+        return augmentation(image, label, rng)
+    with plugins.guarded("augmentation", name):
+        pair: Any = augmentation(image, label, rng)
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise plugins.unexpected("augmentation", name, pair, "a pair: image and label")
+    for what, got, given, kind in (("image", pair[0], image, np.float32), ("label", pair[1], label, np.uint8)):
+        if not isinstance(got, np.ndarray) or got.shape != given.shape or got.dtype != kind:
+            wanted = f"as its {what} an array of {np.dtype(kind)} and shape {given.shape}, as it was given"
+            raise plugins.unexpected("augmentation", name, got, wanted)
+    if not np.isfinite(pair[0]).all():
+        raise PluginError(f"the augmentation {name!r} returned an image that holds NaN or infinity")
+    return pair[0], pair[1]

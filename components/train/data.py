@@ -22,10 +22,10 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from rsp.components.train.augmentation import load_augmentation
+from rsp.components.train.augmentation import augment, load_augmentation
 from rsp.shared import plugins
 from rsp.shared.config import Channel, Config
-from rsp.shared.errors import RspError, TileError, TileSetError
+from rsp.shared.errors import PluginError, RspError, TileError, TileSetError
 from rsp.shared.images import Array, Mask, decode, decode_mask, natural_divisor, value_type
 from rsp.shared.learning.normalise import normalise, pick_bands, scale, stack_bands
 from rsp.shared.tiles import Tile
@@ -179,8 +179,7 @@ class TileDataset(Dataset[Item]):
     """
 
     def __init__(self, config: Config, folder: Path, *, training: bool, seed: int = 0) -> None:
-        make = plugins.load(config.model.loader, "rsp.loaders", BUILTIN)
-        self.loader: Loader = make(folder, config.channels, len(config.classes), config.model.ts)
+        self.loader = make_loader(config, folder)
         # With what the loader knows of the values of the tiles.
         known = getattr(self.loader, "channels", None)
         self.channels: tuple[Channel, ...] = config.channels
@@ -210,7 +209,7 @@ class TileDataset(Dataset[Item]):
         epoch, index = key
         tile = self.loader.tiles[index]
         try:
-            image, label = self.loader.read(tile)
+            image, label = read_tile(self.loader, self.config, tile)
         except RspError as error:
             return error
         if self.augmentation is None:
@@ -218,12 +217,59 @@ class TileDataset(Dataset[Item]):
         pixels = normalise(image, self.channels)
         rng = np.random.default_rng([self.seed, epoch, tile.z, tile.x, tile.y])
         if rng.random() < self.config.model.dap:
-            pixels, label = self.augmentation(pixels, label, rng)
+            try:
+                pixels, label = augment(self.augmentation, self.config.model.da, pixels, label, rng)
+            except RspError as error:
+                return error
         return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(np.array(label))
 
 
 # The later names are those of the seed's successors.
 BUILTIN = {"tiles": TileLoader, "semseg": TileLoader, "semsegtiles": TileLoader}
+
+
+def make_loader(config: Config, folder: Path) -> Loader:
+    """Return the loader that the configuration names; raise `PluginError` where it is not one."""
+    name = config.model.loader
+    make = plugins.load(name, "rsp.loaders", BUILTIN)
+    with plugins.guarded("loader", name):
+        loader: Any = make(folder, config.channels, len(config.classes), config.model.ts)
+        tiles = getattr(loader, "tiles", None)
+        known = isinstance(tiles, Sequence) and len(tiles) and all(isinstance(tile, Tile) for tile in tiles)
+    if not known or not callable(getattr(loader, "read", None)):
+        raise plugins.unexpected(
+            "loader",
+            name,
+            loader,
+            "an object with `tiles` (a list of one Tile or more), `notes` and `read(tile)`",
+        )
+    if not hasattr(loader, "notes"):
+        loader.notes = []
+    found: Loader = loader
+    return found
+
+
+def read_tile(loader: Loader, config: Config, tile: Tile) -> tuple[Array, Mask]:
+    """Return image and label of a tile; raise `PluginError` where the loader gives something else."""
+    name, side = config.model.loader, config.model.ts
+    if name.lower() in BUILTIN:
+        return loader.read(tile)
+    with plugins.guarded("loader", name):
+        pair: Any = loader.read(tile)
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise plugins.unexpected("loader", name, pair, "a pair: image and label")
+    image, label = pair
+    bands, classes = sum(len(channel.bands) for channel in config.channels), len(config.classes)
+    if not isinstance(image, np.ndarray) or image.shape != (side, side, bands) or image.dtype.kind not in "uif":
+        raise plugins.unexpected("loader", name, image, f"as the image an array of shape {(side, side, bands)}")
+    if not isinstance(label, np.ndarray) or label.shape != (side, side) or label.dtype != np.uint8:
+        raise plugins.unexpected("loader", name, label, f"as the label an array of uint8 and shape {(side, side)}")
+    if int(label.max()) >= classes:
+        raise PluginError(
+            f"the loader {name!r} returned a label of tile {tile.z}/{tile.x}/{tile.y} that holds class "
+            f"{int(label.max())}; the configuration has {classes} classes (0 to {classes - 1})"
+        )
+    return image, label
 
 
 def collate(items: list[Item]) -> tuple[torch.Tensor, torch.Tensor] | RspError:

@@ -7,6 +7,7 @@ as `loss(logits, labels)`: logits (N, K, H, W) float32, labels (N, H, W) int64 -
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from kornia.losses import LovaszSoftmaxLoss, dice_loss, focal_loss
@@ -109,8 +110,30 @@ def class_weights(classes: Sequence[ClassDef]) -> torch.Tensor:
 def build_loss(name: str, weights: torch.Tensor) -> Loss:
     """Return the loss of a name; raise `PluginError` where there is none or it cannot be made."""
     make = plugins.load(name, "rsp.losses", BUILTIN)
+    expected = "loss(logits, labels), since a loss is made once, as make(class_weights)"
     try:
         loss: Loss = make(weights)
     except Exception as error:
-        raise PluginError(f"the loss {name!r} cannot be made: {error}") from error
+        raise PluginError(
+            f"the loss {name!r} cannot be made: {type(error).__name__}: {error}; expected a function of the class "
+            f"weights that returns {expected}"
+        ) from error
+    if not callable(loss) or isinstance(loss, torch.Tensor):
+        raise plugins.unexpected("loss", name, loss, expected)
     return loss.to(weights.device) if isinstance(loss, nn.Module) else loss
+
+
+def measure_loss(loss: Loss, name: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the loss of a batch; raise `PluginError` where it fails or is no number that can be learned from."""
+    if name.lower() in BUILTIN:
+        return loss(logits, labels)
+    with plugins.guarded("loss", name):
+        value: Any = loss(logits, labels)
+    if not isinstance(value, torch.Tensor) or value.dim() or not value.is_floating_point():
+        raise plugins.unexpected("loss", name, value, "a tensor of one number, shape ()")
+    if logits.requires_grad and not value.requires_grad:
+        raise PluginError(
+            f"the loss {name!r} returned a number that does not depend on the logits, or was detached from them: "
+            "nothing can be learned from it"
+        )
+    return value

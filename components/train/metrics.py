@@ -8,13 +8,13 @@ returns a float, NaN where it is undefined.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import distributed
 
 from rsp.shared import metrics, plugins
-from rsp.shared.errors import PluginError
 from rsp.shared.metrics import Counts
 
 Metric = Callable[[Counts], float]
@@ -55,10 +55,12 @@ def measure(chosen: dict[str, Metric], matrix: Counts) -> dict[str, float]:
     """Return the value of each metric."""
     values = {}
     for name, metric in chosen.items():
+        with plugins.guarded("metric", name):
+            value: Any = metric(matrix.copy())
         try:
-            values[name] = float(metric(matrix.copy()))
-        except Exception as error:
-            raise PluginError(f"the metric {name!r} failed: {error}") from error
+            values[name] = float(value)
+        except (TypeError, ValueError):
+            raise plugins.unexpected("metric", name, value, "a number, NaN where it is undefined") from None
     return values
 
 

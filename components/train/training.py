@@ -18,14 +18,15 @@ from torch.utils.data import DataLoader
 
 from rsp.components.train.data import Batches, TileDataset, make_batches
 from rsp.components.train.history import Log, Row, State, finite, write_history, write_state
-from rsp.components.train.losses import build_loss, class_weights
+from rsp.components.train.losses import build_loss, class_weights, measure_loss
 from rsp.components.train.metrics import RunningMetrics, load_metrics, measure
 from rsp.components.train.plan import Plan
 from rsp.components.train.processes import World
 from rsp.components.train.result import TrainResult
 from rsp.components.train.start import learning_rate, make_optimizer, starting_point
 from rsp.shared.atomic import atomic_path
-from rsp.shared.errors import ModelError, RspError, StorageError
+from rsp.shared.errors import ModelError, PluginError, RspError, StorageError
+from rsp.shared.learning.answers import check_logits, guarded_network
 from rsp.shared.learning.card import ModelCard, library_versions
 from rsp.shared.learning.checkpoint import fingerprint, save_checkpoint
 from rsp.shared.learning.inference import Predictor
@@ -157,21 +158,28 @@ class Trainer:
                 group["lr"] = rate
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
-                    logits = self.wrapped(images)
-            except ValueError as error:
+                with (
+                    guarded_network(self.config.model.nn),
+                    torch.autocast(self.device.type, torch.bfloat16, enabled=self._half),
+                ):
+                    answer = self.wrapped(images)
+            except (ValueError, PluginError) as error:
                 if "more than 1 value per channel" in str(error):
                     raise ModelError(
                         f"the network {self.config.model.nn!r} normalises over the batch, and cannot be trained "
                         "with a single tile in it: take --bs 2 or more"
                     ) from error
                 raise
-            logits = logits.float()
-            loss = self.loss(logits, labels)
+            wanted = (len(images), len(self.config.classes), *images.shape[2:])
+            logits = check_logits(answer, self.config.model.nn, wanted).float()
+            loss = self._loss_of(logits, labels)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
             running.add(logits, labels, loss)
         return rate, self._measured(running)
+
+    def _loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return measure_loss(self.loss, self.config.model.loss, logits, labels)
 
     @torch.no_grad()
     def _validate(self, epoch: int) -> dict[str, Any]:
@@ -200,7 +208,7 @@ class Trainer:
             answers = predictor.logits([image.numpy() for image in images])
             logits = torch.from_numpy(np.stack(answers)).to(self.device)
             truth = torch.stack(labels).to(self.device).long()
-            running.add(logits, truth, self.loss(logits, truth))
+            running.add(logits, truth, self._loss_of(logits, truth))
         return self._measured(running)
 
     def _measured(self, running: RunningMetrics) -> dict[str, Any]:

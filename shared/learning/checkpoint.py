@@ -78,13 +78,32 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> tuple[
     path = Path(path)
     card, plan = _read_header(path)
     model = build_model(card.model_config(), card.in_channels, card.num_classes, plan=plan)
+    weights = _read_weights(path, card)
+    load_weights(model, weights, str(path))
+    return model.to(device).eval(), card
+
+
+def check_checkpoint(path: Path) -> ModelCard:
+    """Return the card of a checkpoint whose weights are whole; raise `ModelError` where they are not."""
+    path = Path(path)
+    card, _ = _read_header(path)
+    _read_weights(path, card)
+    return card
+
+
+def _read_weights(path: Path, card: ModelCard) -> dict[str, torch.Tensor]:
+    """Return the weights of a checkpoint, which must be those that its card was written for."""
     try:
         with safe_open(path, "pt", device="cpu") as file:
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"the checkpoint {path} is damaged: {error}") from error
-    load_weights(model, weights, str(path))
-    return model.to(device).eval(), card
+    if card.uuid and card.uuid != _identity(weights):
+        raise ModelError(
+            f"the checkpoint {path} is damaged, or its weights were changed: they are not those that its card was "
+            "written for"
+        )
+    return weights
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: str) -> None:
@@ -108,8 +127,12 @@ def read_card(path: Path) -> ModelCard:
 
 def fingerprint(model: nn.Module) -> str:
     """Return a UUID that follows from the names and values of the weights."""
+    return _identity(_tensors(model))
+
+
+def _identity(weights: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(_tensors(model).items()):
+    for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return str(uuid.uuid5(uuid.NAMESPACE_OID, digest.hexdigest()))

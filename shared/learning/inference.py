@@ -21,6 +21,7 @@ import torch
 
 from rsp.shared.errors import ModelError, TileError
 from rsp.shared.images import Array, Mask, decode, encode_mask, natural_divisor, value_type
+from rsp.shared.learning.answers import check_finite, check_logits, guarded_network
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.formats import STRIDE, Kind, Network, load_network, read_model_card, window_side
 from rsp.shared.learning.normalise import normalise, pick_bands, stacked_type
@@ -93,17 +94,22 @@ class Predictor:
             Masks of shape (height, width).
 
         Raises:
-            ModelError: the images have other bands than the model wants, or do not fit an exported model.
+            ModelError: the images have other bands than the model wants, or do not fit an exported model, or the
+            network answers no logits, or NaN. `PluginError` where it is a plug-in.
         """
-        return self._map(images, overlap, _classes)
+        return self._map(images, overlap, lambda logits: _classes(self._finite(logits)))
 
     def probabilities(self, images: Sequence[Array], overlap: int = 0) -> list[Scores]:
         """Return the probability of each class, shape (classes, height, width); else as `masks`."""
-        return self._map(images, overlap, lambda logits: torch.softmax(logits, dim=1))
+        return self._map(images, overlap, lambda logits: torch.softmax(self._finite(logits), dim=1))
 
     def logits(self, images: Sequence[Array], overlap: int = 0) -> list[Scores]:
         """Return what the network answers, shape (classes, height, width); else as `masks`."""
         return self._map(images, overlap, lambda logits: logits)
+
+    def _finite(self, logits: torch.Tensor) -> torch.Tensor:
+        check_finite(logits, self.card.nn)
+        return logits
 
     def _map(
         self, images: Sequence[Array], overlap: int, finish: Callable[[torch.Tensor], torch.Tensor]
@@ -136,12 +142,11 @@ class Predictor:
         top, left = sum(before for before, _ in rows) + overlap, sum(before for before, _ in columns) + overlap
         with torch.inference_mode():
             batch = torch.from_numpy(np.stack(stack)).to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp):
-                logits = self._network(batch)
+            cast = torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
+            with cast, guarded_network(self.card.nn):
+                answered = self._network(batch)
             wanted = (len(images), self.card.num_classes, *batch.shape[2:])
-            if tuple(logits.shape) != wanted:
-                raise ModelError(f"the network answers {tuple(logits.shape)} where its card says {wanted}")
-            answer = finish(logits.float())
+            answer = finish(check_logits(answered, self.card.nn, wanted).float())
             cropped = answer[..., top : top + height - 2 * overlap, left : left + width - 2 * overlap]
             return list(cropped.cpu().contiguous().numpy())
 
@@ -165,6 +170,7 @@ def load_predictor(
     threads: int | None = None,
     batch_size: int = GPU_BATCH,
     amp: bool = False,
+    trust_model: bool = False,
 ) -> Predictor:
     """Load a checkpoint, or an exported model, told by content.
 
@@ -174,9 +180,11 @@ def load_predictor(
         threads: Windows that a CPU works on at once; 1 where None. The answers are the same for every number.
         batch_size: Windows that a GPU works on at once.
         amp: Forward in bfloat16.
+        trust_model: Load an exported program even where it could run any code; see `load_network`.
 
     Raises:
-        ModelError: no model, a damaged one, or no such device.
+        ModelError: no model, a damaged one, an exported one that could do more than a network does, or no such
+            device.
     """
     path = Path(path)
     if device is None:
@@ -189,7 +197,7 @@ def load_predictor(
         raise ModelError(f"unsupported device {device!r}; expected cpu, cuda, or cuda:0, cuda:1, ...")
     if where.type == "cuda" and (where.index or 0) >= torch.cuda.device_count():
         raise ModelError(f"no device {device!r} on this machine ({torch.cuda.device_count()} GPUs are visible)")
-    network, card, kind = load_network(path, device)
+    network, card, kind = load_network(path, device, trust_model=trust_model)
     return Predictor(network, card, kind=kind, device=device, threads=threads or 1, batch_size=batch_size, amp=amp)
 
 

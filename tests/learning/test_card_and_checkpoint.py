@@ -30,7 +30,7 @@ CARD = ModelCard(
     epochs=10,
     metrics={"iou": 0.5, "mcc": math.nan},
     versions={"torch": "2.13.0"},
-    uuid="u",
+    uuid="",
 )
 
 

@@ -13,11 +13,11 @@ from torch import nn
 
 from rsp.shared import plugins
 from rsp.shared.config import ModelConfig
-from rsp.shared.errors import ModelError, RspError
+from rsp.shared.errors import ModelError, PluginError, RspError
 from rsp.shared.learning.models.segmentation import FAMILIES, Segmentation
 from rsp.shared.learning.models.unet import UNet
 
-__all__ = ["BUILTIN", "build_model", "plan_of"]
+__all__ = ["BUILTIN", "build_model", "is_plugin", "plan_of"]
 
 BUILTIN: dict[str, Any] = {"unet": UNet.build, "albunet": UNet.build}
 BUILTIN.update(dict.fromkeys(FAMILIES, Segmentation.build))
@@ -35,8 +35,8 @@ def build_model(
         plan: What `plan_of` gave for this network once; it then asks neither hub nor folder.
 
     Raises:
-        ModelError: an unknown encoder, weights that cannot be had, or a plug-in that fails.
-        PluginError: no such network.
+        ModelError: an unknown encoder, or weights that cannot be had.
+        PluginError: no such network, or a plug-in that fails or returns no network.
     """
     make = plugins.load(model.nn, "rsp.models", BUILTIN)
     try:
@@ -47,10 +47,17 @@ def build_model(
     except RspError:
         raise
     except Exception as error:
-        raise ModelError(f"the network {model.nn!r} cannot be built: {error}") from error
+        kind = PluginError if is_plugin(model.nn) else ModelError
+        reason = " ".join(str(error).split())
+        raise kind(f"the network {model.nn!r} cannot be built: {type(error).__name__}: {reason}") from error
     if not isinstance(built, nn.Module):
-        raise ModelError(f"the network {model.nn!r} is a {type(built).__name__}, not a torch.nn.Module")
+        raise plugins.unexpected("network", model.nn, built, "a torch.nn.Module")
     return built
+
+
+def is_plugin(name: str) -> bool:
+    """Tell whether `[model] nn` names a network that is not built in."""
+    return name.lower() not in BUILTIN
 
 
 def plan_of(model: nn.Module) -> dict[str, Any] | None:

@@ -1,0 +1,274 @@
+"""The forms of a model: checkpoint, ONNX, TorchScript and torch.export; told by content, written and loaded.
+
+Each carries its model card inside. An exported model takes windows of one size, (N, bands, side, side) float32
+with N from 1 to `MAX_BATCH`, where `side` follows from its card (`window_side`); a checkpoint takes any size.
+
+Files of others are read with care. A checkpoint and ONNX are data; TorchScript and torch.export files are
+programs, and torch would run what a crafted one says. So of these only what `rsp export` writes of a network is
+let through to torch, unless the caller trusts the file; see docs/security.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from rsp.shared.errors import ModelError, RspError
+from rsp.shared.learning.answers import check_logits, guarded_network
+from rsp.shared.learning.card import MAX_BYTES, ModelCard
+from rsp.shared.learning.formats.archives import NOTHING, open_archive
+from rsp.shared.learning.formats.onnx import check_digest, check_onnx, load_onnx, read_onnx_card, write_onnx
+from rsp.shared.learning.formats.pt2 import clean_pt2, load_pt2, write_pt2
+from rsp.shared.learning.formats.torchscript import clean_jit, load_jit, write_jit
+
+__all__ = [
+    "MAX_BATCH",
+    "STRIDE",
+    "ExportKind",
+    "Kind",
+    "Network",
+    "check_model",
+    "load_network",
+    "read_model_card",
+    "sniff",
+    "window_side",
+    "write_model",
+]
+
+Kind = Literal["checkpoint", "onnx", "jit", "pt2"]
+ExportKind = Literal["onnx", "jit", "pt2"]
+
+# (N, bands, H, W) float32 on the device of the network -> logits (N, classes, H, W).
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+# Encoders halve the resolution five times.
+STRIDE = 32
+MAX_BATCH = 64
+# Larger than any network for tiles; a stranger's file is not read without end.
+MAX_FILE = 8 << 30
+_CARD = "card"
+_CLEAN = {"jit": clean_jit, "pt2": clean_pt2}
+
+
+def window_side(card: ModelCard) -> int:
+    """Return the side in pixels of the windows of a model: a tile and its borders, up to a multiple of 32."""
+    return -(-(card.tile_size + 2 * card.overlap) // STRIDE) * STRIDE
+
+
+def sniff(path: Path) -> Kind:
+    """Tell by content what form of a model a file is; raise `ModelError` where it is none."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise ModelError(f"cannot read the model {path}: {error.strerror}") from error
+    if size > MAX_FILE:
+        raise ModelError(f"the model {path} has {size} bytes, the limit is {MAX_FILE}")
+    if head.startswith(b"PK\x03\x04"):
+        with open_archive(path) as archive:
+            names = set(archive.sizes)
+        if "archive_format" in names:
+            return "pt2"
+        if "constants.pkl" in names and any(name.startswith("code/") for name in names):
+            return "jit"
+        raise ModelError(
+            f"{path} is an archive, but neither TorchScript nor torch.export; pickles, as torch.save writes, are "
+            "refused, since they could run any code: use a checkpoint of `rsp train`, or export it"
+        )
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
+        return "checkpoint"
+    if head[:1] == b"\x08":  # the first field of an ONNX file: the version of its form
+        return "onnx"
+    raise ModelError(
+        f"{path} is not a model; expected a checkpoint (safetensors), ONNX, TorchScript or torch.export"
+    )
+
+
+def read_model_card(path: Path) -> ModelCard:
+    """Return the card of a model in any form, without loading its weights.
+
+    Raises:
+        ModelError: no model, a damaged one, or one without a card.
+    """
+    path = Path(path)
+    kind = sniff(path)
+    if kind == "checkpoint":
+        from rsp.shared.learning.checkpoint import read_card
+
+        return read_card(path)
+    text = read_onnx_card(path) if kind == "onnx" else _zip_card(path)
+    if text is None:
+        raise ModelError(f"{path} holds no model card; export the checkpoint with `rsp export`")
+    try:
+        return ModelCard.from_json(text)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
+
+
+def check_model(path: Path, *, trust_model: bool = False) -> ModelCard:
+    """Check a model without loading it: that it is whole, and a program only of what a network needs.
+
+    Args:
+        path: A model of any form.
+        trust_model: Take what is not known to be harmless; damage is found all the same.
+
+    Returns:
+        Its card.
+
+    Raises:
+        ModelError: no model, a damaged one, one without a card, or one that could do more than a network does.
+    """
+    path = Path(path)
+    kind = sniff(path)
+    if kind == "checkpoint":
+        from rsp.shared.learning.checkpoint import check_checkpoint
+
+        return check_checkpoint(path)
+    card = read_model_card(path)
+    if kind == "onnx":
+        check_digest(path)
+    if not trust_model:
+        with _refused_by_name(path):
+            if kind == "onnx":
+                check_onnx(path)
+            else:
+                _CLEAN[kind](path)
+    elif kind != "onnx":
+        with open_archive(path) as archive:
+            archive.copy({}, NOTHING)  # reads every member, against its checksum
+    return card
+
+
+def load_network(path: Path, device: str = "cpu", *, trust_model: bool = False) -> tuple[Network, ModelCard, Kind]:
+    """Load a model of any form, ready to answer.
+
+    Args:
+        path: The model.
+        device: Where it computes, as `cpu` or `cuda:0`.
+        trust_model: Load an exported program whatever it holds: it may run any code. For files of your own that
+            hold an operator which is not on the list.
+
+    Raises:
+        ModelError: no model, a damaged one, one without a card or of another shape than its card says, one that
+            could do more than a network does, or a device that is not there.
+    """
+    path = Path(path)
+    kind = sniff(path)
+    if kind == "checkpoint":
+        from rsp.shared.learning.checkpoint import load_checkpoint
+
+        model, card = load_checkpoint(path, device=device)
+        return model, card, kind
+    card = read_model_card(path)
+    try:
+        if kind == "onnx":
+            return _load_onnx(path, device, card, trust_model), card, kind
+        with _quiet(), _refused_by_name(path), path.open("rb") if trust_model else _CLEAN[kind](path) as source:
+            return load_jit(source, device) if kind == "jit" else load_pt2(source, device), card, kind
+    except ModelError:
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise ModelError(
+            f"the model {path} is damaged, or of another version of its library: {(reason or [repr(error)])[0]}"
+        ) from error
+
+
+def _load_onnx(path: Path, device: str, card: ModelCard, trust_model: bool) -> Network:
+    check_digest(path)
+    if not trust_model:
+        with _refused_by_name(path):
+            check_onnx(path)
+    session, shape = load_onnx(path, device)
+    side = window_side(card)
+    if shape[1:] != [card.in_channels, side, side]:
+        raise ModelError(f"{path} takes {shape}, its card says {card.in_channels} bands of {side} pixels")
+    name = session.get_inputs()[0].name
+
+    def network(batch: torch.Tensor) -> torch.Tensor:
+        (logits,) = session.run(None, {name: batch.cpu().numpy()})
+        return torch.from_numpy(logits)
+
+    return network
+
+
+@contextmanager
+def _refused_by_name(path: Path) -> Iterator[None]:
+    """Say of which file it is that something was refused, and what to do."""
+    try:
+        yield
+    except ModelError as error:
+        if str(path) in str(error):
+            raise
+        raise ModelError(
+            f"{path} is refused: {error}. An exported model is a program, and this one could do more than a "
+            "network does. Export its checkpoint with `rsp export`; or, if you trust who made the file, give "
+            "--trust_model"
+        ) from error
+
+
+def write_model(path: Path, kind: ExportKind, model: nn.Module, card: ModelCard) -> None:
+    """Export a network.
+
+    Args:
+        path: The file to write; not atomic, that is the caller's.
+        kind: The form.
+        model: The network, in evaluation mode, on the CPU.
+        card: Its description, which goes into the file.
+
+    Raises:
+        ModelError: the network cannot be exported in this form.
+    """
+    side = window_side(card)
+    example = torch.rand(2, card.in_channels, side, side, generator=torch.Generator().manual_seed(0))
+    text = card.to_json()
+    try:
+        with _quiet(), torch.no_grad():
+            with guarded_network(card.nn):
+                answer = model(example)
+            check_logits(answer, card.nn, (len(example), card.num_classes, side, side))
+            if kind == "onnx":
+                write_onnx(path, model, example, text, MAX_BATCH)
+            elif kind == "pt2":
+                write_pt2(path, model, example, {_CARD: text}, MAX_BATCH)
+            else:
+                write_jit(path, model, example, {_CARD: text})
+    except (OSError, RspError):
+        raise
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [repr(error)]
+        raise ModelError(
+            f"{card.nn} with the encoder {card.encoder} cannot be exported to {kind}: {reason[0]}"
+        ) from error
+
+
+def _zip_card(path: Path) -> bytes | None:
+    name = f"extra/{_CARD}"
+    with open_archive(path) as archive:
+        if name not in archive.sizes:
+            return None
+        if archive.sizes[name] > MAX_BYTES:
+            raise ModelError(f"the card of {path} has {archive.sizes[name]} bytes")
+        return archive.text(name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch says about its own plans: deprecations, and packages that it does not need."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
