@@ -10,6 +10,7 @@ from typing import Any
 
 from rsp.shared.errors import PartialError
 from rsp.shared.report import Result
+from rsp.shared.tiles import zxy
 
 
 def named(artifact: Any, suffix: str) -> Path:
@@ -36,7 +37,7 @@ def describe(artifact: Any, kind: str, result: Result) -> None:
             artifact.metadata[key] = value
     if result.failed:
         tile, reason = min(result.failed.items())
-        raise PartialError(f"{len(result.failed)} tiles failed, the first is {tile.z}/{tile.x}/{tile.y}: {reason}")
+        raise PartialError(f"{len(result.failed)} tiles failed, the first is {zxy(tile)}: {reason}")
 
 
 @contextmanager

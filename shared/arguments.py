@@ -33,6 +33,21 @@ def bounded(kind: Callable[[str], float], low: float, high: float) -> Callable[[
     return parse
 
 
+class Once(argparse.Action):
+    """A flag that may be given once: where two mean a choice that nobody made, the last must not win silently."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if getattr(namespace, self.dest, None) is not None:
+            parser.error(f"{option_string} is given twice; it takes one value")
+        setattr(namespace, self.dest, values)
+
+
 class _Positional(argparse.Action):
     """A positional that a flag may stand in for: refuses both, and leaves the flag's value when it is absent."""
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar, cast
 
 import ijson
 import numpy as np
@@ -19,26 +18,25 @@ from shapely.geometry import mapping, shape
 from shapely.geometry.base import BaseGeometry
 
 from rsp.shared.atomic import atomic_text
+from rsp.shared.crs import check_coordinates, epsg_code
 from rsp.shared.errors import FeatureError
+from rsp.shared.mercator import MAX_LATITUDE, RADIUS
 
 # 7 decimals of a degree are about a centimetre.
 DECIMALS = 7
 
-# Web mercator: the sphere's radius in metres, and the latitude where its square ends.
-EARTH_RADIUS = 6378137.0
-MAX_LATITUDE = 85.0511287798066
-_CRS = re.compile(r"(?:EPSG|CRS)[:/]*(?:[\d.]*[:/]+)*(\d+)$", re.IGNORECASE)
+# Bytes of JSON that are parsed at a time, and how deep brackets may be nested (those of GeoJSON go 8 deep).
+CHUNK, MAX_DEPTH = 1 << 14, 200
 
-# Other names of web mercator.
-_MERCATOR = {900913: 3857, 102100: 3857, 102113: 3857, 3785: 3857}
 _BOM = b"\xef\xbb\xbf"
 
 
 class Feature(NamedTuple):
-    """A feature: its geometry (None where the file says null) and its properties."""
+    """A feature: its geometry (None where the file says null), properties, and number in the file, from 0."""
 
     geometry: BaseGeometry | None
     properties: dict[str, Any]
+    number: int = 0
 
 
 def expand(pattern: str | Path) -> list[Path]:
@@ -53,40 +51,115 @@ def expand(pattern: str | Path) -> list[Path]:
 def read_crs(path: Path) -> int:
     """Return the EPSG code that a GeoJSON file states in its (old) `crs` member; 4326 where it states none.
 
-    Only a `crs` before the features is seen, which is where every writer puts it.
+    A `crs` after the features counts too. Only where the text `"crs"` occurs at all is the file parsed up to its
+    end for it, which takes as long as reading the features.
 
     Raises:
         FeatureError: no JSON, or a CRS that is not stated as an EPSG code.
     """
     with _open(path) as file:
-        for prefix, event, value in ijson.parse(file, multiple_values=True):
-            if prefix == "crs.properties.name" and event == "string":
-                return _epsg(str(value), path)
-            if prefix == "crs.properties.code" and event in ("number", "string"):
-                return _epsg(f"EPSG:{value}", path)
-            if prefix == "crs.properties.href":
-                raise FeatureError(f"{path}: its CRS is only a link; expected EPSG:<code>")
-            if (prefix, event) in (("features", "start_array"), ("", "end_map")):
-                break
-    return 4326
+        start = file.tell()
+        code = _find_crs(file, path, whole=False)
+        if code is None:
+            file.seek(start)
+            if _mentions_crs(file):
+                file.seek(start)
+                code = _find_crs(file, path, whole=True)
+    return 4326 if code is None else code
+
+
+def _mentions_crs(file: IO[bytes]) -> bool:
+    """Tell whether `"crs"` occurs in a file."""
+    before = b""
+    while data := file.read(1 << 20):
+        if b'"crs"' in before + data:
+            return True
+        before = data[-8:]
+    return False
+
+
+def _find_crs(file: IO[bytes], path: Path, *, whole: bool) -> int | None:
+    """Return the code of the `crs` member, of what stands before the features or of the whole object."""
+    for prefix, event, value in ijson.parse(file, multiple_values=True):
+        if prefix == "crs.properties.name" and event == "string":
+            return _epsg(str(value), path)
+        if prefix == "crs.properties.code" and event in ("number", "string"):
+            return _epsg(f"EPSG:{value}", path)
+        if prefix == "crs.properties.href":
+            raise FeatureError(f"{path}: its CRS is only a link; expected EPSG:<code>")
+        if (prefix, event) == ("", "end_map") or ((prefix, event) == ("features", "start_array") and not whole):
+            break
+    return None
 
 
 def _epsg(name: str, path: Path) -> int:
-    """Return the EPSG code of a CRS name as `urn:ogc:def:crs:OGC:1.3:CRS84` or `EPSG:3857`."""
-    if name.upper().endswith("CRS84"):
-        return 4326
-    match = _CRS.search(name)
-    code = _MERCATOR.get(int(match[1]), int(match[1])) if match else 0
-    if code in (4326, 3857):
-        return code
-    from rasterio.crs import CRS
-    from rasterio.errors import CRSError
-
-    try:
-        CRS.from_epsg(code)
-    except CRSError as error:
-        raise FeatureError(f"{path}: unknown CRS {name!r}; expected EPSG:<code>") from error
+    code = epsg_code(name)
+    if code is None:
+        raise FeatureError(f"{path}: unknown CRS {name!r}; expected EPSG:<code> (--crs overrides it)")
     return code
+
+
+class _Guarded:
+    """A JSON file whose reader stops where brackets are nested beyond all reason.
+
+    The parser's work grows with the square of the depth. Brackets are counted as the file is read; text may hold
+    some too, so what looks deep is looked at once, token by token.
+    """
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file, self._path = file, path
+        self._depth, self._sure = 0, False
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(min(size, CHUNK) if size > 0 else size)
+        if not self._sure:
+            opened, closed = data.count(b"[") + data.count(b"{"), data.count(b"]") + data.count(b"}")
+            self._depth += opened - closed
+            if self._depth > MAX_DEPTH:
+                self._check()
+        return data
+
+    def _check(self) -> None:
+        depth = 0
+        with self._path.open("rb") as file:
+            if file.read(len(_BOM)) != _BOM:
+                file.seek(0)
+            for event, _ in ijson.basic_parse(file, multiple_values=True):
+                if event in ("start_map", "start_array"):
+                    depth += 1
+                    if depth > MAX_DEPTH:
+                        raise FeatureError(f"{self._path} nests brackets more than {MAX_DEPTH} deep: not GeoJSON")
+                elif event in ("end_map", "end_array"):
+                    depth -= 1
+        self._sure = True
+
+    def seek(self, offset: int) -> int:
+        self._depth = 0
+        return self._file.seek(offset)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+# First bytes of files that are taken for GeoJSON.
+_OTHERS = {
+    b"SQLite format 3": "a GeoPackage or another SQLite database",
+    b"PK": "a zip archive",
+    b"\x1f\x8b": "compressed by gzip",
+    b"PAR1": "Parquet",
+    b"fgb": "FlatGeobuf",
+    b"\x00\x00\x27\x0a": "a shapefile",
+}
+
+
+def _check_json(head: bytes, path: Path) -> None:
+    """Say what a file is that cannot be GeoJSON, rather than where it ceases to be JSON."""
+    for magic, what in _OTHERS.items():
+        if head.startswith(magic):
+            raise FeatureError(
+                f"{path} is {what}, not GeoJSON; convert it first: "
+                f"ogr2ogr -f GeoJSON -t_srs EPSG:4326 new.json {path}"
+            )
 
 
 @contextmanager
@@ -94,9 +167,10 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
     """Open a JSON file past its byte order mark, and turn what can go wrong with it into `FeatureError`."""
     try:
         with path.open("rb") as file:
-            if file.read(len(_BOM)) != _BOM:
-                file.seek(0)
-            yield file
+            head = file.read(len(_BOM) + CHUNK // 16)
+            file.seek(len(_BOM) if head.startswith(_BOM) else 0)
+            _check_json(head, path)
+            yield cast("IO[bytes]", _Guarded(file, path))
     except ijson.JSONError as error:
         reason = " ".join(str(error).split())
         raise FeatureError(f"{path} is not valid JSON, or is cut off: {reason}") from error
@@ -144,7 +218,7 @@ def read_features(path: Path, broken: Callable[[str], None] | None = None) -> It
                     raise FeatureError(reason) from error
                 broken(reason)
                 continue
-            yield feature
+            yield feature._replace(number=number)
 
 
 def _feature(item: dict[str, Any]) -> Feature:
@@ -215,8 +289,8 @@ def to_mercator(geometry: Shapes, epsg: int) -> Shapes:
             return points
         if epsg == 4326:
             latitude = np.clip(points[:, 1], -MAX_LATITUDE, MAX_LATITUDE)
-            y = EARTH_RADIUS * np.log(np.tan(np.pi / 4 + np.radians(latitude) / 2))
-            return np.column_stack([EARTH_RADIUS * np.radians(points[:, 0]), y])
+            y = RADIUS * np.log(np.tan(np.pi / 4 + np.radians(latitude) / 2))
+            return np.column_stack([RADIUS * np.radians(points[:, 0]), y])
         from rasterio.errors import CRSError
         from rasterio.warp import transform as warp
 
@@ -229,8 +303,36 @@ def to_mercator(geometry: Shapes, epsg: int) -> Shapes:
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
         projected: Shapes = shapely.transform(shapely.force_2d(geometry), project)
     if not np.isfinite(shapely.get_coordinates(projected)).all():
-        raise FeatureError(f"a geometry has coordinates that are none in EPSG:{epsg}")
+        raise FeatureError(f"coordinates that do not exist in EPSG:{epsg}; is that their CRS?")
     return projected
+
+
+def project(
+    geometries: npt.NDArray[np.object_], epsg: int, where: Callable[[int], str]
+) -> npt.NDArray[np.object_]:
+    """Project an array of geometries to metres of EPSG:3857, as `to_mercator`, and refuse what cannot be meant.
+
+    Args:
+        geometries: The geometries, of which none is None.
+        epsg: Their CRS.
+        where: Says which geometry the n-th is, for the message.
+
+    Raises:
+        FeatureError: coordinates that are not finite, not degrees where the CRS has degrees, or outside the world.
+    """
+    check_coordinates(shapely.bounds(geometries), epsg, where)
+    try:
+        mercator = to_mercator(geometries, epsg)
+    except FeatureError:
+        for number in range(len(geometries)):
+            try:
+                to_mercator(geometries[number : number + 1], epsg)
+            except FeatureError as error:
+                raise FeatureError(f"{where(number)}: {error}") from error
+        raise
+    if epsg not in (4326, 3857):
+        check_coordinates(shapely.bounds(mercator), epsg, where, projected=True)
+    return mercator
 
 
 class FeatureWriter:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rsp.shared.atomic import atomic_text
-from rsp.shared.tiles import Tile, write_cover
+from rsp.shared.tiles import Tile, write_cover, zxy
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -68,7 +68,7 @@ def note_failures(out: Path, failed: dict[Tile, str]) -> None:
         return
     write_cover(path, sorted(failed))
     for tile, reason in sorted(failed.items())[:10]:
-        print(f"failed: {tile.z}/{tile.x}/{tile.y}: {reason}", file=sys.stderr)
+        print(f"failed: {zxy(tile)}: {reason}", file=sys.stderr)
     if len(failed) > 10:
         print(f"failed: {len(failed) - 10} more", file=sys.stderr)
     print(f"{len(failed)} tiles failed; {path} lists them and can be fed back in", file=sys.stderr)

@@ -13,19 +13,46 @@ from rsp.shared.atomic import atomic_text
 from rsp.shared.errors import CoverError, UsageError
 
 __all__ = [
+    "MAX_TILES",
     "MAX_ZOOM",
     "Tile",
     "bounds_lonlat",
     "bounds_mercator",
+    "check_budget",
     "neighbours",
     "read_cover",
     "split_cover",
     "write_cover",
     "zoom_of",
+    "zxy",
 ]
+
+# More than this is hardly meant: a country at zoom 18 has about as many.
+MAX_TILES = 10_000_000
 
 # Tile ids of PMTiles end at zoom 31; nothing on Earth is imaged beyond 25.
 MAX_ZOOM = 30
+
+
+def zxy(tile: Tile) -> str:
+    """Return a tile as people and URLs write it: `z/x/y`."""
+    return f"{tile.z}/{tile.x}/{tile.y}"
+
+
+def check_budget(count: int, max_tiles: int, what: str, *, at_least: bool = False) -> None:
+    """Raise `UsageError` where there would be more tiles than are allowed.
+
+    Args:
+        count: How many there would be.
+        max_tiles: How many are allowed.
+        what: What would have them, at which zoom.
+        at_least: The count is only a lower bound.
+    """
+    if count > max_tiles:
+        raise UsageError(
+            f"{what} would be {'at least ' if at_least else ''}{count:,} tiles, and the limit is {max_tiles:,}; "
+            "choose a lower --zoom or a smaller area, or raise --max_tiles"
+        )
 
 
 def check_tile(x: int, y: int, z: int) -> Tile:
@@ -48,7 +75,7 @@ def read_cover(path: str | Path) -> list[Tile]:
     """
     path = Path(path)
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CoverError(f"cannot read the cover {path}: {error}") from error
     tiles: dict[Tile, None] = {}

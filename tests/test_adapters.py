@@ -44,7 +44,7 @@ WEB = {"web_ui_base_url", "web_ui_template", "web_ui"}  # pages of a folder; a c
 # What only the command line has.
 LEFT_OUT = {
     ("cover", "cover"): {"splits", "seed", "block"},  # that is `split`
-    ("cover", "split"): {"kind", "zoom"},
+    ("cover", "split"): {"crs", "kind", "max_tiles", "zoom"},
     ("download", "download"): {"overwrite", "workers", *WEB},
     ("extract", "extract"): {"index"},
     ("rasterize", "rasterize"): {"append", "buffer", "postgis", "resume", "tile_format", "workers", *WEB},

@@ -18,7 +18,7 @@ from rsp.shared.claims import FAILED, GEOJSON, TABLE, Output, check_paths, tiles
 from rsp.shared.errors import CoverError, TileSetError, UsageError
 from rsp.shared.jobs import Failure
 from rsp.shared.report import Result, note_failures
-from rsp.shared.tiles import Tile
+from rsp.shared.tiles import Tile, zxy
 
 if TYPE_CHECKING:
     from rsp.components.compare.work import Compared, Outcomes
@@ -199,9 +199,7 @@ class _Tally:
         """Raise `TileSetError` where every tile failed."""
         if self.failed and not self.compared:
             tile, reason = min(self.failed.items())
-            raise TileSetError(
-                f"none of the {len(self.failed)} tiles can be compared; {tile.z}/{tile.x}/{tile.y}: {reason}"
-            )
+            raise TileSetError(f"none of the {len(self.failed)} tiles can be compared; {zxy(tile)}: {reason}")
 
     def result(self, titles: list[str]) -> CompareResult:
         """Return the measures of all tiles."""

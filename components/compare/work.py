@@ -12,7 +12,7 @@ from rsp.shared.errors import CoverError, RspError, TileSetError
 from rsp.shared.images import Array, Mask, decode, decode_mask, encode
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.metrics import Counts, confusion, qod
-from rsp.shared.tiles import Tile, read_cover
+from rsp.shared.tiles import Tile, read_cover, zoom_of, zxy
 from rsp.shared.tileset import TileReader, open_reader
 
 Mode = Literal["side", "stack", "list"]
@@ -129,6 +129,7 @@ def tiles_of(job: Job, cover: Path | None) -> list[Tile]:
     """Return the tiles that every tile set of a job has, sorted.
 
     Raises:
+        CoverError: tiles of several zooms.
         TileSetError: the sets differ, or lack a tile of the cover; says how many and which is the first.
     """
     first, *others = job.paths
@@ -145,10 +146,11 @@ def tiles_of(job: Job, cover: Path | None) -> list[Tile]:
                 extra = sorted(set(reader.tiles()) - set(wanted))
                 raise TileSetError(
                     f"{first} lacks {len(extra)} of the {len(reader)} tiles of {path}, the first is "
-                    f"{_name(extra[0])}; compare a part with --cover"
+                    f"{zxy(extra[0])}; compare a part with --cover"
                 )
     if not wanted:
         raise CoverError(f"{cover} lists no tile")
+    zoom_of(wanted, cover or first)
     return wanted
 
 
@@ -157,9 +159,5 @@ def _check_has(reader: TileReader, tiles: Sequence[Tile], source: str) -> None:
     if missing:
         raise TileSetError(
             f"{reader.path} lacks {len(missing)} of the {len(tiles)} tiles of {source}, the first is "
-            f"{_name(missing[0])}; compare a part with --cover"
+            f"{zxy(missing[0])}; compare a part with --cover"
         )
-
-
-def _name(tile: Tile) -> str:
-    return f"{tile.z}/{tile.x}/{tile.y}"

@@ -11,6 +11,8 @@ def cover(
     source: str,
     kind: str = "bbox",
     zoom: int = 18,
+    crs: str = "",
+    max_tiles: int = 10_000_000,
 ) -> None:
     """Make a tile cover from a bounding box or a GeoJSON file.
 
@@ -19,11 +21,13 @@ def cover(
         source: As `rsp cover` takes it.
         kind: bbox or geojson.
         zoom: Zoom of the cover.
+        crs: CRS of the source, as EPSG:2154; empty for what it says.
+        max_tiles: Refuse to make a cover of more tiles.
     """
     from rsp.components.artifacts import describe, named
     from rsp.components.cover.tool import cover as tool
 
-    result = tool(source, [named(cover, ".csv")], kind=kind, zoom=zoom)
+    result = tool(source, [named(cover, ".csv")], kind=kind, zoom=zoom, crs=crs or None, max_tiles=int(max_tiles))
     describe(cover, "cover", result)
 
 

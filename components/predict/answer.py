@@ -15,7 +15,7 @@ from rsp.shared.learning.inference import GPU_BATCH, load_predictor
 from rsp.shared.learning.windows import TileImages, in_strips, read_window
 from rsp.shared.parallel import parallel_map
 from rsp.shared.progress import progress
-from rsp.shared.tiles import Tile
+from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import TileReader, TileWriter
 
 # A tile, and its mask as PNG or why there is none.
@@ -200,5 +200,5 @@ def run(
             writer.write(tile, answer)
     if todo and len(failed) == len(todo) and not writer.done:
         tile, reason = min(failed.items())
-        raise TileError(f"none of {len(todo)} tiles could be predicted; {tile.z}/{tile.x}/{tile.y}: {reason}")
+        raise TileError(f"none of {len(todo)} tiles could be predicted; {zxy(tile)}: {reason}")
     return sorted(writer.done.union(todo) - failed.keys()), failed

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsp.shared.arguments import add_config, add_out, add_trust_model, add_web_ui, add_workers, require
+from rsp.shared.arguments import Once, add_config, add_out, add_trust_model, add_web_ui, add_workers, require
 from rsp.shared.claims import check_paths, tile_set, tiles_output
 from rsp.shared.report import Result
 
@@ -96,7 +96,7 @@ def predict(
     from rsp.shared.learning.windows import open_channels
     from rsp.shared.parallel import cpu_count
     from rsp.shared.report import note_failures
-    from rsp.shared.tiles import read_cover
+    from rsp.shared.tiles import read_cover, zoom_of
     from rsp.shared.tileset import classes_metadata, open_writer
     from rsp.shared.webmap import write_webmap
 
@@ -111,6 +111,8 @@ def predict(
     check_paths([target], [tile_set(tiles), checkpoint, config, web_ui_template], cover=cover)
     # Refuse a cover that cannot be read before a network is loaded.
     wanted = None if cover is None else read_cover(cover)
+    if wanted is not None:
+        zoom_of(wanted, cover or "")
     count = cpu_count() if workers is None else workers
     answerer: Local | Remote
     if endpoint is not None:
@@ -126,10 +128,11 @@ def predict(
         stack.enter_context(answerer)
         readers = stack.enter_context(open_channels(tiles, card.channels))
         check_paths([target], [reader.path for reader in readers.values()])
-        writer = stack.enter_context(open_writer(out, "png", resume=resume))
-        writer.describe({"model": card.uuid, "classes": classes_metadata(card.classes)})
         if wanted is None:
             wanted = sorted(set().union(*(reader.tiles() for reader in readers.values())))
+            zoom_of(wanted, tiles)
+        writer = stack.enter_context(open_writer(out, "png", resume=resume))
+        writer.describe({"model": card.uuid, "classes": classes_metadata(card.classes)})
         done, failed = run(answerer, readers, wanted, writer, overlap)
     note_failures(out, failed)
     if web_ui:
@@ -168,9 +171,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("tiles", type=Path, help="tile set of images, or a folder that holds one for each channel")
     add_out(parser, "tile set of masks to write (a directory, or a .pmtiles file)")
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="checkpoint, or exported model (ONNX, TorchScript, pt2)"
+        "--checkpoint",
+        type=Path,
+        action=Once,
+        metavar="FILE",
+        help="checkpoint, or exported model (ONNX, TorchScript, pt2)",
     )
-    parser.add_argument("--endpoint", metavar="URL", help="URL of TorchServe, to use instead of --checkpoint")
+    parser.add_argument(
+        "--endpoint", action=Once, metavar="URL", help="URL of TorchServe, to use instead of --checkpoint"
+    )
     add_config(parser)
     parser.add_argument("--model", help="name of the network; must match the model")
     parser.add_argument(

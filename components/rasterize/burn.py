@@ -20,13 +20,11 @@ from rsp.components.rasterize.source import Bounds
 from rsp.shared.errors import TileError
 from rsp.shared.images import Mask, Rgb, decode_mask, encode_mask
 from rsp.shared.jobs import Failure, attempt
+from rsp.shared.mercator import AROUND
 from rsp.shared.tiles import Tile, bounds_mercator
 from rsp.shared.tileset import open_reader
 
 Indices = npt.NDArray[np.intp]
-
-# Circumference of web mercator in metres.
-AROUND = 2 * 20037508.342789244
 
 # Tiles that are burnt together, by one process; their polygons travel with them.
 CHUNK = 64

@@ -13,6 +13,7 @@ def rasterize(
     features: str,
     kind: str = "",
     tile_size: int = 0,
+    crs: str = "",
 ) -> None:
     """Rasterize the polygons of a GeoJSON file to label tiles.
 
@@ -23,6 +24,7 @@ def rasterize(
         features: Path of the GeoJSON, or a glob pattern.
         kind: Title of the class that the polygons are; empty for the one class beside the background.
         tile_size: Side of a tile in pixels; 0 for the configuration's.
+        crs: CRS of the features, as EPSG:2154; empty for what the file says.
     """
     from pathlib import Path
 
@@ -37,6 +39,7 @@ def rasterize(
             config=settings,
             kind=kind or None,
             tile_size=int(tile_size) or None,
+            crs=crs or None,
             web_ui=False,
         )
     describe(labels, "labels", result)

@@ -60,7 +60,7 @@ class PostgisSource:
         except shapely.errors.ShapelyError:  # a kind that only PostGIS has, as a surface of triangles
             self.skipped[BROKEN] += 1
             return None
-        return polygon_of(geometry, srid, self.skipped)
+        return polygon_of(geometry, srid, self.skipped, "the query: a geometry")
 
     def _srid(self, connection: Any) -> int | None:
         """Return the one SRID of the column, or None where there is no geometry."""

@@ -73,6 +73,7 @@ def rasterize(
     web_ui_base_url: str = "./",
     web_ui_template: Path | None = None,
     web_ui: bool = True,
+    crs: str | None = None,
 ) -> RasterizeResult:
     """Write a label for every tile of a cover: the class of each pixel whose centre lies in a polygon.
 
@@ -98,6 +99,7 @@ def rasterize(
         web_ui_base_url: Where the map finds the tiles.
         web_ui_template: HTML template of your own.
         web_ui: Write a web map.
+        crs: The CRS of the GeoJSON, as EPSG:2154, whatever the file says.
 
     Raises:
         UsageError: the arguments do not fit together.
@@ -125,7 +127,7 @@ def rasterize(
     job = Job(size, _class_index(classes, kind), tuple(colors), present)
     tiles = read_cover(cover)
     zoom_of(tiles, cover)
-    source = _source(geojson, postgis, connection)
+    source = _source(geojson, postgis, connection, crs)
 
     index = TileIndex(tiles)
     polygons = progress(source.polygons(_widened(index.bounds, buffer)), "rasterize: read", unit="feature")
@@ -204,14 +206,17 @@ def _class_index(classes: Sequence[ClassDef], kind: str | None) -> int:
     return 1
 
 
-def _source(geojson: str | None, postgis: str | None, dsn: str | None) -> Source:
+def _source(geojson: str | None, postgis: str | None, dsn: str | None, crs: str | None) -> Source:
     """Return the source that the arguments name."""
     from rsp.components.rasterize.source import GeoJsonSource
+    from rsp.shared.crs import parse_crs
 
     if (geojson is None) == (postgis is None):
         raise UsageError("give the polygons either with --geojson or with --postgis")
     if geojson is not None:
-        return GeoJsonSource(geojson)
+        return GeoJsonSource(geojson, None if crs is None else parse_crs(crs))
+    if crs is not None:
+        raise UsageError("--crs goes with --geojson; geometries of PostGIS have an SRID of their own")
     assert postgis is not None
     from rsp.components.rasterize.postgis import PostgisSource
 
@@ -276,6 +281,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "tile set to write: a directory, or a PMTiles file")
     inputs = parser.add_argument_group("Polygons (one of)")
     inputs.add_argument("--geojson", metavar="FILE", help="GeoJSON file, or a glob pattern in quotes")
+    inputs.add_argument(
+        "--crs", metavar="EPSG:CODE", help="CRS of the GeoJSON, as EPSG:2154 (default: what it says, else degrees)"
+    )
     inputs.add_argument("--postgis", metavar="SELECT", help="SQL query with a column `geom`")
     add_config(parser)
     parser.add_argument(

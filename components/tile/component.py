@@ -13,6 +13,7 @@ def tile(
     kind: str = "image",
     config: str = "",
     tile_size: int = 512,
+    max_tiles: int = 10_000_000,
 ) -> None:
     """Cut a georeferenced raster into tiles.
 
@@ -23,6 +24,7 @@ def tile(
         kind: image, or label for one band of class indices.
         config: The configuration (TOML), which names the classes of labels.
         tile_size: Side of a tile in pixels.
+        max_tiles: Refuse to make more tiles.
     """
     from rsp.components.artifacts import config_file, describe, named
     from rsp.components.tile.tool import tile as tool
@@ -35,6 +37,7 @@ def tile(
             kind=kind,
             config=path,
             tile_size=int(tile_size),
+            max_tiles=int(max_tiles),
             web_ui=False,
         )
     describe(tiles, "tiles", result)

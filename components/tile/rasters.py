@@ -13,16 +13,17 @@ import mercantile
 import numpy as np
 import rasterio
 from affine import Affine
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
 
 from rsp.shared.errors import RasterError
+from rsp.shared.mercator import MAX_LATITUDE
 from rsp.shared.tiles import Tile
 
 MERCATOR = "EPSG:3857"
-MAX_LATITUDE = 85.0511287798066
 MAX_SIDE = (1 << 31) - 1  # pixels that GDAL can count in a row
 # Depths of sensors in bits: a 16-bit raster is scaled by the least that holds its values.
 DEPTHS = (8, 10, 11, 12, 13, 14, 15, 16)
@@ -134,7 +135,7 @@ def _check_georeference(raster: rasterio.DatasetReader, path: str) -> None:
         )
     try:
         _bounds(raster)
-    except (RasterioError, CRSError) as error:
+    except (RasterioError, CRSError, CPLE_BaseError) as error:
         raise RasterError(f"{path} has a CRS that cannot be projected to {MERCATOR}: {error}") from error
 
 
@@ -184,8 +185,8 @@ def _bounds(raster: rasterio.DatasetReader) -> tuple[float, float, float, float]
     return west, south, east, north
 
 
-def footprint(path: str, zoom: int, tile_size: int) -> list[Tile]:
-    """Return the tiles that the bounding box of a raster meets, row after row."""
+def footprint(path: str, zoom: int, tile_size: int) -> tuple[Tile, Tile]:
+    """Return the first and the last tile that the bounding box of a raster meets."""
     with open_raster(path) as raster:
         west, south, east, north = _bounds(raster)
     if not np.isfinite([west, south, east, north]).all():
@@ -193,8 +194,13 @@ def footprint(path: str, zoom: int, tile_size: int) -> list[Tile]:
     south, north = max(south, -MAX_LATITUDE), min(north, MAX_LATITUDE)
     if south >= north:
         raise RasterError(f"{path} lies beyond the latitudes of the tile grid ({MAX_LATITUDE:.2f} degrees)")
-    tiles = list(mercantile.tiles(max(west, -180.0), south, min(east, 180.0), north, zoom))
-    columns = [tile.x for tile in tiles]
-    if (max(columns) - min(columns) + 1) * tile_size > MAX_SIDE:
+    west, east = max(west, -180.0), min(east, 180.0)
+    if west > east:  # it crosses the antimeridian
+        west, east = -180.0, 180.0
+    epsilon = 1e-11  # in degrees, as mercantile does it: an edge on the edge of a tile belongs to one side
+    first = mercantile.tile(west, north, zoom)
+    last = mercantile.tile(east - epsilon, south + epsilon, zoom)
+    last = Tile(max(first.x, last.x), max(first.y, last.y), zoom)
+    if (last.x - first.x + 1) * tile_size > MAX_SIDE:
         raise RasterError(f"{path} has more than {MAX_SIDE} pixels in a row at zoom {zoom}; cut it into parts")
-    return sorted(tiles, key=lambda tile: (tile.y, tile.x))
+    return first, last

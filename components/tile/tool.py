@@ -19,7 +19,7 @@ from rsp.shared.errors import CoverError, RasterError, UsageError
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.progress import progress
 from rsp.shared.report import Result, note_failures
-from rsp.shared.tiles import MAX_ZOOM, Tile, read_cover, zoom_of
+from rsp.shared.tiles import MAX_TILES, MAX_ZOOM, Tile, check_budget, read_cover, zoom_of, zxy
 
 if TYPE_CHECKING:
     from rsp.components.tile.rasters import Source
@@ -69,6 +69,7 @@ def tile(
     web_ui_base_url: str = "./",
     web_ui_template: Path | None = None,
     web_ui: bool = True,
+    max_tiles: int = MAX_TILES,
 ) -> TileResult:
     """Project rasters to EPSG:3857 and cut them into tiles.
 
@@ -97,9 +98,11 @@ def tile(
         web_ui_base_url: Where the web page finds the tiles.
         web_ui_template: A template of the user's own for it.
         web_ui: Write the web page.
+        max_tiles: Refuse to make more tiles.
 
     Raises:
-        UsageError: the arguments do not fit together, or the format cannot hold the raster.
+        UsageError: the arguments do not fit together, the format cannot hold the raster, or there would be too
+            many tiles.
         RasterError: a raster cannot be read, has no georeference, or gives no tile.
         CoverError: the cover cannot be read, has another zoom, or none of its tiles is in the rasters.
     """
@@ -133,18 +136,10 @@ def tile(
     source = files.inspect(paths, bands, label=kind == "label")
     tile_format = _format(tile_format, source, kind)
     scale = _range(value_range, tile_format, source, kind)
-    grid = sorted(
-        {found for path in paths for found in files.footprint(path, zoom, tile_size)},
-        key=lambda found: (found.y, found.x),
-    )
-    if cover is not None:
-        wanted = read_cover(cover)
-        if zoom_of(wanted, cover) != zoom:
-            raise CoverError(f"{cover} has the zoom {zoom_of(wanted, cover)}, and {zoom} is asked for by --zoom")
-        chosen = set(wanted)
-        grid = [found for found in grid if found in chosen]
-        if not grid:
-            raise CoverError(f"none of the {len(wanted)} tiles of {cover} is in the rasters")
+    blocks = [files.footprint(path, zoom, tile_size) for path in paths]
+    grid = _grid(blocks, None if cover is None else _wanted(cover, zoom), max_tiles, zoom)
+    if not grid:
+        raise CoverError(f"none of the tiles of {cover} is in the rasters")
     colors = None if classes is None else tuple(entry.color for entry in classes)
     job = warp.Job(source, zoom, tile_size, tile_format, scale, no_data, colors)
 
@@ -186,6 +181,38 @@ def tile(
     )
 
 
+def _wanted(cover: Path, zoom: int) -> list[Tile]:
+    """Return the tiles of a cover; raise `CoverError` where it has another zoom."""
+    wanted = read_cover(cover)
+    if zoom_of(wanted, cover) != zoom:
+        raise CoverError(f"{cover} has the zoom {zoom_of(wanted, cover)}, and {zoom} is asked for by --zoom")
+    return wanted
+
+
+def _grid(blocks: list[tuple[Tile, Tile]], wanted: list[Tile] | None, max_tiles: int, zoom: int) -> list[Tile]:
+    """Return the tiles of all rasters, of those that are wanted, row after row; a raster is a block of tiles."""
+    if wanted is None:
+        count = sum((last.x - first.x + 1) * (last.y - first.y + 1) for first, last in blocks)
+        if len(blocks) > 1:  # rasters overlap
+            west, north = (min(getattr(first, axis) for first, _ in blocks) for axis in "xy")
+            east, south = (max(getattr(last, axis) for _, last in blocks) for axis in "xy")
+            count = min(count, (east - west + 1) * (south - north + 1))
+        check_budget(count, max_tiles, f"the rasters at zoom {zoom}")
+        tiles = {
+            Tile(x, y, zoom)
+            for first, last in blocks
+            for y in range(first.y, last.y + 1)
+            for x in range(first.x, last.x + 1)
+        }
+    else:
+        tiles = {
+            tile
+            for tile in wanted
+            if any(first.x <= tile.x <= last.x and first.y <= tile.y <= last.y for first, last in blocks)
+        }
+    return sorted(tiles, key=lambda tile: (tile.y, tile.x))
+
+
 def _format(tile_format: str | None, source: Source, kind: Kind) -> str:
     """Return how tiles are encoded; raise `UsageError` where that cannot hold the bands."""
     from rsp.shared.tileset import tile_format as format_name
@@ -224,7 +251,7 @@ def _why_none(failed: dict[Tile, str], dropped: dict[str, int]) -> str:
     """Say why there is no tile at all."""
     if failed:
         found, reason = min(failed.items())
-        return f"no tile could be made; {len(failed)} failed, {found.z}/{found.x}/{found.y} as {reason}"
+        return f"no tile could be made; {len(failed)} failed, {zxy(found)} as {reason}"
     return (
         f"the rasters give no tile: {dropped['empty']} would be without data, {dropped['border']} would have a "
         "border of the value of --no_data"
@@ -281,6 +308,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "of the sensor's bit depth, 8 to 16)",
     )  # fmt: skip
     parser.add_argument("--cover", type=Path, metavar="CSV", help="make only these tiles")
+    parser.add_argument(
+        "--max_tiles", type=int, default=MAX_TILES, metavar="N",
+        help=f"refuse to make more tiles than this (default: {MAX_TILES})",
+    )  # fmt: skip
     add_workers(parser)
     parser.add_argument("--resume", action="store_true", help="keep existing tiles")
     add_web_ui(parser)

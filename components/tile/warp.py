@@ -78,9 +78,7 @@ class Mosaic:
     def _layer(self, path: str) -> tuple[WarpedVRT, Tile, Tile, int]:
         """Open a raster; return it projected, its first and last tile, and the index of its mask."""
         job = self._job
-        tiles = footprint(path, job.zoom, job.tile_size)
-        first = Tile(min(tile.x for tile in tiles), min(tile.y for tile in tiles), job.zoom)
-        last = Tile(max(tile.x for tile in tiles), max(tile.y for tile in tiles), job.zoom)
+        first, last = footprint(path, job.zoom, job.tile_size)
         west, _, _, north = bounds_mercator(first)
         _, south, east, _ = bounds_mercator(last)
         width = (last.x - first.x + 1) * job.tile_size

@@ -28,7 +28,7 @@ from rsp.shared.config import Channel, Config
 from rsp.shared.errors import PluginError, RspError, TileError, TileSetError
 from rsp.shared.images import Array, Mask, decode, decode_mask, natural_divisor, value_type
 from rsp.shared.learning.normalise import normalise, pick_bands, scale, stack_bands
-from rsp.shared.tiles import Tile
+from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import TileReader, find_tileset, open_reader, tiles_digest
 
 # Which epoch, and which tile of the data set.
@@ -68,7 +68,7 @@ class TileLoader:
                 first = min(left)
                 self.notes.append(
                     f"{self.paths[name]}: {len(left)} of {len(tiles)} tiles are left out, as another of "
-                    f"{', '.join(sets)} lacks them; the first is {first.z}/{first.x}/{first.y}"
+                    f"{', '.join(sets)} lacks them; the first is {zxy(first)}"
                 )
         if not common:
             raise TileSetError(
@@ -127,7 +127,7 @@ class TileLoader:
         return stack_bands(bands, self.channels), resize_label(label, self.tile_size)
 
     def _name(self, name: str, tile: Tile) -> str:
-        return f"{self.paths[name]}, tile {tile.z}/{tile.x}/{tile.y}:"
+        return f"{self.paths[name]}, tile {zxy(tile)}:"
 
     def _guarded(self, name: str, tile: Tile, work: Any) -> Any:
         """Do something with a tile; an error says with which."""

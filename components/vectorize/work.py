@@ -9,7 +9,7 @@ from rsp.components.vectorize.merge import Edge, TilePolygons, reaches
 from rsp.components.vectorize.polygons import Grid, finish, polygons_of
 from rsp.shared.errors import RspError, TileError, TileSetError
 from rsp.shared.images import decode_mask
-from rsp.shared.tiles import Tile
+from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import TileReader, open_reader
 
 # A process takes about as long to start as some tens of masks to trace.
@@ -97,5 +97,5 @@ def grid_of(reader: TileReader) -> Grid:
         try:
             return Grid(zoom, decode_mask(reader.read(tile)).shape[1])
         except RspError as error:
-            reason = reason or f"{tile.z}/{tile.x}/{tile.y}: {error}"
+            reason = reason or f"{zxy(tile)}: {error}"
     raise TileSetError(f"none of the {len(reader)} masks of {reader.path} can be read; {reason}")

@@ -25,7 +25,7 @@ from pmtiles.writer import finalize_header
 
 from rsp.shared.atomic import PREFIX, atomic_path
 from rsp.shared.errors import StorageError, TileError, TileSetError
-from rsp.shared.tiles import Tile, bounds_lonlat
+from rsp.shared.tiles import Tile, bounds_lonlat, zxy
 from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter
 from rsp.shared.tileset.locks import hold
 from rsp.shared.tileset.metadata import MAX_BYTES, complete, parse_metadata
@@ -111,7 +111,7 @@ class ArchiveReader(TileReader):
         try:
             offset, length = self._index[tile]
         except KeyError:
-            raise TileError(f"no tile {tile.z}/{tile.x}/{tile.y} in {self.path}") from None
+            raise TileError(f"no tile {zxy(tile)} in {self.path}") from None
         return self._map[offset : offset + length]
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rsp.shared.atomic import PREFIX, atomic_text
 from rsp.shared.errors import StorageError, TileError, TileSetError
-from rsp.shared.tiles import MAX_ZOOM, Tile
+from rsp.shared.tiles import MAX_ZOOM, Tile, zxy
 from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
 from rsp.shared.tileset.locks import hold, try_lock
 from rsp.shared.tileset.metadata import MAX_BYTES, SIDECAR, complete, foreign, parse_metadata
@@ -60,7 +60,7 @@ class DirectoryReader(TileReader):
             for tile, extension in scan(path):
                 if tile in self._extensions:
                     raise TileSetError(
-                        f"{path} holds tile {tile.z}/{tile.x}/{tile.y} twice, as "
+                        f"{path} holds tile {zxy(tile)} twice, as "
                         f".{self._extensions[tile]} and .{extension}; remove one of them"
                     )
                 self._extensions[tile] = extension
@@ -90,7 +90,7 @@ class DirectoryReader(TileReader):
         try:
             extension = self._extensions[tile]
         except KeyError:
-            raise TileError(f"no tile {tile.z}/{tile.x}/{tile.y} in {self.path}") from None
+            raise TileError(f"no tile {zxy(tile)} in {self.path}") from None
         return self.path / str(tile.z) / str(tile.x) / f"{tile.y}.{extension}"
 
     def read(self, tile: Tile) -> bytes:

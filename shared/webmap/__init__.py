@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 
 from rsp.shared.atomic import atomic_text
 from rsp.shared.errors import TileSetError, UsageError
-from rsp.shared.tiles import Tile, bounds_lonlat
+from rsp.shared.tiles import Tile, bounds_lonlat, zxy
 from rsp.shared.tileset import FORMATS, is_archive
 
 Page = Literal["leaflet", "compare"]
@@ -97,7 +97,7 @@ def write_webmap(
     data = page_data(ordered, tile_format, title=out.name)
     data["base"] = _url(base_url)
     if notes and len(notes) <= MAX_NOTES:
-        data["notes"] = {_key(tile): dict(values) for tile, values in sorted(notes.items())}
+        data["notes"] = {zxy(tile): dict(values) for tile, values in sorted(notes.items())}
     if archive:
         data["archive"] = quote(out.name)
     text = render(_template(page, template), data)
@@ -135,15 +135,11 @@ def embed_webmap(
     data["legend"] = [list(entry) for entry in legend]
     data["total"] = total or len(tiles)
     data["images"] = {
-        _key(tile): f"data:{kind};base64,{b64encode(content).decode()}"
+        zxy(tile): f"data:{kind};base64,{b64encode(content).decode()}"
         for tile, (kind, content) in sorted(images.items())
     }
-    data["notes"] = {_key(tile): dict(values) for tile, values in sorted((notes or {}).items())}
+    data["notes"] = {zxy(tile): dict(values) for tile, values in sorted((notes or {}).items())}
     return render(_template("leaflet", None), data)
-
-
-def _key(tile: Tile) -> str:
-    return f"{tile.z}/{tile.x}/{tile.y}"
 
 
 def page_data(tiles: Sequence[Tile], tile_format: str, *, title: str) -> dict[str, Any]:

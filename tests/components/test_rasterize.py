@@ -110,11 +110,10 @@ def test_bug_15_null_other_and_broken_geometry_is_counted(place, rsp):
     point = {"type": "Point", "coordinates": [6.8, 46.1]}
     line = {"type": "LineString", "coordinates": [[6.8, 46.1], [6.9, 46.2]]}
     broken = {"type": "Polygon", "coordinates": [[[6.8, 46.1]]]}
-    infinite = {"type": "Polygon", "coordinates": [[[1e308, 0], [0, 1], [1, 1], [1e308, 0]]]}
     flat = {"type": "Polygon", "coordinates": [[[6.8, 46.1], [6.9, 46.2], [6.8, 46.1], [6.8, 46.1]]]}
     far = mapping(box(100, 10, 100.1, 10.1))
     empty = {"type": "Polygon", "coordinates": []}
-    source = write_geojson(place / "f.json", None, point, good, line, line, broken, infinite, flat, far, empty)
+    source = write_geojson(place / "f.json", None, point, good, line, line, broken, flat, far, empty)
     ran = rsp(
         "rasterize", "--geojson", source, "--config", place / "config.toml", place / "cover", place / "labels",
         "--report", place / "report.json",
@@ -122,10 +121,10 @@ def test_bug_15_null_other_and_broken_geometry_is_counted(place, rsp):
     assert ran.code == 0, ran.stderr
     report = json.loads((place / "report.json").read_text())
     assert report["skipped"] == {
-        "LineString": 2, "Point": 1, "geometry that cannot be built": 2, "null geometry": 2,
+        "LineString": 2, "Point": 1, "geometry that cannot be built": 1, "null geometry": 2,
         "outside the cover": 1, "polygon without an area": 1,
     }  # fmt: skip
-    assert (report["features"], report["left_out"]) == (1, 9)
+    assert (report["features"], report["left_out"]) == (1, 8)
     assert "2 features: LineString" in ran.stderr and "feature 5" in ran.stderr
     assert labels_of(place / "labels")[TILE].sum() == 4 * 17
 

@@ -58,7 +58,7 @@ def test_one_feature_and_one_geometry(tmp_path):
 
 def test_null_geometry_and_null_properties(tmp_path):
     value = {"type": "FeatureCollection", "features": [{"type": "Feature", "properties": None, "geometry": None}]}
-    assert list(read_features(write(tmp_path / "f.json", value))) == [(None, {})]
+    assert list(read_features(write(tmp_path / "f.json", value))) == [(None, {}, 0)]
 
 
 def test_an_empty_collection_has_no_features(tmp_path):
