@@ -199,6 +199,8 @@ def cases(tool: str, root: Path) -> list[tuple[str, str]]:
             ("--checkpoint model.safetensors --checkpoint model.safetensors images", "given twice"),
         ]  # fmt: skip
     if tool == "export":
+        # A byte turned among the weights makes another good model, whose export takes long.
+        models = [name for name in models if name[:2] not in ("x0", "x2")]
         return [(f"--type onnx --checkpoint {name}", "") for name in models]
     if tool == "deploy":
         return [(f"--model {name} --model_store images --management http://127.0.0.1:9", "") for name in models]
