@@ -49,8 +49,15 @@ def find_classes(config: Path | None, tilesets: Sequence[Path], *, extended: boo
 
 
 def class_index(classes: Sequence[ClassDef], title: str) -> int:
-    """Return the index of the class of this title; raise `ConfigError` where there is none."""
-    for index, entry in enumerate(classes):
-        if entry.title == title:
-            return index
-    raise ConfigError(f"no class {title!r}; the classes are {titles(classes)}")
+    """Return the index of the class of this title, in upper or lower case if only one class is called so.
+
+    Raises:
+        ConfigError: there is no such class, or several that differ in case only.
+    """
+    exact = [index for index, entry in enumerate(classes) if entry.title == title]
+    found = exact or [index for index, entry in enumerate(classes) if entry.title.casefold() == title.casefold()]
+    if len(found) > 1 and not exact:
+        raise ConfigError(f"{title!r} may be any of {', '.join(classes[index].title for index in found)}")
+    if not found:
+        raise ConfigError(f"no class {title!r}; the classes are {titles(classes)}")
+    return found[0]

@@ -61,7 +61,7 @@ def vectorize(
     Args:
         masks: Tile set of masks, of one zoom.
         out: Where the GeoJSON goes.
-        kind: Title of the class.
+        kind: Title of the class; upper or lower case does not matter where no other class is called so.
         config: Configuration, read for its classes. Not needed where the masks tell them, as those of `predict`
             do.
         min_area: Leave out what is smaller, in square metres.
@@ -88,6 +88,7 @@ def vectorize(
         raise UsageError("--min_area and --simplify must be 0 or more")
     classes = find_classes(config, [masks])
     value = class_index(classes, kind)
+    title = classes[value].title
     with open_reader(masks) as reader:
         grid = grid_of(reader)
         tiles = sorted(reader.tiles(), key=lambda tile: (tile.y, tile.x))
@@ -108,7 +109,7 @@ def vectorize(
         for feature in sweep.features(found()):
             start = feature.start
             writer.write(feature.polygon, {
-                "class": kind, "x": start.x, "y": start.y, "z": start.z, "tiles": feature.tiles,
+                "class": title, "x": start.x, "y": start.y, "z": start.z, "tiles": feature.tiles,
                 "area_m2": round(feature.area, 2),
             })  # fmt: skip
             merged += feature.tiles > 1
@@ -124,7 +125,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp vectorize`."""
     parser.add_argument("masks", type=Path, help="tile set of masks")
     add_out(parser, "where the GeoJSON goes")
-    parser.add_argument("--type", dest="kind", required=True, metavar="TITLE", help="title of the class")
+    parser.add_argument(
+        "--type", dest="kind", required=True, metavar="TITLE", help="title of the class, in any case"
+    )
     add_config(parser)
     parser.add_argument(
         "--min_area", type=bounded(float, 0, 1e12), default=1.0, metavar="M2",

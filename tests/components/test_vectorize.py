@@ -14,6 +14,8 @@ from shapely.geometry import Polygon, box, shape
 from rsp.components.vectorize.component import vectorize as vectorize_component
 from rsp.components.vectorize.polygons import Grid, ground_area
 from rsp.components.vectorize.tool import vectorize
+from rsp.shared.classes import class_index
+from rsp.shared.config import ClassDef
 from rsp.shared.errors import ConfigError, CoverError, TileSetError
 from rsp.shared.images import encode_mask
 from rsp.shared.tiles import Tile, bounds_lonlat, read_cover
@@ -275,6 +277,17 @@ def test_what_cannot_be_meant(town, config, tmp_path, rsp):
     with pytest.raises(CoverError, match="mixes the zooms 1, 18"):
         vectorize(town, tmp_path / "out", kind="building", config=config)
     assert not (tmp_path / "out").exists()
+
+
+def test_a13_titles_in_any_case(town, config, tmp_path, rsp):
+    """`rsp extract` took `--type Building`, and `rsp vectorize` refused it."""
+    for kind, name in (("building", "a.json"), ("Building", "b.json")):
+        assert rsp("vectorize", "--type", kind, "--config", config, town, tmp_path / name).code == 0
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()  # the title as configured
+    classes = [ClassDef(title, (255, 255, 255)) for title in ("background", "Roof", "roof")]
+    assert class_index(classes, "roof") == 2 and class_index(classes, "BACKGROUND") == 0
+    with pytest.raises(ConfigError, match="'ROOF' may be any of Roof, roof"):
+        class_index(classes, "ROOF")
 
 
 def test_component(run_component, tmp_path):
