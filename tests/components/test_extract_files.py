@@ -301,7 +301,8 @@ def test_a_history_file(tmp_path, write, rsp):
 
 def test_no_file_or_a_folder(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "none.pbf", tmp_path, tmp_path / "pipe"):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "none.pbf", tmp_path / "folder", tmp_path / "pipe"):
         with pytest.raises(FeatureError, match="cannot read"):
             extract(path, tmp_path / "b.json", kind="building")
 
