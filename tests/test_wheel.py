@@ -190,7 +190,11 @@ def checkpoint(installed, tmp_path_factory) -> Path:
     """A training of two processes, over gloo."""
     root = tmp_path_factory.mktemp("training")
     make_dataset(root / "dataset")
-    config = make_config(root / "config.toml")
+    # Plug-ins of the current folder are found all the same.
+    (installed.folder / "my_loss.py").write_text(
+        "from torch import nn\n\n\ndef make(weights):\n    return nn.CrossEntropyLoss(weight=weights)\n"
+    )
+    config = make_config(root / "config.toml", loss='"my_loss:make"')
     torchrun = (installed.python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2)
     options = {**installed.options, "env": {**installed.options["env"], "PYTHONSAFEPATH": "1"}}
     done = run(
