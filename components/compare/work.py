@@ -49,11 +49,6 @@ class Job:
         return Comparer(self)
 
     @property
-    def scored(self) -> bool:
-        """Whether there are labels and masks to compare."""
-        return self.labels is not None and self.masks is not None
-
-    @property
     def paths(self) -> list[Path]:
         """Every tile set that is read, each once."""
         return list(dict.fromkeys(path for path in (*self.images, self.labels, self.masks) if path is not None))
