@@ -66,7 +66,7 @@ def generated(folder: Path, tiles: int, epochs: int) -> Iterator[Job]:
             "zoom": scene.zoom,
             "url": server.wms,
             "url_type": "WMS",
-            # The town stands on this machine and minds no number of requests.
+            # The town is on this machine and takes any number of requests.
             "rate": 100,
             "features": str(scene.features),
             "config": CONFIG.read_text("utf-8"),
@@ -249,7 +249,7 @@ def demo(
     """Run the demo.
 
     Raises:
-        RspError: a step failed, the endpoint answers otherwise than the pipeline, or the IoU of the generated
+        RspError: a step failed, the endpoint's answers differ from the pipeline's, or the IoU of the generated
             town is too low.
     """
     begun = time.monotonic()

@@ -246,7 +246,7 @@ def _supervise(
     tail: deque[str] = deque(maxlen=TAIL)
     failure: list[str] = []
     # PYTHONSAFEPATH: with -m, a `json.py` or a `torch/` of the current folder would be taken for the real one.
-    # Plug-ins there are found all the same: shared/plugins.py looks for them behind what is installed.
+    # Plug-ins there are found all the same: shared/plugins.py looks for them after what is installed.
     fixed = {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(scratch)}
     environment = {**DEFAULTS, **os.environ, **env, **fixed}
     with (

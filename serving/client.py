@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # pass, and are tried again.
 RAISED = "Prediction failed"
 # It says 500 or 507 where a worker died over a request; real lack of memory is a 507 with another text. A new
-# worker starts at once, but a tile that kills each worker it meets must not kill them for ever.
+# worker starts at once, but a tile that kills each worker it meets must not go on killing them.
 DIED = "Worker died."
 DEATHS = 3
 # A worker needs some seconds to start, on a busy machine more: 8 attempts cover about 20 s of trouble.

@@ -3,7 +3,7 @@
     python -m rsp.serving.front --listen 0.0.0.0:8080 --backend 18080        ends, once all is answered, on SIGTERM
 
 TorchServe cannot stop gracefully: it accepts connections until it dies, and cuts off what it has in hand. It also
-waits for ever for a request that does not come, answers 413 without a word, and hangs on a negative
+waits forever for a request that does not come, answers 413 without a word, and hangs on a negative
 Content-Length. All of that is this module's, and of the standard library: a request of 150 KB costs it
 a quarter of a millisecond of CPU.
 """

@@ -34,7 +34,7 @@ from rsp.shared.errors import RspError, ServingError, UsageError
 from rsp.shared.parallel import cpu_count
 from rsp.shared.parser import Parser
 
-# What a worker's log says when it could not load the model; TorchServe would try again for ever.
+# What a worker's log says when it could not load the model; TorchServe would retry forever.
 DIED = "Backend worker process died"
 
 

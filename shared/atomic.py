@@ -13,7 +13,7 @@ from typing import IO
 
 from rsp.shared.errors import StorageError
 
-# Hidden, so that no scan of a tile set takes a file in the making for a tile.
+# Hidden, so that no scan of a tile set takes an unfinished file for a tile.
 PREFIX = ".rsp-"
 
 
@@ -58,7 +58,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         for folder in [path.parent, *(folder.parent for folder in made)]:
             _sync_folder(folder)
     except OSError as error:
-        # A full disk is reported without a name, or with ours; other names are the block's own affair.
+        # A full disk is reported without a name, or with ours; errors about other files belong to the block.
         if error.errno is not None and error.filename in (None, str(temporary), temporary):
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
         raise

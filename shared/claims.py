@@ -110,7 +110,7 @@ def check_paths(
     """Refuse outputs that would hurt an input or another output, and names that promise another format.
 
     Paths count as the same where they lead to the same file: through symbolic links, as hard links, however they
-    are spelled. Devices and pipes (`/dev/stdout`) are no files, and pass.
+    are spelled. Devices and pipes (`/dev/stdout`) are not files, and pass.
 
     Args:
         outputs: What the tool writes.

@@ -52,7 +52,7 @@ class ModelError(RspError):
 
 
 class PluginError(RspError):
-    """A plug-in that cannot be found or imported, fails, or returns something else than it should."""
+    """A plug-in that cannot be found or imported, fails, or returns what it should not."""
 
 
 class ServingError(RspError):

@@ -65,7 +65,7 @@ def key(default: Any, holds: str, text: str, *aliases: str) -> Any:
 
 
 def keys_of(kind: type) -> tuple[Key, ...]:
-    """Return the keys that the fields of a dataclass were declared as; fields declared otherwise are none."""
+    """Return the keys that the fields of a dataclass were declared as; other fields are left out."""
     return tuple(
         Key(field.name, field.metadata["key"][0], field.default, *field.metadata["key"][1:])
         for field in dataclasses.fields(kind)

@@ -147,7 +147,7 @@ def parallel_map(
 
 
 def _begin_worker(initializer: Callable[..., None] | None, initargs: tuple[Any, ...]) -> None:
-    """Prepare a worker process: Ctrl-C is its parent's affair, and it does not outlive its parent."""
+    """Prepare a worker process: Ctrl-C is for its parent to handle, and it does not outlive its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if initializer:

@@ -63,7 +63,7 @@ def guarded(what: str, name: str) -> Iterator[None]:
 
 
 def unexpected(what: str, name: str, got: Any, expected: str) -> PluginError:
-    """Return the error of a plug-in that returned something else than it should."""
+    """Return the error of a plug-in that returned what it should not."""
     return PluginError(f"the {what} {name!r} returned {describe(got)}; expected {expected}")
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
-# Seconds between two lines in a log that is no terminal.
+# Seconds between two lines where stderr is not a terminal.
 INTERVAL = 10.0
 
 

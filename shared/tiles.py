@@ -71,7 +71,7 @@ def read_cover(path: str | Path) -> list[Tile]:
         The tiles in the order of the file, each once.
 
     Raises:
-        CoverError: no such file, a line that is no tile (named with its number), or no tile at all.
+        CoverError: no such file, a line that is not a tile (named with its number), or no tile at all.
     """
     path = Path(path)
     try:

@@ -22,7 +22,7 @@ from rsp.shared.http import TEMPORARY, Backoff, TryAgain, connection_problem, re
 # Seconds before the second request for a tile; doubled each time after.
 BACKOFF = 0.5
 ATTEMPTS = 4
-# A server may ask us to wait, but not for ever.
+# A server may ask us to wait, but not forever.
 MAX_WAIT = 60.0
 # Far more than a tile; an answer without end is cut off here.
 MAX_BODY = 32 << 20
@@ -86,7 +86,7 @@ def environment_headers() -> dict[str, str]:
     """Return the HTTP headers of `$RSP_HTTP_HEADERS`, one `Name: value` a line.
 
     Raises:
-        UsageError: a line that is no header.
+        UsageError: a line that is not a header.
     """
     headers = {}
     for line in os.environ.get("RSP_HTTP_HEADERS", "").splitlines():

@@ -89,7 +89,7 @@ def extract(
     Raises:
         FeatureError: the data cannot be read, is damaged, cut off or too large to be sorted here, or every object
             of the type had to be left out.
-        PluginError: no such type, or a plug-in that fails or returns something else than agreed.
+        PluginError: no such type, or a plug-in that fails or returns what it should not.
     """
     from rsp.components.extract.plugin import find_extractor
     from rsp.components.extract.reader import OsmReader

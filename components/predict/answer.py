@@ -187,7 +187,7 @@ def run(
         The tiles that the output has now, and those that failed, with the reason.
 
     Raises:
-        TileError: all failed, so that something else than a tile is wrong.
+        TileError: all failed, so the fault is not with a tile.
     """
     images = TileImages(readers, answerer.card.channels, raw=answerer.raw)
     todo = [tile for tile in in_strips(tiles) if tile not in writer.done]

@@ -136,7 +136,7 @@ def _copy(
             if at_once:
                 _remove(reader, [tile], failed, prune=False)
     if move:
-        # What an interrupted move had written it may not have taken away; what is gone already does no harm.
+        # An interrupted move may have written tiles without removing them; those already removed do no harm.
         _remove(reader, done + before, failed)
     return done, len(before) + len(moved)
 
@@ -168,7 +168,7 @@ def _remove(
             for tile in progress(rest, "keep"):
                 writer.write(tile, reader.read(tile))
     else:
-        reader.path.unlink()  # an archive without a tile is none
+        reader.path.unlink()  # an archive holds at least one tile
     return sorted(leaving)
 
 

@@ -89,7 +89,7 @@ class Mosaic:
         alpha = raster.colorinterp.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in raster.colorinterp else 0
         options: dict[str, Any] = {}
         if np.dtype(job.source.dtype).kind == "f" and raster.nodata is None:
-            options["src_nodata"] = float("nan")  # a pixel that is no number would spoil those around it
+            options["src_nodata"] = float("nan")  # a NaN would spread to the pixels around it
         masked = any(MaskFlags.per_dataset in flags for flags in raster.mask_flag_enums)
         projected = WarpedVRT(
             raster,
@@ -99,7 +99,7 @@ class Mosaic:
             height=height,
             resampling=Resampling.nearest if label else Resampling.bilinear,
             add_alpha=not alpha,
-            # A pixel is none where all of its bands say so: black in one band is a colour.
+            # A pixel has no data where all of its bands say so: black in one band is a colour.
             UNIFIED_SRC_NODATA="YES",
             **({} if masked else options),
         )
@@ -129,7 +129,7 @@ class Mosaic:
     def _overview(path: str, resolution: float, label: bool) -> dict[str, int]:
         """Return the option that opens the overview to read, for pictures that are shown much smaller.
 
-        Overviews of labels may be averages, which are no classes.
+        Overviews of labels may be averages, which are not classes.
         """
         with open_raster(path) as raster:
             factors = raster.overviews(1)
@@ -194,7 +194,7 @@ class Mosaic:
 
 
 def _classes(values: Array, count: int) -> npt.NDArray[np.uint8]:
-    """Return class indices as bytes; raise `TileError` where one is no class of the configuration."""
+    """Return class indices as bytes; raise `TileError` for one that the configuration does not have."""
     low, high = int(values.min()), int(values.max())
     if low < 0 or high >= count:
         raise TileError(

@@ -78,7 +78,7 @@ def load_augmentation(name: str) -> Augmentation:
 def augment(
     augmentation: Augmentation, name: str, image: Floats, label: Mask, rng: np.random.Generator
 ) -> tuple[Floats, Mask]:
-    """Augment a tile; raise `PluginError` where that fails or gives something else than a tile of this kind."""
+    """Augment a tile; raise `PluginError` where that fails or does not give a tile of this kind."""
     if name.lower() in BUILTIN:
         return augmentation(image, label, rng)
     with plugins.guarded("augmentation", name):

@@ -124,7 +124,7 @@ def build_loss(name: str, weights: torch.Tensor) -> Loss:
 
 
 def measure_loss(loss: Loss, name: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the loss of a batch; raise `PluginError` where it fails or is no number that can be learned from."""
+    """Return the loss of a batch; raise `PluginError` where it fails or is not a number to learn from."""
     if name.lower() in BUILTIN:
         return loss(logits, labels)
     with plugins.guarded("loss", name):

@@ -40,7 +40,7 @@ def started_by_torchrun() -> bool:
 
 
 def choose(device: str | None, gpus: int | None) -> tuple[str, int]:
-    """Return the device that was asked for, and how many processes shall train.
+    """Return the device that was asked for, and how many processes train.
 
     Args:
         device: `cpu`, `cuda`, `cuda:N`, or None for GPUs where there are some.

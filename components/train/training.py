@@ -189,7 +189,7 @@ class Trainer:
         """
         self.model.eval()
         if self.world.size > 1:
-            # Each process counted running statistics of its own; all shall validate what is saved.
+            # Each process has running statistics of its own; all must validate what is saved.
             for buffer in self.model.buffers():
                 distributed.broadcast(buffer, 0)
         threads = max(1, cpu_count() // self.world.size)

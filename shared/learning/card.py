@@ -2,7 +2,7 @@
 
 A card has a version, one whole number. Whatever changes its fields raises `VERSION`, gives a field that is new a
 default that says "not known" (or one that older models kept to), and adds a fixture of what was written before,
-as `tests/fixtures/card_v0`. Cards of older versions are read for ever; newer ones are refused, since a field that
+as `tests/fixtures/card_v0`. Cards of older versions stay readable; newer ones are refused, since a field that
 this code does not know may change what the model answers.
 """
 
@@ -148,7 +148,7 @@ _CLASS = (Key("title", "str"), Key("color", "rgb"), Key("weight", "weight"), Key
 
 
 def _card(data: Any) -> ModelCard:
-    """Return the card of parsed JSON; raise `ModelError` or `ConfigError` where it is none."""
+    """Return the card of parsed JSON; raise `ModelError` or `ConfigError` where it is not one."""
     where = "the model card"
     found = data.get("version", 0) if isinstance(data, dict) else 0
     if type(found) is int and found > VERSION:

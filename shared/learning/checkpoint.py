@@ -53,7 +53,7 @@ def save_checkpoint(path: Path, model: nn.Module, card: ModelCard) -> None:
 
 
 def _sort_header(path: Path) -> None:
-    """Put the notes in the header in order: safetensors shuffles them; equal checkpoints shall be equal files."""
+    """Put the notes in the header in order: safetensors shuffles them; equal checkpoints must be equal files."""
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -121,7 +121,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: s
 
 
 def read_card(path: Path) -> ModelCard:
-    """Return the card of a checkpoint without reading its weights; raise `ModelError` where it is none."""
+    """Return the card of a checkpoint without reading its weights; raise `ModelError` where it is not one."""
     return _read_header(Path(path))[0]
 
 

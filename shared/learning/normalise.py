@@ -39,7 +39,7 @@ def pick_bands(image: Array, channel: Channel) -> Array:
 def check_type(image: Array, channel: Channel) -> None:
     """Raise `TileError` where the values of a tile are not of the type that a channel was trained on.
 
-    Values of another type would be scaled otherwise than in training, and nearly always answered with one class.
+    Values of another type would be scaled differently than in training, and nearly always answered with one class.
     """
     found = value_type(image)
     if channel.value_type is not None and found != channel.value_type:

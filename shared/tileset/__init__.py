@@ -84,7 +84,7 @@ def open_writer(path: str | Path, tiles_format: str, *, resume: bool = False) ->
     Args:
         path: Where to write.
         tiles_format: The format of every tile: png, jpg, webp or tif.
-        resume: Keep the tiles that are there (`done` lists them). Without it an archive starts anew, and a
+        resume: Keep the tiles that are there (`done` lists them). Without it an archive starts over, and a
             directory has its tiles replaced one by one.
     """
     path = Path(path).expanduser()

@@ -33,7 +33,7 @@ from rsp.shared.tileset.metadata import MAX_BYTES, complete, parse_metadata
 TILE_TYPES = {"png": TileType.PNG, "jpg": TileType.JPEG, "webp": TileType.WEBP, "tif": TileType.UNKNOWN}
 MAGIC = b"PMTiles\x03"
 
-# An archive that claims more tiles than this is damaged (or none of ours): its index would fill the memory.
+# An archive that claims more tiles than this is damaged, or not one of ours: its index would fill the memory.
 MAX_TILES = 1 << 27
 
 

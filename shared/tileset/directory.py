@@ -37,7 +37,7 @@ def scan(root: Path) -> Iterator[tuple[Tile, str]]:
 
 
 def _number(name: str) -> int | None:
-    """Return the number that a name is, or None; `007` is none, as tile 7 would not be found again."""
+    """Return the number that a name is, or None; `007` does not count, as tile 7 would not be found again."""
     return int(name) if name.isascii() and name.isdecimal() and (name[0] != "0" or name == "0") else None
 
 

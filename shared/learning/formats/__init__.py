@@ -63,7 +63,7 @@ def window_side(card: ModelCard) -> int:
 
 
 def sniff(path: Path) -> Kind:
-    """Tell by content what form of a model a file is; raise `ModelError` where it is none."""
+    """Tell by content what form of a model a file is; raise `ModelError` where it is not one."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -165,7 +165,7 @@ def _mapped(path: Path) -> Iterator[mmap.mmap]:
 
 
 def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[Field]:
-    """Yield the fields of a protobuf message; raise `ValueError` where it is none."""
+    """Yield the fields of a protobuf message; raise `ValueError` where it is not one."""
     while position < end:
         ((tag, position),) = _varints(data, position, end, 1)
         wire = tag & 7

@@ -3,7 +3,7 @@
 Operators are judged by their schema. What takes plain data (tensors, numbers, flags) and a few options by their
 names computes; what takes a file name, a storage, a generator or an object of a class does not, or is refused all
 the same. Operators whose names begin with an underscore are torch's own business, and some of them trust their
-arguments: of them only those that exports hold are let through.
+arguments: of them only those that exports hold are allowed.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def write_pt2(path: Path, model: nn.Module, example: torch.Tensor, extra: dict[s
     program = torch.export.export(model, (example,), dynamic_shapes=({0: batch},))
     # The example would be stored as a pickle, and be larger than a small network.
     program.example_inputs = None
-    # Which line of which file made an operator is nobody's business: the file should not depend on the place.
+    # Which line of which file made an operator does not belong in the file, which should not depend on the place.
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     with path.open("wb") as file:

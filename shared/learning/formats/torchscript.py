@@ -215,7 +215,7 @@ def _check_object(data: bytes, name: str) -> None:
 
 
 def _check_constants(archive: Archive) -> None:
-    """Raise where a constant is no tensor, or is said to be larger than what the archive holds of it."""
+    """Raise where a constant is not a tensor, or is said to be larger than what the archive holds of it."""
 
     def storage(saved: Any) -> tuple[int, int]:
         match saved:
