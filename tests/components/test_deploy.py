@@ -154,11 +154,11 @@ def test_a_new_version_under_load_loses_no_request(place, server, store, models,
 
 
 def with_other_model(monkeypatch, data: bytes) -> None:
-    """Let the archive hold something else than the model that was given."""
+    """Let the archive hold another model than the one that was given."""
     build = rsp.serving.archive.build_archive
 
-    def tampered(model: Path, out: Path, *, name: str, version: str = "") -> Path:
-        path = build(model, out, name=name, version=version)
+    def tampered(model: Path, out: Path, *, name: str, version: str = "", trust_model: bool = False) -> Path:
+        path = build(model, out, name=name, version=version, trust_model=trust_model)
         with zipfile.ZipFile(path) as archive:
             members = {member: archive.read(member) for member in archive.namelist()}
         with zipfile.ZipFile(path, "w") as archive:

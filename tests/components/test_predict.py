@@ -276,7 +276,7 @@ def test_the_old_arguments_are_checked_against_the_model(models, images, tmp_pat
         (("--config", tmp_path / "config.toml"), "'road'"),
         (("--tile_overlap", -1), "at least 0"),
         (("--workers", -1), "at least 0"),
-        (("--endpoint", "http://127.0.0.1:1"), "not both"),
+        (("--endpoint", "http://127.0.0.1:1"), "exactly one"),
     ):
         ran = rsp(*argv, *wrong)
         assert ran.code == 2 and reason in ran.stderr
