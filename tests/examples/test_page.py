@@ -136,7 +136,8 @@ def test_by_keyboard(made):
         assert page.inner_text("#large-title") != first
         page.keyboard.press("Escape")
         assert not page.is_visible("#large")
-        assert page.evaluate("document.activeElement === document.querySelector('.tile:nth-child(2) button')")
+        # A dialog tells that it was closed a moment later.
+        page.wait_for_function("document.activeElement === document.querySelector('.tile:nth-child(2) button')")
         assert tab.errors == []
 
 
