@@ -93,7 +93,7 @@ def checkout_version() -> str | None:
     try:
         from setuptools_scm import get_version
     except ImportError:
-        raise PipelineError("to know the version of a checkout takes setuptools-scm (pip install setuptools-scm); "
+        raise PipelineError("the version of a checkout needs setuptools-scm (pip install setuptools-scm); "
                             "or name the tag of the images with --tag or RSP_IMAGE_TAG") from None  # fmt: skip
     settings = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools_scm"]
     return str(get_version(root=str(root), **settings))
@@ -109,7 +109,7 @@ def manifests(folder: Path) -> str:
     try:
         done = subprocess.run(["kubectl", "kustomize", folder], capture_output=True, text=True, check=True)
     except FileNotFoundError:
-        raise PipelineError("rendering manifests takes kubectl, which is not installed") from None
+        raise PipelineError("rendering manifests needs kubectl, which is not installed") from None
     except subprocess.CalledProcessError as error:
         raise PipelineError(f"kubectl cannot render {folder}: {error.stderr.strip()}") from error
     return with_images(done.stdout, tag)

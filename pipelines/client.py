@@ -64,7 +64,7 @@ def check_cron(cron: str) -> str:
         return cron
     if len(parts) == 5:
         raise UsageError(
-            f"the cron {cron!r} has five fields, as crontab does; KFP counts six, the second first: "
+            f"the cron {cron!r} has five fields, as crontab does; KFP takes six, seconds first: "
             f"--cron '0 {' '.join(parts)}'"
         )
     if len(parts) != 6:

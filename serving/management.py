@@ -55,7 +55,7 @@ class Management:
 
     def __init__(self, url: str, name: str, timeout: float = 120.0) -> None:
         if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-            raise ServingError(f"the management URL must be as http://127.0.0.1:8081, got {url!r}")
+            raise ServingError(f"the management URL must look like http://127.0.0.1:8081, got {url!r}")
         self.url, self.name, self.timeout = url.rstrip("/"), name, timeout
         proxies = urllib.request.ProxyHandler({} if is_loopback(url) else None)
         self._opener = urllib.request.build_opener(proxies, _NoRedirects)

@@ -83,7 +83,7 @@ def read_table(row: Any, keys: Sequence[Key], where: str, *, others: bool = Fals
         others: Pass over keys that are not known.
 
     Raises:
-        ConfigError: it is not a table, a key is missing, unknown, there twice, or of another type.
+        ConfigError: it is not a table, a key is missing, unknown, repeated, or of another type.
     """
     if not isinstance(row, Mapping):
         raise ConfigError(f"{where}: expected a table, got {type(row).__name__}")
@@ -96,7 +96,7 @@ def read_table(row: Any, keys: Sequence[Key], where: str, *, others: bool = Fals
         if key is None:
             raise ConfigError(f"{where}: unknown key {spelling!r}; expected one of {', '.join(spellings)}")
         if key.name in values:
-            raise ConfigError(f"{where}: {spelling!r} is {key.name!r} once more; keep one of them")
+            raise ConfigError(f"{where}: {spelling!r} repeats {key.name!r}; keep one of them")
         # JSON has null where a value is not known; TOML has none.
         unset = value is None and key.default is None
         values[key.name] = None if unset else typed(value, key, f"{where}: {spelling}")

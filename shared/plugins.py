@@ -12,6 +12,16 @@ from typing import Any
 
 from rsp.shared.errors import PluginError, RspError
 
+# What messages call the members of a group.
+NOUNS = {
+    "rsp.models": "network",
+    "rsp.losses": "loss",
+    "rsp.loaders": "loader",
+    "rsp.augmentations": "augmentation",
+    "rsp.metrics": "metric",
+    "rsp.extractors": "extractor",
+}
+
 
 def load(name: str, group: str, builtin: Mapping[str, Any] | None = None) -> Any:
     """Return the object that a name stands for.
@@ -33,9 +43,7 @@ def load(name: str, group: str, builtin: Mapping[str, Any] | None = None) -> Any
     point = found.get(name) or {point.name.lower(): point for point in points}.get(name.lower())
     if point is None:
         known = ", ".join(sorted([*(builtin or {}), *found])) or "none"
-        raise PluginError(
-            f"unknown {group.removeprefix('rsp.')} {name!r}; known: {known}; or give module:attribute"
-        )
+        raise PluginError(f"unknown {NOUNS.get(group, group)} {name!r}; known: {known}; or give module:attribute")
     try:
         return point.load()
     except Exception as error:

@@ -108,7 +108,7 @@ def _cover_tileset(source: str, zoom: int | None) -> list[Tile]:
     if len(zooms) > 1:
         print(
             f"cover: warning: {source} has tiles of the zooms {', '.join(map(str, zooms))}, and so has the cover; "
-            "most tools take one zoom, choose it by --zoom",
+            "most tools need a single one; choose it with --zoom",
             file=sys.stderr,
         )
     return found

@@ -260,10 +260,11 @@ class Fruitless:
         self._faults = self._faults + 1 if reason.server else 0
         if not self.good and (self._faults >= self.FIRST or self._failed >= self.NONE):
             raise DownloadError(
-                f"given up: {self._failed} tiles were tried and the server gave none: {reason} (check the URL, "
+                f"gave up: {self._failed} tiles were tried and the server gave none: {reason} (check the URL, "
                 "the zoom of the cover and the credentials)"
             )
         if self._faults >= self.LATER:
             raise DownloadError(
-                f"the server has failed {self._faults} times running: {reason}; the same command goes on later"
+                f"the server has failed {self._faults} times running: {reason}; run the same command later to "
+                "continue"
             )

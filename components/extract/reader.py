@@ -97,7 +97,7 @@ class OsmReader:
                 self.hidden += not item.is_area()
             elif item.is_area():
                 if item.orig_id() in built:
-                    raise DisorderError(f"relation {item.orig_id()} is there twice")
+                    raise DisorderError(f"relation {item.orig_id()} appears twice")
                 built.add(item.orig_id())
                 if item.num_rings()[0]:
                     yield from self._relation(item, tags)
@@ -105,7 +105,7 @@ class OsmReader:
                     refused.add(item.orig_id())
             elif item.is_way():
                 if item.id == last:
-                    raise DisorderError(f"way {last} is there twice")
+                    raise DisorderError(f"way {last} appears twice")
                 last = item.id
                 yield from self._way(item, tags, areas)
             elif tags.get("type") == "multipolygon":

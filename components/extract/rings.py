@@ -92,7 +92,7 @@ def rings(ways: Sequence[Sequence[Point]]) -> list[Ring]:
             else:
                 position[node] = len(path)
         if path:
-            raise ValueError(f"no way goes on from node {node}")
+            raise ValueError(f"no way continues from node {node}")
     return found
 
 

@@ -27,7 +27,7 @@ class PostgisSource:
         if not dsn:
             raise ConfigError(
                 "--postgis needs a connection: set `pg` under [auth] (or `pg_dsn` under [dataset]) in the "
-                'configuration, as "host=localhost dbname=gis user=me"; the password stands in ~/.pgpass'
+                'configuration, as "host=localhost dbname=gis user=me"; the password belongs in ~/.pgpass'
             )
         self.skipped: Counter[str] = Counter()
         # A query of the person's own goes in as it is: it runs with that person's rights, and reads only.

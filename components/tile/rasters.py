@@ -96,7 +96,7 @@ def inspect(paths: Sequence[str], bands: Sequence[int] | None, *, label: bool) -
             kinds = sorted({raster.dtypes[band - 1] for band in chosen})
             if len(kinds) > 1:
                 raise RasterError(
-                    f"the bands of {path} differ in type ({', '.join(kinds)}); choose some by --bands"
+                    f"the bands of {path} differ in type ({', '.join(kinds)}); choose some with --bands"
                 )
             dtype = kinds[0]
             if np.dtype(dtype).kind not in "uif":
@@ -150,7 +150,9 @@ def _color_bands(raster: rasterio.DatasetReader) -> list[int]:
 
 def _check_label(bands: tuple[int, ...], dtype: str, path: str) -> None:
     if len(bands) != 1:
-        raise RasterError(f"labels are one band of class indices, {path} has {len(bands)}; choose one by --bands")
+        raise RasterError(
+            f"labels are one band of class indices, {path} has {len(bands)}; choose one with --bands"
+        )
     if np.dtype(dtype).kind == "f":
         raise RasterError(f"labels are whole numbers, {path} holds {dtype}")
 

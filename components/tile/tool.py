@@ -225,7 +225,9 @@ def _format(tile_format: str | None, source: Source, kind: Kind) -> str:
         return {1: "png", 3: "webp"}.get(bands, "tif") if small else "tif"
     tile_format = format_name(tile_format)
     if tile_format != "tif" and bands not in (1, 3):
-        raise UsageError(f"{tile_format} cannot hold {bands} bands; take --format tif, or one or three by --bands")
+        raise UsageError(
+            f"{tile_format} cannot hold {bands} bands; take --format tif, or choose one or three with --bands"
+        )
     return tile_format
 
 

@@ -76,7 +76,9 @@ def read_state(folder: Path) -> State | None:
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
         if data.pop("version") != VERSION:
-            raise ModelError(f"{path} is of another version; train without --resume, or go on with --checkpoint")
+            raise ModelError(
+                f"{path} was written by another version; train without --resume, or continue with --checkpoint"
+            )
         return State(**{**data, "history": json.loads(data["history"])})
     except ModelError:
         raise

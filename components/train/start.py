@@ -107,7 +107,7 @@ def _check_card(plan: Plan, card: ModelCard, where: str) -> None:
 def _check_left(plan: Plan, epoch: int, where: str) -> None:
     if epoch >= plan.epochs:
         raise UsageError(
-            f"{where} is trained for {epoch} epochs already, and --epochs is {plan.epochs}: give more than "
+            f"{where} is already trained for {epoch} epochs, and --epochs is {plan.epochs}: give more than "
             f"{epoch} to go on"
         )
 

@@ -50,8 +50,7 @@ def check_finite(logits: torch.Tensor, name: str) -> None:
     """Raise as `check_logits` does where logits hold NaN or infinity: their classes would mean nothing."""
     if not bool(logits.isfinite().all()):
         raise (PluginError if _is_plugin(name) else ModelError)(
-            f"the network {name!r} answers NaN or infinity, so that no class is the likeliest; was its training "
-            "stopped by a loss that diverged?"
+            f"the network {name!r} answers NaN or infinity, so no class can be chosen; did its training diverge?"
         )
 
 

@@ -67,7 +67,9 @@ class ArchiveReader(TileReader):
         if not self._index:
             raise TileSetError(f"no tile in the archive {path}")
         if self._header["tile_compression"] not in (Compression.NONE, Compression.UNKNOWN):
-            raise TileSetError(f"the tiles of {path} are compressed once more, as vector tiles are: not images")
+            raise TileSetError(
+                f"the tiles of {path} are compressed a second time, as vector tiles are; they are not images"
+            )
         self._tiles = sorted(self._index)
         known: dict[TileType, str] = {kind: name for name, kind in TILE_TYPES.items() if name != "tif"}
         kind = self._header["tile_type"]

@@ -291,7 +291,7 @@ def test_a_server_that_gives_nothing_is_given_up(tmp_path, large, rsp, status, m
     with TileServer(lambda *_: Reply(status=status)) as server:
         ran = rsp("download", server.url + "/{z}/{x}/{y}.png", large, tmp_path / "out", "--rate", 5000)
         assert server.asked.total() <= most
-    assert ran.code == 1 and "given up" in ran.stderr and f"HTTP {status}" in ran.stderr
+    assert ran.code == 1 and "gave up" in ran.stderr and f"HTTP {status}" in ran.stderr
     assert not (tmp_path / "out").exists()
 
 
@@ -324,7 +324,7 @@ def test_a_server_that_goes_away_is_given_up_and_gone_on_with_later(tmp_path, la
     with TileServer(answer) as server:
         for out in ("out", "out.pmtiles"):
             count[0] = 0
-            with pytest.raises(DownloadError, match=r"failed 50 times running: HTTP 503.*goes on later"):
+            with pytest.raises(DownloadError, match=r"failed 50 times running: HTTP 503.*later to continue"):
                 run(server, large, tmp_path / out, tile_format="png")
             count[0] = 1000
             result = run(server, large, tmp_path / out, tile_format="png")

@@ -125,7 +125,7 @@ def test_rings_are_joined_from_ways_in_any_order(seed):
 
 
 def test_a_ring_that_does_not_close():
-    with pytest.raises(ValueError, match="no way goes on"):
+    with pytest.raises(ValueError, match="no way continues"):
         rings([member("outer", [(0, 0), (1, 0), (1, 1)]).points])
     assert rings([]) == rings([()]) == []
 

@@ -224,7 +224,7 @@ def test_formats_by_default(tmp_path, bands, dtype, tile_format):
 
 def test_formats_that_cannot_hold_a_raster(tmp_path, rsp):
     with pytest.raises(
-        UsageError, match="webp cannot hold 5 bands; take --format tif, or one or three by --bands"
+        UsageError, match="webp cannot hold 5 bands; take --format tif, or choose one or three with --bands"
     ):
         run(write(tmp_path / "r.tif", waves(5)), tmp_path / "out", tile_format="webp")
     raster = write(tmp_path / "f.tif", waves(1, dtype="float32"))

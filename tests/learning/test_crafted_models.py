@@ -120,7 +120,7 @@ PT2 = {
     "an endless number": (evaluate("10**10**10"), "an expression is not one of sizes"),
     "a long expression": (evaluate("1+" * 1000 + "1"), "an expression is not one of sizes"),
     "a deep expression": (evaluate("-" * 900 + "1"), None),
-    "a module of inputs": ({PROGRAM: of_json(import_module)}, "something else than one tensor"),
+    "a module of inputs": ({PROGRAM: of_json(import_module)}, "something other than one tensor"),
     "a guard": (program(guards_code=["open('marker', 'w')"]), "has no"),
     "the system": (call("torch.os.system", {"as_string": "touch marker"}), "not on the list of operators"),
     "dots": (call("torch.ops.aten.relu.default.__class__", {"as_int": 1}), "not on the list of operators"),

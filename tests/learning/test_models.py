@@ -73,7 +73,7 @@ def test_names_in_any_case_as_configurations_have_them():
         ({"encoder": "resnet51"}, ModelError, "unknown encoder 'resnet51'; built in are tiny, resnet18"),
         ({"nn": "segformer", "encoder": "b9"}, ModelError, "expected tiny, mit-b0"),
         ({"nn": "dpt"}, ModelError, "expected a hub id"),
-        ({"nn": "nonet"}, PluginError, "unknown models 'nonet'; known: albunet"),
+        ({"nn": "nonet"}, PluginError, "unknown network 'nonet'; known: albunet"),
         ({"nn": "collections:OrderedDict"}, PluginError, "cannot be built"),
         ({"nn": "tests.learning.test_models:no_network"}, PluginError, "returned dict"),
         ({"pretrained": True}, ModelError, "no pretrained weights exist for the encoder 'tiny'"),

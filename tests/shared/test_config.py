@@ -175,7 +175,7 @@ def test_the_background_where_the_form_leaves_it_out(tmp_path, text, titles):
             "tile_size = [256, 512]",
             "tile_size: expected a positive whole number, or two equal ones",
         ),
-        ("tile_size = 256", "tile_size = 256\nts = 256", "'ts' is 'ts' once more"),
+        ("tile_size = 256", "tile_size = 256\nts = 256", "'ts' repeats 'ts'"),
         ("pretrained = true", 'pretrained = "yes"', "pretrained: expected true or false, got 'yes'"),
         ("lr = 0.0001", "lr = 0", "lr: expected a number above 0, got 0"),
         ("lr = 0.0001", "lr = nan", "lr: expected a number above 0, got nan"),

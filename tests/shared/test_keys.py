@@ -50,7 +50,7 @@ def test_keys_by_another_name_twice_missing_and_unknown():
     assert read_table({"ts": 3, "name": "a"}, keys, "t") == {"size": 3, "name": "a"}
     assert read_table({"name": "a", "more": 1}, keys, "t", others=True) == {"size": 5, "name": "a"}
     for table, message in (
-        ({"ts": 3, "size": 3, "name": "a"}, "'size' is 'size' once more"),
+        ({"ts": 3, "size": 3, "name": "a"}, "'size' repeats 'size'"),
         ({"ts": 3}, "the key 'name' is missing"),
         ({"name": "a", "more": 1}, "unknown key 'more'"),
         ([], "expected a table, got list"),

@@ -336,7 +336,7 @@ _signature = _record(
 def _spec(expected: list[Any]) -> Rule:
     """The shape of the arguments or of the answer; torch imports what other shapes name."""
     return _text(
-        "the program takes or gives something else than one tensor:",
+        "the program takes or gives something other than one tensor:",
         lambda text: read_json(text.encode()) == expected,
     )
 
@@ -363,7 +363,7 @@ _PROGRAM = _record(
         "opset_version": _record({"aten": _number(1, 1000)}),
         "range_constraints": _mapping(
             _record({"min_val": _maybe(_int), "max_val": _maybe(_int)}),
-            _text("the range of something else than a size:", _SYMBOL.fullmatch),
+            _text("the range of something other than a size:", _SYMBOL.fullmatch),
         ),
         "schema_version": _record({"major": _number(0, 1000), "minor": _number(0, 1000)}),
     },

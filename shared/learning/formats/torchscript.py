@@ -207,7 +207,7 @@ def _check_object(data: bytes, name: str) -> None:
     class Blank:
         def __setstate__(self, state: Any) -> None:
             if state != {}:
-                raise ModelError("the network has attributes, which a frozen one has not")
+                raise ModelError("the network has attributes, which a frozen one does not have")
 
     found = _unpickle(data, {name: Blank}, None)
     if type(found) is not Blank:
@@ -222,7 +222,9 @@ def _check_constants(archive: Archive) -> None:
             case ("storage", Storage() as kind, str(key), str(device), int(count)) if device == "cpu":
                 size = archive.sizes.get(f"constants/{key}")
                 if size != count * kind.item or f"constants/{key}".count("/") != 1:
-                    raise ModelError(f"the constant {key[:20]!r} is said to have {count} values, which it has not")
+                    raise ModelError(
+                        f"the constant {key[:20]!r} is said to have {count} values, which it does not have"
+                    )
                 return count, kind.item
         raise ModelError("a constant is stored in an unknown way")
 
@@ -243,7 +245,7 @@ def _check_constants(archive: Archive) -> None:
     known: dict[str, Any] = {"torch._utils._rebuild_tensor_v2": tensor, "collections.OrderedDict": dict, **kinds}
     found = _unpickle(archive.text("constants.pkl"), known, storage)
     if not isinstance(found, tuple) or not all(item == "tensor" for item in found):
-        raise ModelError("constants.pkl holds something else than tensors")
+        raise ModelError("constants.pkl holds something other than tensors")
 
 
 class Storage:

@@ -114,7 +114,7 @@ def own(weights):
 
 def test_plug_in(labels):
     assert float(build_loss("tests.components.train.test_losses:own", EVEN)(sure(labels), labels)) == 7
-    with pytest.raises(PluginError, match="unknown losses 'lovas'; known: cross_entropy"):
+    with pytest.raises(PluginError, match="unknown loss 'lovas'; known: cross_entropy"):
         build_loss("lovas", EVEN)
     with pytest.raises(PluginError, match="cannot be made"):
         build_loss("math:sqrt", EVEN)

@@ -231,7 +231,7 @@ def test_bug_21_resume_beyond_the_last_epoch(config, toy, trained, tmp_path):
     out, _ = trained
     before = {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "log"}
     for options in ({"out": out}, {"out": tmp_path, "checkpoint": out / "last.safetensors"}):
-        with pytest.raises(UsageError, match="trained for 6 epochs already, and --epochs is 5: give more than 6"):
+        with pytest.raises(UsageError, match="already trained for 6 epochs, and --epochs is 5: give more than 6"):
             train_model(Plan(config, toy, epochs=5, resume=True, **options), CPU)
     assert before == {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "log"}
 
@@ -364,10 +364,10 @@ def test_last_batch_of_one_tile(config, toy, tmp_path):
     ("model", "error", "message"),
     [
         ({"ts": 100}, UsageError, "the tile size is 100; networks need a multiple of 32, as 96"),
-        ({"loss": "none"}, PluginError, "unknown losses"),
-        ({"da": "bend"}, PluginError, "unknown augmentations"),
-        ({"metrics": ("iou", "auc")}, PluginError, "unknown metrics 'auc'; known: accuracy, f1"),
-        ({"loader": "disk"}, PluginError, "unknown loaders"),
+        ({"loss": "none"}, PluginError, "unknown loss"),
+        ({"da": "bend"}, PluginError, "unknown augmentation"),
+        ({"metrics": ("iou", "auc")}, PluginError, "unknown metric 'auc'; known: accuracy, f1"),
+        ({"loader": "disk"}, PluginError, "unknown loader"),
         ({"optimizer": "Adamm"}, ConfigError, "unknown 'Adamm'; expected one of ASGD, Adadelta"),
         ({"optimizer": "LBFGS"}, ConfigError, "unknown 'LBFGS'"),
         ({"optimizer_options": {"momentumm": 1}}, ConfigError, "momentumm"),
