@@ -43,7 +43,9 @@ def load(name: str, group: str, builtin: Mapping[str, Any] | None = None) -> Any
     point = found.get(name) or {point.name.lower(): point for point in points}.get(name.lower())
     if point is None:
         known = ", ".join(sorted([*(builtin or {}), *found])) or "none"
-        raise PluginError(f"unknown {NOUNS.get(group, group)} {name!r}; known: {known}; or give module:attribute")
+        raise PluginError(
+            f"unknown {NOUNS.get(group, group.removeprefix('rsp.'))} {name!r}; known: {known}; or give module:attribute"
+        )
     try:
         return point.load()
     except Exception as error:

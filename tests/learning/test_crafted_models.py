@@ -138,7 +138,7 @@ PT2 = {
     "a name that is code": ({PROGRAM: of_json(rename)}, "a name is not an identifier"),
     "a field that is not known": (program(new=1), "has other fields"),
     "a symbol that counts for ever": (
-        program(range_constraints={"u99999999999": {"min_val": 0, "max_val": 1}}), "range of something else",
+        program(range_constraints={"u99999999999": {"min_val": 0, "max_val": 1}}), "range of something other",
     ),
     "a verifier": (program(verifiers=["EVIL"]), "expected one of"),
     "no object": ({PROGRAM: lambda data: b"[]"}, "has other fields"),
@@ -299,7 +299,7 @@ def test_torch_reads_pickles_of_torchscript_by_itself_and_calls_nothing(models, 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (b"torch\nFloatStorage", b"torch\nLongStorage", "has not"),
+        (b"torch\nFloatStorage", b"torch\nLongStorage", "does not have"),
         (b"_rebuild_tensor_v2", b"_rebuild_parameter", "names 'torch._utils._rebuild_parameter'"),
         (b"ctorch._utils\n_rebuild_tensor_v2\n", b"cos\nsystem\n", "names 'os.system'"),
         (b"cpu", b"cud", "unknown way"),
@@ -321,7 +321,7 @@ def test_constants_that_are_refused(models, tmp_path, old, new, message):
         ((2,), (1,), 215, 216, "outside of its storage"),
         ((2,), (-1,), 5, 216, "no plain shape"),
         ((2,), (1, 1), 0, 216, "no plain shape"),
-        ((2,), (1,), 0, 1 << 40, "which it has not"),
+        ((2,), (1,), 0, 1 << 40, "which it does not have"),
     ],
 )
 def test_constants_that_reach_beyond_their_storage(models, tmp_path, shape, strides, offset, count, message):
