@@ -43,9 +43,8 @@ def load(name: str, group: str, builtin: Mapping[str, Any] | None = None) -> Any
     point = found.get(name) or {point.name.lower(): point for point in points}.get(name.lower())
     if point is None:
         known = ", ".join(sorted([*(builtin or {}), *found])) or "none"
-        raise PluginError(
-            f"unknown {NOUNS.get(group, group.removeprefix('rsp.'))} {name!r}; known: {known}; or give module:attribute"
-        )
+        what = NOUNS.get(group, group.removeprefix("rsp."))
+        raise PluginError(f"unknown {what} {name!r}; known: {known}; or give module:attribute")
     try:
         return point.load()
     except Exception as error:
