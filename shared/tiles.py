@@ -11,6 +11,7 @@ from mercantile import Tile
 
 from rsp.shared.atomic import atomic_text
 from rsp.shared.errors import CoverError, UsageError
+from rsp.shared.mercator import MAX_LATITUDE
 
 __all__ = [
     "MAX_TILES",
@@ -22,6 +23,8 @@ __all__ = [
     "neighbours",
     "read_cover",
     "split_cover",
+    "tile_block",
+    "tiles_of_blocks",
     "write_cover",
     "zoom_of",
     "zxy",
@@ -150,6 +153,35 @@ def split_cover(
         parts[part].extend(members)
         done += len(members)
     return [sorted(part) for part in parts]
+
+
+def tile_block(west: float, south: float, east: float, north: float, zoom: int) -> tuple[Tile, Tile]:
+    """Return the first and the last tile of a box in degrees; an edge on that of a tile belongs to one side."""
+    north, south = min(north, MAX_LATITUDE), max(south, -MAX_LATITUDE)
+    epsilon = 1e-11  # in degrees, as mercantile does it
+    first = mercantile.tile(west, north, zoom)
+    last = mercantile.tile(east - epsilon, south + epsilon, zoom)
+    return first, Tile(max(first.x, last.x), max(first.y, last.y), zoom)
+
+
+def tiles_of_blocks(blocks: Sequence[tuple[Tile, Tile]], max_tiles: int, what: str) -> set[Tile]:
+    """Return the tiles of blocks, each given by its first and last tile; blocks may overlap.
+
+    Raises:
+        UsageError: more than `max_tiles`, found before they are listed.
+    """
+    count = sum((last.x - first.x + 1) * (last.y - first.y + 1) for first, last in blocks)
+    if len(blocks) > 1:
+        west, north = (min(getattr(first, axis) for first, _ in blocks) for axis in "xy")
+        east, south = (max(getattr(last, axis) for _, last in blocks) for axis in "xy")
+        count = min(count, (east - west + 1) * (south - north + 1))
+    check_budget(count, max_tiles, what)
+    return {
+        Tile(x, y, first.z)
+        for first, last in blocks
+        for y in range(first.y, last.y + 1)
+        for x in range(first.x, last.x + 1)
+    }
 
 
 def bounds_mercator(tile: Tile) -> tuple[float, float, float, float]:

@@ -16,7 +16,7 @@ LINTER = Path(sys.executable).with_name("lint-imports")
 # What is added to which module, and the import that the linter must name.
 FORBIDDEN = {
     "rsp/shared/metrics.py": ("import torch", "rsp.shared.metrics -> torch"),
-    "rsp/components/download/client.py": ("import kfp", "rsp.components.download.client -> kfp"),
+    "rsp/components/download/failures.py": ("import kfp", "rsp.components.download.failures -> kfp"),
     "rsp/shared/young.py": ("import transformers", "rsp.shared.young -> transformers"),
     "rsp/shared/tileset/young.py": (
         "from rsp.shared.learning import card", "rsp.shared.tileset.young -> rsp.shared.learning.card",

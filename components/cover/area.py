@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
-import mercantile
 import numpy as np
 import numpy.typing as npt
 import shapely
@@ -16,7 +15,7 @@ from rsp.shared.crs import parse_crs
 from rsp.shared.errors import UsageError
 from rsp.shared.features import expand, project, read_crs, read_features
 from rsp.shared.mercator import HALF, MAX_LATITUDE
-from rsp.shared.tiles import Tile, check_budget
+from rsp.shared.tiles import Tile, check_budget, tile_block, tiles_of_blocks
 
 Cells = npt.NDArray[np.int64]
 
@@ -70,16 +69,8 @@ def cover_bbox(source: str, zoom: int, crs: str | None, max_tiles: int) -> list[
             "longitude swapped?"
         )
     spans = [(west, east)] if west <= east else [(-180.0, east), (west, 180.0)]
-    blocks = [_block(low, south, high, north, zoom) for low, high in spans]
-    count = sum((last.x - first.x + 1) * (last.y - first.y + 1) for first, last in blocks)
-    check_budget(count, max_tiles, f"the bbox {source} at zoom {zoom}")
-    tiles = {
-        Tile(x, y, zoom)
-        for first, last in blocks
-        for x in range(first.x, last.x + 1)
-        for y in range(first.y, last.y + 1)
-    }
-    return sorted(tiles)
+    blocks = [tile_block(low, south, high, north, zoom) for low, high in spans]
+    return sorted(tiles_of_blocks(blocks, max_tiles, f"the bbox {source} at zoom {zoom}"))
 
 
 def _to_degrees(epsg: int, bounds: tuple[float, ...], source: str) -> tuple[float, float, float, float]:
@@ -93,15 +84,6 @@ def _to_degrees(epsg: int, bounds: tuple[float, ...], source: str) -> tuple[floa
     if not np.isfinite([west, south, east, north]).all():
         raise UsageError(f"the bbox {source} lies outside the area of EPSG:{epsg}")
     return west, south, east, north
-
-
-def _block(west: float, south: float, east: float, north: float, zoom: int) -> tuple[Tile, Tile]:
-    """Return the first and the last tile of a box in degrees; an edge on that of a tile belongs to one side."""
-    north, south = min(north, MAX_LATITUDE), max(south, -MAX_LATITUDE)
-    epsilon = 1e-11  # in degrees, as mercantile does it
-    first = mercantile.tile(west, north, zoom)
-    last = mercantile.tile(east - epsilon, south + epsilon, zoom)
-    return first, Tile(max(first.x, last.x), max(first.y, last.y), zoom)
 
 
 def cover_features(source: str, zoom: int, crs: str | None, max_tiles: int) -> list[Tile]:

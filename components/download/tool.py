@@ -11,36 +11,21 @@ RSP_HTTP_HEADERS holds headers for the server, one `Name: value` per line (as `A
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
 
+from rsp.components.download.failures import FailureLimit
 from rsp.shared.arguments import add_out, add_web_ui, require
 from rsp.shared.claims import check_paths, tiles_output
 from rsp.shared.errors import DownloadError, TileError, UsageError
 from rsp.shared.parallel import parallel_map
 from rsp.shared.progress import progress
 from rsp.shared.report import Result, note_failures
-from rsp.shared.tiles import Tile, bounds_mercator, read_cover
-
-if TYPE_CHECKING:
-    from rsp.components.download.client import Answer
-
-Kind = Literal["XYZ", "WMS", "TMS"]
-
-SUBDOMAINS = "abc"
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-# What a URL must hold: one of each group.
-_NEEDED = {
-    "XYZ": [["z"], ["x"], ["y", "-y"]],
-    "TMS": [["z"], ["x"], ["y", "-y"]],
-    "WMS": [["xmin", "bbox"], ["ymin", "bbox"], ["xmax", "bbox"], ["ymax", "bbox"]],
-}
-_KNOWN = {"z", "x", "y", "-y", "xmin", "ymin", "xmax", "ymax", "bbox", "s"}
+from rsp.shared.tiles import Tile, read_cover
+from rsp.shared.tileserver import Answer, Client, FetchError, Kind, check_url, error_text, tile_url
 
 
 @dataclass(kw_only=True)
@@ -97,7 +82,6 @@ def download(
         CoverError: the cover cannot be read.
         DownloadError: the server gives nothing, or no more; what it gave is kept.
     """
-    from rsp.components.download.client import Client, FetchError, Fruitless
     from rsp.shared.tileset import open_writer
     from rsp.shared.tileset import tile_format as format_name
 
@@ -119,21 +103,21 @@ def download(
     failed: dict[Tile, str] = {}
     sides: Counter[int] = Counter()
     with open_writer(out, tile_format, resume=not overwrite) as writer:
-        missing = spread([tile for tile in wanted if tile not in writer.done], Fruitless.NONE)
+        missing = samples_first([tile for tile in wanted if tile not in writer.done], FailureLimit.NONE)
         there = len(wanted) - len(missing)
-        fruitless = Fruitless(there)
+        limit = FailureLimit(there)
         # The client goes first where something fails, and wakes the threads that wait.
         with closing(parallel_map(fetch, missing, workers, threads=True)) as results, client:
             for tile, result in zip(missing, progress(results, "download", len(missing)), strict=True):
                 if isinstance(result, FetchError):
                     failed[tile] = str(result)
-                    fruitless.failed(result)
+                    limit.failed(result)
                 else:
                     data, side = result
                     writer.write(tile, data)
                     sides[side] += 1
-                    fruitless.succeeded()
-        if not fruitless.good:
+                    limit.succeeded()
+        if not limit.good:
             reason, count = Counter(failed.values()).most_common(1)[0]
             raise DownloadError(f"none of the {len(wanted)} tiles could be fetched; {count} times: {reason}")
     if len(sides) > 1:
@@ -156,7 +140,6 @@ def checked(answer: Answer, tile_format: str) -> tuple[bytes, int]:
     Raises:
         FetchError: the response is not an image, or cannot be a tile.
     """
-    from rsp.components.download.client import FetchError, complaint
     from rsp.shared.images import decode, encode, sniff
 
     try:
@@ -168,10 +151,10 @@ def checked(answer: Answer, tile_format: str) -> tuple[bytes, int]:
         same = sniff(answer.body) == tile_format
         return answer.body if same else encode(image, tile_format), width
     except TileError as error:
-        raise FetchError(complaint(answer) or str(error), server=False) from None
+        raise FetchError(error_text(answer) or str(error), server=False) from None
 
 
-def spread(tiles: list[Tile], count: int) -> list[Tile]:
+def samples_first(tiles: list[Tile], count: int) -> list[Tile]:
     """Return the tiles with about `count` of them, taken evenly from all over, in front.
 
     A cover begins at a corner, where a server may have nothing; so the first answers tell of the whole.
@@ -179,45 +162,6 @@ def spread(tiles: list[Tile], count: int) -> list[Tile]:
     step = max(1, len(tiles) // count)
     first = tiles[::step]
     return first + [tile for index, tile in enumerate(tiles) if index % step]
-
-
-def check_url(url: str, kind: Kind) -> None:
-    """Raise `UsageError` where a URL cannot be that of a tile."""
-    from rsp.components.download.client import check_scheme
-
-    if kind not in _NEEDED:
-        raise UsageError(f"--type is one of {', '.join(_NEEDED)}, got {kind!r}")
-    check_scheme(url)
-    found = set(_PLACEHOLDER.findall(url))
-    lacking = [choices[0] for choices in _NEEDED[kind] if not found & set(choices)]
-    if lacking:
-        raise UsageError(
-            f"the URL lacks {', '.join(f'{{{name}}}' for name in lacking)}, which --type {kind} needs"
-        )
-    if unknown := sorted(found - _KNOWN):
-        raise UsageError(
-            f"the URL has {{{unknown[0]}}}, which is not a placeholder; known are "
-            + ", ".join(f"{{{name}}}" for name in sorted(_KNOWN))
-        )
-
-
-def tile_url(url: str, tile: Tile, kind: Kind) -> str:
-    """Return the URL of a tile."""
-    flipped = (1 << tile.z) - 1 - tile.y
-    west, south, east, north = (repr(value) for value in bounds_mercator(tile))
-    values = {
-        "z": str(tile.z),
-        "x": str(tile.x),
-        "y": str(flipped if kind == "TMS" else tile.y),
-        "-y": str(flipped),
-        "xmin": west,
-        "ymin": south,
-        "xmax": east,
-        "ymax": north,
-        "bbox": f"{west},{south},{east},{north}",
-        "s": SUBDOMAINS[(tile.x + tile.y) % len(SUBDOMAINS)],
-    }
-    return _PLACEHOLDER.sub(lambda match: values[match[1]], url)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

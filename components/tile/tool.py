@@ -19,10 +19,10 @@ from rsp.shared.errors import CoverError, RasterError, UsageError
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.progress import progress
 from rsp.shared.report import Result, note_failures
-from rsp.shared.tiles import MAX_TILES, MAX_ZOOM, Tile, check_budget, read_cover, zoom_of, zxy
+from rsp.shared.tiles import MAX_TILES, MAX_ZOOM, Tile, read_cover, tiles_of_blocks, zoom_of, zxy
 
 if TYPE_CHECKING:
-    from rsp.components.tile.rasters import Source
+    from rsp.shared.rasters import RasterGroup
 
 Kind = Literal["image", "label"]
 
@@ -106,8 +106,8 @@ def tile(
         RasterError: a raster cannot be read, has no georeference, or gives no tile.
         CoverError: the cover cannot be read, has another zoom, or none of its tiles is in the rasters.
     """
-    from rsp.components.tile import rasters as files
-    from rsp.components.tile import warp
+    from rsp.shared import rasters as files
+    from rsp.shared import warp
     from rsp.shared.tileset import classes_metadata, open_writer
 
     if not rasters:
@@ -192,18 +192,7 @@ def _wanted(cover: Path, zoom: int) -> list[Tile]:
 def _grid(blocks: list[tuple[Tile, Tile]], wanted: list[Tile] | None, max_tiles: int, zoom: int) -> list[Tile]:
     """Return the tiles of all rasters, of those that are wanted, row after row; a raster is a block of tiles."""
     if wanted is None:
-        count = sum((last.x - first.x + 1) * (last.y - first.y + 1) for first, last in blocks)
-        if len(blocks) > 1:  # rasters overlap
-            west, north = (min(getattr(first, axis) for first, _ in blocks) for axis in "xy")
-            east, south = (max(getattr(last, axis) for _, last in blocks) for axis in "xy")
-            count = min(count, (east - west + 1) * (south - north + 1))
-        check_budget(count, max_tiles, f"the rasters at zoom {zoom}")
-        tiles = {
-            Tile(x, y, zoom)
-            for first, last in blocks
-            for y in range(first.y, last.y + 1)
-            for x in range(first.x, last.x + 1)
-        }
+        tiles = tiles_of_blocks(blocks, max_tiles, f"the rasters at zoom {zoom}")
     else:
         tiles = {
             tile
@@ -213,7 +202,7 @@ def _grid(blocks: list[tuple[Tile, Tile]], wanted: list[Tile] | None, max_tiles:
     return sorted(tiles, key=lambda tile: (tile.y, tile.x))
 
 
-def _format(tile_format: str | None, source: Source, kind: Kind) -> str:
+def _format(tile_format: str | None, source: RasterGroup, kind: Kind) -> str:
     """Return how tiles are encoded; raise `UsageError` where that cannot hold the bands."""
     from rsp.shared.tileset import tile_format as format_name
 
@@ -232,10 +221,10 @@ def _format(tile_format: str | None, source: Source, kind: Kind) -> str:
 
 
 def _range(
-    value_range: list[float] | None, tile_format: str, source: Source, kind: Kind
+    value_range: list[float] | None, tile_format: str, source: RasterGroup, kind: Kind
 ) -> tuple[float, float] | None:
     """Return what becomes 0 and 255; None where values stay as they are."""
-    from rsp.components.tile.rasters import default_range
+    from rsp.shared.rasters import default_range
 
     if value_range is not None:
         return value_range[0], value_range[1]

@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 from shapely.geometry import Polygon
 
-from rsp.components.vectorize.polygons import Feature, Grid, finish
+from rsp.shared.polygons import Feature, Grid, finish
 from rsp.shared.tiles import Tile
 
 Edge = Literal["north", "south", "west", "east"]

@@ -107,11 +107,7 @@ def vectorize(
     merged, total = 0, 0.0
     with feature_writer(out) as writer:
         for feature in sweep.features(found()):
-            start = feature.start
-            writer.write(feature.polygon, {
-                "class": title, "x": start.x, "y": start.y, "z": start.z, "tiles": feature.tiles,
-                "area_m2": round(feature.area, 2),
-            })  # fmt: skip
+            writer.write(feature.polygon, feature.properties(title))
             merged += feature.tiles > 1
             total += feature.area
     note_failures(out, failed)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rsp.components.vectorize.merge import Edge, TilePolygons, reaches
-from rsp.components.vectorize.polygons import Grid, finish, polygons_of
 from rsp.shared.errors import RspError, TileError, TileSetError
 from rsp.shared.images import decode_mask
+from rsp.shared.polygons import Grid, finish, polygons_of
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import TileReader, open_reader
 

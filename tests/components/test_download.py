@@ -16,13 +16,13 @@ import mercantile
 import numpy as np
 import pytest
 
-from rsp.components.download import client
-from rsp.components.download.client import TokenBucket, masked
 from rsp.components.download.component import download as download_component
-from rsp.components.download.tool import download, spread, tile_url
+from rsp.components.download.tool import download, samples_first
+from rsp.shared import tileserver
 from rsp.shared.errors import DownloadError, StorageError, TileSetError, UsageError
 from rsp.shared.images import decode, encode
 from rsp.shared.tiles import Tile, read_cover, write_cover
+from rsp.shared.tileserver import TokenBucket, masked, tile_url
 from rsp.shared.tileset import open_reader
 from tests.tileserver import Reply, TileServer
 from tests.tilesets import BLOCK, noise
@@ -49,7 +49,7 @@ def content(path: Path) -> dict[Tile, bytes]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(client, "BACKOFF", 0.01)
+    monkeypatch.setattr(tileserver, "BACKOFF", 0.01)
     monkeypatch.delenv("RSP_HTTP_HEADERS", raising=False)
 
 
@@ -239,7 +239,7 @@ def test_what_does_not_pass_is_asked_a_bounded_number_of_times(tmp_path, cover):
     with TileServer(lambda path, _: Reply(status=500) if tile_of(path) == bad else good(path)) as server:
         result = run(server, cover, tmp_path / "out")
         assert result.failed == {bad: "HTTP 500 Internal Server Error"}
-        assert server.asked[f"/15/{bad.x}/{bad.y}.png"] == client.ATTEMPTS
+        assert server.asked[f"/15/{bad.x}/{bad.y}.png"] == tileserver.ATTEMPTS
 
 
 def test_retry_after_holds_for_all():
@@ -265,10 +265,10 @@ def test_no_second_sees_more_requests_than_the_rate():
 
 
 def test_answers_without_end_are_cut_off(tmp_path, monkeypatch, cover):
-    monkeypatch.setattr(client, "MAX_BODY", 1 << 16)
+    monkeypatch.setattr(tileserver, "MAX_BODY", 1 << 16)
     with TileServer(lambda path, _: Reply(bytes(1 << 20)) if tile_of(path) == BLOCK[0] else good(path)) as server:
         assert "MiB" in run(server, cover, tmp_path / "out").failed[BLOCK[0]]
-    monkeypatch.setattr(client, "PATIENCE", 0.05)
+    monkeypatch.setattr(tileserver, "PATIENCE", 0.05)
     write_cover(tmp_path / "one", BLOCK[:1])
     with (
         TileServer(lambda path, _: Reply(good(path).body, drip=0.02)) as server,
@@ -314,7 +314,7 @@ def test_a_few_tiles_that_all_fail_are_an_error(tmp_path, cover, rsp):
 
 
 def test_a_server_that_goes_away_is_given_up_and_gone_on_with_later(tmp_path, large, monkeypatch):
-    monkeypatch.setattr(client, "ATTEMPTS", 1)
+    monkeypatch.setattr(tileserver, "ATTEMPTS", 1)
     count = [0]
 
     def answer(path: str, before: int) -> Reply:
@@ -337,8 +337,9 @@ def test_sparse_tiles_are_not_given_up(tmp_path, large):
         result = run(server, large, tmp_path / "out", rate=10000, tile_format="png")
     assert result.tiles == 60 and len(result.failed) == 340
     tiles = read_cover(large)
-    assert sorted(spread(tiles, 100)) == sorted(tiles) and len({tile.x for tile in spread(tiles, 100)[:100]}) == 20
-    assert spread(tiles[:3], 100) == tiles[:3] and spread([], 100) == []
+    ordered = samples_first(tiles, 100)
+    assert sorted(ordered) == sorted(tiles) and len({tile.x for tile in ordered[:100]}) == 20
+    assert samples_first(tiles[:3], 100) == tiles[:3] and samples_first([], 100) == []
 
 
 def test_tiles_that_differ_in_size_are_said(tmp_path, cover, capsys):

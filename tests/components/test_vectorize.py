@@ -12,12 +12,12 @@ from rasterio import Affine
 from shapely.geometry import Polygon, box, shape
 
 from rsp.components.vectorize.component import vectorize as vectorize_component
-from rsp.components.vectorize.polygons import Grid, ground_area
 from rsp.components.vectorize.tool import vectorize
 from rsp.shared.classes import class_index
 from rsp.shared.config import ClassDef
 from rsp.shared.errors import ConfigError, CoverError, TileSetError
 from rsp.shared.images import encode_mask
+from rsp.shared.polygons import Grid, ground_area
 from rsp.shared.tiles import Tile, bounds_lonlat, read_cover
 from rsp.shared.tileset import open_writer
 from tests.tilesets import COLORS, CONFIG

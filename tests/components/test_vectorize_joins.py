@@ -9,8 +9,8 @@ import shapely
 from shapely.geometry import Polygon, shape
 
 from rsp.components.vectorize.merge import Span, contacts
-from rsp.components.vectorize.polygons import Grid, _from_a_corner, finish, ground_area
 from rsp.components.vectorize.tool import vectorize
+from rsp.shared.polygons import Grid, _from_a_corner, finish, ground_area
 from rsp.shared.tiles import Tile
 from tests.components.test_vectorize import X, Y, Z, read, write_masks
 from tests.tilesets import CONFIG

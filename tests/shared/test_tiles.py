@@ -17,6 +17,8 @@ from rsp.shared.tiles import (
     neighbours,
     read_cover,
     split_cover,
+    tile_block,
+    tiles_of_blocks,
     write_cover,
     zoom_of,
 )
@@ -113,3 +115,20 @@ def test_shares_must_sum_to_100(shares):
         split_cover([Tile(0, 0, 0)], shares)
     with pytest.raises(UsageError, match="block"):
         split_cover([Tile(0, 0, 0)], [100], block=0)
+
+
+def test_blocks_of_tiles():
+    first = (Tile(2, 1, 3), Tile(3, 2, 3))
+    assert tiles_of_blocks([first], 4, "it") == {Tile(x, y, 3) for x in (2, 3) for y in (1, 2)}
+    # Of blocks that overlap, no more are counted than lie in the box around them.
+    assert tiles_of_blocks([first, first], 4, "it") == tiles_of_blocks([first], 4, "it")
+    apart = (Tile(7, 7, 3), Tile(7, 7, 3))
+    assert len(tiles_of_blocks([first, apart], 5, "it")) == 5
+    with pytest.raises(UsageError, match="it would be 5 tiles, and the limit is 4"):
+        tiles_of_blocks([first, apart], 4, "it")
+
+
+def test_the_block_of_a_box():
+    assert tile_block(-180, -90, 180, 90, 2) == (Tile(0, 0, 2), Tile(3, 3, 2))
+    assert tile_block(*bounds_lonlat(Tile(5, 3, 3)), 3) == (Tile(5, 3, 3), Tile(5, 3, 3))
+    assert tile_block(1, 1, 1, 1, 3) == (Tile(4, 3, 3), Tile(4, 3, 3))

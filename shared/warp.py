@@ -17,9 +17,9 @@ from rasterio.errors import RasterioError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
-from rsp.components.tile.rasters import MERCATOR, Source, footprint, open_raster
 from rsp.shared.errors import TileError
 from rsp.shared.images import Array, Rgb, encode, encode_mask
+from rsp.shared.rasters import MERCATOR, RasterGroup, footprint, open_raster
 from rsp.shared.tiles import Tile, bounds_mercator
 
 # A row of tiles is cut out of the same blocks of a raster: so many bytes of them stay decoded, in each process.
@@ -40,7 +40,7 @@ class Job:
         colors: The palette of the classes, where tiles are labels.
     """
 
-    source: Source
+    source: RasterGroup
     zoom: int
     tile_size: int
     tile_format: str

@@ -58,6 +58,13 @@ class Feature:
     start: Tile
     tiles: int
 
+    def properties(self, title: str) -> dict[str, Any]:
+        """Return the properties that it has as GeoJSON, where the class has this title."""
+        return {
+            "class": title, "x": self.start.x, "y": self.start.y, "z": self.start.z, "tiles": self.tiles,
+            "area_m2": round(self.area, 2),
+        }  # fmt: skip
+
 
 def polygons_of(mask: Mask, value: int, tile: Tile, size: int) -> list[Polygon]:
     """Return the regions of a value in a mask, connected by edges, in pixels of a grid with tiles of `size`."""

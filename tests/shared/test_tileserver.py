@@ -1,4 +1,4 @@
-"""rsp download: when it asks again, in the time of a clock that only waiting moves."""
+"""Tile servers: when they are asked again, in the time of a clock that only waiting moves."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from email.utils import format_datetime
 
 import pytest
 
-from rsp.components.download import client
-from rsp.components.download.client import Client, FetchError, TokenBucket
+from rsp.shared import tileserver
+from rsp.shared.tileserver import Client, FetchError, TokenBucket
 from tests.tileserver import Reply, TileServer
 
 
@@ -57,7 +57,7 @@ def asked(value: object, status: int = 429) -> Reply:
 
 
 def test_each_wait_is_twice_the_one_before(arrivals):
-    assert (client.BACKOFF, client.ATTEMPTS) == (0.5, 4)
+    assert (tileserver.BACKOFF, tileserver.ATTEMPTS) == (0.5, 4)
     assert arrivals(BUSY, Reply(status=500), BUSY) == [0, 0.5, 1.5, 3.5]
     assert arrivals(BUSY, BUSY, BUSY, BUSY) == [0, 0.5, 1.5, 3.5, "failed"]
 
@@ -92,12 +92,12 @@ def test_a_date_is_as_good_as_seconds(arrivals):
 
 
 def test_a_server_does_not_make_us_wait_for_ever(arrivals):
-    assert arrivals(asked(1e9)) == [0, client.MAX_WAIT]
-    assert arrivals(asked("Fri, 31 Dec 2999 00:00:00 GMT")) == [0, client.MAX_WAIT]
+    assert arrivals(asked(1e9)) == [0, tileserver.MAX_WAIT]
+    assert arrivals(asked("Fri, 31 Dec 2999 00:00:00 GMT")) == [0, tileserver.MAX_WAIT]
 
 
 def test_other_tiles_wait_as_well(arrivals, monkeypatch):
-    monkeypatch.setattr(client, "ATTEMPTS", 1)
+    monkeypatch.setattr(tileserver, "ATTEMPTS", 1)
     assert arrivals(asked(7), paths=("/one", "/two")) == [0, "failed", 7]
     assert arrivals(BUSY, paths=("/one", "/two")) == [0, "failed", 0]
-    assert arrivals(asked(1e9), paths=("/one", "/two")) == [0, "failed", client.MAX_WAIT]
+    assert arrivals(asked(1e9), paths=("/one", "/two")) == [0, "failed", tileserver.MAX_WAIT]

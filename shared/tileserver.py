@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import unescape
-from typing import Self
-
-import requests
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError, ReadTimeoutError
+from typing import TYPE_CHECKING, Literal, Self
 
 from rsp import __version__
-from rsp.shared.errors import DownloadError, UsageError
+from rsp.shared.errors import UsageError
 from rsp.shared.http import TEMPORARY, Backoff, TryAgain, connection_problem, retry, retry_after
+from rsp.shared.tiles import Tile, bounds_mercator
+
+if TYPE_CHECKING:
+    import requests
 
 # Seconds before the second request for a tile; doubled each time after.
 BACKOFF = 0.5
@@ -34,6 +34,18 @@ PATIENCE = 6
 _SERVER = (401, 402, 407, 429, 503)
 _SECRET = re.compile(r"([?&][^=&#\s]*(?:key|token|secret|passw|pwd|sig|auth|cred)[^=&#\s]*=)[^&#\s\"'<>)]+", re.I)
 _USERINFO = re.compile(r"(https?://)[^/@\s]+@", re.I)
+
+Kind = Literal["XYZ", "WMS", "TMS"]
+
+SUBDOMAINS = "abc"
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+# What a URL must hold: one of each group.
+_NEEDED = {
+    "XYZ": [["z"], ["x"], ["y", "-y"]],
+    "TMS": [["z"], ["x"], ["y", "-y"]],
+    "WMS": [["xmin", "bbox"], ["ymin", "bbox"], ["xmax", "bbox"], ["ymax", "bbox"]],
+}
+_KNOWN = {"z", "x", "y", "-y", "xmin", "ymin", "xmax", "ymax", "bbox", "s"}
 
 
 class FetchError(Exception):
@@ -99,17 +111,19 @@ def environment_headers() -> dict[str, str]:
     return headers
 
 
-class _Session(requests.Session):
-    """A session that keeps the headers of the environment from other hosts that a redirect leads to."""
+def _session(secret: tuple[str, ...]) -> requests.Session:
+    """Return a session that keeps these headers from other hosts that a redirect leads to."""
+    import requests  # here, so that modules that only check URLs start without it
 
-    secret: tuple[str, ...] = ()
+    class Session(requests.Session):
+        def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
+            super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]
+            before, after = response.request.url or "", prepared_request.url or ""
+            if self.should_strip_auth(before, after):  # type: ignore[no-untyped-call]
+                for name in secret:
+                    prepared_request.headers.pop(name, None)
 
-    def rebuild_auth(self, prepared_request: requests.PreparedRequest, response: requests.Response) -> None:
-        super().rebuild_auth(prepared_request, response)  # type: ignore[no-untyped-call]
-        before, after = response.request.url or "", prepared_request.url or ""
-        if self.should_strip_auth(before, after):  # type: ignore[no-untyped-call]
-            for name in self.secret:
-                prepared_request.headers.pop(name, None)
+    return Session()
 
 
 @dataclass(frozen=True)
@@ -130,12 +144,13 @@ class Client:
     """
 
     def __init__(self, rate: float, timeout: float, workers: int) -> None:
+        from requests.adapters import HTTPAdapter
+
         self._stop = threading.Event()
         self._bucket = TokenBucket(rate, sleep=self._stop.wait)
         self._timeout = timeout
         headers = environment_headers()
-        self._session = _Session()
-        self._session.secret = tuple(headers)
+        self._session = _session(tuple(headers))
         self._session.headers["User-Agent"] = f"rsp/{__version__}"
         self._session.headers.update(headers)
         self._session.max_redirects = 5
@@ -163,6 +178,9 @@ class Client:
 
     def _fetch(self, url: str) -> Answer:
         """Ask once."""
+        import requests
+        from urllib3.exceptions import HTTPError, ReadTimeoutError
+
         self._bucket.take()
         if self._stop.is_set():
             raise FetchError("given up", server=True)
@@ -190,6 +208,8 @@ class Client:
 
     def _body(self, response: requests.Response) -> bytes:
         """Read the body of an answer, up to a limit in bytes and in time."""
+        import requests
+
         parts: list[bytes] = []
         size, end = 0, time.monotonic() + PATIENCE * self._timeout
         # What has come, as it comes: iter_content would wait for whole pieces, past any deadline.
@@ -210,7 +230,7 @@ def _refusal(response: requests.Response) -> FetchError:
     return FetchError(reason, server=status in _SERVER)
 
 
-def complaint(answer: Answer) -> str | None:
+def error_text(answer: Answer) -> str | None:
     """Return what a server says in words where an image was asked for; None where the answer is no text.
 
     A WMS reports its errors as XML, with status 200; portals answer with a page to log in.
@@ -235,36 +255,38 @@ def check_scheme(url: str) -> None:
         raise UsageError(f"the URL must begin with http:// or https://, got {masked(url)[:60]!r}")
 
 
-class Fruitless:
-    """Tells when going on makes no sense: what the server refuses ten times running, it will refuse a thousand.
+def check_url(url: str, kind: Kind) -> None:
+    """Raise `UsageError` where a URL cannot be that of a tile."""
+    if kind not in _NEEDED:
+        raise UsageError(f"--type is one of {', '.join(_NEEDED)}, got {kind!r}")
+    check_scheme(url)
+    found = set(_PLACEHOLDER.findall(url))
+    lacking = [choices[0] for choices in _NEEDED[kind] if not found & set(choices)]
+    if lacking:
+        raise UsageError(
+            f"the URL lacks {', '.join(f'{{{name}}}' for name in lacking)}, which --type {kind} needs"
+        )
+    if unknown := sorted(found - _KNOWN):
+        raise UsageError(
+            f"the URL has {{{unknown[0]}}}, which is not a placeholder; known are "
+            + ", ".join(f"{{{name}}}" for name in sorted(_KNOWN))
+        )
 
-    A server that has never given a tile is given up after `FIRST` faults of its own running, or after `NONE` tiles
-    without any; one that has given some, after `LATER` faults running.
-    """
 
-    FIRST, NONE, LATER = 10, 100, 50
-
-    def __init__(self, good: int = 0) -> None:
-        self.good = good
-        self._faults = 0
-        self._failed = 0
-
-    def succeeded(self) -> None:
-        """Note a tile."""
-        self.good += 1
-        self._faults = 0
-
-    def failed(self, reason: FetchError) -> None:
-        """Note a failure; raise `DownloadError` where it is one too many."""
-        self._failed += 1
-        self._faults = self._faults + 1 if reason.server else 0
-        if not self.good and (self._faults >= self.FIRST or self._failed >= self.NONE):
-            raise DownloadError(
-                f"gave up: {self._failed} tiles were tried and the server gave none: {reason} (check the URL, "
-                "the zoom of the cover and the credentials)"
-            )
-        if self._faults >= self.LATER:
-            raise DownloadError(
-                f"the server has failed {self._faults} times running: {reason}; run the same command later to "
-                "continue"
-            )
+def tile_url(url: str, tile: Tile, kind: Kind) -> str:
+    """Return the URL of a tile."""
+    flipped = (1 << tile.z) - 1 - tile.y
+    west, south, east, north = (repr(value) for value in bounds_mercator(tile))
+    values = {
+        "z": str(tile.z),
+        "x": str(tile.x),
+        "y": str(flipped if kind == "TMS" else tile.y),
+        "-y": str(flipped),
+        "xmin": west,
+        "ymin": south,
+        "xmax": east,
+        "ymax": north,
+        "bbox": f"{west},{south},{east},{north}",
+        "s": SUBDOMAINS[(tile.x + tile.y) % len(SUBDOMAINS)],
+    }
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], url)

@@ -9,7 +9,6 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-import mercantile
 import numpy as np
 import rasterio
 from affine import Affine
@@ -21,7 +20,7 @@ from rasterio.warp import transform_bounds
 
 from rsp.shared.errors import RasterError
 from rsp.shared.mercator import MAX_LATITUDE
-from rsp.shared.tiles import Tile
+from rsp.shared.tiles import Tile, tile_block
 
 MERCATOR = "EPSG:3857"
 MAX_SIDE = (1 << 31) - 1  # pixels that GDAL can count in a row
@@ -37,7 +36,7 @@ _NO_GEOREFERENCE = (
 
 
 @dataclass(frozen=True)
-class Source:
+class RasterGroup:
     """What is common to the rasters of one run.
 
     Attributes:
@@ -74,7 +73,7 @@ def open_raster(path: str, **options: Any) -> rasterio.DatasetReader:
         raise RasterError(f"cannot read the raster {path}: {error}") from error
 
 
-def inspect(paths: Sequence[str], bands: Sequence[int] | None, *, label: bool) -> Source:
+def inspect(paths: Sequence[str], bands: Sequence[int] | None, *, label: bool) -> RasterGroup:
     """Check that rasters can be tiled together, and return what they have in common.
 
     Args:
@@ -117,7 +116,7 @@ def inspect(paths: Sequence[str], bands: Sequence[int] | None, *, label: bool) -
                 f"{path} has {', '.join(map(str, chosen))} of {dtype}"
             )
     assert first is not None
-    return Source(tuple(paths), first[1], first[2])
+    return RasterGroup(tuple(paths), first[1], first[2])
 
 
 def _check_georeference(raster: rasterio.DatasetReader, path: str) -> None:
@@ -157,7 +156,7 @@ def _check_label(bands: tuple[int, ...], dtype: str, path: str) -> None:
         raise RasterError(f"labels are whole numbers, {path} holds {dtype}")
 
 
-def default_range(source: Source) -> tuple[float, float]:
+def default_range(source: RasterGroup) -> tuple[float, float]:
     """Return what a 16-bit raster is scaled by: from 0 to the greatest value of the sensor's depth.
 
     The depth is the least one that holds the greatest value found, so pictures of 12-bit sensors are not dark.
@@ -199,10 +198,7 @@ def footprint(path: str, zoom: int, tile_size: int) -> tuple[Tile, Tile]:
     west, east = max(west, -180.0), min(east, 180.0)
     if west > east:  # it crosses the antimeridian
         west, east = -180.0, 180.0
-    epsilon = 1e-11  # in degrees, as mercantile does it: an edge on the edge of a tile belongs to one side
-    first = mercantile.tile(west, north, zoom)
-    last = mercantile.tile(east - epsilon, south + epsilon, zoom)
-    last = Tile(max(first.x, last.x), max(first.y, last.y), zoom)
+    first, last = tile_block(west, south, east, north, zoom)
     if (last.x - first.x + 1) * tile_size > MAX_SIDE:
         raise RasterError(f"{path} has more than {MAX_SIDE} pixels in a row at zoom {zoom}; cut it into parts")
     return first, last
