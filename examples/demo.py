@@ -183,7 +183,7 @@ class Steps(io.StringIO):
 def torchserve(out: Path) -> Iterator[Any]:
     """Start TorchServe without a model; yield None, and say why, where that cannot be."""
     from rsp.serving.host import preflight
-    from rsp.serving.server import TorchServe
+    from rsp.serving.server import Server
 
     try:
         preflight()
@@ -194,7 +194,7 @@ def torchserve(out: Path) -> Iterator[Any]:
     store = out / "model_store"
     shutil.rmtree(store, ignore_errors=True)
     store.mkdir(parents=True)
-    with TorchServe(model_store=store, model_api=True) as server:
+    with Server(model_store=store, model_api=True) as server:
         yield server
 
 

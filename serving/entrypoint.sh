@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Starts TorchServe in the container behind the front door, and ends both without losing a request.
+# Starts TorchServe in the container behind the proxy, and ends both without losing a request.
 #
 #   RSP_BIND          address to listen on (default 127.0.0.1; a pod behind a NetworkPolicy wants 0.0.0.0)
 #   RSP_PORT          port for predictions (default 8080)
@@ -10,11 +10,11 @@
 #   RSP_MODEL_API     true (default): `rsp deploy` may register models; false: the model is fixed
 #   RSP_DRAIN         seconds between SIGTERM and the end of accepting (default 10): time for load balancers to notice
 #   RSP_ANSWER        seconds that requests under way may take after that (default 65)
-#   RSP_BACKEND_PORT  port of the loopback between the front door and TorchServe (default 18080)
+#   RSP_BACKEND_PORT  port of the loopback between the proxy and TorchServe (default 18080)
 #   TS_<KEY>          any other key of config.properties
 #
 # TorchServe has no graceful stop: SIGTERM to Java cuts off the requests under way, SIGTERM to the launcher leaves
-# Java behind. So this script takes the signal, and serves on while it is not ready any more; then the front door
+# Java behind. So this script takes the signal, and serves on while it is not ready any more; then the proxy
 # closes and answers what it has; then Java ends.
 set -euo pipefail
 
@@ -57,22 +57,22 @@ cd "$TEMP"
 torchserve --start --foreground --no-config-snapshots --ts-config "$here/config.properties" \
   --log-config "$here/log4j2.xml" --model-store "$store" ${models[@]+--models "${models[@]}"} &
 launcher=$!
-python3 -m rsp.serving.front --listen "$bind:${RSP_PORT:-8080}" --backend "$backend" --drain "${RSP_ANSWER:-65}" &
-front=$!
+python3 -m rsp.serving.proxy --listen "$bind:${RSP_PORT:-8080}" --backend "$backend" --drain "${RSP_ANSWER:-65}" &
+proxy=$!
 
 asked=false
 trap 'asked=true' TERM INT
 code=0
 # Ends with the signal, or with whichever of the two ends by itself.
-wait -n "$launcher" "$front" || code=$?
+wait -n "$launcher" "$proxy" || code=$?
 if $asked; then
   echo "shutting down: no longer ready, and serving for ${RSP_DRAIN:-10} s more"
   touch "$TEMP/draining"
   sleep "${RSP_DRAIN:-10}" || true
 fi
-kill -TERM "$front" 2> /dev/null || true
+kill -TERM "$proxy" 2> /dev/null || true
 ended=0
-wait "$front" 2> /dev/null || ended=$?
+wait "$proxy" 2> /dev/null || ended=$?
 if $asked; then code=$ended; fi
 kill -TERM "$(< "$TEMP/.model_server.pid")" 2> /dev/null || true
 wait "$launcher" 2> /dev/null || true

@@ -6,29 +6,26 @@ rsp serve --model checkpoint.safetensors --name roofs --port 9000
 
 It runs until Ctrl-C or SIGTERM: then it accepts no more connections, answers what it has, and ends. In Python:
 
-    with TorchServe(Path("model.pt2")) as server:
+    with Server(Path("model.pt2")) as server:
         TileClient(server.inference).predict(image)
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import re
-import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rsp.serving.archive import HERE, build_archive, trusts_models
-from rsp.serving.front import Front, max_request_size
-from rsp.serving.host import connects, free_ports, preflight, short_folder
+from rsp.serving.archive import build_archive, trusts_models
 from rsp.serving.management import ready_workers
-from rsp.serving.store import VARIABLE, current_archives
+from rsp.serving.proxy import Proxy, max_request_size
+from rsp.serving.store import current_archives
+from rsp.serving.torchserve import TorchServe, loopback
 from rsp.shared.arguments import bounded
 from rsp.shared.errors import RspError, ServingError, UsageError
 from rsp.shared.parallel import cpu_count
@@ -38,8 +35,8 @@ from rsp.shared.parser import Parser
 DIED = "Backend worker process died"
 
 
-class TorchServe:
-    """TorchServe on this machine, behind a `Front`, with a folder, ports and processes of its own.
+class Server:
+    """TorchServe behind a `Proxy`.
 
     Args:
         model: The model to serve; if None, what the model store says is current.
@@ -75,12 +72,14 @@ class TorchServe:
         timeout: float = 120.0,
     ) -> None:
         self.model, self.name, self.version, self.host = model, name, version, host
-        self.workers, self.threads, self.model_api, self.timeout = workers, threads, model_api, timeout
-        self._store = model_store
-        self._port, self._asked = port, (0, management_port, metrics_port, 0, 0)
-        self._front: Front | None = None
-        self._folder: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self.timeout = timeout
+        self._store, self._port, self._asked = model_store, port, management_port or metrics_port
+        self._options = {
+            "host": host, "management_port": management_port, "metrics_port": metrics_port, "workers": workers,
+            "threads": threads, "model_api": model_api,
+        }  # fmt: skip
+        self._proxy: Proxy | None = None
+        self._torchserve: TorchServe | None = None
 
     def start(self) -> None:
         """Start, and return when a worker is READY (or, without any model, when the server answers).
@@ -89,14 +88,13 @@ class TorchServe:
             ServingError: Java or a package is missing, a port is taken, the model cannot be loaded, or no worker
                 is READY in time; with the reason, or the end of the log.
         """
-        preflight()
-        self._folder = folder = short_folder()
         try:
+            self._torchserve = server = TorchServe(self._store, **self._options)  # type: ignore[arg-type]
+            self.model_store, self.log = server.model_store, server.log
             # From the start: it answers 503 until TorchServe does.
-            self._front = Front(self.host, self._port, 0, max_body=max_request_size())
-            self._front.start()
-            self.model_store = (self._store or folder / "store").absolute()
-            self.model_store.mkdir(parents=True, exist_ok=True)
+            self._proxy = Proxy(self.host, self._port, 0, max_body=max_request_size())
+            self._proxy.start()
+            self.inference = f"http://{loopback(self.host)}:{self._proxy.port}"
             if self.model is not None:
                 archive = build_archive(
                     self.model,
@@ -105,67 +103,28 @@ class TorchServe:
                     version=self.version,
                     trust_model=trusts_models(),
                 )
-                self._models = {self.name: archive.name}
+                server.models = {self.name: archive.name}
             else:
-                self._models = current_archives(self.model_store)
+                server.models = current_archives(self.model_store)
             for attempt in (1, 2, 3):
-                self._launch(folder)
+                server.launch()
+                self._proxy.backend, self.management, self.metrics = server.port, server.management, server.metrics
                 try:
                     return self._wait()
                 except ServingError:
                     # Somebody else took a port in the moment between our choice and Java's start.
-                    if attempt == 3 or any(self._asked) or "Address already in use" not in self.tail(200):
+                    if attempt == 3 or self._asked or "Address already in use" not in server.tail(200):
                         raise
-                    self._kill()
+                    server.kill()
         except BaseException:
             self.stop()
             raise
 
-    def _launch(self, folder: Path) -> None:
-        assert self._front is not None
-        ports = free_ports(self._asked)
-        self._front.backend = ports[0]
-        here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104
-        self.inference = f"http://{here}:{self._front.port}"
-        self.management, self.metrics = f"http://127.0.0.1:{ports[1]}", f"http://{here}:{ports[2]}"
-        self.log = folder / "log"
-        config = folder / "config.properties"
-        config.write_text((HERE / "config.properties").read_text("utf-8") + self._settings(ports), "utf-8")
-        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
-        command += ["--ts-config", str(config), "--log-config", str(HERE / "log4j2.xml")]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("TS_")}
-        environment |= dict.fromkeys(("TEMP", "TMPDIR", "LOG_LOCATION", "METRICS_LOCATION"), str(folder))
-        environment["OMP_NUM_THREADS"] = str(self.threads)
-        environment[VARIABLE] = str(self.model_store)
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, str(HERE / "watchdog.py"), str(folder), *command],
-                cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )  # fmt: skip
-
-    def _settings(self, ports: list[int]) -> str:
-        """Return what stands over the file of the image."""
-        settings = {
-            "inference_address": f"http://127.0.0.1:{ports[0]}",
-            "management_address": f"http://127.0.0.1:{ports[1]}",
-            "metrics_address": f"http://{self.host}:{ports[2]}",
-            "grpc_inference_port": ports[3],
-            "grpc_management_port": ports[4],
-            "enable_envvars_config": "false",
-            "model_store": self.model_store,
-            "allowed_urls": f"file://{re.escape(str(self.model_store))}/.*".replace("\\", "\\\\"),
-            "load_models": ",".join(f"{name}={archive}" for name, archive in self._models.items()),
-            "enable_model_api": str(self.model_api).lower(),
-            "default_workers_per_model": self.workers,
-        }
-        return "\n" + "".join(f"{key}={value}\n" for key, value in settings.items())
-
     def _wait(self) -> None:
         deadline = time.monotonic() + self.timeout
-        assert self._process is not None
+        assert self._torchserve is not None
         while not self.ready():
-            if self._process.poll() is not None:
+            if not self._torchserve.running:
                 raise ServingError(f"TorchServe ended while it started:\n{self.tail()}")
             log = self.tail(200)
             if DIED in log:
@@ -180,35 +139,28 @@ class TorchServe:
 
     def ready(self) -> bool:
         """Tell whether each model has a worker that is READY; without any model, whether the server answers."""
-        if not self.running:
+        server = self._torchserve
+        if server is None or not server.running:
             return False
-        if not self._models:
-            # The list of models is an object, not a list, and so empty here: connecting is what tells.
-            assert self._front is not None
-            return connects(int(self.management.rpartition(":")[2])) and connects(self._front.backend)
-        return all(ready_workers(self.management, name) for name in self._models)
+        if not server.models:
+            return server.answers()
+        return all(ready_workers(self.management, name) for name in server.models)
 
     @property
     def running(self) -> bool:
         """Whether the processes are there."""
-        return self._process is not None and self._process.poll() is None
+        return self._torchserve is not None and self._torchserve.running
 
     def served(self) -> list[str]:
         """Return the names of the models that it was started with."""
-        return sorted(self._models)
+        return [] if self._torchserve is None else sorted(self._torchserve.models)
 
     def tail(self, lines: int = 20) -> str:
-        """Return the end of the log."""
-        try:
-            return "\n".join(self.log.read_text("utf-8", errors="replace").splitlines()[-lines:])
-        except (OSError, AttributeError):
-            return "(no log)"
+        """Return the end of TorchServe's log."""
+        return "(no log)" if self._torchserve is None else self._torchserve.tail(lines)
 
     def stop(self, drain: float = 0.0) -> int:
-        """Accept no more connections, answer the requests under way, end Java and the workers, remove the folder.
-
-        The processes are killed: TorchServe's own way of stopping takes four seconds, cuts off requests all the
-        same, and has nothing to save.
+        """Accept no more connections, answer the requests under way, end Java and the workers.
 
         Args:
             drain: Seconds that the requests under way may take.
@@ -216,19 +168,10 @@ class TorchServe:
         Returns:
             How many were cut off.
         """
-        lost = 0 if self._front is None else self._front.stop(drain)
-        self._kill()
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        lost = 0 if self._proxy is None else self._proxy.stop(drain)
+        if self._torchserve is not None:
+            self._torchserve.close()
         return lost
-
-    def _kill(self) -> None:
-        if self._process is None:
-            return
-        assert self._process.stdin is not None
-        self._process.stdin.close()  # the watchdog does the rest
-        self._process.wait()
-        self._process = None
 
     def __enter__(self) -> Self:
         self.start()
@@ -295,7 +238,7 @@ def main(argv: list[str] | None = None) -> int:
 def _serve(args: dict[str, Any], drain: float) -> int:
     if args["model"] is None and args["model_store"] is None:
         raise UsageError("give --model, or the --model_store whose models are to be served")
-    with TorchServe(**args) as server:
+    with Server(**args) as server:
         names = server.served()
         for name in names:
             print(f"serving {server.inference}/predictions/{name}")

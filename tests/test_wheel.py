@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from rsp.serving.client import TileClient
-from rsp.serving.server import free_ports
+from rsp.serving.host import free_ports
 from rsp.shared.images import decode_mask, encode
 from tests.tilesets import BLOCK, CONFIG, make_tileset, noise, squares
 from tests.toy import make_config, make_dataset

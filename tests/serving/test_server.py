@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from rsp.serving.server import TorchServe, free_ports, preflight
+from rsp.serving.host import free_ports, preflight
+from rsp.serving.server import Server
 from rsp.serving.store import current_archives, previous_archive, set_current, set_previous
 from rsp.shared.errors import ServingError
 
@@ -23,7 +24,7 @@ def test_without_java(monkeypatch, tmp_path):
     monkeypatch.delenv("JAVA_HOME", raising=False)
     with pytest.raises(ServingError, match="openjdk-17-jre-headless"):
         preflight()
-    with pytest.raises(ServingError, match="Java 17"), TorchServe(tmp_path / "model.pt2"):
+    with pytest.raises(ServingError, match="Java 17"), Server(tmp_path / "model.pt2"):
         pass
 
 

@@ -23,8 +23,9 @@ from PIL import Image
 from rsp.components.export.tool import export
 from rsp.serving.archive import build_archive, sha8
 from rsp.serving.client import TileClient
+from rsp.serving.host import free_ports
 from rsp.serving.management import Management, ready_workers
-from rsp.serving.server import TorchServe, free_ports
+from rsp.serving.server import Server
 from rsp.serving.store import current_archives, set_current
 from rsp.shared.errors import ServingError, TileError
 from rsp.shared.images import decode_mask, encode
@@ -61,7 +62,7 @@ def predictor(model):
     return load_predictor(model, device="cpu", threads=1)
 
 
-class Watched(TorchServe):
+class Watched(Server):
     """Notes at each look what the management API and a tile client say of its readiness."""
 
     def ready(self) -> bool:
@@ -111,7 +112,7 @@ def test_every_form_of_a_model_answers_the_same_pixels(tmp_path, checkpoint, cli
         set_current(store, kind, build_archive(out, store, name=kind))
     expected = predict_tiles(load_predictor(checkpoint, device="cpu"), images)
     assert [client.predict(image) for image in images] == expected
-    with TorchServe(model_store=store) as several:
+    with Server(model_store=store) as several:
         for name in ("checkpoint", "onnx", "jit"):
             with TileClient(several.inference, name) as other:
                 assert [other.predict(image) for image in images] == expected, name
@@ -285,19 +286,19 @@ def test_a_model_that_does_not_load_says_why(tmp_path, model):
     set_current(tmp_path, "rsp", broken)
     assert current_archives(tmp_path) == {"rsp": "rsp-broken.mar"}
     with pytest.raises(ServingError, match=r"cannot load the model: .*ModelError") as caught:
-        TorchServe(model_store=tmp_path).start()
+        Server(model_store=tmp_path).start()
     assert "model.pt2" in str(caught.value)
 
 
 def test_a_model_of_another_torch_is_refused(tmp_path):
     model = make_checkpoint(tmp_path / "old.safetensors", versions={"torch": "1.13.1"})
     with pytest.raises(ServingError, match=r"exported by torch 1\.13\.1, this server has"):
-        TorchServe(model).start()
+        Server(model).start()
 
 
 def test_a_port_that_is_taken(model, server):
     with pytest.raises(ServingError, match="choose another port"):
-        TorchServe(model, port=int(server.inference.rsplit(":", 1)[1])).start()
+        Server(model, port=int(server.inference.rsplit(":", 1)[1])).start()
 
 
 def start_foreground(model: Path, folder: Path) -> tuple[subprocess.Popen[str], str]:

@@ -1,4 +1,4 @@
-"""The front door: what it passes on, what it refuses, and how it closes."""
+"""The proxy: what it passes on, what it refuses, and how it closes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-import rsp.serving.front
+import rsp.serving.proxy
 from rsp.serving.archive import HERE
-from rsp.serving.front import Front, _drop_new_connections, max_request_size
 from rsp.serving.host import free_ports
+from rsp.serving.proxy import Proxy, _drop_new_connections, max_request_size
 from rsp.shared.errors import ServingError
 
 LIMIT = 100_000
@@ -82,30 +82,30 @@ def backend():
 
 
 @pytest.fixture
-def front(backend):
+def proxy(backend):
     backend.got.clear()
     backend.go.clear()
-    made = Front("127.0.0.1", 0, backend.server_port, max_body=LIMIT)
+    made = Proxy("127.0.0.1", 0, backend.server_port, max_body=LIMIT)
     made.start()
     yield made
     made.stop()
 
 
-def connect(front: Front) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection("127.0.0.1", front.port, timeout=30)
+def connect(proxy: Proxy) -> http.client.HTTPConnection:
+    return http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=30)
 
 
-def raw(front: Front, data: bytes) -> bytes:
+def raw(proxy: Proxy, data: bytes) -> bytes:
     """Send bytes and return all that comes until the other side closes."""
-    with socket.create_connection(("127.0.0.1", front.port), timeout=30) as sock:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=30) as sock:
         sock.sendall(data)
         sock.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: sock.recv(65536), b""))
 
 
 @pytest.mark.parametrize("path", ["/predictions/rsp?a=%20b", "/chunked", "/close", "/404"])
-def test_requests_and_answers_pass(front, backend, path):
-    connection = connect(front)
+def test_requests_and_answers_pass(proxy, backend, path):
+    connection = connect(proxy)
     for size in (0, 1, LIMIT):
         body = os.urandom(size)
         connection.request("POST", path, body, {"X-Overlap": "3", "X-Twice": "a"})
@@ -115,7 +115,7 @@ def test_requests_and_answers_pass(front, backend, path):
         assert answer.headers.get_all("Content-Length") == [str(size)]
         line, headers, got = backend.got[-1]
         assert (line, got) == (f"POST {path} HTTP/1.1", body)
-        assert headers["X-Overlap"] == "3" and headers["Host"] == f"127.0.0.1:{front.port}"
+        assert headers["X-Overlap"] == "3" and headers["Host"] == f"127.0.0.1:{proxy.port}"
     local = connection.sock.getsockname()
     connection.request("GET", "/")
     connection.getresponse().read()
@@ -123,8 +123,8 @@ def test_requests_and_answers_pass(front, backend, path):
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS"])
-def test_every_method(front, method):
-    connection = connect(front)
+def test_every_method(proxy, method):
+    connection = connect(proxy)
     for _ in range(2):
         connection.request(method, "/x", b"abc")
         answer = connection.getresponse()
@@ -132,8 +132,8 @@ def test_every_method(front, method):
         assert answer.read() == (b"" if method == "HEAD" else b"abc")
 
 
-def test_bodies_in_chunks_and_with_a_question_first(front, backend):
-    connection = connect(front)
+def test_bodies_in_chunks_and_with_a_question_first(proxy, backend):
+    connection = connect(proxy)
     connection.request(
         "POST", "/", iter([b"abc", b"de"]), encode_chunked=True, headers={"Transfer-Encoding": "chunked"}
     )
@@ -142,9 +142,9 @@ def test_bodies_in_chunks_and_with_a_question_first(front, backend):
     asking = (
         b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
     )
-    answer = raw(front, asking)
+    answer = raw(proxy, asking)
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ") and answer.endswith(b"\r\n\r\nhi")
-    assert raw(front, b"GET / HTTP/1.0\r\n\r\n").count(b"Connection: close") == 1
+    assert raw(proxy, b"GET / HTTP/1.0\r\n\r\n").count(b"Connection: close") == 1
 
 
 MALFORMED = {
@@ -174,84 +174,84 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
-def test_what_is_malformed_or_too_large_is_refused_with_a_reason(front, backend, kind):
+def test_what_is_malformed_or_too_large_is_refused_with_a_reason(proxy, backend, kind):
     """C5: a negative Content-Length hung, 413 said nothing."""
     data, status, reason = MALFORMED[kind]
-    head, _, body = raw(front, data).partition(b"\r\n\r\n")
+    head, _, body = raw(proxy, data).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d " % status) and b"Connection: close" in head
     assert reason in json.loads(body)["detail"]
     assert not backend.got
 
 
-def test_a_body_that_is_too_large_is_refused_and_the_client_can_read_it(front):
-    connection = connect(front)
+def test_a_body_that_is_too_large_is_refused_and_the_client_can_read_it(proxy):
+    connection = connect(proxy)
     connection.request("POST", "/", bytes(20_000_000))
     answer = connection.getresponse()
     assert answer.status == 413 and "100000 bytes" in json.loads(answer.read())["detail"]
 
 
-def test_slow_clients_are_dropped(front, backend, monkeypatch):
+def test_slow_clients_are_dropped(proxy, backend, monkeypatch):
     """C5: 300 slow connections stayed open for ever."""
-    monkeypatch.setattr(rsp.serving.front, "FIRST", 0.2)
-    monkeypatch.setattr(rsp.serving.front, "BODY", 0.2)
-    slow = [socket.create_connection(("127.0.0.1", front.port), timeout=30) for _ in range(300)]
+    monkeypatch.setattr(rsp.serving.proxy, "FIRST", 0.2)
+    monkeypatch.setattr(rsp.serving.proxy, "BODY", 0.2)
+    slow = [socket.create_connection(("127.0.0.1", proxy.port), timeout=30) for _ in range(300)]
     for number, sock in enumerate(slow):
         sock.sendall((b"", b"POST / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc")[number % 3])
     assert [sock.recv(1) for sock in slow] == [b""] * 300
     assert not backend.got
-    connection = connect(front)
+    connection = connect(proxy)
     connection.request("GET", "/")
     assert connection.getresponse().status == 200
 
 
 @pytest.mark.parametrize(("limit", "value"), [("MAX_CONNECTIONS", 0), ("MAX_HELD", 2)])
-def test_more_than_it_can_hold_is_asked_to_come_back(front, monkeypatch, limit, value):
-    monkeypatch.setattr(rsp.serving.front, limit, value)
-    connection = connect(front)
+def test_more_than_it_can_hold_is_asked_to_come_back(proxy, monkeypatch, limit, value):
+    monkeypatch.setattr(rsp.serving.proxy, limit, value)
+    connection = connect(proxy)
     connection.request("POST", "/", b"abc")
     answer = connection.getresponse()
     assert answer.status == 503 and answer.headers["Retry-After"] == "1"
     monkeypatch.undo()
     for _ in range(2):  # nothing is counted twice
-        connection = connect(front)
+        connection = connect(proxy)
         connection.request("POST", "/", b"abc")
         assert connection.getresponse().read() == b"abc"
 
 
 def test_a_backend_that_is_not_there_or_hangs_up(backend):
     (port,) = free_ports((0,))
-    front = Front("127.0.0.1", 0, port, max_body=LIMIT)
-    front.start()
-    connection = connect(front)
+    proxy = Proxy("127.0.0.1", 0, port, max_body=LIMIT)
+    proxy.start()
+    connection = connect(proxy)
     connection.request("GET", "/")
     answer = connection.getresponse()
     assert answer.status == 503 and "TorchServe does not answer" in answer.read().decode()
     with socket.create_server(("127.0.0.1", port)) as rude:
         threading.Thread(target=lambda: rude.accept()[0].close(), daemon=True).start()
-        connection = connect(front)
+        connection = connect(proxy)
         connection.request("GET", "/")
         assert connection.getresponse().status == 502
-    front.backend = backend.server_port
-    connection = connect(front)
+    proxy.backend = backend.server_port
+    connection = connect(proxy)
     connection.request("GET", "/")
     assert connection.getresponse().status == 200
-    front.stop()
+    proxy.stop()
 
 
-def test_a_connection_to_the_backend_that_it_closed_is_replaced(front, backend):
+def test_a_connection_to_the_backend_that_it_closed_is_replaced(proxy, backend):
     with ThreadPoolExecutor(4) as pool:
         assert (
-            list(pool.map(lambda _: raw(front, b"GET / HTTP/1.0\r\n\r\n")[:12], range(8))) == [b"HTTP/1.1 200"] * 8
+            list(pool.map(lambda _: raw(proxy, b"GET / HTTP/1.0\r\n\r\n")[:12], range(8))) == [b"HTTP/1.1 200"] * 8
         )
-    assert front._pool
-    for _, writer in front._pool:
-        front._loop.call_soon_threadsafe(writer.transport.abort)
-    assert raw(front, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+    assert proxy._pool
+    for _, writer in proxy._pool:
+        proxy._loop.call_soon_threadsafe(writer.transport.abort)
+    assert raw(proxy, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
 
 
-def test_a_port_that_is_taken(front):
+def test_a_port_that_is_taken(proxy):
     with pytest.raises(ServingError, match="choose another port"):
-        Front("127.0.0.1", front.port, 1, max_body=1)
+        Proxy("127.0.0.1", proxy.port, 1, max_body=1)
 
 
 def test_the_limit_is_torchserves(monkeypatch):
@@ -264,18 +264,18 @@ def test_the_limit_is_torchserves(monkeypatch):
 # --- the end ------------------------------------------------------------------------------------------------
 
 
-def test_the_end_answers_what_was_sent_and_accepts_no_more(front, backend):
+def test_the_end_answers_what_was_sent_and_accepts_no_more(proxy, backend):
     """C3."""
-    under_way, idle = connect(front), connect(front)
+    under_way, idle = connect(proxy), connect(proxy)
     idle.request("GET", "/")
     idle.getresponse().read()
     under_way.request("POST", "/wait", b"abc")
     assert backend.waiting.acquire(timeout=30)
     with ThreadPoolExecutor(1) as pool:
-        stopped = pool.submit(front.stop, 60)
+        stopped = pool.submit(proxy.stop, 60)
         assert idle.sock.recv(1) == b""  # closed when the grace is over, not reset
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", front.port), timeout=30)
+            socket.create_connection(("127.0.0.1", proxy.port), timeout=30)
         assert not stopped.done()
         backend.go.set()
         answer = under_way.getresponse()
@@ -283,13 +283,13 @@ def test_the_end_answers_what_was_sent_and_accepts_no_more(front, backend):
         assert stopped.result(30) == 0
 
 
-def test_an_idle_connection_may_send_one_more(front, monkeypatch):
-    monkeypatch.setattr(rsp.serving.front, "GRACE", 30.0)
-    idle = connect(front)
+def test_an_idle_connection_may_send_one_more(proxy, monkeypatch):
+    monkeypatch.setattr(rsp.serving.proxy, "GRACE", 30.0)
+    idle = connect(proxy)
     idle.request("GET", "/")
     idle.getresponse().read()
     with ThreadPoolExecutor(1) as pool:
-        stopped = pool.submit(front.stop, 60)
+        stopped = pool.submit(proxy.stop, 60)
         while True:  # the last answers of a connection say so
             idle.request("POST", "/", b"more")
             answer = idle.getresponse()
@@ -299,11 +299,11 @@ def test_an_idle_connection_may_send_one_more(front, monkeypatch):
         assert stopped.result(30) == 0
 
 
-def test_what_takes_too_long_is_cut_off_and_counted(front, backend):
-    connection = connect(front)
+def test_what_takes_too_long_is_cut_off_and_counted(proxy, backend):
+    connection = connect(proxy)
     connection.request("POST", "/wait", b"abc")
     assert backend.waiting.acquire(timeout=30)
-    assert front.stop(0.2) == 1
+    assert proxy.stop(0.2) == 1
     with pytest.raises((ConnectionError, http.client.HTTPException)):
         connection.getresponse()
 
@@ -311,7 +311,7 @@ def test_what_takes_too_long_is_cut_off_and_counted(front, backend):
 def test_no_connection_is_reset_while_it_stops(backend):
     """Clients that open one connection after the other: each is answered or refused, none is cut."""
     (port,) = free_ports((0,))
-    command = [sys.executable, "-m", "rsp.serving.front", "--listen", f"127.0.0.1:{port}", "--backend"]
+    command = [sys.executable, "-m", "rsp.serving.proxy", "--listen", f"127.0.0.1:{port}", "--backend"]
     process = subprocess.Popen([*command, str(backend.server_port)])
     started, stopping = threading.Semaphore(0), threading.Event()
 

@@ -1,6 +1,6 @@
-"""The front door of TorchServe: owns the public port, and passes whole, well-formed requests on over the loopback.
+"""The proxy before TorchServe: owns the public port, and passes whole, well-formed requests on over the loopback.
 
-    python -m rsp.serving.front --listen 0.0.0.0:8080 --backend 18080        ends, once all is answered, on SIGTERM
+    python -m rsp.serving.proxy --listen 0.0.0.0:8080 --backend 18080        ends, once all is answered, on SIGTERM
 
 TorchServe cannot stop gracefully: it accepts connections until it dies, and cuts off what it has in hand. It also
 waits forever for a request that does not come, answers 413 without a word, and hangs on a negative
@@ -79,7 +79,7 @@ class _Head:
         return b"".join(b"%b: %b\r\n" % pair for pair in self.headers if pair[0].lower() not in _HOP)
 
 
-class Front:
+class Proxy:
     """A reverse proxy before one TorchServe, on a thread of its own.
 
     Args:
@@ -108,7 +108,7 @@ class Front:
         self._held = 0
         self._draining = False
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="front", daemon=True)
+        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
     def start(self) -> None:
         """Accept connections."""
@@ -381,7 +381,7 @@ def max_request_size() -> int:
 def main(argv: list[str] | None = None) -> int:
     """Pass requests on until SIGTERM."""
     parser = argparse.ArgumentParser(
-        prog="python -m rsp.serving.front", description=(__doc__ or "").splitlines()[0]
+        prog="python -m rsp.serving.proxy", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="default: 127.0.0.1:8080")
     parser.add_argument("--backend", type=int, required=True, metavar="PORT", help="where TorchServe answers")
@@ -395,10 +395,10 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ending.set())
     try:
-        front = Front(host.strip("[]"), int(port), args.backend, max_body=max_request_size())
-        front.start()
+        proxy = Proxy(host.strip("[]"), int(port), args.backend, max_body=max_request_size())
+        proxy.start()
         ending.wait()
-        lost = front.stop(args.drain)
+        lost = proxy.stop(args.drain)
     except RspError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,0 +1,141 @@
+"""TorchServe's processes: a launcher, Java and Python workers, on the loopback, and gone when we are."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from rsp.serving.archive import HERE
+from rsp.serving.host import connects, free_ports, preflight, short_folder
+from rsp.serving.store import VARIABLE
+
+
+class TorchServe:
+    """TorchServe on this machine, with a folder, ports and processes of its own.
+
+    It listens on the loopback alone, metrics excepted, and may start without any model.
+
+    Args:
+        model_store: Folder of the archives that may be registered; one that goes with the server if None.
+        models: The file names of the archives to load at the start, by the models' names.
+        host: Address for the metrics.
+        management_port: Port of the management API on the loopback; a free one if 0. Likewise `metrics_port`.
+        workers: Worker processes of each model.
+        threads: Threads of each worker; workers times threads should not pass the processors.
+        model_api: Let the management API register and remove models.
+
+    Attributes:
+        port: The port on the loopback for predictions.
+        inference, management, metrics: The URLs.
+        log: The log file, gone with the server.
+    """
+
+    def __init__(
+        self,
+        model_store: Path | None = None,
+        *,
+        models: dict[str, str] | None = None,
+        host: str = "127.0.0.1",
+        management_port: int = 0,
+        metrics_port: int = 0,
+        workers: int = 1,
+        threads: int = 1,
+        model_api: bool = True,
+    ) -> None:
+        preflight()
+        self.models, self.host = models or {}, host
+        self.workers, self.threads, self.model_api = workers, threads, model_api
+        self.asked = (0, management_port, metrics_port, 0, 0)
+        self.folder = short_folder()
+        self.log = self.folder / "log"
+        self.model_store = (model_store or self.folder / "store").absolute()
+        self.model_store.mkdir(parents=True, exist_ok=True)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def launch(self) -> None:
+        """Start the processes; `answers` tells when they serve.
+
+        Raises:
+            ServingError: a port that was asked for is taken.
+        """
+        ports = free_ports(self.asked)
+        self.port = ports[0]
+        here = loopback(self.host)
+        self.inference, self.management = (f"http://127.0.0.1:{port}" for port in ports[:2])
+        self.metrics = f"http://{here}:{ports[2]}"
+        config = self.folder / "config.properties"
+        config.write_text((HERE / "config.properties").read_text("utf-8") + self._settings(ports), "utf-8")
+        command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
+        command += ["--ts-config", str(config), "--log-config", str(HERE / "log4j2.xml")]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("TS_")}
+        environment |= dict.fromkeys(("TEMP", "TMPDIR", "LOG_LOCATION", "METRICS_LOCATION"), str(self.folder))
+        environment["OMP_NUM_THREADS"] = str(self.threads)
+        environment[VARIABLE] = str(self.model_store)
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, str(HERE / "watchdog.py"), str(self.folder), *command],
+                cwd=self.folder, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def _settings(self, ports: list[int]) -> str:
+        """Return what stands over the file of the image."""
+        settings = {
+            "inference_address": f"http://127.0.0.1:{ports[0]}",
+            "management_address": f"http://127.0.0.1:{ports[1]}",
+            "metrics_address": f"http://{self.host}:{ports[2]}",
+            "grpc_inference_port": ports[3],
+            "grpc_management_port": ports[4],
+            "enable_envvars_config": "false",
+            "model_store": self.model_store,
+            "allowed_urls": f"file://{re.escape(str(self.model_store))}/.*".replace("\\", "\\\\"),
+            "load_models": ",".join(f"{name}={archive}" for name, archive in self.models.items()),
+            "enable_model_api": str(self.model_api).lower(),
+            "default_workers_per_model": self.workers,
+        }
+        return "\n" + "".join(f"{key}={value}\n" for key, value in settings.items())
+
+    @property
+    def running(self) -> bool:
+        """Whether the processes are there."""
+        return self._process is not None and self._process.poll() is None
+
+    def answers(self) -> bool:
+        """Tell whether both of its ports answer, with or without a model."""
+        # The list of models is an object, not a list, and so empty here: connecting is what tells.
+        return self.running and connects(int(self.management.rpartition(":")[2])) and connects(self.port)
+
+    def tail(self, lines: int = 20) -> str:
+        """Return the end of the log."""
+        try:
+            return "\n".join(self.log.read_text("utf-8", errors="replace").splitlines()[-lines:])
+        except OSError:
+            return "(no log)"
+
+    def kill(self) -> None:
+        """End Java and the workers; `launch` may start them again.
+
+        They are killed: TorchServe's own way of stopping takes four seconds, cuts off requests all the same, and
+        has nothing to save.
+        """
+        if self._process is None:
+            return
+        assert self._process.stdin is not None
+        self._process.stdin.close()  # the watchdog does the rest
+        self._process.wait()
+        self._process = None
+
+    def close(self) -> None:
+        """End the processes, and remove the folder."""
+        self.kill()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def loopback(host: str) -> str:
+    """Return the address at which this machine reaches what listens on `host`, as it stands in a URL."""
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"[{here}]" if ":" in here else here
