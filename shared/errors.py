@@ -47,6 +47,18 @@ class StorageError(RspError):
     """An object store or a disk that refuses."""
 
 
+class NotFoundError(StorageError):
+    """An object that is not there."""
+
+
+class ChangedError(StorageError):
+    """An object that is another than the one that reading began with."""
+
+
+class ConflictError(StorageError):
+    """A conditional write that came too late: somebody else has written the object."""
+
+
 class ModelError(RspError):
     """A network, checkpoint or exported model that cannot be built, read or trusted."""
 
