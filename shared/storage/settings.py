@@ -117,7 +117,7 @@ class SecretFolder(Provider):
         access_key, secret_key = _secret("access_key"), _secret("secret_key")
         if not access_key or not secret_key:
             raise StorageError(
-                f"{SECRETS} is {os.environ.get(SECRETS)}, and access_key and secret_key are not both in that folder"
+                f"{SECRETS} is {os.environ.get(SECRETS)}, and that folder has not both access_key and secret_key"
             )
         return Credentials(access_key, secret_key, _secret("session_token"))
 
