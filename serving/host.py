@@ -52,6 +52,23 @@ def free_ports(asked: tuple[int, ...], host: str = "127.0.0.1") -> list[int]:
     return ports
 
 
+def bound_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that is bound to a port, a free one if 0, and does not listen yet.
+
+    Raises:
+        ServingError: the port is taken, or the address is not one of this machine.
+    """
+    found = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((host, port))
+    except OSError as error:
+        found.close()
+        reason = error.strerror or error
+        raise ServingError(f"cannot listen on {host}:{port}: {reason}; choose another port") from None
+    return found
+
+
 def short_folder() -> Path:
     """Make a temporary folder whose path is short enough for the workers' sockets (108 characters in all)."""
     folder = Path(tempfile.mkdtemp(prefix="rsp-serve-"))
