@@ -16,7 +16,10 @@ ROOM = "rsp"
 TOOLS = sorted(name for name, module in PROJECT["entry-points"]["rsp.tools"].items() if "components" in module)
 
 # Packages whose import name is another.
-NAMES = {"PIL": "pillow", "yaml": "pyyaml", "model_archiver": "torch-model-archiver", "ts": "torchserve"}
+NAMES = {
+    "PIL": "pillow", "yaml": "pyyaml", "model_archiver": "torch-model-archiver", "ts": "torchserve",
+    "prometheus_client": "prometheus-client",
+}  # fmt: skip
 # kfp's executor is in every image by itself; setuptools_scm is asked in a checkout only.
 ELSEWHERE = {"kfp", "setuptools_scm"}
 # Comes with what is asked for: rasterio needs affine, requests needs urllib3.

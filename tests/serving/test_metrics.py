@@ -9,6 +9,7 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from rsp.serving import exporter
 from rsp.serving.exporter import MOST, MetricsServer
 from rsp.serving.metrics import KEEP, Metrics, parse_server_timing
 from rsp.shared.errors import ServingError
@@ -100,9 +101,13 @@ def test_series_of_a_version_that_went_are_removed(metrics):
     assert ("rsp_request_seconds_count", "roofs", "v2") in found
     metrics.observe("roofs", "v1", 404, 0.1)
     assert values(metrics)["rsp_requests_total", "roofs", "404", "unknown"] == 1
-    metrics.serves("roofs", ["v1", "v2"], "v1")  # a roll-back
+
+
+def test_series_of_a_version_that_came_back_stay(metrics):
+    metrics.serves("roofs", ["v2"], "v2")
+    metrics.serves("roofs", ["v1", "v2"], "v1")
     metrics.observe("roofs", "v1", 200, 0.1)
-    clock.now += 2 * KEEP
+    metrics._clock.now += 2 * KEEP
     assert values(metrics)["rsp_requests_total", "roofs", "200", "v1"] == 1
 
 
@@ -184,7 +189,8 @@ def test_server_timing(header, times):
     assert parse_server_timing(header) == times
 
 
-def test_the_port_shows_the_metrics_and_nothing_else(metrics):
+def test_the_port_shows_the_metrics_and_nothing_else(metrics, monkeypatch):
+    monkeypatch.setattr(exporter._Handler, "timeout", 600)
     server = MetricsServer(metrics, "127.0.0.1", 0)
     server.start()
     try:
@@ -199,6 +205,7 @@ def test_the_port_shows_the_metrics_and_nothing_else(metrics):
             MetricsServer(metrics, "127.0.0.1", server.port)
         # Who opens connections and says nothing takes the places there are, and no thread beyond them.
         idle = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(MOST + 5)]
+        idle[-1].settimeout(60)
         assert idle[-1].recv(1) == b""
         for each in idle:
             each.close()
