@@ -59,6 +59,10 @@ class ConflictError(StorageError):
     """A conditional write that came too late: somebody else has written the object."""
 
 
+class ReleaseError(RspError):
+    """A release that is not there, is not whole, or is not what its store says."""
+
+
 class ModelError(RspError):
     """A network, checkpoint or exported model that cannot be built, read or trusted."""
 

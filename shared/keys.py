@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,7 +110,7 @@ def read_table(row: Any, keys: Sequence[Key], where: str, *, others: bool = Fals
 
 def typed(value: Any, key: Key, where: str) -> Any:
     """Return a value as the type of its key; raise `ConfigError` that names what was expected."""
-    number = type(value) in (int, float) and math.isfinite(value)
+    number = _is_finite(value)
     match key.holds, value:
         case "bool", bool():
             return value
@@ -124,9 +124,7 @@ def typed(value: Any, key: Key, where: str) -> Any:
             return width
         case "ints", list() if value and all(type(item) is int and 0 < item <= key.high for item in value):
             return tuple(value)
-        case "floats", list() if value and all(
-            type(item) in (int, float) and math.isfinite(item) for item in value
-        ):
+        case "floats", list() if value and all(map(_is_finite, value)):
             return tuple(map(float, value))
         case "strs", list() if all(isinstance(item, str) for item in value):
             return tuple(value)
@@ -143,6 +141,11 @@ def shortened(value: Any) -> str:
     """Return a value as messages show it."""
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
+
+
+def _is_finite(value: Any) -> bool:
+    """Tell whether a value is a number that a float can hold; `math.isfinite` raises for whole ones beyond."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _in_range(holds: str, value: float) -> bool:

@@ -17,7 +17,7 @@ def test_what_is_not_a_number(holds, value):
         typed(value, Key("x", holds), "here")
 
 
-@pytest.mark.parametrize("value", [[math.inf], [1.0, math.nan], [True], [], 1.0])
+@pytest.mark.parametrize("value", [[math.inf], [1.0, math.nan], [True], [], 1.0, [10**400]])
 def test_what_is_not_a_list_of_numbers(value):
     with pytest.raises(ConfigError, match="here: expected a list"):
         typed(value, Key("x", "floats"), "here")
@@ -26,9 +26,9 @@ def test_what_is_not_a_list_of_numbers(value):
 @pytest.mark.parametrize(
     ("holds", "good", "bad"),
     [
-        ("int", [0, 7], [-1, 1.5, 8]),
+        ("int", [0, 7], [-1, 1.5, 8, 10**400]),
         ("count", [1, 7], [0, 8]),
-        ("positive", [1e-9, 5], [0, -1]),
+        ("positive", [1e-9, 5], [0, -1, 10**400]),
         ("fraction", [0, 0.5, 1], [-0.1, 1.1]),
         ("weight", [0, 3.5], [-0.5]),
         ("size", [1, [7, 7]], [0, [3, 4], [0, 0], [8, 8]]),
