@@ -22,8 +22,8 @@ NAMES = {
 }  # fmt: skip
 # kfp's executor is in every image by itself; setuptools_scm is asked in a checkout only.
 ELSEWHERE = {"kfp", "setuptools_scm"}
-# Comes with what is asked for: rasterio needs affine, requests needs urllib3.
-IMPLIED = {"affine": "rasterio", "urllib3": "requests"}
+# Comes with what is asked for: rasterio needs affine, requests needs urllib3, minio needs certifi.
+IMPLIED = {"affine": "rasterio", "certifi": "minio", "urllib3": "requests"}
 
 
 def wanted(extra: str) -> set[str]:
