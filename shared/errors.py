@@ -39,6 +39,10 @@ class RasterError(RspError):
     """A raster that cannot be read or has no georeference."""
 
 
+class SourceError(RspError):
+    """A source of live imagery that cannot be opened, or does not answer now."""
+
+
 class DownloadError(RspError):
     """A tile server that cannot be used."""
 

@@ -178,6 +178,13 @@ def encode(image: Array, tile_format: str) -> bytes:
     return buffer.getvalue()
 
 
+def encode_lossless(image: Array) -> bytes:
+    """Encode an image without loss: PNG where that holds its bands and their type, else TIFF."""
+    bands, kind = image.shape[2], image.dtype
+    png = (kind == np.uint8 and bands in (1, 3)) or (kind == np.uint16 and bands == 1)
+    return encode(image, "png" if png else "tif")
+
+
 def _encode_tiff(image: Array) -> bytes:
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError

@@ -133,7 +133,7 @@ def _check_georeference(raster: rasterio.DatasetReader, path: str) -> None:
             f"gdal_translate -a_srs EPSG:<code> {path} new.tif"
         )
     try:
-        _bounds(raster)
+        geographic_bounds(raster)
     except (RasterioError, CRSError, CPLE_BaseError) as error:
         raise RasterError(f"{path} has a CRS that cannot be projected to {MERCATOR}: {error}") from error
 
@@ -179,7 +179,7 @@ def default_range(source: RasterGroup) -> tuple[float, float]:
     return 0.0, float((1 << depth) - 1)
 
 
-def _bounds(raster: rasterio.DatasetReader) -> tuple[float, float, float, float]:
+def geographic_bounds(raster: rasterio.DatasetReader) -> tuple[float, float, float, float]:
     """Return west, south, east, north in degrees, also of a raster that is turned."""
     corners = array_bounds(raster.height, raster.width, raster.transform)
     west, south, east, north = transform_bounds(raster.crs, "EPSG:4326", *corners)
@@ -189,7 +189,7 @@ def _bounds(raster: rasterio.DatasetReader) -> tuple[float, float, float, float]
 def footprint(path: str, zoom: int, tile_size: int) -> tuple[Tile, Tile]:
     """Return the first and the last tile that the bounding box of a raster meets."""
     with open_raster(path) as raster:
-        west, south, east, north = _bounds(raster)
+        west, south, east, north = geographic_bounds(raster)
     if not np.isfinite([west, south, east, north]).all():
         raise RasterError(f"{path} lies, at least in part, where {MERCATOR} is not defined")
     south, north = max(south, -MAX_LATITUDE), min(north, MAX_LATITUDE)

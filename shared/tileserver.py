@@ -32,6 +32,8 @@ PATIENCE = 6
 # What says something of the server, or of our right to use it. Others are of one tile: some servers answer 403 or
 # 500 where they have no tile.
 _SERVER = (401, 402, 407, 429, 503)
+# What says that there is no such tile; object stores say 403 where nobody may list what there is.
+_ABSENT = (204, 403, 404, 410)
 _SECRET = re.compile(r"([?&][^=&#\s]*(?:key|token|secret|passw|pwd|sig|auth|cred)[^=&#\s]*=)[^&#\s\"'<>)]+", re.I)
 _USERINFO = re.compile(r"(https?://)[^/@\s]+@", re.I)
 
@@ -53,11 +55,12 @@ class FetchError(Exception):
 
     Attributes:
         server: The fault is the server's as a whole (unreachable, refusing, overloaded), not of this tile.
+        absent: The server says that it has no such tile.
     """
 
-    def __init__(self, reason: str, *, server: bool) -> None:
+    def __init__(self, reason: str, *, server: bool, absent: bool = False) -> None:
         super().__init__(reason)
-        self.server = server
+        self.server, self.absent = server, absent
 
 
 def masked(text: str) -> str:
@@ -141,14 +144,15 @@ class Client:
         rate: Requests a second, over all threads and retries.
         timeout: Seconds to wait for a connection, and for each part of an answer.
         workers: How many threads there are.
+        attempts: How often a URL is asked for in all; `ATTEMPTS` where None.
     """
 
-    def __init__(self, rate: float, timeout: float, workers: int) -> None:
+    def __init__(self, rate: float, timeout: float, workers: int, *, attempts: int | None = None) -> None:
         from requests.adapters import HTTPAdapter
 
         self._stop = threading.Event()
         self._bucket = TokenBucket(rate, sleep=self._stop.wait)
-        self._timeout = timeout
+        self._timeout, self._attempts = timeout, ATTEMPTS if attempts is None else attempts
         headers = environment_headers()
         self._session = _session(tuple(headers))
         self._session.headers["User-Agent"] = f"rsp/{__version__}"
@@ -163,6 +167,9 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         """Wake the threads that wait (what they would fetch fails), and close the connections."""
         self._stop.set()
         self._session.close()
@@ -173,7 +180,7 @@ class Client:
         Raises:
             FetchError: the last reason why there is none.
         """
-        backoff = Backoff(ATTEMPTS, BACKOFF, longest=MAX_WAIT)
+        backoff = Backoff(self._attempts, BACKOFF, longest=MAX_WAIT)
         return retry(lambda: self._fetch(url), backoff, self._stop.wait)
 
     def _fetch(self, url: str) -> Answer:
@@ -227,7 +234,7 @@ def _refusal(response: requests.Response) -> FetchError:
     """Return the error of an answer whose status is not 200."""
     status = response.status_code
     reason = f"HTTP {status} {response.reason or ''}".strip()
-    return FetchError(reason, server=status in _SERVER)
+    return FetchError(reason, server=status in _SERVER, absent=status in _ABSENT)
 
 
 def error_text(answer: Answer) -> str | None:

@@ -155,11 +155,23 @@ class Mosaic:
             if _has_border(label[:, :, np.newaxis], valid, job.no_data):
                 return Made(dropped="border")
             return Made(encode_mask(label, job.colors))
-        if job.value_range is not None:
-            pixels = _scaled(pixels, valid, *job.value_range)
+        pixels = self._values(pixels, valid)
         if _has_border(pixels, valid, job.no_data):
             return Made(dropped="border")
         return Made(encode(pixels, job.tile_format))
+
+    def image(self, tile: Tile) -> Array | None:
+        """Return the pixels that a tile of imagery has, shape (height, width, bands); None where it is empty.
+
+        Raises:
+            TileError: a raster cannot be read here.
+        """
+        pixels, valid = self.read(tile)
+        return self._values(pixels, valid) if valid.any() else None
+
+    def _values(self, pixels: Array, valid: npt.NDArray[np.bool_]) -> Array:
+        """Scale values to bytes where that is asked for."""
+        return pixels if self._job.value_range is None else _scaled(pixels, valid, *self._job.value_range)
 
     def read(self, tile: Tile) -> tuple[Array, npt.NDArray[np.bool_]]:
         """Return the pixels of a tile, (height, width, bands), and which of them a raster has, (height, width).

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
-import numpy as np
-
 from rsp.shared.errors import TileError, UsageError
-from rsp.shared.images import Array, decode_mask, encode, encode_mask
+from rsp.shared.images import Array, decode_mask, encode_lossless, encode_mask
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.inference import GPU_BATCH, load_predictor
 from rsp.shared.learning.windows import TileImages, in_strips, read_window
@@ -152,7 +150,7 @@ class Remote:
                     f"it has {width}x{height} pixels, the served model takes tiles of {self.card.tile_size}; "
                     "a checkpoint takes any size"
                 )
-            data = self.client.predict(encode_window(window), overlap=overlap)
+            data = self.client.predict(encode_lossless(window), overlap=overlap)
             mask = decode_mask(data)
         except TileError as error:
             return error
@@ -165,13 +163,6 @@ class Remote:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
-
-
-def encode_window(window: Array) -> bytes:
-    """Encode a window without loss: PNG where it can hold the bands and their type, else TIFF."""
-    bands, kind = window.shape[2], window.dtype
-    png = (kind == np.uint8 and bands in (1, 3)) or (kind == np.uint16 and bands == 1)
-    return encode(window, "png" if png else "tif")
 
 
 def run(

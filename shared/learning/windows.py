@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from rsp.shared.config import Channel
 from rsp.shared.errors import ModelError, TileError, TileSetError
-from rsp.shared.images import Array, decode
+from rsp.shared.images import Array
 from rsp.shared.learning.normalise import check_type, pick_bands, stack_bands
 from rsp.shared.tiles import Tile, neighbours
 from rsp.shared.tileset import TileReader, find_tileset, is_archive, open_reader
@@ -56,6 +57,21 @@ def open_channels(path: Path, channels: Sequence[Channel]) -> Iterator[dict[str,
         yield {name: stack.enter_context(open_reader(source)) for name, source in sources.items()}
 
 
+class Tiles(Protocol):
+    """What `TileImages` needs of a tile set, or of what stands for one."""
+
+    @property
+    def path(self) -> Path | str:
+        """What messages call it."""
+        ...
+
+    def __contains__(self, tile: object) -> bool: ...
+
+    def image(self, tile: Tile) -> Array:
+        """Return the pixels of a tile; raise `TileError` where there are none."""
+        ...
+
+
 class TileImages:
     """The decoded tiles of the channels of a model. It keeps the last ones, and may be shared by threads.
 
@@ -63,15 +79,24 @@ class TileImages:
         readers: A tile set for each channel, by name.
         channels: The channels of the model, in order.
         raw: Leave the bands of the (only) channel as they are, for a reader that picks them itself.
+        revision: Tells what a tile is now, for tiles that may change: one of another revision is read again.
+        keep: Bytes of decoded tiles to keep.
     """
 
     def __init__(
-        self, readers: Mapping[str, TileReader], channels: Sequence[Channel], *, raw: bool = False
+        self,
+        readers: Mapping[str, Tiles],
+        channels: Sequence[Channel],
+        *,
+        raw: bool = False,
+        revision: Callable[[Tile], Hashable] | None = None,
+        keep: int = KEPT_BYTES,
     ) -> None:
         self._sources = [(readers[channel.name], channel) for channel in channels]
         self._raw = raw and len(channels) == 1
+        self._revision, self._keep = revision, keep
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Tile, Future[Array | TileError]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, Future[Array | TileError]] = OrderedDict()
         self._bytes = 0
 
     def get(self, tile: Tile) -> Array:
@@ -80,16 +105,20 @@ class TileImages:
         Raises:
             TileError: a channel has no such tile, it cannot be decoded, or has too few bands.
         """
+        key = tile if self._revision is None else (tile, self._revision(tile))
         with self._lock:
-            found = self._kept.get(tile)
+            found = self._kept.get(key)
             mine = found is None
             if found is None:
-                found = self._kept[tile] = Future()
-            self._kept.move_to_end(tile)
+                found = self._kept[key] = Future()
+            self._kept.move_to_end(key)
         if mine:
             try:
                 found.set_result(self._load(tile))
             except BaseException as error:
+                # It says nothing of the tile (a server is out of reach, say): whoever asks next tries again.
+                with self._lock:
+                    self._kept.pop(key, None)
                 found.set_exception(error)
                 raise
             self._evict(found.result())
@@ -105,10 +134,12 @@ class TileImages:
             if tile not in reader:
                 return TileError(f"the channel {channel.name!r} has no such tile in {reader.path}")
             try:
-                image = decode(reader.read(tile))
+                image = reader.image(tile)
                 check_type(image, channel)
                 images.append(image if self._raw else pick_bands(image, channel))
-            except (TileError, ModelError) as error:
+            except TileError as error:
+                return type(error)(str(error))  # without its traceback, which would keep what it saw
+            except ModelError as error:
                 return TileError(str(error))
         sizes = sorted({image.shape[:2] for image in images})
         if len(sizes) > 1:
@@ -119,11 +150,11 @@ class TileImages:
         """Count a tile in, and let the oldest go."""
         with self._lock:
             self._bytes += 0 if isinstance(image, TileError) else image.nbytes
-            while len(self._kept) > KEPT_TILES or self._bytes > KEPT_BYTES:
-                tile, oldest = next(iter(self._kept.items()))
+            while len(self._kept) > KEPT_TILES or self._bytes > self._keep:
+                key, oldest = next(iter(self._kept.items()))
                 if not oldest.done():
                     break
-                del self._kept[tile]
+                del self._kept[key]
                 gone = oldest.result()
                 self._bytes -= 0 if isinstance(gone, TileError) else gone.nbytes
 

@@ -6,11 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rsp.shared.errors import UsageError
 from rsp.shared.tiles import Tile, zoom_of
 from rsp.shared.tileset.metadata import TileSetInfo, join_metadata, parse_info
+
+if TYPE_CHECKING:
+    from rsp.shared.images import Array
 
 # The file extensions of tiles, and the one that stands for each format.
 FORMATS = {"png": "png", "jpg": "jpg", "jpeg": "jpg", "webp": "webp", "tif": "tif", "tiff": "tif"}
@@ -50,6 +53,12 @@ class TileReader(ABC):
     @abstractmethod
     def read(self, tile: Tile) -> bytes:
         """Return the encoded image of a tile; raise `TileError` where there is none or it cannot be read."""
+
+    def image(self, tile: Tile) -> Array:
+        """Return the pixels of a tile, shape (height, width, bands); raises as `read` and `decode` do."""
+        from rsp.shared.images import decode
+
+        return decode(self.read(tile))
 
     @property
     @abstractmethod

@@ -1,0 +1,249 @@
+"""What a source of live imagery is made of: folders of tiles, PMTiles, tile servers and rasters, behind one seam.
+
+A layer reads one tile at a time, tells what it is now (its revision), and follows what changes: a file that was
+replaced is opened again. A tile that is not there is a `NoTileError`, and its neighbours are mirrored there; a
+server that does not answer is a `SourceError`, so that nobody takes a mirrored border for the real one.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import mercantile
+import numpy as np
+
+from rsp.shared.errors import SourceError, TileError, TileSetError
+from rsp.shared.images import Array, decode
+from rsp.shared.mercator import MAX_LATITUDE
+from rsp.shared.tiles import Tile, bounds_lonlat, zxy
+from rsp.shared.tileset import DirectoryReader, open_reader
+
+# Bounds in degrees: west, south, east, north.
+Bounds = tuple[float, float, float, float]
+WORLD: Bounds = (-180.0, -MAX_LATITUDE, 180.0, MAX_LATITUDE)
+
+
+class NoTileError(TileError):
+    """The source has no such tile."""
+
+
+class Extent(NamedTuple):
+    """Where a layer has tiles: the lowest and the highest zoom, and bounds in degrees."""
+
+    low: int
+    high: int
+    bounds: Bounds
+
+    def holds(self, tile: Tile) -> bool:
+        """Tell whether a tile is of these zooms and meets these bounds."""
+        if not self.low <= tile.z <= self.high:
+            return False
+        west, south, east, north = bounds_lonlat(tile)
+        return (
+            west < self.bounds[2] and east > self.bounds[0] and south < self.bounds[3] and north > self.bounds[1]
+        )
+
+
+class Layer(ABC):
+    """One set of tiles of live imagery.
+
+    Attributes:
+        kind: What it is, as people see it.
+        path: What messages call it; it holds no credentials.
+        extent: Where it has tiles.
+        tile_size: Side of its tiles in pixels; None where it makes tiles of any size, or that is not known.
+        remote: Each tile is a journey over the network: its neighbours are fetched at once, not in turn.
+        slow: Seconds between two looks for a change.
+    """
+
+    kind: str
+    path: Path | str
+    extent: Extent
+    tile_size: int | None = None
+    remote = False
+    slow = 2.0
+
+    @abstractmethod
+    def __contains__(self, tile: object) -> bool: ...
+
+    @abstractmethod
+    def image(self, tile: Tile) -> Array:
+        """Return the pixels of a tile, shape (height, width, bands).
+
+        Raises:
+            NoTileError: there is none.
+            TileError: it is no image.
+            SourceError: it cannot be had now.
+        """
+
+    def encoded(self, tile: Tile) -> bytes | None:
+        """Return a tile as it is stored; None where it is made when asked for. Raises as `image` does."""
+        return None
+
+    @abstractmethod
+    def revision(self, tile: Tile) -> str:
+        """Return what changes when the tile does."""
+
+    def refresh(self) -> None:
+        """Look whether what is read has changed; raises `SourceError` where that cannot be told."""
+
+    def sized(self, side: int) -> Layer:
+        """Return the layer with tiles of a size, where it makes them; else itself."""
+        return self
+
+    @abstractmethod
+    def sample(self) -> Tile:
+        """Return a tile that stands for all."""
+
+    def close(self) -> None:
+        """Release what it holds."""
+
+
+class FolderLayer(Layer):
+    """A folder of tiles on this machine. Tiles may be added, replaced and removed at any time."""
+
+    kind = "folder"
+
+    def __init__(self, path: Path) -> None:
+        with DirectoryReader(path) as reader:
+            self.path = path
+            self._extensions = sorted({reader.locate(tile).suffix for tile in reader.tiles()})
+            tiles = reader.tiles()
+            self.extent, self._sample = extent_of(tiles), middle(tiles)
+        self.tile_size = square(self.image(self._sample))
+
+    def _file(self, tile: Tile) -> tuple[Path, os.stat_result] | None:
+        for extension in self._extensions:
+            path = Path(self.path) / str(tile.z) / str(tile.x) / f"{tile.y}{extension}"
+            with suppress(OSError):
+                return path, path.stat()
+        return None
+
+    def __contains__(self, tile: object) -> bool:
+        return isinstance(tile, Tile) and self._file(tile) is not None
+
+    def encoded(self, tile: Tile) -> bytes:
+        found = self._file(tile)
+        if found is None:
+            raise NoTileError(f"no tile {zxy(tile)} in {self.path}")
+        try:
+            return found[0].read_bytes()
+        except FileNotFoundError:
+            raise NoTileError(f"no tile {zxy(tile)} in {self.path}") from None
+        except OSError as error:
+            raise SourceError(f"cannot read {found[0]}: {error.strerror}") from None
+
+    def image(self, tile: Tile) -> Array:
+        return decode(self.encoded(tile))
+
+    def revision(self, tile: Tile) -> str:
+        found = self._file(tile)
+        return "-" if found is None else f"{found[1].st_mtime_ns}.{found[1].st_size}.{found[1].st_ino}"
+
+    def sample(self) -> Tile:
+        return self._sample
+
+
+class ArchiveLayer(Layer):
+    """A PMTiles file: on this machine, or read by ranges over HTTP or from an object store.
+
+    Args:
+        address: The file.
+        stamp: Tells what the file is now; another stamp has it opened again.
+    """
+
+    kind = "pmtiles"
+
+    def __init__(self, address: str | Path, stamp: Callable[[], str], *, remote: bool = False) -> None:
+        self.path, self._stamp, self.remote = address, stamp, remote
+        self.slow = 10.0 if remote else 2.0
+        self._now = stamp()
+        self._reader = open_reader(address)
+        self._measure()
+
+    def _measure(self) -> None:
+        tiles = self._reader.tiles()
+        self.extent, self._sample = extent_of(tiles), middle(tiles)
+        self.tile_size = square(self.image(self._sample))
+
+    def __contains__(self, tile: object) -> bool:
+        return tile in self._reader
+
+    def encoded(self, tile: Tile) -> bytes:
+        reader = self._reader  # another thread may open a new one meanwhile
+        if tile not in reader:
+            raise NoTileError(f"no tile {zxy(tile)} in {self.path}")
+        try:
+            return reader.read(tile)
+        except TileSetError as error:
+            raise SourceError(str(error)) from None
+
+    def image(self, tile: Tile) -> Array:
+        return decode(self.encoded(tile))
+
+    def revision(self, tile: Tile) -> str:
+        return self._now
+
+    def refresh(self) -> None:
+        stamp = self._stamp()
+        if stamp != self._now:
+            try:
+                # The old one is closed when the last thread has let it go.
+                self._reader, self._now = open_reader(self.path), stamp
+                self._measure()
+            except (TileSetError, TileError) as error:
+                raise SourceError(str(error)) from None
+
+    def sample(self) -> Tile:
+        return self._sample
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+def file_stamp(path: Path) -> str:
+    """Return what changes when a file is replaced or written; raise `SourceError` where it cannot be seen."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise SourceError(f"cannot read {path}: {error.strerror}") from None
+    return f"{status.st_mtime_ns}.{status.st_size}.{status.st_ino}"
+
+
+def extent_of(tiles: Iterable[Tile]) -> Extent:
+    """Return where tiles lie."""
+    grid = np.array(list(tiles), np.int64)
+    west, south, east, north = 180.0, 90.0, -180.0, -90.0
+    for zoom in np.unique(grid[:, 2]).tolist():
+        block = grid[grid[:, 2] == zoom]
+        (x0, y0), (x1, y1) = block[:, :2].min(axis=0).tolist(), block[:, :2].max(axis=0).tolist()
+        first, last = bounds_lonlat(Tile(x0, y0, zoom)), bounds_lonlat(Tile(x1, y1, zoom))
+        west, north = min(west, first[0]), max(north, first[3])
+        east, south = max(east, last[2]), min(south, last[1])
+    return Extent(int(grid[:, 2].min()), int(grid[:, 2].max()), (west, south, east, north))
+
+
+def middle(tiles: list[Tile]) -> Tile:
+    """Return a tile from amid the highest zoom, where imagery is likeliest to be what it is elsewhere."""
+    highest = max(tile.z for tile in tiles)
+    among = [tile for tile in tiles if tile.z == highest]
+    return among[len(among) // 2]
+
+
+def square(image: Array) -> int:
+    """Return the side of a tile; raise `SourceError` where it is not a square."""
+    height, width = image.shape[:2]
+    if height != width:
+        raise SourceError(f"a tile is a square, the ones here have {width}x{height} pixels")
+    return int(width)
+
+
+def tile_at(longitude: float, latitude: float, zoom: int) -> Tile:
+    """Return the tile that holds a point."""
+    found = mercantile.tile(longitude, latitude, zoom)
+    return Tile(found.x, found.y, found.z)
