@@ -19,6 +19,7 @@ from rsp.shared.cli import main
 if TYPE_CHECKING:
     from examples.town.generate import Scene
     from examples.town.server import SceneServer
+    from tests.s3 import S3
 
 ROOT = Path(__file__).parent.parent
 
@@ -142,3 +143,22 @@ def scene_server(scene) -> Iterator[SceneServer]:
 
     with SceneServer(scene.path) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3]:
+    """An S3 server on 127.0.0.1 that believes whoever asks (moto)."""
+    from tests.s3 import moto
+
+    with moto() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server, monkeypatch) -> S3:
+    """The same, and the environment says how to reach it; `s3.bucket()` makes a new bucket."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "MINIO_", "S3_", "RSP_S3_"))]:
+        monkeypatch.delenv(name)
+    for name, value in s3_server.environ.items():
+        monkeypatch.setenv(name, value)
+    return s3_server

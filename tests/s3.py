@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
+from typing import Any
 
 from minio import Minio
 
@@ -43,20 +45,29 @@ class S3:
 
 @contextmanager
 def moto() -> Iterator[S3]:
-    from moto.server import ThreadedMotoServer
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
+    application, lock = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def one_write_at_a_time(environ: dict[str, Any], start_response: Any) -> Any:
+        # moto compares and writes in two steps, as no real server does.
+        with lock if environ["REQUEST_METHOD"] == "PUT" else nullcontext():
+            return application(environ, start_response)
+
+    server = make_server("127.0.0.1", 0, one_write_at_a_time, threaded=True)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    host = f"127.0.0.1:{server.server_port}"
     try:
         yield S3(
-            f"{host}:{port}",
+            host,
             {
-                "AWS_ENDPOINT_URL_S3": f"http://{host}:{port}",
+                "AWS_ENDPOINT_URL_S3": f"http://{host}",
                 "AWS_ACCESS_KEY_ID": "tester",
                 "AWS_SECRET_ACCESS_KEY": "very-secret-key",
             },
         )
     finally:
-        server.stop()
+        server.shutdown()
+        server.server_close()

@@ -72,7 +72,8 @@ def open_object(address: str | Path, **options: Any) -> tuple[Storage, str]:
     Raises:
         UsageError: the address names no object, or see `open_storage`.
     """
-    parent, _, key = str(address).rstrip("/").rpartition("/")
-    if not key or parent.lower() in (S3[:-1], S3):
-        raise UsageError(f"{address} names no object: expected s3://bucket/key or the path of a file")
-    return open_storage(parent or ("/" if str(address).startswith("/") else "."), **options), key
+    text = str(address)
+    above, separator, key = text.rpartition("/")
+    if not key or (is_remote(text) and len(above) < len(S3)):
+        raise UsageError(f"{text} names no object: expected s3://bucket/key or the path of a file")
+    return open_storage(above or separator or ".", **options), key

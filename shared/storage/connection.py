@@ -10,7 +10,7 @@ from typing import Any
 import certifi
 import urllib3
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
-from urllib3.exceptions import HTTPError, LocationValueError
+from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 from urllib3.response import BaseHTTPResponse, HTTPResponse
 
 from rsp.shared.errors import StorageError
@@ -21,6 +21,10 @@ from rsp.shared.storage.settings import SECRETS, Chain, Endpoint, certificates
 LARGEST_ANSWER = 16 << 20
 
 BACKOFF = Backoff(attempts=6, first=0.2, longest=20.0, jitter=0.3)
+
+
+class UnreachableError(StorageError):
+    """No answer came."""
 
 
 class Pool(urllib3.PoolManager):
@@ -50,7 +54,7 @@ class Pool(urllib3.PoolManager):
         """Send a request, again where that may help, and return the last answer.
 
         Raises:
-            StorageError: no answer came.
+            UnreachableError: no answer came.
         """
         preload = options.pop("preload_content", True)
         self._thread.in_doubt = False
@@ -61,18 +65,10 @@ class Pool(urllib3.PoolManager):
                 if preload or answer.status not in (200, 206):
                     answer = _whole(answer, method)
             except LocationValueError as error:
-                raise StorageError(f"{self._endpoint} is not the address of a server") from error
+                raise UnreachableError(f"{self._endpoint} is not the address of a server") from error
             except (HTTPError, OSError) as error:
                 self._thread.in_doubt = True
-                reason = connection_problem(error)
-                failed = StorageError(f"cannot reach the S3 server {self._endpoint}: {reason}")
-                # A certificate does not become valid by asking again, a name may.
-                if "certificate" in reason:
-                    failed = StorageError(
-                        f"{failed}; name the certificates of your authority in AWS_CA_BUNDLE (a .pem file)"
-                    )
-                    raise failed from None
-                raise TryAgain(failed) from None
+                raise _unreachable(self._endpoint, error) from None
             if answer.status in TEMPORARY:
                 self._thread.in_doubt = True
                 raise _Temporary(answer)
@@ -82,6 +78,21 @@ class Pool(urllib3.PoolManager):
             return retry(attempt, self._backoff)
         except _Refused as refused:
             return refused.answer
+
+
+def _unreachable(endpoint: Endpoint, error: Exception) -> Exception:
+    """Return what to raise where no answer came."""
+    if isinstance(error, SSLError):
+        reason = connection_problem(error)
+        if "certificate" in reason:
+            reason += "; name the certificates of your authority in AWS_CA_BUNDLE (a .pem file)"
+        elif "WRONG_VERSION_NUMBER" in str(error) or "record layer" in str(error):
+            reason = "it does not speak TLS; is it http:// in AWS_ENDPOINT_URL_S3?"
+        else:
+            reason = f"no TLS with it ({getattr(error.args[0], 'reason', None) or type(error).__name__})"
+        # That does not change from one moment to the next.
+        return UnreachableError(f"cannot reach the S3 server {endpoint}: {reason}")
+    return TryAgain(UnreachableError(f"cannot reach the S3 server {endpoint}: {connection_problem(error)}"))
 
 
 class _Refused(Exception):
@@ -153,6 +164,8 @@ def explain(error: MinioException, what: str, bucket: str, endpoint: Endpoint, c
                 f"{endpoint} denies it to the credentials from {source}: they need s3:ListBucket on the bucket, "
                 "and s3:GetObject, s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload on its objects"
             )
+            if endpoint.is_aws and not endpoint.region:
+                reason += "; or they may not ask for the bucket's region: set AWS_REGION"
         case "RequestTimeTooSkewed":
             reason = (
                 f"the clock of this machine is wrong{_skew(error.response)}: set it (NTP), signatures depend on it"

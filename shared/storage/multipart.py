@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
 from typing import IO
@@ -18,7 +20,9 @@ from rsp.shared.errors import StorageError
 from rsp.shared.storage.base import MiB
 from rsp.shared.storage.connection import Pool
 
+# So much is held in memory for each of those that are under way.
 PART = 16 * MiB
+AT_ONCE = 4
 _MOST_PARTS = 10_000
 
 _VALID = timedelta(minutes=15)
@@ -78,29 +82,58 @@ def put_parts(client: Minio, pool: Pool, bucket: str, name: str, source: IO[byte
         StorageError: the source ends early, or see `Pool.urlopen`.
         S3Error: the server refused.
     """
-    part = max(PART, -(-size // _MOST_PARTS))
     upload = _text(send(client, pool, "POST", bucket, name, query={"uploads": ""}), "UploadId")
     if not upload:
         raise StorageError("the S3 server does not begin an upload in parts")
-    etags: list[str] = []
+    part = max(PART, -(-size // _MOST_PARTS))
     try:
-        for start in range(0, size, part):
-            data = source.read(min(part, size - start))
-            if len(data) < min(part, size - start):
-                raise StorageError("the file became shorter while it was uploaded")
-            query = {"partNumber": str(len(etags) + 1), "uploadId": upload}
-            etags.append(send(client, pool, "PUT", bucket, name, data, query=query).headers["ETag"])
-        root = ElementTree.Element("CompleteMultipartUpload")
-        for number, etag in enumerate(etags, 1):
-            element = ElementTree.SubElement(root, "Part")
-            ElementTree.SubElement(element, "PartNumber").text = str(number)
-            ElementTree.SubElement(element, "ETag").text = etag
-        answer = send(client, pool, "POST", bucket, name, ElementTree.tostring(root), query={"uploadId": upload})
-        # The status is sent before the parts are joined; what goes wrong then is in the body.
-        if _text(answer, "Code"):
-            raise S3Error.fromxml(answer)
-        return (_text(answer, "ETag") or "").strip('"')
+        etags: list[str] = []
+        under_way: deque[Future[BaseHTTPResponse]] = deque()
+        # Leaving the block waits for what is under way: a part that came after the upload was given up would stay.
+        with ThreadPoolExecutor(AT_ONCE) as threads:
+            for number, start in enumerate(range(0, size, part), 1):
+                if len(under_way) == AT_ONCE:
+                    etags.append(under_way.popleft().result().headers["ETag"])
+                data = source.read(min(part, size - start))
+                if len(data) < min(part, size - start):
+                    raise StorageError("the file became shorter while it was uploaded")
+                query = {"partNumber": str(number), "uploadId": upload}
+                under_way.append(threads.submit(send, client, pool, "PUT", bucket, name, data, query=query))
+            etags.extend(answer.result().headers["ETag"] for answer in under_way)
+        return _join(client, pool, bucket, name, upload, etags)
     except BaseException:
         with suppress(StorageError, MinioException):
             send(client, pool, "DELETE", bucket, name, query={"uploadId": upload})
         raise
+
+
+def _join(client: Minio, pool: Pool, bucket: str, name: str, upload: str, etags: list[str]) -> str:
+    """Make one object of the parts, and return its ETag."""
+    root = ElementTree.Element("CompleteMultipartUpload")
+    for number, etag in enumerate(etags, 1):
+        part = ElementTree.SubElement(root, "Part")
+        ElementTree.SubElement(part, "PartNumber").text = str(number)
+        ElementTree.SubElement(part, "ETag").text = etag
+    try:
+        answer = send(client, pool, "POST", bucket, name, ElementTree.tostring(root), query={"uploadId": upload})
+        # The status is sent before the parts are joined; what goes wrong then stands in the body.
+        if _text(answer, "Code"):
+            raise S3Error.fromxml(answer)
+        return (_text(answer, "ETag") or "").strip('"')
+    except S3Error as error:
+        # Asked again after the answer was lost: the upload has ended because it is complete.
+        if error.code != "NoSuchUpload" or not pool.in_doubt:
+            raise
+        found = client.stat_object(bucket, name).etag or ""
+        if found != _etag_of(etags):
+            raise
+        return found
+
+
+def _etag_of(parts: list[str]) -> str | None:
+    """Return the ETag of an object of these parts, None where the server has a way of its own to make ETags."""
+    try:
+        digests = b"".join(bytes.fromhex(etag.strip('"')) for etag in parts)
+    except ValueError:
+        return None
+    return f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"

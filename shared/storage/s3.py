@@ -6,7 +6,8 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -21,7 +22,7 @@ from rsp.shared.atomic import PREFIX, atomic_path
 from rsp.shared.errors import ChangedError, NotFoundError, StorageError, UsageError
 from rsp.shared.http import Backoff, TryAgain, connection_problem, retry
 from rsp.shared.storage.base import MiB, Stat, Storage, check_digest, check_key, check_limit, conflict
-from rsp.shared.storage.connection import BACKOFF, Pool, explain
+from rsp.shared.storage.connection import BACKOFF, Pool, UnreachableError, explain
 from rsp.shared.storage.multipart import PART, put_parts, send
 from rsp.shared.storage.settings import find_credentials, find_endpoint
 
@@ -56,7 +57,7 @@ class S3Storage(Storage):
             raise UsageError(f"{bucket!r} is no name of a bucket; expected s3://bucket/prefix")
         self.bucket, self.prefix = bucket, f"{check_key(prefix)}/" if prefix else ""
         self.address = f"s3://{bucket}/{self.prefix}".rstrip("/")
-        self._options = {"backoff": backoff, "timeout": timeout}
+        self._options: dict[str, Any] = {"backoff": backoff, "timeout": timeout}
         self._backoff = backoff
         self._endpoint = find_endpoint()
         self._pool = Pool(self._endpoint, backoff, timeout)
@@ -64,30 +65,31 @@ class S3Storage(Storage):
         self._credentials = find_credentials(
             self._endpoint, Pool(self._endpoint, Backoff(2, 0.2), min(timeout, 5.0))
         )
-        self._client = Minio(
-            self._endpoint.host,
-            secure=self._endpoint.secure,
-            region=self._endpoint.region,
-            credentials=self._credentials,
-            http_client=self._pool,
-        )
+        try:
+            self._client = Minio(
+                self._endpoint.host,
+                secure=self._endpoint.secure,
+                region=self._endpoint.region,
+                credentials=self._credentials,
+                http_client=self._pool,
+            )
+        except ValueError as error:
+            raise StorageError(f"{self._endpoint} cannot be used as an S3 server: {error}") from error
         self._bucket_is_there = False
         self._honours: bool | None = None
 
     def stat(self, key: str) -> Stat | None:
         name = self._name(key)
-        try:
-            found = self._client.stat_object(self.bucket, name)
-        except MinioException as error:
-            if isinstance(error, S3Error) and error.code in _ABSENT:
-                self._check_bucket()
-                return None
-            # An answer to HEAD has no body that would say why.
-            with self._asking("read", key):
-                self._client.get_object(self.bucket, name, length=1).close()
-            raise explain(
-                error, f"read {self._where(key)}", self.bucket, self._endpoint, self._credentials
-            ) from None
+        with self._asking("read", key):
+            try:
+                found = self._client.stat_object(self.bucket, name)
+            except MinioException as error:
+                if isinstance(error, S3Error) and error.code in _ABSENT:
+                    self._check_bucket()
+                    return None
+                # An answer to HEAD has no body that would say why.
+                self._client.get_object(self.bucket, name).close()
+                raise
         self._bucket_is_there = True
         return Stat(key, found.size or 0, found.etag or "")
 
@@ -131,19 +133,19 @@ class S3Storage(Storage):
         with self._asking("write", key):
             if size > SINGLE:
                 etag = put_parts(self._client, self._pool, self.bucket, name, source, size)
-                found = self.stat(key)
-                if found is None or found.size != size:
-                    raise StorageError(f"{self._where(key)} was replaced while it was written")
-                return Stat(key, size, etag or found.etag)
-            result = self._client.put_object(self.bucket, name, source, size, part_size=SINGLE + PART)
-        return Stat(key, size, result.etag or "")
+            else:
+                etag = self._client.put_object(self.bucket, name, source, size, part_size=SINGLE + PART).etag or ""
+        return Stat(key, size, etag)
 
     def write_if(self, key: str, data: bytes, *, etag: str | None) -> Stat:
         # A server that ignores conditions overwrites: at least what is seen beforehand counts everywhere.
         before = self.stat(key)
         if (before and before.etag) != etag:
             raise conflict(self._where(key), etag, before)
-        return self._put_if(key, data, etag)
+        if self._honours is not False:
+            with suppress(_Unconditional):
+                return self._put_if(key, data, etag)
+        return self.write(key, data)
 
     def _put_if(self, key: str, data: bytes, etag: str | None) -> Stat:
         condition = {"If-None-Match": "*"} if etag is None else {"If-Match": f'"{etag}"'}
@@ -152,8 +154,11 @@ class S3Storage(Storage):
                 answer = send(
                     self._client, self._pool, "PUT", self.bucket, self._name(key), data, headers=condition
                 )
-                return Stat(key, len(data), answer.headers.get("ETag", "").strip('"'))
+                return Stat(key, len(data), _etag(answer))
             except S3Error as error:
+                if error.code == "NotImplemented":
+                    self._honours = False
+                    raise _Unconditional from None
                 if error.response.status not in (409, 412) and error.code not in (*_REFUSED, *_ABSENT):
                     raise
                 in_doubt = self._pool.in_doubt
@@ -193,22 +198,26 @@ class S3Storage(Storage):
     def _probe(self) -> bool:
         key = f"{PREFIX}probe-{token_hex(8)}"
         name = self.prefix + key
+        refused = 0
         try:
             with self._asking("write", key):
-                send(self._client, self._pool, "PUT", self.bucket, name, b"1", headers={"If-None-Match": "*"})
-            refused = 0
+                self._client.put_object(self.bucket, name, io.BytesIO(b"1"), 1)
             for condition in ({"If-None-Match": "*"}, {"If-Match": f'"{"0" * 32}"'}):
-                try:
-                    send(self._client, self._pool, "PUT", self.bucket, name, b"2", headers=condition)
-                except S3Error as error:
-                    refused += error.response.status in (409, 412)
+                with self._asking("write", key):
+                    try:
+                        send(self._client, self._pool, "PUT", self.bucket, name, b"2", headers=condition)
+                    except S3Error as error:
+                        refused += error.response.status in (409, 412)
+                        # Some say so at least.
+                        if error.response.status not in (409, 412, 501):
+                            raise
             return refused == 2
         finally:
             with self._asking("delete", key):
                 self._client.remove_object(self.bucket, name)
 
     def __reduce__(self) -> tuple[Callable[..., S3Storage], tuple[str, str]]:
-        return S3Storage, (self.bucket, self.prefix.rstrip("/"))
+        return partial(S3Storage, **self._options), (self.bucket, self.prefix.rstrip("/"))
 
     def _name(self, key: str) -> str:
         return self.prefix + check_key(key)
@@ -234,6 +243,8 @@ class S3Storage(Storage):
             raise explain(
                 error, f"{verb} {self._where(key)}", self.bucket, self._endpoint, self._credentials
             ) from None
+        except UnreachableError as error:
+            raise StorageError(f"cannot {verb} {self._where(key)}: {error}") from None
 
     def _check_bucket(self) -> None:
         if not self._bucket_is_there:
@@ -269,7 +280,7 @@ class S3Storage(Storage):
                 return True
             try:
                 size = _size(answer, where, position, ranged=ranged)
-                found = answer.headers.get("ETag", "").removeprefix("W/").strip('"')
+                found = _etag(answer)
                 if etag is not None and found != etag:
                     raise ChangedError(f"{where} has changed since it was opened: open it again")
                 etag = found
@@ -299,6 +310,10 @@ class _PastEnd(Exception):
     """A range that begins after the last byte."""
 
 
+class _Unconditional(Exception):
+    """A server without conditional writes that says so."""
+
+
 class _Broken(Exception):
     """The connection ended before the content did."""
 
@@ -314,6 +329,10 @@ def _stream(answer: BaseHTTPResponse) -> Iterator[bytes]:
         if data is None:
             return
         yield data
+
+
+def _etag(answer: BaseHTTPResponse) -> str:
+    return answer.headers.get("ETag", "").removeprefix("W/").strip('"')
 
 
 def _size(answer: BaseHTTPResponse, where: str, position: int, *, ranged: bool) -> int:

@@ -1,0 +1,99 @@
+"""A proxy before an HTTP server that lets go wrong what goes wrong in networks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to one request.
+
+    Attributes:
+        forward: Whether the server gets it.
+        status: The status of an answer that the proxy gives itself; None passes on the server's.
+        headers: Of the answer, beside or instead of the server's.
+        body: In place of the body of the answer.
+        cut: Bytes of the body after which the connection breaks; None sends all, -1 not even the status.
+    """
+
+    forward: bool = True
+    status: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes | None = None
+    cut: int | None = None
+
+
+LOST_REQUEST = Fault(forward=False, cut=-1)
+LOST_ANSWER = Fault(cut=-1)
+NONE = Fault()
+
+
+class FaultyProxy:
+    """Forwards to a server on this machine while its context lasts.
+
+    Attributes:
+        fault: Called with method, path and headers of a request; says what happens to it.
+        asked: Method and path of each request.
+    """
+
+    def __init__(self, host: str, fault: Callable[[str, str, Any], Fault] = lambda *_: NONE) -> None:
+        self.fault = fault
+        self.asked: list[tuple[str, str]] = []
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                proxy.asked.append((self.command, self.path))
+                fault = proxy.fault(self.command, self.path, self.headers)
+                status, headers, data = 200, {}, b""
+                if fault.forward:
+                    connection = HTTPConnection(host, timeout=20)
+                    connection.request(self.command, self.path, body, dict(self.headers))
+                    reply = connection.getresponse()
+                    status, headers, data = reply.status, dict(reply.getheaders()), reply.read()
+                    connection.close()
+                if fault.cut == -1:
+                    self.close_connection = True
+                    return
+                data = data if fault.body is None else fault.body
+                self.send_response_only(fault.status or status)
+                dropped = {"content-length", "transfer-encoding", "connection"}
+                if self.command == "HEAD" and fault.body is None:
+                    dropped.discard("content-length")
+                else:
+                    self.send_header("Content-Length", str(len(data)))
+                for name, value in headers.items():
+                    if name.lower() not in dropped and name not in dict(fault.headers):
+                        self.send_header(name, value)
+                for name, value in fault.headers:
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(data[: fault.cut])
+                self.close_connection = fault.cut is not None
+
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+
+    def __enter__(self) -> FaultyProxy:
+        threading.Thread(target=self._http.serve_forever, args=(0.02,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
