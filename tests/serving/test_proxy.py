@@ -14,61 +14,20 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 import rsp.serving.proxy
 from rsp.serving.archive import HERE
 from rsp.serving.host import free_ports
-from rsp.serving.proxy import Proxy, _drop_new_connections, max_request_size
+from rsp.serving.proxy import Proxy, drop_new_connections, max_request_size
 from rsp.shared.errors import ServingError
+from tests.serving.echo import Backend, connect, raw
 
 LIMIT = 100_000
-
-
-class Echo(BaseHTTPRequestHandler):
-    """Answers with what it got; a path says what else."""
-
-    protocol_version = "HTTP/1.1"
-    server: Backend
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        with self.server.lock:
-            self.server.got.append((self.requestline, dict(self.headers), body))
-        if self.path == "/wait":
-            self.server.waiting.release()
-            assert self.server.go.wait(60)
-        self.send_response(404 if self.path == "/404" else 200, "As asked")
-        self.send_header("X-Method", self.command)
-        if self.path == "/chunked":
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            for part in filter(None, (body[:10], body[10:])):
-                self.wfile.write(b"%x\r\n%b\r\n" % (len(part), part))
-            self.wfile.write(b"0\r\n\r\n")
-            return
-        self.send_header("Content-Length", str(len(body)))
-        if self.path == "/close":
-            self.send_header("Connection", "close")
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_GET = do_HEAD = do_PUT = do_OPTIONS = do_POST
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-class Backend(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Echo)
-        self.got: list[tuple[str, dict[str, str], bytes]] = []
-        self.lock, self.go, self.waiting = threading.Lock(), threading.Event(), threading.Semaphore(0)
+URL = "/predictions/rsp"
+POST, GET = b"POST /predictions/rsp HTTP/1.1\r\n", b"GET /predictions/rsp HTTP/1.1\r\n"
+OLD = b"GET /predictions/rsp HTTP/1.0\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -91,84 +50,70 @@ def proxy(backend):
     made.stop()
 
 
-def connect(proxy: Proxy) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=30)
-
-
-def raw(proxy: Proxy, data: bytes) -> bytes:
-    """Send bytes and return all that comes until the other side closes."""
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=30) as sock:
-        sock.sendall(data)
-        sock.shutdown(socket.SHUT_WR)
-        return b"".join(iter(lambda: sock.recv(65536), b""))
-
-
-@pytest.mark.parametrize("path", ["/predictions/rsp?a=%20b", "/chunked", "/close", "/404"])
+@pytest.mark.parametrize("path", ["/predictions/rsp", "/predictions/chunked", "/predictions/close"])
 def test_requests_and_answers_pass(proxy, backend, path):
     connection = connect(proxy)
     for size in (0, 1, LIMIT):
         body = os.urandom(size)
         connection.request("POST", path, body, {"X-Overlap": "3", "X-Twice": "a"})
         answer = connection.getresponse()
-        assert (answer.status, answer.reason) == (404 if path == "/404" else 200, "As asked")
+        assert (answer.status, answer.reason) == (200, "As asked")
         assert answer.read() == body and answer.headers["X-Method"] == "POST"
         assert answer.headers.get_all("Content-Length") == [str(size)]
         line, headers, got = backend.got[-1]
         assert (line, got) == (f"POST {path} HTTP/1.1", body)
         assert headers["X-Overlap"] == "3" and headers["Host"] == f"127.0.0.1:{proxy.port}"
     local = connection.sock.getsockname()
-    connection.request("GET", "/")
+    connection.request("GET", URL)
     connection.getresponse().read()
     assert connection.sock.getsockname() == local  # one connection for all of them
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS"])
+@pytest.mark.parametrize("method", ["GET", "PUT"])
 def test_every_method(proxy, method):
     connection = connect(proxy)
     for _ in range(2):
-        connection.request(method, "/x", b"abc")
+        connection.request(method, "/predictions/x", b"abc")
         answer = connection.getresponse()
         assert answer.headers["X-Method"] == method and answer.headers["Content-Length"] == "3"
-        assert answer.read() == (b"" if method == "HEAD" else b"abc")
+        assert answer.read() == b"abc"
 
 
 def test_bodies_in_chunks_and_with_a_question_first(proxy, backend):
     connection = connect(proxy)
     connection.request(
-        "POST", "/", iter([b"abc", b"de"]), encode_chunked=True, headers={"Transfer-Encoding": "chunked"}
+        "POST", URL, iter([b"abc", b"de"]), encode_chunked=True, headers={"Transfer-Encoding": "chunked"}
     )
     assert connection.getresponse().read() == b"abcde"
     assert backend.got[-1][1]["Content-Length"] == "5" and "Transfer-Encoding" not in backend.got[-1][1]
-    asking = (
-        b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
-    )
+    asking = POST + b"Host: h\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi"
     answer = raw(proxy, asking)
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 ") and answer.endswith(b"\r\n\r\nhi")
-    assert raw(proxy, b"GET / HTTP/1.0\r\n\r\n").count(b"Connection: close") == 1
+    assert raw(proxy, OLD).count(b"Connection: close") == 1
 
 
 MALFORMED = {
-    "negative": (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400, "Content-Length"),
-    "no number": (b"POST / HTTP/1.1\r\nContent-Length: 1e3\r\n\r\n", 400, "Content-Length"),
-    "endless number": (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 400, "Content-Length"),
-    "two lengths": (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "Content-Length"),
+    "negative": (POST + b"Content-Length: -1\r\n\r\n", 400, "Content-Length"),
+    "no number": (POST + b"Content-Length: 1e3\r\n\r\n", 400, "Content-Length"),
+    "endless number": (POST + b"Content-Length: " + b"9" * 5000 + b"\r\n\r\n", 400, "Content-Length"),
+    "two lengths": (POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\n", 400, "Content-Length"),
     "smuggled": (
-        b"POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         400, "Transfer-Encoding",
     ),
-    "another coding": (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", 400, "Transfer-Encoding"),
-    "bad chunk": (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n", 400, "chunk"),
+    "another coding": (POST + b"Transfer-Encoding: gzip\r\n\r\n", 400, "Transfer-Encoding"),
+    "bad chunk": (POST + b"Transfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n", 400, "chunk"),
     "no HTTP": (b"hello\r\n\r\n", 400, "first line"),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\n", 400, "first line"),
-    "folded": (b"GET / HTTP/1.1\r\nA: b\r\n c\r\n\r\n", 400, "not a header"),
-    "space before colon": (b"GET / HTTP/1.1\r\nContent-Length : 3\r\n\r\n", 400, "not a header"),
-    "bare return": (b"GET / HTTP/1.1\r\nA: b\rC: d\r\n\r\n", 400, "not a header"),
-    "long head": (b"GET / HTTP/1.1\r\nA: " + b"a" * 9000 + b"\r\n\r\n", 431, "head"),
-    "endless head": (b"GET / HTTP/1.1\r\nA: " + b"a" * 300_000, 431, "head"),
+    "folded": (GET + b"A: b\r\n c\r\n\r\n", 400, "not a header"),
+    "space before colon": (GET + b"Content-Length : 3\r\n\r\n", 400, "not a header"),
+    "bare return": (GET + b"A: b\rC: d\r\n\r\n", 400, "not a header"),
+    "long head": (GET + b"A: " + b"a" * 9000 + b"\r\n\r\n", 431, "head"),
+    "endless head": (GET + b"A: " + b"a" * 300_000, 431, "head"),
     "long URL": (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\n\r\n", 414, "URL"),
-    "large": (b"POST / HTTP/1.1\r\nContent-Length: 100001\r\n\r\n" + bytes(100001), 413, "100000 bytes"),
+    "large": (POST + b"Content-Length: 100001\r\n\r\n" + bytes(100001), 413, "100000 bytes"),
     "large in chunks": (
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n186a1\r\n" + bytes(100001), 413, "100000 bytes",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n186a1\r\n" + bytes(100001), 413, "100000 bytes",
     ),
 }  # fmt: skip
 
@@ -185,7 +130,7 @@ def test_what_is_malformed_or_too_large_is_refused_with_a_reason(proxy, backend,
 
 def test_a_body_that_is_too_large_is_refused_and_the_client_can_read_it(proxy):
     connection = connect(proxy)
-    connection.request("POST", "/", bytes(20_000_000))
+    connection.request("POST", URL, bytes(20_000_000))
     answer = connection.getresponse()
     assert answer.status == 413 and "100000 bytes" in json.loads(answer.read())["detail"]
 
@@ -196,11 +141,11 @@ def test_slow_clients_are_dropped(proxy, backend, monkeypatch):
     monkeypatch.setattr(rsp.serving.proxy, "BODY", 0.2)
     slow = [socket.create_connection(("127.0.0.1", proxy.port), timeout=30) for _ in range(300)]
     for number, sock in enumerate(slow):
-        sock.sendall((b"", b"POST / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc")[number % 3])
+        sock.sendall((b"", b"POST / HT", POST + b"Content-Length: 9\r\n\r\nabc")[number % 3])
     assert [sock.recv(1) for sock in slow] == [b""] * 300
     assert not backend.got
     connection = connect(proxy)
-    connection.request("GET", "/")
+    connection.request("GET", URL)
     assert connection.getresponse().status == 200
 
 
@@ -208,13 +153,13 @@ def test_slow_clients_are_dropped(proxy, backend, monkeypatch):
 def test_more_than_it_can_hold_is_asked_to_come_back(proxy, monkeypatch, limit, value):
     monkeypatch.setattr(rsp.serving.proxy, limit, value)
     connection = connect(proxy)
-    connection.request("POST", "/", b"abc")
+    connection.request("POST", URL, b"abc")
     answer = connection.getresponse()
     assert answer.status == 503 and answer.headers["Retry-After"] == "1"
     monkeypatch.undo()
     for _ in range(2):  # nothing is counted twice
         connection = connect(proxy)
-        connection.request("POST", "/", b"abc")
+        connection.request("POST", URL, b"abc")
         assert connection.getresponse().read() == b"abc"
 
 
@@ -223,30 +168,28 @@ def test_a_backend_that_is_not_there_or_hangs_up(backend):
     proxy = Proxy("127.0.0.1", 0, port, max_body=LIMIT)
     proxy.start()
     connection = connect(proxy)
-    connection.request("GET", "/")
+    connection.request("GET", URL)
     answer = connection.getresponse()
     assert answer.status == 503 and "TorchServe does not answer" in answer.read().decode()
     with socket.create_server(("127.0.0.1", port)) as rude:
         threading.Thread(target=lambda: rude.accept()[0].close(), daemon=True).start()
         connection = connect(proxy)
-        connection.request("GET", "/")
+        connection.request("GET", URL)
         assert connection.getresponse().status == 502
     proxy.backend = backend.server_port
     connection = connect(proxy)
-    connection.request("GET", "/")
+    connection.request("GET", URL)
     assert connection.getresponse().status == 200
     proxy.stop()
 
 
 def test_a_connection_to_the_backend_that_it_closed_is_replaced(proxy, backend):
     with ThreadPoolExecutor(4) as pool:
-        assert (
-            list(pool.map(lambda _: raw(proxy, b"GET / HTTP/1.0\r\n\r\n")[:12], range(8))) == [b"HTTP/1.1 200"] * 8
-        )
+        assert list(pool.map(lambda _: raw(proxy, OLD)[:12], range(8))) == [b"HTTP/1.1 200"] * 8
     assert proxy._pool
     for _, writer in proxy._pool:
         proxy._loop.call_soon_threadsafe(writer.transport.abort)
-    assert raw(proxy, b"GET / HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200")
+    assert raw(proxy, OLD).startswith(b"HTTP/1.1 200")
 
 
 def test_a_port_that_is_taken(proxy):
@@ -267,9 +210,9 @@ def test_the_limit_is_torchserves(monkeypatch):
 def test_the_end_answers_what_was_sent_and_accepts_no_more(proxy, backend):
     """C3."""
     under_way, idle = connect(proxy), connect(proxy)
-    idle.request("GET", "/")
+    idle.request("GET", URL)
     idle.getresponse().read()
-    under_way.request("POST", "/wait", b"abc")
+    under_way.request("POST", "/predictions/wait", b"abc")
     assert backend.waiting.acquire(timeout=30)
     with ThreadPoolExecutor(1) as pool:
         stopped = pool.submit(proxy.stop, 60)
@@ -286,12 +229,12 @@ def test_the_end_answers_what_was_sent_and_accepts_no_more(proxy, backend):
 def test_an_idle_connection_may_send_one_more(proxy, monkeypatch):
     monkeypatch.setattr(rsp.serving.proxy, "GRACE", 30.0)
     idle = connect(proxy)
-    idle.request("GET", "/")
+    idle.request("GET", URL)
     idle.getresponse().read()
     with ThreadPoolExecutor(1) as pool:
         stopped = pool.submit(proxy.stop, 60)
         while True:  # the last answers of a connection say so
-            idle.request("POST", "/", b"more")
+            idle.request("POST", URL, b"more")
             answer = idle.getresponse()
             assert answer.read() == b"more"
             if answer.headers["Connection"] == "close":
@@ -301,7 +244,7 @@ def test_an_idle_connection_may_send_one_more(proxy, monkeypatch):
 
 def test_what_takes_too_long_is_cut_off_and_counted(proxy, backend):
     connection = connect(proxy)
-    connection.request("POST", "/wait", b"abc")
+    connection.request("POST", "/predictions/wait", b"abc")
     assert backend.waiting.acquire(timeout=30)
     assert proxy.stop(0.2) == 1
     with pytest.raises((ConnectionError, http.client.HTTPException)):
@@ -326,7 +269,7 @@ def test_no_connection_is_reset_while_it_stops(backend):
                     return error
                 continue  # it has not started yet
             try:
-                connection.request("POST", "/", b"abc")
+                connection.request("POST", URL, b"abc")
                 assert connection.getresponse().read() == b"abc"
             except Exception as error:  # noqa: BLE001 (whatever it is, it is looked at)
                 return error
@@ -348,7 +291,7 @@ def test_new_connections_are_passed_over_and_those_that_exist_go_on():
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = listening.getsockname()
         waiting = socket.create_connection(address)
-        _drop_new_connections(listening)
+        drop_new_connections(listening)
         late = socket.socket()
         late.setblocking(False)
         assert late.connect_ex(address) == errno.EINPROGRESS
