@@ -7,6 +7,7 @@ TorchServe's own statuses are read here and nowhere else.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
@@ -63,13 +64,16 @@ class TileClient:
         if path:
             model, _, version = path.partition("/")
         self.endpoint, self.model, self.version, self.management = base, model, version, management.rstrip("/")
-        self.url = "/".join(part for part in (base, "predictions", model, version) if part)
+        self.url = self._url(version)
         self.timeout, self.attempts = timeout, max(1, ATTEMPTS if attempts is None else attempts)
         self._session = requests.Session()
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=64))
         self._session.headers.update(auth_headers())
         self._session.trust_env = not is_loopback(endpoint)
+
+    def _url(self, version: str) -> str:
+        return "/".join(part for part in (self.endpoint, "predictions", self.model, version) if part)
 
     def predict(self, image: bytes, *, overlap: int = 0) -> bytes:
         """Return the mask of a tile, as a paletted PNG.
@@ -91,6 +95,25 @@ class TileClient:
         if not answer.headers.get("content-type", "").startswith("image/png"):
             raise ServingError(f"{self.url} did not answer with a mask; is this a tile endpoint?")
         return answer.content
+
+    def ask(
+        self, image: bytes | None, headers: Mapping[str, str] | None = None, *, version: str | None = None
+    ) -> requests.Response:
+        """Ask with headers of one's own, and return the answer as it is, for whoever passes it on.
+
+        Args:
+            image: An encoded image; None to ask for the model card (`describe: True`).
+            headers: More headers, as `Accept`.
+            version: Of the model, in place of this client's.
+
+        Raises:
+            TileError, ServingError: as `predict`. An error that stands for a status of the server has it as
+                `status`.
+        """
+        url = self.url if version is None else self._url(version)
+        if image is None:
+            return self._send("GET", b"", {"describe": "True", **(headers or {})}, url)
+        return self._send("POST", image, {"Content-Type": "application/octet-stream", **(headers or {})}, url)
 
     def card(self) -> ModelCard:
         """Return the description of the model that the server's default version (or the one asked for) has."""
@@ -115,23 +138,25 @@ class TileClient:
             return False
         return answer.status_code == 200
 
-    def _send(self, method: str, body: bytes, headers: dict[str, str]) -> requests.Response:
+    def _send(self, method: str, body: bytes, headers: Mapping[str, str], url: str = "") -> requests.Response:
         """Send a request, again where that may help, and return the answer whose status is 200."""
-        deaths = 0
+        deaths, url = 0, url or self.url
 
         def once() -> requests.Response:
             nonlocal deaths
             try:
                 answer = self._session.request(
-                    method, self.url, data=body, headers=headers, timeout=(CONNECT_TIMEOUT, self.timeout)
+                    method, url, data=body, headers=dict(headers), timeout=(CONNECT_TIMEOUT, self.timeout)
                 )
             except requests.ReadTimeout:
                 # Not again: the server is still working on it, and a second copy would only lengthen its queue.
-                raise ServingError(f"{self.url} gave no answer within {self.timeout:g} s") from None
+                late = ServingError(f"{url} gave no answer within {self.timeout:g} s")
+                late.status = 504
+                raise late from None
             except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-                raise TryAgain(self._gave_up(f"cannot be reached: {connection_problem(error)}")) from None
+                raise TryAgain(self._gave_up(url, f"cannot be reached: {connection_problem(error)}")) from None
             except requests.RequestException as error:
-                raise ServingError(f"cannot send a request to {self.url}: {error}") from error
+                raise ServingError(f"cannot send a request to {url}: {error}") from error
             if answer.status_code == 200:
                 return answer
             message = _message(answer)
@@ -143,18 +168,22 @@ class TileClient:
                 )
                 if method == "POST" and deaths >= DEATHS:
                     raise fatal
-                raise TryAgain(fatal if method == "POST" else self._gave_up(message))
+                raise TryAgain(fatal if method == "POST" else self._gave_up(url, message))
             if answer.status_code not in TEMPORARY or message == RAISED:
-                raise self._explain(answer)
+                refused = self._explain(url, answer)
+                refused.status = answer.status_code
+                raise refused
             after = retry_after(answer.headers.get("Retry-After"))
-            raise TryAgain(self._gave_up(f"is busy, or no worker has loaded the model: {message}"), after)
+            busy = self._gave_up(url, f"is busy, or no worker has loaded the model: {message}")
+            busy.status = answer.status_code
+            raise TryAgain(busy, after)
 
         return retry(once, Backoff(self.attempts, BACKOFF, longest=LONGEST, jitter=0.5))
 
-    def _gave_up(self, reason: str) -> ServingError:
-        return ServingError(f"{self.url} {reason} (tried {self.attempts} times)")
+    def _gave_up(self, url: str, reason: str) -> ServingError:
+        return ServingError(f"{url} {reason} (tried {self.attempts} times)")
 
-    def _explain(self, answer: requests.Response) -> TileError | ServingError:
+    def _explain(self, url: str, answer: requests.Response) -> TileError | ServingError:
         """Return the error for an answer that would be the same next time."""
         if answer.status_code == 413:
             reason = _message(answer, "it is larger than the server takes")
@@ -174,7 +203,7 @@ class TileClient:
             503: "; the server's log has the reason",
             507: "; the server ran out of memory: give it more, or fewer workers or a smaller batchSize",
         }.get(answer.status_code, "")
-        return ServingError(f"{self.url} answered {answer.status_code}: {_message(answer)}{hint}")
+        return ServingError(f"{url} answered {answer.status_code}: {_message(answer)}{hint}")
 
     def close(self) -> None:
         """Close the connections."""

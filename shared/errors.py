@@ -4,9 +4,14 @@ from __future__ import annotations
 
 
 class RspError(Exception):
-    """Anything that a tool can explain. `rsp` prints it without a traceback and exits with `exit_code`."""
+    """Anything that a tool can explain. `rsp` prints it without a traceback and exits with `exit_code`.
+
+    Attributes:
+        status: The HTTP status that it stands for, where a server said one.
+    """
 
     exit_code = 1
+    status: int | None = None
 
 
 class UsageError(RspError):
