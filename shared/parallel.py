@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rsp.shared.errors import RspError
+from rsp.shared.memory import keep_memory
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -116,6 +117,7 @@ def parallel_map(
     """
     if isinstance(items, Sized):
         workers = min(workers, len(items))  # a process that has nothing to do costs its start
+    keep_memory()
     if workers <= 1:
         if initializer:
             initializer(*initargs)
@@ -150,6 +152,7 @@ def _begin_worker(initializer: Callable[..., None] | None, initargs: tuple[Any, 
     """Prepare a worker process: Ctrl-C is for its parent to handle, and it does not outlive its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    keep_memory()
     if initializer:
         initializer(*initargs)
 

@@ -31,6 +31,7 @@ from rsp.shared.learning.card import ModelCard, library_versions
 from rsp.shared.learning.checkpoint import fingerprint, save_checkpoint
 from rsp.shared.learning.inference import Predictor
 from rsp.shared.learning.models import plan_of
+from rsp.shared.memory import keep_memory
 from rsp.shared.metrics import iou_per_class
 from rsp.shared.parallel import cpu_count
 from rsp.shared.progress import progress
@@ -44,6 +45,7 @@ class Trainer:
     def __init__(self, plan: Plan, world: World) -> None:
         self.plan, self.world, self.config = plan, world, plan.config
         self.device = world.device
+        keep_memory()
         plan.check()
         if world.is_main:
             make_folder(plan.out)

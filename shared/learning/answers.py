@@ -48,7 +48,8 @@ def check_logits(answer: Any, name: str, wanted: Sequence[int]) -> torch.Tensor:
 
 def check_finite(logits: torch.Tensor, name: str) -> None:
     """Raise as `check_logits` does where logits hold NaN or infinity: their classes would mean nothing."""
-    if not bool(logits.isfinite().all()):
+    # A sum is quicker, and finite where all terms are, but for the largest of numbers.
+    if not bool(logits.sum().isfinite()) and not bool(logits.isfinite().all()):
         raise (PluginError if _is_plugin(name) else ModelError)(
             f"the network {name!r} answers NaN or infinity, so no class can be chosen; did its training diverge?"
         )

@@ -66,12 +66,12 @@ def stacked_type(channels: Sequence[Channel]) -> str | None:
     return kinds.pop() if len(kinds) == 1 else None if None in kinds else "float32"
 
 
-def scale(image: Array, divisor: float | npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+def scale(image: Array, divisor: float | None = None) -> npt.NDArray[np.float32]:
     """Return the values as float32: integers divided, floats as they are.
 
     Args:
         image: Of any shape.
-        divisor: What integers are divided by, one number or one for each band; None: the largest of their type.
+        divisor: What integers are divided by; None: the largest of their type.
     """
     if not np.issubdtype(image.dtype, np.integer):
         return image.astype(np.float32, copy=False)
@@ -79,6 +79,11 @@ def scale(image: Array, divisor: float | npt.NDArray[np.float32] | None = None) 
 
 
 def normalise(image: Array, channels: Sequence[Channel]) -> npt.NDArray[np.float32]:
+    """Return what `normalise_pixels` does as a contiguous array of shape (bands, height, width)."""
+    return np.ascontiguousarray(np.moveaxis(normalise_pixels(image, channels), 2, 0))
+
+
+def normalise_pixels(image: Array, channels: Sequence[Channel]) -> npt.NDArray[np.float32]:
     """Make the input of a network from an image that holds the picked bands of all channels, in order.
 
     Integers are divided by the divisors of the channels; then each band is `(value - mean) / std`. Values that
@@ -89,7 +94,7 @@ def normalise(image: Array, channels: Sequence[Channel]) -> npt.NDArray[np.float
         channels: The channels of the model.
 
     Returns:
-        Contiguous array of shape (bands, height, width).
+        Contiguous array of shape (height, width, bands).
 
     Raises:
         ModelError: the number of bands is not the model's.
@@ -100,19 +105,22 @@ def normalise(image: Array, channels: Sequence[Channel]) -> npt.NDArray[np.float
         raise ModelError(f"the model wants {_bands(wanted)}, the tile has {has}")
     mean = np.array([value for channel in channels for value in channel.mean], np.float32)
     std = np.array([value for channel in channels for value in channel.std], np.float32)
-    # One pass over memory for each step, in the layout that the network takes.
-    values = np.ascontiguousarray(np.moveaxis(scale(image, _divisors(image, channels)), 2, 0))
-    values = (values - mean[:, None, None]) / std[:, None, None]
+    height, width, bands = image.shape
+    # The bands of a row in one line, in place: numpy is slow where the last axis is short.
+    values = image.astype(np.float32, order="C").reshape(height, width * bands)
+    if np.issubdtype(image.dtype, np.integer):
+        values /= np.tile(_divisors(image, channels), width)
+    values -= np.tile(mean, width)
+    values /= np.tile(std, width)
     if np.issubdtype(image.dtype, np.floating):
         values[~np.isfinite(values)] = 0.0
-    return values
+    return values.reshape(height, width, bands)
 
 
-def _divisors(image: Array, channels: Sequence[Channel]) -> float | npt.NDArray[np.float32]:
-    """Return what the bands are divided by: one number where it is the same for all."""
+def _divisors(image: Array, channels: Sequence[Channel]) -> npt.NDArray[np.float32]:
+    """Return what the integers of each band are divided by."""
     natural = natural_divisor(image.dtype)
-    found = [channel.divisor or natural for channel in channels for _ in channel.bands]
-    return found[0] if len(set(found)) == 1 else np.array(found, np.float32)
+    return np.array([channel.divisor or natural for channel in channels for _ in channel.bands], np.float32)
 
 
 def _bands(count: int) -> str:

@@ -34,3 +34,9 @@ def test_the_border_is_cut_on_each_side():
     expected = logits.argmax(axis=0)[16:80, 16:80]
     assert not np.array_equal(expected, expected.T)
     assert np.array_equal(masks(logits, 16), expected)
+
+
+def test_large_logits_are_finite():
+    logits = np.full((2, 64, 64), 1e38, np.float32)
+    logits[1, 10:20] *= 2
+    assert np.array_equal(masks(logits), logits.argmax(axis=0))

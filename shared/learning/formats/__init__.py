@@ -194,7 +194,7 @@ def _load_onnx(path: Path, device: str, card: ModelCard, trust_model: bool) -> N
     name = session.get_inputs()[0].name
 
     def network(batch: torch.Tensor) -> torch.Tensor:
-        (logits,) = session.run(None, {name: batch.cpu().numpy()})
+        (logits,) = session.run(None, {name: batch.cpu().contiguous().numpy()})
         return torch.from_numpy(logits)
 
     return network
@@ -229,6 +229,7 @@ def write_model(path: Path, kind: ExportKind, model: nn.Module, card: ModelCard)
     """
     side = window_side(card)
     example = torch.rand(2, card.in_channels, side, side, generator=torch.Generator().manual_seed(0))
+    example = example.contiguous(memory_format=torch.channels_last)  # as it is asked: see `Predictor`
     text = card.to_json()
     try:
         with _quiet(), torch.no_grad():
