@@ -50,7 +50,7 @@ lint: setup ## Check style, types, the one-way imports and the Dockerfiles
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint components/Dockerfile serving/Dockerfile
 
-docs: setup ## Regenerate docs/tools.md, config.md, models.md and the README of each component
+docs: setup ## Regenerate docs/tools.md, config.md, models.md, READMEs of components, dashboard and alerts
 	$(BIN)/python -m docs.generate
 
 pipelines: setup ## Compile every pipeline into pipelines/compiled
@@ -59,7 +59,7 @@ pipelines: setup ## Compile every pipeline into pipelines/compiled
 images: setup ## Build the images of all tools and of TorchServe from the commit, or those in NAMES="cover serving"
 	@components/images.sh $(NAMES)
 
-manifests: setup ## Print the manifests of OVERLAY (gpu, local) with the images of this commit, for kubectl apply -f -
+manifests: setup ## Print the manifests of OVERLAY (gpu, local, front ...) with the images of this commit, for kubectl apply -f -
 	@$(BIN)/python -m rsp.components.container k8s/overlays/$(or $(OVERLAY),gpu)
 
 bench: setup ## Measure against rivals, in one run, as ratios of CPU time

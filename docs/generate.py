@@ -1,8 +1,8 @@
 """Write the documentation that follows from the code: `python -m docs.generate`, or `make docs`.
 
 docs/tools.md holds the `--help` of each tool, docs/config.md every key of the configuration, docs/models.md what
-these keys can name, and each folder of `components/` a README made from its tool and its Kubeflow component. A
-test keeps all of them fresh.
+these keys can name, and each folder of `components/` a README made from its tool and its Kubeflow component.
+k8s/overlays/monitoring gets its dashboard and its alerts. A test keeps all of them fresh.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from docs.models import models
+from k8s.alerts import prometheus_rule
+from k8s.dashboard import dashboard
 from rsp.shared.atomic import atomic_text
 from rsp.shared.cli import in_order, make_parser
 from rsp.shared.config import describe
@@ -45,6 +47,8 @@ def documents() -> dict[Path, str]:
         ROOT / "docs" / "config.md": f"{GENERATED}\n{describe()}",
         ROOT / "docs" / "models.md": f"{GENERATED}\n{models()}",
         ROOT / "docs" / "tools.md": _tools(),
+        ROOT / "k8s" / "overlays" / "monitoring" / "dashboard.json": dashboard(),
+        ROOT / "k8s" / "overlays" / "monitoring" / "rules.yaml": prometheus_rule(),
     }
     for name in _with_functions():
         found[ROOT / "components" / name / "README.md"] = _readme(name)

@@ -10,11 +10,24 @@ command -v wget >/dev/null || missing="$missing wget"
 command -v zsh >/dev/null || missing="$missing zsh"
 command -v fish >/dev/null || missing="$missing fish"
 ls /usr/share/postgresql/*/extension/postgis.control >/dev/null 2>&1 || missing="$missing postgresql postgresql-postgis"
+apt=$(dirname "$0")/apt.sh
+# promtool reads the alerts and the queries of the dashboard. Alone: the package would start a server, too.
+if ! command -v promtool >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing for the tests: promtool"
+        folder=$(mktemp -d)
+        "$apt" update -qq
+        (cd "$folder" && apt-get download -qq prometheus >/dev/null && dpkg-deb -x prometheus_*.deb .)
+        install -m 755 "$folder/usr/bin/promtool" /usr/local/bin/promtool
+        rm -r "$folder"
+    else
+        echo "not installed, so some tests are skipped: promtool"
+    fi
+fi
 [ -n "$missing" ] || exit 0
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing for the tests:$missing"
-    apt=$(dirname "$0")/apt.sh
     "$apt" update -qq
     # shellcheck disable=SC2086 # a list of packages
     DEBIAN_FRONTEND=noninteractive "$apt" install -y -qq --no-install-recommends $missing >/dev/null

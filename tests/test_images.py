@@ -123,14 +123,14 @@ def test_code_is_copied_after_what_it_needs_is_installed(path):
         assert f"org.opencontainers.image.{label}=" in text
 
 
-@pytest.mark.parametrize("path", ["k8s/base/kustomization.yaml"])
+@pytest.mark.parametrize("path", ["k8s/base/kustomization.yaml", "k8s/overlays/front/kustomization.yaml"])
 def test_manifests_name_the_placeholder(path):
     text = (ROOT / path).read_text()
     assert f"newName: {IMAGES}/rsp-serving\n    newTag: {PLACEHOLDER}" in text
 
 
 @pytest.mark.skipif(not shutil.which("kubectl"), reason="kubectl renders the manifests; not installed")
-@pytest.mark.parametrize("overlay", ["gpu", "local"])
+@pytest.mark.parametrize("overlay", ["gpu", "local", "front"])
 def test_manifests_with_the_images_of_a_commit(overlay):
     command = [sys.executable, "-m", "rsp.components.container", ROOT / "k8s" / "overlays" / overlay]
     env = {**os.environ, "RSP_IMAGE_TAG": "1.2.3", "RSP_IMAGE_REGISTRY": "r.example/x"}

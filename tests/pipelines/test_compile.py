@@ -211,8 +211,6 @@ def test_deploying_is_never_cached_and_may_manage_the_server(name):
     assert config["podMetadata"]["labels"] == {"rsp-role": "deploy"}
     (mount,) = config["pvcMount"]
     assert mount["mountPath"] == "/models"
-    policy = (ROOT / "k8s" / "base" / "networkpolicy.yaml").read_text()
-    assert "rsp-role: deploy" in policy
 
 
 def test_a_nightly_run_downloads_again():

@@ -1,0 +1,1 @@
+"""The manifests, and the dashboard and alerts that are made from code."""
