@@ -42,7 +42,9 @@ class FaultyProxy:
         asked: Method and path of each request.
     """
 
-    def __init__(self, host: str, fault: Callable[[str, str, Any], Fault] = lambda *_: NONE) -> None:
+    def __init__(
+        self, host: str, fault: Callable[[str, str, Any], Fault] = lambda *_: NONE, tls: Any = None
+    ) -> None:
         self.fault = fault
         self.asked: list[tuple[str, str]] = []
         proxy = self
@@ -88,6 +90,8 @@ class FaultyProxy:
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._http.daemon_threads = True
+        if tls is not None:
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
 
     def __enter__(self) -> FaultyProxy:

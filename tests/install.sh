@@ -10,6 +10,8 @@ command -v wget >/dev/null || missing="$missing wget"
 command -v zsh >/dev/null || missing="$missing zsh"
 command -v fish >/dev/null || missing="$missing fish"
 ls /usr/share/postgresql/*/extension/postgis.control >/dev/null 2>&1 || missing="$missing postgresql postgresql-postgis"
+[ -d /usr/lib/python3/dist-packages/swift/proxy ] ||
+    missing="$missing swift-proxy swift-account swift-container swift-object"
 apt=$(dirname "$0")/apt.sh
 # promtool reads the alerts and the queries of the dashboard. Alone: the package would start a server, too.
 if ! command -v promtool >/dev/null; then

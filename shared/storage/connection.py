@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import threading
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -20,7 +22,24 @@ from rsp.shared.storage.settings import SECRETS, Chain, Endpoint, certificates
 # Lists of 1,000 long keys are below 4 MB; everything larger is the content of an object, which is streamed.
 LARGEST_ANSWER = 16 << 20
 
+_PERMIT = re.compile(r"(X-Amz-Signature|X-Amz-Security-Token)=[^&\s]+")
+
 BACKOFF = Backoff(attempts=6, first=0.2, longest=20.0, jitter=0.3)
+
+
+class _Masked(logging.Filter):
+    """A presigned URL is a permit for some minutes: urllib3's debug log shall not hold it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                _PERMIT.sub(r"\1=...", argument) if isinstance(argument, str) else argument
+                for argument in record.args
+            )
+        return True
+
+
+logging.getLogger("urllib3.connectionpool").addFilter(_Masked())
 
 
 class UnreachableError(StorageError):

@@ -143,8 +143,10 @@ class FolderStorage(Storage):
         root = os.path.realpath(self.root)
         if os.path.realpath(path.parent) != str(Path(root, key).parent):
             raise StorageError(f"{path.parent} is a link, or lies behind one: a store follows links to files only")
-        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(root):
-            raise StorageError(f"{path} is a link that leads out of {self.root}")
+        if path.is_symlink():
+            target = Path(os.path.realpath(path))
+            if target.is_symlink() or not target.is_relative_to(root):
+                raise StorageError(f"{path} is a link that leads out of {self.root}, or to itself")
         return path
 
     @contextmanager
@@ -188,6 +190,10 @@ class FolderStorage(Storage):
                 # Somebody who deleted the last object of the folder has removed it between our steps.
                 if isinstance(reason, FileNotFoundError) and attempts_left:
                     continue
+                if isinstance(reason, (FileExistsError, NotADirectoryError)):
+                    raise StorageError(
+                        f"cannot write {self._where(key)}: a folder on its way is a file"
+                    ) from error
                 if isinstance(error, OSError):
                     raise StorageError(f"cannot write {self._where(key)}: {error.strerror}") from error
                 raise

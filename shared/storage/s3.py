@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
+from xml.etree import ElementTree
 
 from minio import Minio
 from minio.deleteobjects import DeleteObject
@@ -242,6 +243,11 @@ class S3Storage(Storage):
         except MinioException as error:
             raise explain(
                 error, f"{verb} {self._where(key)}", self.bucket, self._endpoint, self._credentials
+            ) from None
+        except (ElementTree.ParseError, ValueError):
+            raise StorageError(
+                f"cannot {verb} {self._where(key)}: {self._endpoint} answers, and not as S3 does; is it the "
+                "address of an S3 server?"
             ) from None
         except UnreachableError as error:
             raise StorageError(f"cannot {verb} {self._where(key)}: {error}") from None

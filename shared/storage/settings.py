@@ -92,7 +92,12 @@ def find_endpoint() -> Endpoint:
 
 def certificates() -> str | None:
     """Return the file of certificates to trust that the environment names, or None."""
-    return os.environ.get("AWS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or None
+    for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE"):
+        if path := os.environ.get(name):
+            if not Path(path).is_file():
+                raise StorageError(f"{name} is {path}, and that is no file of certificates")
+            return path
+    return None
 
 
 def _secret(name: str) -> str | None:
@@ -150,10 +155,9 @@ class Chain(Provider):
                 continue
             self.source = source
             return self._known
-        tried = "; ".join(self._sources)
         raise StorageError(
             "no credentials for S3: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a folder with the "
-            f"files access_key and secret_key in {SECRETS}. Tried: {tried}"
+            f"files access_key and secret_key in {SECRETS}. Tried: {'; '.join(failed)}"
         )
 
 

@@ -1,0 +1,123 @@
+"""A store on a real S3 server that judges signatures, and refuses conditions of writes."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import pytest
+
+from rsp.shared.errors import ChangedError, ConflictError, StorageError
+from rsp.shared.http import Backoff
+from rsp.shared.storage import multipart, open_storage
+from rsp.shared.storage import s3 as module
+from tests.faults import NONE, Fault, FaultyProxy
+from tests.shared.test_storage import ODD_KEYS
+from tests.swift import missing, swift
+
+pytestmark = [
+    pytest.mark.skipif(missing() is not None, reason=str(missing())),
+    pytest.mark.xdist_group("swift"),
+]
+
+MiB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def server():
+    with swift() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def bucket(server):
+    return server.bucket()
+
+
+@pytest.fixture
+def environ(server, monkeypatch):
+    for name, value in server.environ.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def store(request, environ, bucket):
+    return open_storage(f"s3://{bucket}/{request.node.name}")
+
+
+def test_signatures_of_odd_keys(store):
+    for key in ODD_KEYS:
+        written = store.write(key, key.encode())
+        assert store.read(key) == (key.encode(), written)
+        assert store.stat(key) == written
+        assert store.read_range(key, 0, 1, etag=written.etag) == key.encode()[:1]
+    assert list(store.list()) == [store.stat(key) for key in sorted(ODD_KEYS)]
+    # Presigned, too.
+    for key in ODD_KEYS:
+        store.write_if(key, b"2", etag=store.stat(key).etag)
+        assert store.read(key)[0] == b"2"
+    store.delete(*ODD_KEYS)
+    assert list(store.list()) == []
+
+
+def test_wrong_keys_are_refused(store, bucket, monkeypatch, tmp_path):
+    store.write("a", b"1")
+    (tmp_path / "file").write_text("22")
+    for name, value, code in [
+        ("AWS_SECRET_ACCESS_KEY", "wrong", "SignatureDoesNotMatch"),
+        ("AWS_ACCESS_KEY_ID", "nobody", "SignatureDoesNotMatch|InvalidAccessKeyId"),
+    ]:
+        with monkeypatch.context() as environment:
+            environment.setenv(name, value)
+            environment.setattr(module, "SINGLE", 1)  # so that the file goes in parts, presigned
+            wrong = open_storage(store.address)
+            for act in (
+                lambda wrong: wrong.stat("a"),
+                lambda wrong: wrong.read("a"),
+                lambda wrong: wrong.read_range("a", 0, 1),
+                lambda wrong: wrong.write("a", b"2"),
+                lambda wrong: wrong.upload("a", tmp_path / "file"),
+                lambda wrong: wrong.delete("a"),
+                lambda wrong: wrong.delete("a", "b"),
+                lambda wrong: list(wrong.list()),
+                lambda wrong: wrong.honours_conditions(),
+            ):
+                with pytest.raises(StorageError, match=rf"credentials from AWS_ACCESS_KEY_ID and .*\(({code})\)"):
+                    act(wrong)
+    assert store.read("a")[0] == b"1"
+
+
+def test_it_has_no_conditional_writes_and_that_is_found_out(store):
+    assert not store.honours_conditions()
+    first = store.write_if("a", b"1", etag=None)
+    with pytest.raises(ConflictError):
+        store.write_if("a", b"2", etag=None)
+    assert store.write_if("a", b"2", etag=first.etag) == store.stat("a")
+    assert [found.key for found in store.list()] == ["a"]
+
+
+def test_parts(store, monkeypatch, tmp_path, server):
+    monkeypatch.setattr(module, "SINGLE", 2 * MiB)
+    monkeypatch.setattr(multipart, "PART", 2 * MiB)
+    data = random.Random(1).randbytes(5 * MiB)
+    (tmp_path / "source").write_bytes(data)
+    stat = store.upload("ü b", tmp_path / "source")
+    assert stat == store.stat("ü b") and stat.etag.endswith("-3")
+    assert list(store.list()) == [stat]
+    assert store.read_range("ü b", 2 * MiB - 5, 10, etag=stat.etag) == data[2 * MiB - 5 : 2 * MiB + 5]
+    # Resumed across the border of parts.
+    cuts = [Fault(cut=3 * MiB)]
+    with FaultyProxy(server.host, lambda *_: cuts.pop() if cuts else NONE) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        broken = open_storage(store.address, backoff=Backoff(2, 0.001))
+        digest = hashlib.sha256(data).hexdigest()
+        assert broken.download("ü b", tmp_path / "target", sha256=digest) == stat
+    other = store.write("ü b", b"other")
+    with pytest.raises(ChangedError):
+        store.read_range("ü b", 0, 5, etag=stat.etag)
+    assert store.read("ü b") == (b"other", other)
+
+
+def test_missing_buckets(environ):
+    with pytest.raises(StorageError, match="there is no bucket not-there at"):
+        open_storage("s3://not-there").stat("a")
