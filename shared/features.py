@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
@@ -335,6 +336,9 @@ def project(
     return mercator
 
 
+_HEAD, _TAIL = '{"type":"FeatureCollection","features":[\n', "\n]}\n"
+
+
 class FeatureWriter:
     """Writes one FeatureCollection, a feature at a time."""
 
@@ -360,6 +364,17 @@ class FeatureWriter:
 def feature_writer(path: Path) -> Iterator[FeatureWriter]:
     """Open a GeoJSON file for writing; it takes the place of `path` when the block ends well."""
     with atomic_text(path) as file:
-        file.write('{"type":"FeatureCollection","features":[\n')
+        file.write(_HEAD)
         yield FeatureWriter(file)
-        file.write("\n]}\n")
+        file.write(_TAIL)
+
+
+def feature_collection(features: Iterable[tuple[BaseGeometry, dict[str, Any]]]) -> str:
+    """Return the text of a GeoJSON file of these features, each a geometry in degrees and its properties."""
+    file = io.StringIO()
+    file.write(_HEAD)
+    writer = FeatureWriter(file)
+    for geometry, properties in features:
+        writer.write(geometry, properties)
+    file.write(_TAIL)
+    return file.getvalue()

@@ -85,6 +85,8 @@ def sniff(data: bytes) -> str | None:
 def decode_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> Mask:
     """Decode a label or mask: one band whose values are class indices (a palette is not applied).
 
+    WebP has no single band: there a mask is grey, as `encode_mask_webp` writes it.
+
     Returns:
         Array of shape (height, width), uint8.
 
@@ -100,6 +102,10 @@ def decode_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> Mask:
             raise TileError("a mask holds class indices, whole numbers from 0 to 255")
         return mask
     image = _open(data, max_pixels)
+    if image.format == "WEBP" and image.mode == "RGB":
+        array = np.asarray(image)
+        if (array == array[:, :, :1]).all():
+            return np.ascontiguousarray(array[:, :, 0])
     if image.mode not in ("P", "L", "1"):
         raise TileError(f"a mask is a single-band image of class indices, this one is {image.mode}")
     return np.asarray(image, dtype=np.uint8)  # a 1-bit image holds the classes 0 and 1
@@ -118,7 +124,9 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             image.load()
     except UnidentifiedImageError:
         raise TileError("not an image (expected PNG, JPEG, WebP or GeoTIFF)") from None
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError:
+        raise TileError(f"the image claims far more pixels than the limit of {max_pixels}") from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise TileError("the image is corrupt or truncated") from error
     except (ArithmeticError, LookupError, TypeError, struct.error, zlib.error) as error:
         # What Pillow's readers let through on damaged files.
@@ -218,6 +226,20 @@ def encode_mask(mask: Mask, colors: Sequence[Rgb]) -> bytes:
     picture.putpalette([value for color in colors for value in color])
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", compress_level=PNG_LEVEL)
+    return buffer.getvalue()
+
+
+def encode_mask_webp(mask: Mask) -> bytes:
+    """Encode class indices as a lossless grey WebP, in which a pixel's red, green and blue are its class index.
+
+    It has no palette: what shows it looks colours up. `decode_mask` reads it.
+
+    Args:
+        mask: Shape (height, width), uint8.
+    """
+    picture = Image.fromarray(np.repeat(mask[:, :, np.newaxis], 3, axis=2))
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", lossless=True, quality=0, method=0)
     return buffer.getvalue()
 
 

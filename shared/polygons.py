@@ -6,6 +6,7 @@ whole numbers, so that parts of a feature in neighbouring tiles fit together exa
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from shapely.geometry import Polygon, shape
 from shapely.geometry.base import BaseGeometry
 from shapely.geometry.polygon import orient
 
+from rsp.shared.errors import TileError
 from rsp.shared.features import DECIMALS
 from rsp.shared.images import Mask
 from rsp.shared.tiles import Tile
@@ -114,6 +116,41 @@ def finish(
             if area >= min_area:
                 features.append(Feature(placed, area, start, len(tiles)))
     return features
+
+
+def mask_features(
+    mask: Mask,
+    titles: Sequence[str],
+    tile: Tile,
+    *,
+    tolerance: float = 1.0,
+    min_area: float = 1.0,
+    max_outline: int | None = None,
+) -> Iterator[tuple[Polygon, dict[str, Any]]]:
+    """Yield the features of a lone mask and their properties, class by class, as `rsp vectorize` writes them.
+
+    Args:
+        mask: Shape (height, width).
+        titles: Of the classes. The first is the background, which has no features.
+        tile: Where the mask lies.
+        tolerance: How far, in pixels, outlines may move.
+        min_area: What is smaller, in square metres, is left out.
+        max_outline: How long, in pixels, the outlines of all classes may be together. The time that this takes
+            follows them, and those of noise are as long as the mask is large.
+
+    Raises:
+        TileError: they are longer.
+    """
+    outline = sum(int(np.count_nonzero(np.diff(mask.astype(np.int16), axis=axis))) for axis in (0, 1))
+    if max_outline is not None and outline > max_outline:
+        raise TileError(f"the outlines of the mask have {outline} pixels, and the limit is {max_outline}")
+    grid = Grid(tile.z, mask.shape[1])
+    for value, title in enumerate(titles[1:], 1):
+        found: list[Feature] = []
+        for polygon in polygons_of(mask, value, tile, grid.size):
+            found += finish([polygon], {tile}, grid, tolerance, min_area)
+        for feature in sorted(found, key=lambda feature: feature.polygon.bounds):
+            yield feature.polygon, feature.properties(title)
 
 
 def _placed(polygon: Polygon, grid: Grid, tolerance: float) -> list[Polygon]:

@@ -33,7 +33,9 @@ __all__ = [
     "TileImages",
     "in_strips",
     "load_predictor",
+    "predict_arrays",
     "predict_tiles",
+    "probability_bytes",
     "read_model_card",
     "read_window",
     "sent_bands",
@@ -238,6 +240,56 @@ def sent_tile(card: ModelCard, fractions: npt.NDArray[Any]) -> Array:
     return np.clip(fractions * divisor, 0, natural_divisor(kind)).astype(kind)
 
 
+def probability_bytes(probabilities: Scores) -> npt.NDArray[np.uint8]:
+    """Return probabilities as bytes, the form in which they are sent and stored: `round(p * 255)`, halves to even.
+
+    A byte is within 1/510 of its probability; those of a pixel may sum to a little more or less than 255.
+
+    Args:
+        probabilities: From 0 to 1, as `Predictor.probabilities` gives them: shape (classes, height, width).
+    """
+    return np.rint(probabilities * np.float32(255)).astype(np.uint8)
+
+
+def predict_arrays(
+    predictor: Predictor,
+    encoded: Sequence[bytes],
+    overlap: int | None = None,
+    *,
+    probabilities: bool = False,
+    assumed: str | None = None,
+) -> list[Array | TileError]:
+    """Answer encoded tiles with arrays; see `predict_tiles`.
+
+    Args:
+        predictor: The model.
+        encoded: The tiles.
+        overlap: Width of the border that each image carries on each side.
+        probabilities: Answer with `probability_bytes`, not with classes.
+        assumed: The value type that tiles must have where the card, an old one, does not say; any where None.
+
+    Returns:
+        For each tile the class of each pixel, shape (height, width) uint8, or the probability of each class, shape
+        (classes, height, width) uint8, or the reason why there is none.
+    """
+    answers: list[Array | TileError] = [TileError("not predicted")] * len(encoded)
+    images: dict[int, Array] = {}
+    for index, data in enumerate(encoded):
+        try:
+            images[index] = _decode_sent(data, predictor.card, overlap or 0, assumed)
+        except (TileError, ModelError) as error:
+            answers[index] = TileError(str(error))
+    decoded, border = list(images.values()), overlap or 0
+    arrays: list[Mask]
+    if probabilities:
+        arrays = [probability_bytes(found) for found in predictor.probabilities(decoded, border)]
+    else:
+        arrays = predictor.masks(decoded, border)
+    for index, array in zip(images, arrays, strict=True):
+        answers[index] = array
+    return answers
+
+
 def predict_tiles(
     predictor: Predictor, encoded: Sequence[bytes], overlap: int | None = None
 ) -> list[bytes | TileError]:
@@ -252,20 +304,13 @@ def predict_tiles(
     Returns:
         For each tile a paletted PNG, or the reason why there is none. One bad tile does not hurt others.
     """
-    answers: list[bytes | TileError] = [TileError("not predicted")] * len(encoded)
-    images: dict[int, Array] = {}
-    for index, data in enumerate(encoded):
-        try:
-            images[index] = _decode_sent(data, predictor.card, overlap or 0)
-        except (TileError, ModelError) as error:
-            answers[index] = TileError(str(error))
-    masks = predictor.masks(list(images.values()), overlap or 0)
-    for index, mask in zip(images, masks, strict=True):
-        answers[index] = encode_mask(mask, predictor.card.colors)
-    return answers
+    return [
+        answer if isinstance(answer, TileError) else encode_mask(answer, predictor.card.colors)
+        for answer in predict_arrays(predictor, encoded, overlap)
+    ]
 
 
-def _decode_sent(data: bytes, card: ModelCard, overlap: int) -> Array:
+def _decode_sent(data: bytes, card: ModelCard, overlap: int, assumed: str | None) -> Array:
     """Decode a tile and check that it is one for this model."""
     if not 0 <= overlap <= card.overlap:
         raise TileError(f"the border is {overlap} pixels wide, the model takes up to {card.overlap}")
@@ -275,6 +320,11 @@ def _decode_sent(data: bytes, card: ModelCard, overlap: int) -> Array:
     if (height, width) != (side, side):
         border = f" with a border of {overlap}" if overlap else ""
         raise TileError(f"the image has {width}x{height} pixels, expected {side}x{side}{border}")
+    if assumed is not None and stacked_type(card.channels) is None and value_type(image) != assumed:
+        raise TileError(
+            f"the tile holds {value_type(image)} values, and the card of this model, which an older rsp wrote, "
+            f"does not say what it was trained on, so only {assumed} is taken here"
+        )
     if len(card.channels) == 1:
         return pick_bands(image, card.channels[0])
     if bands != card.in_channels:

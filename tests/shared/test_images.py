@@ -11,7 +11,17 @@ import rasterio
 from PIL import Image
 
 from rsp.shared.errors import ConfigError, TileError
-from rsp.shared.images import complementary, decode, decode_mask, encode, encode_mask, parse_color, sniff
+from rsp.shared.images import (
+    complementary,
+    decode,
+    decode_mask,
+    encode,
+    encode_mask,
+    encode_mask_webp,
+    parse_color,
+    sniff,
+)
+from tests.serving.bad_inputs import png
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 
@@ -229,3 +239,17 @@ def test_complementary_colors():
     assert complementary([WHITE, PINK, (0, 0, 0)]) == [WHITE, (20, 255, 128), (0, 0, 0)]
     mean = [(a + b) / 2 for a, b in zip(PINK, complementary([PINK])[0], strict=True)]
     assert max(mean) - min(mean) <= 1
+
+
+def test_a_mask_in_webp_is_grey_and_comes_back():
+    mask = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
+    data = encode_mask_webp(mask)
+    assert sniff(data) == "webp" and np.array_equal(decode_mask(data), mask)
+    assert np.array_equal(decode(data), np.repeat(mask[:, :, np.newaxis], 3, axis=2))
+    with pytest.raises(TileError, match="a mask is a single-band image of class indices, this one is RGB"):
+        decode_mask(encode(np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8), "webp"))
+
+
+def test_a_png_that_claims_to_be_huge_is_not_called_corrupt():
+    with pytest.raises(TileError, match="far more pixels than the limit of 16777216"):
+        decode(png(100_000, 100_000, b""))
