@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -35,6 +35,9 @@ KEEP = 900.0
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 TILES = (1, 2, 4, 8, 16, 32, 64)
+
+# Statuses whose series begin at 0, so that `rate()` sees the first of them.
+USUAL = ("200", "400", "500", "503")
 
 Switch = Literal["switched", "refused"]
 Cache = Literal["hit", "miss", "joined"]
@@ -127,6 +130,8 @@ class Metrics:
             "rsp_live_cache", "Tiles found in the cache (hit), not found (miss), or already under way (joined).",
             ["result"], registry=registry,
         )  # fmt: skip
+        for result in get_args(Cache):
+            self._live_cache.labels(result)
         self._gauges = {
             name: Gauge(name, text, registry=registry)
             for name, text in (
@@ -196,6 +201,8 @@ class Metrics:
                 self._gone.pop((model, version), None)
                 if version not in before:
                     self._begin(model, version)
+            for result in get_args(Switch):
+                self._switches.labels(model, result)
             self._versions[model] = now
             self._default.pop(model, None)
             if default is not None:
@@ -298,7 +305,8 @@ class Metrics:
             tiles=self._tiles.labels(model, version),
         )
         self._restarts.labels(model, version)
-        series.requests["200"] = self._requests.labels(model, version, "200")
+        for code in USUAL:
+            series.requests[code] = self._requests.labels(model, version, code)
         return series
 
     def _remove_old(self) -> None:

@@ -19,7 +19,7 @@ if ! command -v promtool >/dev/null; then
         echo "installing for the tests: promtool"
         folder=$(mktemp -d)
         "$apt" update -qq
-        (cd "$folder" && apt-get download -qq prometheus >/dev/null && dpkg-deb -x prometheus_*.deb .)
+        (cd "$folder" && apt-get -o APT::Sandbox::User=root download -qq prometheus >/dev/null && dpkg-deb -x prometheus_*.deb .)
         install -m 755 "$folder/usr/bin/promtool" /usr/local/bin/promtool
         rm -r "$folder"
     else

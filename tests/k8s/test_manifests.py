@@ -216,6 +216,12 @@ def test_policies_let_in_and_out_what_is_needed_and_no_more(folder):
             assert int(port) in doors
 
 
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_pod_has_a_policy(folder):
+    guarded = [each["spec"]["podSelector"]["matchLabels"] for each in objects(folder, "NetworkPolicy").values()]
+    assert sorted(name for labels in guarded for name in matching(folder, labels)) == sorted(templates(folder))
+
+
 def test_replicas_are_asked_for_their_status_ready_or_not():
     services = objects("base", "Service")
     pods = services["rsp-serving-pods"]["spec"]
