@@ -1,4 +1,4 @@
-"""Tile sets: a directory `{z}/{x}/{y}.{ext}` or one PMTiles archive, behind one seam.
+"""Tile sets: a directory `{z}/{x}/{y}.{ext}` or one PMTiles archive, here or remote, behind one seam.
 
 What is known of a whole set (classes, value type, size of its tiles, ...) stands in the metadata of the archive,
 or in `metadata.json` of the directory; see `rsp.shared.tileset.metadata`.
@@ -19,6 +19,7 @@ from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
 from rsp.shared.tileset.digest import tiles_digest
 from rsp.shared.tileset.directory import DirectoryReader, DirectoryWriter, read_sidecar, scan
 from rsp.shared.tileset.metadata import SIDECAR, TileSetInfo, classes_metadata, parse_info
+from rsp.shared.tileset.remote import is_remote, open_remote
 
 __all__ = [
     "FORMATS",
@@ -33,6 +34,7 @@ __all__ = [
     "classes_metadata",
     "find_tileset",
     "is_archive",
+    "is_remote",
     "open_reader",
     "open_writer",
     "read_info",
@@ -51,9 +53,16 @@ def is_archive(path: str | Path) -> bool:
 def open_reader(path: str | Path) -> TileReader:
     """Open a tile set, whichever its form.
 
+    Args:
+        path: A directory or an archive on this machine; an archive at `http(s)://...`; an archive or a folder of
+            tiles at `s3://bucket/...`. What is remote is read by ranges, as it is asked for.
+
     Raises:
         TileSetError: nothing there, neither a directory nor an archive, or no tile in it.
+        StorageError: a remote one that cannot be reached.
     """
+    if is_remote(path):
+        return open_remote(str(path))
     path = Path(path).expanduser()
     if path.is_dir():
         return DirectoryReader(path)
@@ -63,11 +72,14 @@ def open_reader(path: str | Path) -> TileReader:
 
 
 def read_info(path: str | Path) -> TileSetInfo:
-    """Return what a tile set says of itself, without looking for its tiles.
+    """Return what a tile set says of itself, without looking for its tiles. See `open_reader`.
 
     Raises:
         TileSetError: nothing there, neither a directory nor an archive, or metadata that are damaged.
     """
+    if is_remote(path):
+        with open_remote(str(path)) as reader:
+            return reader.info
     path = Path(path).expanduser()
     if path.is_dir():
         metadata = read_sidecar(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -53,6 +53,13 @@ class TileReader(ABC):
     @abstractmethod
     def read(self, tile: Tile) -> bytes:
         """Return the encoded image of a tile; raise `TileError` where there is none or it cannot be read."""
+
+    def read_many(self, tiles: Iterable[Tile]) -> dict[Tile, bytes]:
+        """Return the encoded images of tiles, without those that are not there.
+
+        Readers of remote sets ask for neighbours together.
+        """
+        return {tile: self.read(tile) for tile in tiles if tile in self}
 
     def image(self, tile: Tile) -> Array:
         """Return the pixels of a tile, shape (height, width, bands); raises as `read` and `decode` do."""

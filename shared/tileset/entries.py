@@ -1,0 +1,217 @@
+"""What stands before the tiles of a PMTiles archive: its header, and its directories as arrays.
+
+Nothing of it is believed: every offset, length and count of a foreign file is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pmtiles.tile import Compression, HeaderDict, TileType, deserialize_header
+
+from rsp.shared.errors import TileSetError
+from rsp.shared.tileset.base import FORMATS
+from rsp.shared.tileset.hilbert import END
+
+TILE_TYPES = {"png": TileType.PNG, "jpg": TileType.JPEG, "webp": TileType.WEBP, "tif": TileType.UNKNOWN}
+MAGIC = b"PMTiles\x03"
+HEADER_SIZE = 127
+
+# Of one directory, packed and unpacked. Writers keep them to some 10 KB; an entry has four bytes at least.
+MAX_PACKED = 16 << 20
+MAX_UNPACKED = 64 << 20
+
+# A directory, those below it, and those below these: nobody nests them deeper.
+MAX_DEPTH = 4
+
+
+class DamagedError(ValueError):
+    """An archive that cannot be what it says."""
+
+
+def read_header(data: bytes, size: int) -> HeaderDict:
+    """Return the header of an archive.
+
+    Args:
+        data: Its first bytes, 127 at least.
+        size: Of the whole file.
+
+    Raises:
+        DamagedError: it says of itself what cannot be.
+    """
+    if len(data) < HEADER_SIZE:
+        raise DamagedError("it ends within its header")
+    try:
+        header = deserialize_header(data[:HEADER_SIZE])
+    except (LookupError, ValueError) as error:
+        raise DamagedError(str(error)) from error
+    places = (
+        ("root directory", header["root_offset"], header["root_length"], MAX_PACKED),
+        ("metadata", header["metadata_offset"], header["metadata_length"], size),
+        ("leaf directories", header["leaf_directory_offset"], header["leaf_directory_length"], size),
+        ("tiles", header["tile_data_offset"], 0, size),
+    )
+    for name, offset, length, most in places:
+        if offset + length > size:
+            raise DamagedError(f"it ends before its {name}")
+        if length > most:
+            raise DamagedError(f"its {name} would have {length} bytes")
+    if not header["root_length"]:
+        raise DamagedError("it has no root directory")
+    return header
+
+
+def image_format(header: HeaderDict, metadata: Callable[[], Mapping[str, Any]], where: object) -> str:
+    """Return the format of an archive's tiles.
+
+    Args:
+        header: Of the archive.
+        metadata: Asked where the header does not say.
+        where: The archive, for messages.
+
+    Raises:
+        TileSetError: they are no images that the tools read.
+    """
+    if header["tile_compression"] not in (Compression.NONE, Compression.UNKNOWN):
+        raise TileSetError(
+            f"the tiles of {where} are compressed a second time, as vector tiles are; they are not images"
+        )
+    known: dict[TileType, str] = {kind: name for name, kind in TILE_TYPES.items() if name != "tif"}
+    kind = header["tile_type"]
+    if kind not in known and kind != TileType.UNKNOWN:
+        raise TileSetError(f"the tiles of {where} are {kind.name}: not images that the tools read")
+    return known.get(kind) or FORMATS.get(str(metadata().get("format")), "tif")
+
+
+def unpack(data: bytes, compression: Compression, limit: int) -> bytes:
+    """Return decompressed bytes; raise `DamagedError` where they are damaged, or more than `limit`."""
+    if compression == Compression.NONE:
+        return data
+    if compression not in (Compression.GZIP, Compression.UNKNOWN):
+        raise DamagedError(f"its directories are compressed as {compression.name}; only gzip is read")
+    unpacker = zlib.decompressobj(wbits=31)
+    try:
+        unpacked = unpacker.decompress(data, limit)
+    except zlib.error as error:
+        raise DamagedError(str(error)) from error
+    if unpacker.unconsumed_tail:
+        raise DamagedError(f"a directory or its metadata would have more than {limit} bytes")
+    if not unpacker.eof:
+        raise DamagedError("a directory or its metadata ends early")
+    return unpacked
+
+
+@dataclass(frozen=True)
+class Directory:
+    """The entries of a directory, sorted by id.
+
+    An entry is a run of tiles that share their data, or another directory, where `runs` is 0.
+
+    Attributes:
+        ids: The first tile of each entry.
+        runs: How many tiles each entry stands for.
+        offsets: Where its data begins: among the tiles, or among the leaf directories.
+        lengths: Of its data, in bytes.
+    """
+
+    ids: NDArray[np.uint64]
+    runs: NDArray[np.uint64]
+    offsets: NDArray[np.uint64]
+    lengths: NDArray[np.uint64]
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes of the memory."""
+        return 32 * len(self.ids)
+
+    @property
+    def end(self) -> np.uint64:
+        """The id after its last tile, of a directory with entries."""
+        return self.ids[-1] + np.maximum(self.runs[-1], 1)
+
+    @property
+    def leaves(self) -> NDArray[np.bool_]:
+        """Which entries are directories."""
+        return self.runs == 0
+
+    def find(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """Return for each tile the entry that it belongs to, -1 where there is none."""
+        if not len(self.ids):
+            return np.full(len(ids), -1)
+        found = np.searchsorted(self.ids, ids, "right") - 1
+        entry = np.maximum(found, 0)
+        within = (self.runs[entry] == 0) | (ids - self.ids[entry] < self.runs[entry])
+        return np.where((found >= 0) & within, entry, -1)
+
+
+def read_directory(data: bytes, compression: Compression, tiles: int, leaves: int) -> Directory:
+    """Return a directory.
+
+    Args:
+        data: As it stands in the archive.
+        compression: Of it.
+        tiles: How many bytes there are for tiles.
+        leaves: How many bytes there are for leaf directories.
+
+    Raises:
+        DamagedError: an entry that overlaps another, or lies outside of the archive.
+    """
+    values = _varints(unpack(data, compression, MAX_UNPACKED))
+    count = int(values[0]) if len(values) else -1
+    # Most are four columns of equal length.
+    if count < 0 or len(values) - 1 != 4 * count:
+        raise DamagedError("a directory has not as many entries as it says")
+    steps, runs, lengths, gaps = values[1:].reshape(4, count)
+    ids = np.cumsum(steps)
+    directory = Directory(ids, runs, _offsets(gaps, lengths), lengths)
+    _check(directory, tiles, leaves)
+    return directory
+
+
+def _varints(data: bytes) -> NDArray[np.uint64]:
+    """Return numbers of 7 bits a byte, least first; the top bit says that there are more."""
+    octets = np.frombuffer(data, np.uint8)
+    last = np.flatnonzero(octets < 0x80)
+    if not len(octets) or not len(last) or last[-1] != len(octets) - 1:
+        raise DamagedError("a directory ends within a number")
+    first = np.concatenate(([0], last[:-1] + 1))
+    sizes = last - first + 1
+    if sizes.max() > 8:
+        raise DamagedError("a directory holds a number that no archive needs")
+    place = np.arange(len(octets)) - np.repeat(first, sizes)
+    parts = (octets & 0x7F).astype(np.uint64) << (np.uint64(7) * place.astype(np.uint64))
+    return np.add.reduceat(parts, first)
+
+
+def _offsets(gaps: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return where each entry lies: what is written is 0 where it follows its predecessor, else the offset + 1."""
+    if not len(gaps):
+        return gaps
+    if not gaps[0]:
+        raise DamagedError("its first entry lies behind nothing")
+    before = np.cumsum(lengths) - lengths
+    # The last entry at or before each that says where it lies.
+    told = np.maximum.accumulate(np.where(gaps > 0, np.arange(len(gaps)), 0))
+    return gaps[told] - np.uint64(1) - before[told] + before
+
+
+def _check(directory: Directory, tiles: int, leaves: int) -> None:
+    ids, runs, offsets, lengths = directory.ids, directory.runs, directory.offsets, directory.lengths
+    if not len(ids):
+        return
+    # Eight bytes hold 56 bits, so that sums of two never wrap, and sums of many only where they exceed these.
+    ends = ids + np.maximum(runs, 1)
+    if int(ends.max()) > END or bool((ends[:-1] > ids[1:]).any()) or bool((ends <= ids).any()):
+        raise DamagedError("entries of a directory overlap, or are no tiles")
+    if not lengths.all():
+        raise DamagedError("an entry of a directory has no bytes")
+    limits = np.where(directory.leaves, np.uint64(leaves), np.uint64(tiles))
+    if bool((lengths > limits).any()) or bool((offsets > limits - lengths).any()):
+        raise DamagedError("it ends before its last tile")
+    if bool((lengths[directory.leaves] > MAX_PACKED).any()):
+        raise DamagedError("a directory is too large")
