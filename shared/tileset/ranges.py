@@ -77,10 +77,8 @@ class HttpRanges(Ranges):
     """A file on an HTTP server. One that ignores ranges is refused before it sends the whole file."""
 
     def __init__(self, url: str, backoff: Backoff = BACKOFF, timeout: tuple[float, float] = TIMEOUT) -> None:
-        try:
-            import requests
-        except ImportError:
-            raise UsageError("reading over HTTP needs requests: pip install 'rsp-tools[download]'") from None
+        import requests  # here: it takes longer to load than all the rest
+
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError("expected http://host/path or https://host/path")
