@@ -380,7 +380,7 @@ def test_a_card_that_is_none(models, tmp_path):
             load_predictor(rewritten(models["jit"], tmp_path / "m.jit", {"extra/card": card}))
 
 
-def test_an_onnx_file_of_other_windows_than_its_card(models, tmp_path):
+def test_files_of_other_windows_than_their_cards(models, tmp_path):
     import onnx
 
     model = onnx.load(models["onnx"])
@@ -389,6 +389,9 @@ def test_an_onnx_file_of_other_windows_than_its_card(models, tmp_path):
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="its card says"):
         load_predictor(tmp_path / "m.onnx")
+    changes = {"extra/card": json.dumps({**card, "tile_size": 256}).encode()}
+    with pytest.raises(ModelError, match="its card says"):
+        load_predictor(rewritten(models["pt2"], tmp_path / "m.pt2", changes))
 
 
 # --- encoded tiles ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -25,7 +25,7 @@ from rsp.shared.learning.answers import check_logits, guarded_network
 from rsp.shared.learning.card import MAX_BYTES, ModelCard
 from rsp.shared.learning.formats.archives import NOTHING, open_archive
 from rsp.shared.learning.formats.onnx import check_digest, check_onnx, load_onnx, read_onnx_card, write_onnx
-from rsp.shared.learning.formats.pt2 import clean_pt2, load_pt2, write_pt2
+from rsp.shared.learning.formats.pt2 import clean_pt2, load_pt2, load_trusted_pt2, write_pt2
 from rsp.shared.learning.formats.torchscript import clean_jit, load_jit, write_jit
 
 __all__ = [
@@ -171,8 +171,8 @@ def load_network(path: Path, device: str = "cpu", *, trust_model: bool = False) 
     try:
         if kind == "onnx":
             return _load_onnx(path, device, card, trust_model), card, kind
-        with _quiet(), _refused_by_name(path), path.open("rb") if trust_model else _CLEAN[kind](path) as source:
-            return load_jit(source, device) if kind == "jit" else load_pt2(source, device), card, kind
+        with _quiet(), _refused_by_name(path):
+            return (_load_jit if kind == "jit" else _load_pt2)(path, device, card, trust_model), card, kind
     except ModelError:
         raise
     except Exception as error:
@@ -182,15 +182,37 @@ def load_network(path: Path, device: str = "cpu", *, trust_model: bool = False) 
         ) from error
 
 
+def _load_jit(path: Path, device: str, card: ModelCard, trust_model: bool) -> Network:
+    with path.open("rb") if trust_model else clean_jit(path) as source:
+        return load_jit(source, device)
+
+
+def _load_pt2(path: Path, device: str, card: ModelCard, trust_model: bool) -> Network:
+    try:
+        with clean_pt2(path) as checked:
+            graph = load_pt2(checked, device)
+    except ModelError:
+        if not trust_model:
+            raise
+        with path.open("rb") as source:
+            return load_trusted_pt2(source, device)
+    _check_shape(path, graph.shape, card)
+    return graph
+
+
+def _check_shape(path: Path, shape: list[Any], card: ModelCard) -> None:
+    side = window_side(card)
+    if shape[1:] != [card.in_channels, side, side]:
+        raise ModelError(f"{path} takes {shape}, its card says {card.in_channels} bands of {side} pixels")
+
+
 def _load_onnx(path: Path, device: str, card: ModelCard, trust_model: bool) -> Network:
     check_digest(path)
     if not trust_model:
         with _refused_by_name(path):
             check_onnx(path)
     session, shape = load_onnx(path, device)
-    side = window_side(card)
-    if shape[1:] != [card.in_channels, side, side]:
-        raise ModelError(f"{path} takes {shape}, its card says {card.in_channels} bands of {side} pixels")
+    _check_shape(path, shape, card)
     name = session.get_inputs()[0].name
 
     def network(batch: torch.Tensor) -> torch.Tensor:

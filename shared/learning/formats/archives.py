@@ -117,9 +117,14 @@ class Archive:
 
 
 class Checked(io.RawIOBase):
-    """A zip archive, uncompressed, made of parts that lie elsewhere in memory; reads like a file."""
+    """A zip archive, uncompressed, made of parts that lie elsewhere in memory; reads like a file.
+
+    Attributes:
+        members: What is in it, by the name without the folder that all lie in.
+    """
 
     def __init__(self, members: Sequence[tuple[str, bytes | memoryview]]) -> None:
+        self.members = {name.partition("/")[2]: data for name, data in members}
         self._parts: list[bytes | memoryview] = []
         self._ends: list[int] = []
         self._position = 0

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
 from torch import nn
 
 from rsp.shared.errors import ModelError
 from rsp.shared.learning.formats.archives import Checked, open_archive
+from rsp.shared.learning.formats.graph import DTYPES, Graph
 from rsp.shared.learning.formats.program import check_tensors, clean_program
 
 PROGRAM, SAMPLES = "models/model.json", "data/sample_inputs/model.pt"
@@ -60,9 +63,34 @@ def clean_pt2(path: Path) -> Checked:
         return archive.copy({PROGRAM: program}, EXTRA)
 
 
-def load_pt2(source: IO[bytes] | Checked, device: str) -> nn.Module:
-    """Load a program: what `clean_pt2` returned, or a file that is trusted."""
-    program = torch.export.load(source)  # type: ignore[arg-type]
+def load_pt2(checked: Checked, device: str) -> Graph:
+    """Return the network of what `clean_pt2` returned.
+
+    Raises:
+        ModelError: it contradicts itself.
+    """
+    members = checked.members
+    if bytes(members["byteorder"]).decode("latin-1") != sys.byteorder:
+        raise ModelError(f"its weights are of a machine whose numbers are not {sys.byteorder}-endian")
+    weights: dict[str, torch.Tensor] = {}
+    for table, folder in TABLES.items():
+        for name, entry in json.loads(bytes(members[table]))["config"].items():
+            weights[name] = _tensor(members[folder + entry["path_name"]], entry["tensor_meta"]).to(device)
+    return Graph(json.loads(bytes(members[PROGRAM])), weights, device)
+
+
+def _tensor(data: bytes | memoryview, meta: Any) -> torch.Tensor:
+    """Return a weight; `check_tensors` has seen that it lies within its record."""
+    sizes, strides = ([value["as_int"] for value in meta[key]] for key in ("sizes", "strides"))
+    values = torch.empty(0, dtype=DTYPES[meta["dtype"]])
+    if len(data):
+        values = torch.frombuffer(data, dtype=values.dtype).clone()  # the file may change, and is not aligned
+    return values.as_strided(sizes, strides, meta["storage_offset"]["as_int"])
+
+
+def load_trusted_pt2(source: IO[bytes], device: str) -> nn.Module:
+    """Load a program as torch does, which may run any code."""
+    program = torch.export.load(source)
     if device != "cpu":
         from torch.export.passes import move_to_device_pass
 
