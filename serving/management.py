@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import urllib.error
 import urllib.request
@@ -27,8 +28,15 @@ SLOWEST = 150.0
 
 
 def auth_headers() -> dict[str, str]:
-    """Return the header that carries the token of the environment, if there is one."""
-    token = os.environ.get(TOKEN_VARIABLE)
+    """Return the header that carries the token of the environment, if there is one.
+
+    Raises:
+        ServingError: it cannot be sent.
+    """
+    token = os.environ.get(TOKEN_VARIABLE, "").strip()
+    if not re.fullmatch(r"[!-~]*", token):
+        # Said here: a library's message would print the header.
+        raise ServingError(f"{TOKEN_VARIABLE} holds a space, a line break or a letter that no token has")
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from rsp.shared.errors import TileError, UsageError
-from rsp.shared.images import Array, decode_mask, encode_lossless, encode_mask
+from rsp.shared.images import Array, decode_mask, encode_mask
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.inference import GPU_BATCH, load_predictor
 from rsp.shared.learning.windows import TileImages, in_strips, read_window
@@ -128,7 +128,7 @@ class Remote:
         from rsp.serving.client import TileClient
 
         self.client = TileClient(endpoint)
-        self.card = self.client.card()
+        self.card = self.client.pin()
         self.workers = workers
 
     def check_overlap(self, overlap: int) -> None:
@@ -150,7 +150,7 @@ class Remote:
                     f"it has {width}x{height} pixels, the served model takes tiles of {self.card.tile_size}; "
                     "a checkpoint takes any size"
                 )
-            data = self.client.predict(encode_lossless(window), overlap=overlap)
+            data = self.client.predict(self.client.encode(window), overlap=overlap)
             mask = decode_mask(data)
         except TileError as error:
             return error

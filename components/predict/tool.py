@@ -8,6 +8,7 @@ rsp predict --endpoint http://127.0.0.1:8080 images masks
 from __future__ import annotations
 
 import argparse
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,6 +133,8 @@ def predict(
             wanted = sorted(set().union(*(reader.tiles() for reader in readers.values())))
             zoom_of(wanted, tiles)
         writer = stack.enter_context(open_writer(out, "png", resume=resume))
+        if writer.done and writer.metadata.get("model", card.uuid) != card.uuid:
+            print(f"warning: {out} has {len(writer.done)} masks of another model, which stay", file=sys.stderr)
         writer.describe({"model": card.uuid, "classes": classes_metadata(card.classes)})
         done, failed = run(answerer, readers, wanted, writer, overlap)
     note_failures(out, failed)

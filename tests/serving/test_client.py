@@ -9,15 +9,21 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import numpy as np
 import pytest
 
 import rsp.serving.client
 import rsp.shared.http
 from rsp.serving.client import TileClient
-from rsp.serving.management import ready_workers
 from rsp.shared.errors import ServingError, TileError
+from rsp.shared.images import decode, sniff
+from rsp.shared.learning.card import ModelCard
+from rsp.shared.tiles import Tile
+from tests.networks import make_card
+from tests.tilesets import BLOCK, noise
 
 PNG = (200, "image/png", b"\x89PNG the mask")
+GEOJSON = "application/geo+json"
 
 
 class Scripted(ThreadingHTTPServer):
@@ -87,10 +93,7 @@ BUSY = (503, "application/json", b'{"code": 503, "type": "x", "message": "no wor
 
 def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(server, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    server.answers = [(200, "application/json", b'[{"workers": [{"status": "READY"}, {"status": "UNLOADED"}]}]')]
-    url = f"http://127.0.0.1:{server.server_port}"
-    assert ready_workers(url, "rsp") == 1
-    assert TileClient(url).ready() and TileClient(url, management=url).ready()
+    assert TileClient(f"http://127.0.0.1:{server.server_port}").ready()
 
 
 def test_what_is_sent(server, client, monkeypatch):
@@ -103,6 +106,42 @@ def test_what_is_sent(server, client, monkeypatch):
     monkeypatch.setenv("RSP_TORCHSERVE_TOKEN", "s3cret")
     TileClient(client.endpoint).predict(b"image")
     assert server.requests[-1][1]["authorization"] == "Bearer s3cret"
+
+
+def test_a_token_with_a_line_break_is_not_printed(server, client, monkeypatch, tmp_path):
+    monkeypatch.setenv("RSP_TORCHSERVE_TOKEN", "s3cret\n")  # as a file ends
+    TileClient(client.endpoint).predict(b"image")
+    assert server.requests[-1][1]["authorization"] == "Bearer s3cret"
+    monkeypatch.setenv("RSP_TORCHSERVE_TOKEN", "s3cret\nX-Evil: 1")
+    with pytest.raises(ServingError, match="RSP_TORCHSERVE_TOKEN holds") as caught:
+        TileClient(client.endpoint)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_passwords_of_other_places_are_not_sent(server, client, monkeypatch, tmp_path):
+    """requests would put those of ~/.netrc in the place of the token."""
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password pass\n")
+    monkeypatch.setattr(rsp.serving.client, "is_loopback", lambda url: False)
+    monkeypatch.setenv("RSP_TORCHSERVE_TOKEN", "s3cret")
+    monkeypatch.setenv("no_proxy", "*")
+    TileClient(client.endpoint).predict(b"image")
+    assert server.requests[-1][1]["authorization"] == "Bearer s3cret"
+    with pytest.raises(ServingError, match="holds a user or a password") as caught:
+        TileClient(client.endpoint.replace("//", "//me:secret1@"))
+    assert "secret1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(server, client, monkeypatch, status):
+    monkeypatch.setenv("RSP_TORCHSERVE_TOKEN", "s3cret")
+    server.headers = {"Location": f"{client.endpoint}/elsewhere"}
+    server.answers = [(status, "text/plain", b"")]
+    with TileClient(client.endpoint) as other:
+        with pytest.raises(ServingError, match=r"answered with a redirect; if http.*/elsewhere is right"):
+            other.predict(b"image")
+        assert not other.ready()
+    assert [path for path, _, _ in server.requests] == ["/predictions/rsp"] * 2
 
 
 @pytest.mark.parametrize(
@@ -159,6 +198,96 @@ def test_a_retry_after_that_is_a_date(server, client, monkeypatch):
     assert slept == [0, 3]
 
 
+def test_a_full_server_is_asked_again_when_it_says(server, client, monkeypatch):
+    """429 is no fault: it is waited out, as long as an answer may take."""
+    slept = []
+    monkeypatch.setattr(rsp.serving.client.time, "sleep", slept.append)
+    full = (429, "application/json", b'{"error": "Too Many Requests", "detail": "full"}')
+    server.headers = {"Retry-After": "2"}
+    server.answers = [full] * 20 + [PNG]
+    assert client.predict(b"image") == PNG[2]
+    assert len(slept) == 20 and all(2 <= seconds <= 3 for seconds in slept) and len(set(slept)) > 10
+    # Who says how often to try, as one behind whom somebody waits, is told soon.
+    server.answers, server.requests, server.headers = [full], [], {"Retry-After": "0"}
+    with TileClient(client.endpoint, attempts=2) as other, pytest.raises(ServingError, match="full") as caught:
+        other.predict(b"image")
+    assert caught.value.status == 429 and len(server.requests) == 2
+
+
+def test_a_full_server_is_not_asked_for_ever(server):
+    server.headers = {"Retry-After": "0"}
+    server.answers = [*[(429, "text/plain", b"full")] * 300, PNG]
+    url = f"http://127.0.0.1:{server.server_port}"
+    full = pytest.raises(ServingError, match=r"is busy.*\(tried 8 times\)")
+    with TileClient(url, timeout=0.05) as client, full:
+        client.predict(b"image")
+    assert len(server.requests) >= 8
+
+
+CARD = make_card().to_json().encode()
+
+
+def test_a_run_holds_on_to_one_version(server, client):
+    server.headers = {"X-Model-Version": "v1"}
+    server.answers = [(200, "application/json", CARD), PNG]
+    assert client.pin() == ModelCard.from_json(CARD) and client.predict(b"image") == PNG[2]
+    assert [path for path, _, _ in server.requests] == ["/predictions/rsp", "/predictions/rsp/v1"]
+    # Another version that answers in its place is found out, as is its absence.
+    server.headers = {"X-Model-Version": "v2"}
+    gone = r"predictions/rsp/v1: version 'v1' of 'rsp' is not served any more.* again with --resume"
+    with pytest.raises(ServingError, match=gone):
+        client.predict(b"image")
+    server.answers = [(404, "application/json", b'{"message": "Model version: v1 does not exist"}')]
+    with pytest.raises(ServingError, match=gone):
+        client.predict(b"image")
+    # A version that was asked for by its name is only said not to be there.
+    with TileClient(client.endpoint, version="v7") as named, pytest.raises(ServingError, match="no version 'v7'"):
+        named.predict(b"image")
+
+
+def test_a_server_that_tells_no_version_is_asked_as_it_is(server, client):
+    server.answers = [(200, "application/json", CARD), PNG]
+    client.pin()
+    assert client.predict(b"image") == PNG[2] and server.requests[-1][0] == "/predictions/rsp"
+
+
+def test_other_forms_of_an_answer(server, client):
+    server.headers = {"X-Shape": "2,2,1"}
+    server.answers = [(200, "application/octet-stream", b"\1\2\3\4")]
+    assert client.probabilities(b"image", overlap=3).tolist() == [[[1], [2]], [[3], [4]]]
+    assert server.requests[-1][1]["accept"] == "application/octet-stream"
+    for shape in ("2,2", "2,2,2", "-1,2,2", "1e3,1,1", ""):
+        server.headers = {"X-Shape": shape}
+        with pytest.raises(ServingError, match="4 bytes that are not of its X-Shape"):
+            client.probabilities(b"image")
+    server.answers = [(200, "application/geo+json", b'{"type": "FeatureCollection", "features": []}')]
+    assert client.features(b"image", Tile(100, 200, 15))["features"] == []
+    assert (server.requests[-1][1]["accept"], server.requests[-1][1]["x-tile"]) == (GEOJSON, "15/100/200")
+    server.answers = [(200, "application/geo+json", b"{")]
+    with pytest.raises(ServingError, match="did not answer with GeoJSON"):
+        client.features(b"image", Tile(100, 200, 15))
+    server.answers = [PNG]
+    with pytest.raises(ServingError, match="did not answer with image/webp"):
+        client.predict(b"image", accept="image/webp")
+
+
+@pytest.mark.parametrize(
+    ("host", "near"),
+    [
+        ("127.0.0.1", True), ("localhost", True), ("[::1]", True), ("10.1.2.3", True), ("192.168.0.9", True),
+        ("[fe80::1]", True), ("8.8.8.8", False), ("[2001:4860:4860::8888]", False),
+        ("no-such-host.invalid", False),
+    ],
+)  # fmt: skip
+def test_pixels_are_sent_as_they_are_to_a_server_that_is_near(host, near):
+    window = noise(BLOCK[0])
+    with TileClient(f"http://{host}:8080") as client:
+        assert client.near is near
+        sent = client.encode(window)
+    assert np.array_equal(decode(sent), window)
+    assert sniff(sent) == ("tif" if near else "webp")
+
+
 def test_trouble_that_stays(server, client):
     server.answers = [BUSY]
     with pytest.raises(ServingError, match=r"is busy, or no worker .*no worker to serve \(tried 8 times\)"):
@@ -188,6 +317,9 @@ def test_nobody_there():
             "no model 'rsp'",
         ),
         ((413, "application/json", b'{"detail": "at most 16 MiB"}'), TileError, "tile: at most 16 MiB"),
+        ((406, "application/json", b'{"error": "not acceptable", "detail": "Accept"}'), TileError, "tile: Accept"),
+        ((500, "application/json", b'{"error": "model failed", "detail": "NaN there"}'), TileError, "^NaN there$"),
+        ((507, "application/json", b'{"error": "out of memory", "detail": "more"}'), TileError, "^more$"),
         ((507, "application/json", b'{"message": "Out of resources"}'), ServingError, "ran out of memory"),
         ((503, "application/json", b'{"message": "Prediction failed"}'), ServingError, "log has the reason"),
         ((401, "text/plain", b"no"), ServingError, "RSP_TORCHSERVE_TOKEN"),

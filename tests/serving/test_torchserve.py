@@ -210,8 +210,21 @@ def test_answers_in_every_form(client, predictor, server):
     assert np.array_equal(decode_mask(ask("image/webp").content), mask)
     answer = ask("application/octet-stream")
     assert answer.headers["X-Shape"] == "2,64,64" and answer.content == probability_bytes(planes).tobytes()
-    features = ask("application/geo+json", **{"X-Tile": zxy(tile)}).json()["features"]
-    assert all(feature["properties"]["z"] == tile.z for feature in features)
+    assert np.array_equal(client.probabilities(image), probability_bytes(planes))
+    features = ask("application/geo+json", **{"X-Tile": zxy(tile)}).json()
+    assert features == client.features(image, tile) and features["type"] == "FeatureCollection"
+    assert {feature["properties"]["x"] for feature in features["features"]} == {tile.x}
+    # What a client sends to a server that is near: pixels as they are.
+    assert client.near and decode_mask(client.predict(client.encode(decode(image)))).tolist() == mask.tolist()
+
+
+def test_a_client_holds_on_to_a_version(server, predictor):
+    with TileClient(server.inference) as client:
+        assert client.pin() == predictor.card and client.url.endswith(f"/predictions/rsp/{sha8(server.model)}")
+        assert client.predict(encode(noise(BLOCK[0]), "png"))
+        client._url, client.url = client._url, client._url("gone")
+        with pytest.raises(ServingError, match=r"is not served any more.* again with --resume"):
+            client.predict(b"x")
 
 
 def test_status_and_headers(server):
@@ -251,11 +264,10 @@ def test_the_model_card_is_served(client, server, predictor):
 
 
 def test_ready_and_not(server, client):
-    assert client.ready() and TileClient(server.inference, management=server.management).ready()
+    assert client.ready()
     assert ready_workers(server.management, "rsp") == 1
     for other in (TileClient(server.inference, "nobody"), TileClient("http://127.0.0.1:9")):
         assert not other.ready()
-    assert not TileClient(server.inference, "nobody", management=server.management).ready()
     with pytest.raises(ServingError, match="no model 'nobody' is served there"):
         TileClient(server.inference, "nobody").predict(b"x")
 
