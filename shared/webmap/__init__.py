@@ -110,6 +110,27 @@ def write_webmap(
     return target
 
 
+def tileset_page(tiles: Sequence[Tile], tile_format: str, *, title: str, archive: str = "") -> str:
+    """Return the map of a tile set that lies beside it, as text.
+
+    Args:
+        tiles: Its tiles.
+        tile_format: Their format.
+        title: The heading of the page.
+        archive: Name of the PMTiles file, where the set is one.
+
+    Raises:
+        TileSetError: there is no tile.
+    """
+    if not tiles:
+        raise TileSetError(f"{title} has no tile that a web page could show")
+    data = page_data(sorted(set(tiles)), tile_format, title=title)
+    data |= {"base": "./", "alone": True}
+    if archive:
+        data["archive"] = quote(archive)
+    return render(_template("leaflet", None), data)
+
+
 def embed_webmap(
     images: Mapping[Tile, tuple[str, bytes]],
     *,
