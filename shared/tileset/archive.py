@@ -8,33 +8,36 @@ import struct
 import threading
 import zlib
 from contextlib import suppress
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from pmtiles.tile import (
-    Compression,
-    Entry,
-    TileType,
-    deserialize_directory,
-    deserialize_header,
-    tileid_to_zxy,
-    zxy_to_tileid,
-)
+import numpy as np
+from numpy.typing import NDArray
+from pmtiles.tile import Compression, Entry, deserialize_header, tileid_to_zxy
 from pmtiles.writer import finalize_header
 
 from rsp.shared.atomic import PREFIX, atomic_path
 from rsp.shared.errors import StorageError, TileError, TileSetError
 from rsp.shared.tiles import Tile, bounds_lonlat, zxy
-from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter
+from rsp.shared.tileset.base import TileReader, TileWriter
+from rsp.shared.tileset.entries import (
+    HEADER_SIZE,
+    MAGIC,
+    TILE_TYPES,
+    DamagedError,
+    Directory,
+    Runs,
+    check_leaf,
+    image_format,
+    read_directory,
+    read_header,
+    walk,
+)
+from rsp.shared.tileset.hilbert import id_of, in_grid, tiles_of
 from rsp.shared.tileset.locks import hold
 from rsp.shared.tileset.metadata import MAX_BYTES, complete, parse_metadata
-
-TILE_TYPES = {"png": TileType.PNG, "jpg": TileType.JPEG, "webp": TileType.WEBP, "tif": TileType.UNKNOWN}
-MAGIC = b"PMTiles\x03"
-
-# An archive that claims more tiles than this is damaged, or not one of ours: its index would fill the memory.
-MAX_TILES = 1 << 27
 
 
 class ArchiveReader(TileReader):
@@ -57,43 +60,34 @@ class ArchiveReader(TileReader):
 
     def _load(self) -> None:
         """Read the header and the directories."""
-        path = self.path
+        path, size = self.path, len(self._map)
         try:
-            self._header = deserialize_header(self._map[:127])
-            self._index: dict[Tile, tuple[int, int]] = {}
-            self._walk(self._header["root_offset"], self._header["root_length"], depth=0)
-        except (OSError, EOFError, LookupError, MemoryError, OverflowError, ValueError, zlib.error) as error:
+            self._header = read_header(self._map[:HEADER_SIZE], size)
+            root = self._directory(self._header["root_offset"], self._header["root_length"])
+            self._runs = Runs(walk(root, self._below))
+        except (DamagedError, MemoryError) as error:
             raise TileSetError(f"the archive {path} is damaged: {error}") from error
-        if not self._index:
+        if not len(self._runs):
             raise TileSetError(f"no tile in the archive {path}")
-        if self._header["tile_compression"] not in (Compression.NONE, Compression.UNKNOWN):
-            raise TileSetError(
-                f"the tiles of {path} are compressed a second time, as vector tiles are; they are not images"
-            )
-        self._tiles = sorted(self._index)
-        known: dict[TileType, str] = {kind: name for name, kind in TILE_TYPES.items() if name != "tif"}
-        kind = self._header["tile_type"]
-        if kind not in known and kind != TileType.UNKNOWN:
-            raise TileSetError(f"the tiles of {path} are {kind.name}: not images that the tools read")
-        self.format = known.get(kind) or FORMATS.get(str(self.metadata.get("format")), "tif")
+        self.format = image_format(self._header, lambda: self.metadata, path)
         self.formats = frozenset({self.format})
 
-    def _walk(self, offset: int, length: int, depth: int) -> None:
-        """Add a directory, and those below it, to the index."""
-        if depth > 3:
-            raise ValueError("directories are nested too deep")
-        data, leaves = self._header["tile_data_offset"], self._header["leaf_directory_offset"]
-        for entry in deserialize_directory(self._map[offset : offset + length]):
-            if entry.run_length == 0:
-                self._walk(leaves + entry.offset, entry.length, depth + 1)
-                continue
-            if data + entry.offset + entry.length > len(self._map):
-                raise ValueError("it ends before its last tile")
-            if len(self._index) + entry.run_length > MAX_TILES:
-                raise ValueError(f"it claims more than {MAX_TILES} tiles")
-            for tile_id in range(entry.tile_id, entry.tile_id + entry.run_length):
-                z, x, y = tileid_to_zxy(tile_id)
-                self._index[Tile(x, y, z)] = (data + entry.offset, entry.length)
+    def _directory(self, offset: int, length: int) -> Directory:
+        header, size = self._header, len(self._map)
+        room = size - header["tile_data_offset"], size - header["leaf_directory_offset"]
+        return read_directory(self._map[offset : offset + length], header["internal_compression"], *room)
+
+    def _below(self, directory: Directory, entries: NDArray[np.int64]) -> list[Directory]:
+        """Return the leaf directories of entries."""
+        base = self._header["leaf_directory_offset"]
+        return [
+            check_leaf(
+                directory,
+                entry,
+                self._directory(base + int(directory.offsets[entry]), int(directory.lengths[entry])),
+            )
+            for entry in entries.tolist()
+        ]
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -103,18 +97,22 @@ class ArchiveReader(TileReader):
     def tiles(self) -> list[Tile]:
         return self._tiles
 
+    @cached_property
+    def _tiles(self) -> list[Tile]:
+        return tiles_of(self._runs.ids())
+
     def __contains__(self, tile: object) -> bool:
-        return tile in self._index
+        return isinstance(tile, Tile) and in_grid(tile) and self._runs.find(id_of(tile)) is not None
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._runs)
 
     def read(self, tile: Tile) -> bytes:
-        try:
-            offset, length = self._index[tile]
-        except KeyError:
-            raise TileError(f"no tile {zxy(tile)} in {self.path}") from None
-        return self._map[offset : offset + length]
+        found = self._runs.find(id_of(tile)) if in_grid(tile) else None
+        if found is None:
+            raise TileError(f"no tile {zxy(tile)} in {self.path}")
+        start = self._header["tile_data_offset"] + found[0]
+        return self._map[start : start + found[1]]
 
     def close(self) -> None:
         self._map.close()
@@ -173,11 +171,11 @@ class ArchiveWriter(TileWriter):
                 )
             self.metadata = reader.metadata
             for tile in reader.tiles():
-                if zxy_to_tileid(tile.z, tile.x, tile.y) not in self._journal.records:
+                if id_of(tile) not in self._journal.records:
                     self.write(tile, reader.read(tile))
 
     def write(self, tile: Tile, data: bytes) -> None:
-        self._journal.append(zxy_to_tileid(tile.z, tile.x, tile.y), data)
+        self._journal.append(id_of(tile), data)
 
     def commit(self) -> None:
         try:

@@ -6,7 +6,7 @@ Nothing of it is believed: every offset, length and count of a foreign file is c
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,9 @@ HEADER_SIZE = 127
 # Of one directory, packed and unpacked. Writers keep them to some 10 KB; an entry has four bytes at least.
 MAX_PACKED = 16 << 20
 MAX_UNPACKED = 64 << 20
+
+# An archive with more tiles than this is damaged, or not one of ours: their list would fill the memory.
+MAX_TILES = 1 << 27
 
 # A directory, those below it, and those below these: nobody nests them deeper.
 MAX_DEPTH = 4
@@ -147,6 +150,77 @@ class Directory:
         entry = np.maximum(found, 0)
         within = (self.runs[entry] == 0) | (ids - self.ids[entry] < self.runs[entry])
         return np.where((found >= 0) & within, entry, -1)
+
+
+def walk(root: Directory, below: Callable[[Directory, NDArray[np.int64]], list[Directory]]) -> list[Directory]:
+    """Return a directory and all below it, level by level.
+
+    Args:
+        root: The first.
+        below: Returns the leaf directories of the given entries of a directory.
+
+    Raises:
+        DamagedError: they have too many tiles, or are nested without end.
+    """
+    found, level, tiles = [], [root], 0.0
+    for _ in range(MAX_DEPTH):
+        found += level
+        # As floating point: the sum of so many may wrap.
+        tiles += sum(float(directory.runs.astype(np.float64).sum()) for directory in level)
+        if tiles > MAX_TILES:
+            raise DamagedError(f"it claims more than {MAX_TILES} tiles")
+        level = [leaf for directory in level for leaf in below(directory, np.flatnonzero(directory.leaves))]
+        if not level:
+            return found
+    raise DamagedError("directories are nested too deep")
+
+
+class Runs:
+    """The tiles of all directories of an archive as one sorted table.
+
+    Attributes:
+        starts: The first tile of each run.
+        lengths: How many tiles each run has.
+        offsets: Where the data of a run begins, among the tiles.
+        sizes: Of that data, in bytes.
+    """
+
+    def __init__(self, directories: Sequence[Directory]) -> None:
+        columns = []
+        for name in ("ids", "runs", "offsets", "lengths"):
+            columns.append(np.concatenate([getattr(one, name)[~one.leaves] for one in directories]))
+        if bool((columns[0][:-1] > columns[0][1:]).any()):  # directories of several levels
+            order = np.argsort(columns[0])
+            columns = [column[order] for column in columns]
+        self.starts, self.lengths, self.offsets, self.sizes = columns
+        self._count = int(self.lengths.sum())
+
+    def __len__(self) -> int:
+        """The number of tiles."""
+        return self._count
+
+    def ids(self) -> NDArray[np.uint64]:
+        """Return the ids of all tiles."""
+        lengths = self.lengths.astype(np.int64)
+        within = np.arange(self._count) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        return np.repeat(self.starts, lengths) + within.astype(np.uint64)
+
+    def find(self, tile_id: int) -> tuple[int, int] | None:
+        """Return offset and size of the data of a tile, None where it is not there."""
+        run = int(self.starts.searchsorted(np.uint64(tile_id), "right")) - 1
+        if run < 0 or tile_id >= int(self.starts[run]) + int(self.lengths[run]):
+            return None
+        return int(self.offsets[run]), int(self.sizes[run])
+
+
+def check_leaf(parent: Directory, entry: int, leaf: Directory) -> Directory:
+    """Return a leaf directory; raise `DamagedError` where it is not what an entry of its parent is to lead to."""
+    if not len(leaf.ids):
+        raise DamagedError("a leaf directory is empty")
+    last = entry + 1 == len(parent.ids)
+    if leaf.ids[0] < parent.ids[entry] or not (last or leaf.end <= parent.ids[entry + 1]):
+        raise DamagedError("a leaf directory has tiles that its parent does not send there")
+    return leaf
 
 
 def read_directory(data: bytes, compression: Compression, tiles: int, leaves: int) -> Directory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,45 @@ BASES = np.array([(4**zoom - 1) // 3 for zoom in range(MAX_ZOOM + 2)], np.uint64
 END = int(BASES[-1])
 
 _ONE = np.uint64(1)
+
+
+def in_grid(tile: Tile) -> bool:
+    """Tell whether the grid has such a tile."""
+    return 0 <= tile.z <= MAX_ZOOM and 0 <= tile.x < 1 << tile.z and 0 <= tile.y < 1 << tile.z
+
+
+_FIRST = tuple(BASES.tolist())
+
+
+def id_of(tile: Tile) -> int:
+    """Return the id of a tile of the grid."""
+    # The curve is walked down four zooms at a time. Zooms above the first that make it a multiple of four turn it.
+    steps, above = _steps(), -tile.z % 4
+    turned, along = above & 1, 0
+    for shift in range(tile.z + above - 4, -1, -4):
+        step = steps[turned << 8 | (tile.x >> shift & 15) << 4 | tile.y >> shift & 15]
+        along, turned = along << 8 | step >> 2, step & 3
+    return _FIRST[tile.z] + along
+
+
+@cache
+def _steps() -> tuple[int, ...]:
+    """Return where four bits of x and y lie along the curve, and how it is turned there, for each way to come in.
+
+    A curve is turned by swapping the axes (1), reversing both (2), or both: what is done twice is undone.
+    """
+    found = []
+    for number in range(1024):
+        turned, along = number >> 8, 0
+        for bit in (3, 2, 1, 0):
+            right, lower = (number >> 4 + bit & 1) ^ turned >> 1, (number >> bit & 1) ^ turned >> 1
+            if turned & 1:
+                right, lower = lower, right
+            along = along << 2 | 3 * right ^ lower
+            if not lower:
+                turned ^= 3 if right else 1
+        found.append(along << 2 | turned)
+    return tuple(found)
 
 
 def ids_of(tiles: Iterable[Tile]) -> Ids:

@@ -21,12 +21,15 @@ from rsp.shared.tileset.entries import (
     MAX_DEPTH,
     DamagedError,
     Directory,
+    Runs,
+    check_leaf,
     image_format,
     read_directory,
     read_header,
     unpack,
+    walk,
 )
-from rsp.shared.tileset.hilbert import ids_of, tiles_of
+from rsp.shared.tileset.hilbert import ids_of, in_grid, tiles_of
 from rsp.shared.tileset.metadata import MAX_BYTES, parse_metadata
 from rsp.shared.tileset.ranges import Ranges
 
@@ -38,8 +41,6 @@ LARGEST_REQUEST = 8 << 20
 MAX_TILE = 64 << 20
 # Leaf directories that are kept, in bytes of memory.
 CACHED = 64 << 20
-# An archive with more tiles than this is not one of ours: their list would fill the memory.
-MAX_TILES = 1 << 27
 
 Ids = NDArray[np.uint64]
 Span = tuple[int, int]  # offset in the file, and length
@@ -108,27 +109,8 @@ class RangedReader(TileReader):
     @cached_property
     def _all(self) -> list[Tile]:
         """All tiles, for which all leaf directories are fetched."""
-        found: list[Ids] = []
-        count, level = 0, [self._root]
         with self._checked():
-            for _ in range(MAX_DEPTH):
-                below: list[Directory] = []
-                for directory in level:
-                    ids, runs = (
-                        directory.ids[~directory.leaves],
-                        directory.runs[~directory.leaves].astype(np.int64),
-                    )
-                    # The sum of so many may wrap, none of them does.
-                    count += int(runs.astype(np.float64).sum())
-                    if count > MAX_TILES:
-                        raise DamagedError(f"it claims more than {MAX_TILES} tiles")
-                    steps = np.arange(runs.sum()) - np.repeat(np.cumsum(runs) - runs, runs)
-                    found.append(np.repeat(ids, runs) + steps.astype(np.uint64))
-                    below += self._below(directory, np.flatnonzero(directory.leaves))
-                if not below:
-                    return tiles_of(np.concatenate(found))
-                level = below
-            raise DamagedError("directories are nested too deep")
+            return tiles_of(Runs(walk(self._root, self._below)).ids())
 
     def __contains__(self, tile: object) -> bool:
         return isinstance(tile, Tile) and self._find([tile])[0] is not None
@@ -180,7 +162,7 @@ class RangedReader(TileReader):
     def _find(self, tiles: list[Tile]) -> list[Span | None]:
         """Return where tiles lie in the file, None for those that are not there."""
         found: list[Span | None] = [None] * len(tiles)
-        fitting = [number for number, tile in enumerate(tiles) if _exists(tile)]
+        fitting = [number for number, tile in enumerate(tiles) if in_grid(tile)]
         ids = ids_of(tiles[number] for number in fitting)
         with self._checked():
             self._descend(self._root, ids, np.array(fitting, np.int64), found, MAX_DEPTH)
@@ -208,11 +190,7 @@ class RangedReader(TileReader):
     def _below(self, directory: Directory, entries: NDArray[np.int64]) -> list[Directory]:
         """Return the leaf directories of entries."""
         below = self._load(self._spans(directory, entries))
-        for entry, leaf in zip(entries.tolist(), below, strict=True):
-            last = entry + 1 == len(directory.ids)
-            if leaf.ids[0] < directory.ids[entry] or not (last or leaf.end <= directory.ids[entry + 1]):
-                raise DamagedError("a leaf directory has tiles that its parent does not send there")
-        return below
+        return [check_leaf(directory, *pair) for pair in zip(entries.tolist(), below, strict=True)]
 
     def _load(self, spans: list[Span]) -> list[Directory]:
         """Return leaf directories, those from the cache that are there."""
@@ -222,8 +200,6 @@ class RangedReader(TileReader):
                 self._leaves.move_to_end(span)
         for span, data in self._fetch([span for span in spans if span not in known]).items():
             leaf = self._parse(data)
-            if not len(leaf.ids):
-                raise DamagedError("a leaf directory is empty")
             known[span] = leaf
             with self._lock:
                 if span not in self._leaves:
@@ -258,8 +234,3 @@ def _together(spans: list[Span]) -> Iterator[list[Span]]:
         end = max(end, offset + length)
     if group:
         yield group
-
-
-def _exists(tile: Tile) -> bool:
-    """Tell whether the grid has such a tile."""
-    return 0 <= tile.z <= 30 and 0 <= tile.x < 1 << tile.z and 0 <= tile.y < 1 << tile.z

@@ -23,7 +23,7 @@ from rsp.shared.storage import open_storage
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import ArchiveReader, classes_metadata, open_reader, open_writer, ranged, ranges, read_info
 from rsp.shared.tileset.entries import DamagedError, read_directory
-from rsp.shared.tileset.hilbert import ids_of, tiles_of
+from rsp.shared.tileset.hilbert import id_of, ids_of, tiles_of
 from rsp.shared.tileset.ranged import RangedReader
 from rsp.shared.tileset.ranges import StoredRanges
 from tests.faults import LOST_ANSWER, NONE, Fault, FaultyProxy
@@ -62,6 +62,7 @@ def test_ids_are_those_of_pmtiles():
     tiles = [Tile(chosen.randrange(1 << z), chosen.randrange(1 << z), z) for z in range(31) for _ in range(20)]
     ids = ids_of(tiles)
     assert ids.tolist() == [zxy_to_tileid(tile.z, tile.x, tile.y) for tile in tiles]
+    assert [id_of(tile) for tile in tiles] == ids.tolist()
     assert tiles_of(ids) == sorted(tiles)
     assert tiles_of(ids_of([])) == []
 
@@ -495,6 +496,11 @@ def test_any_flipped_byte_is_an_error_or_another_tile(many, tmp_path, server):
         flipped = bytearray(data)
         flipped[place] ^= 1 << chosen.randrange(8)
         (tmp_path / "f.pmtiles").write_bytes(flipped)
+        try:
+            with open_reader(tmp_path / "f.pmtiles") as reader:
+                reader.read(Tile(3, 4, 10))
+        except (TileSetError, TileError):
+            pass
         try:
             with RangedReader(StoredRanges(open_storage(tmp_path), "f.pmtiles")) as reader:
                 reader.read(Tile(3, 4, 10))
