@@ -49,7 +49,7 @@ REFUSED, FAILED = (400, 406), (500, 507)
 
 
 class _LaterError(Exception):
-    """The server is full, and says when to come back."""
+    """The server is full, or starts, and says when to come back."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class TileClient:
         version: Version of the model; the default one where empty.
         timeout: Seconds that one answer may take, the wait in the server's queue included.
         attempts: How often a request is tried in all while the server is busy or cannot be reached. Where None, a
-            server that answers 429 is asked again, when it says, until `timeout` has passed.
+            server that says when to come back (Retry-After) is asked again then, until `timeout` has passed.
 
     Raises:
         ServingError: the endpoint is not a URL, or holds a password; the token is not one.
@@ -264,8 +264,8 @@ class TileClient:
                 refused.status = answer.status_code
                 raise refused
             after = retry_after(answer.headers.get("Retry-After"))
-            if answer.status_code == 429 and after is not None and self._patient and time.monotonic() < end:
-                raise _LaterError(min(after, LONGEST))
+            if after is not None and self._patient and time.monotonic() < end:
+                raise _LaterError(min(max(after, BACKOFF), LONGEST))
             busy = self._gave_up(url, f"is busy, or no worker has loaded the model: {message}")
             busy.status = answer.status_code
             raise TryAgain(busy, after)

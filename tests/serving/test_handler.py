@@ -275,6 +275,21 @@ def test_an_absurd_header_fails_its_own_request_only(model, handler, value):
     assert others == predict_tiles(load_predictor(model, device="cpu"), [plain] * 2)
 
 
+def test_a_gpu_that_is_broken_ends_the_process(model, handler, monkeypatch):
+    """After such an error CUDA fails for ever in this process, and TorchServe starts another one."""
+
+    def broken() -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(handler.predictor, "device", torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    status, body, _ = ask(handler, model, encode(noise(BLOCK[0]), "png"))
+    assert status == 500 and "the server's log has the reason" in body  # there is no GPU, but it may work again
+    monkeypatch.setattr(torch.cuda, "synchronize", broken)
+    with pytest.raises(SystemExit, match="the GPU is not usable any more"):
+        ask(handler, model, encode(noise(BLOCK[0]), "png"))
+
+
 def test_why_a_model_cannot_be_loaded_is_noted_in_the_store(tmp_path, monkeypatch):
     monkeypatch.setenv("RSP_MODEL_STORE", str(tmp_path))
     model = make_checkpoint(tmp_path / "m.safetensors")
