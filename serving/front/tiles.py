@@ -20,7 +20,7 @@ from rsp.serving.front.models import Model, Models, refused
 from rsp.serving.front.turns import Flights, Gate
 from rsp.serving.sources import NoTileError, Picture, Source, UnfitError
 from rsp.shared.errors import ServingError, SourceError, TileError
-from rsp.shared.images import encode, encode_lossless
+from rsp.shared.images import encode
 from rsp.shared.tiles import Tile, zxy
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ class Tiles:
         """Cut a tile and ask for its mask, on a thread."""
         card = found.card
         overlap = self._overlap(found, asked)
-        began = time.monotonic()
+        began, client = time.monotonic(), self.models.client(found.name)
         with _refusing():
             window, etag = place.window(asked.tile, card.channels, overlap, card.tile_size)
             side = card.tile_size + 2 * overlap
@@ -196,12 +196,12 @@ class Tiles:
                 self.metrics.source(place.name, time.monotonic() - began)
             if asked.form == "tif":
                 return self._entry(place, found.version, etag, asked, overlap, encode(window, "tif"), {})
-            image = encode_lossless(window)
+            image = client.encode(window)
         headers = {"Accept": MEDIA[asked.form], "X-Tile": zxy(asked.tile), "X-Request-Id": asked.request_id}
         if overlap:
             headers["X-Overlap"] = str(overlap)
         try:
-            answer = self.models.client(found.name).ask(image, headers, version=asked.version)
+            answer = client.ask(image, headers, version=asked.version)
         except (TileError, ServingError) as error:
             told = refused(error, found.name, asked.version)
             # The source holds what this model does not take: the client's request is as it should be.

@@ -8,24 +8,29 @@ server that does not answer is a `SourceError`, so that nobody takes a mirrored 
 from __future__ import annotations
 
 import os
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import mercantile
 import numpy as np
 
-from rsp.shared.errors import SourceError, TileError, TileSetError
+from rsp.shared.errors import ChangedError, SourceError, StorageError, TileError, TileSetError
 from rsp.shared.images import Array, decode
 from rsp.shared.mercator import MAX_LATITUDE
 from rsp.shared.tiles import Tile, bounds_lonlat, zxy
-from rsp.shared.tileset import DirectoryReader, open_reader
+from rsp.shared.tileset import DirectoryReader, TileReader, open_reader
+from rsp.shared.tileset.ranged import RangedReader
 
 # Bounds in degrees: west, south, east, north.
 Bounds = tuple[float, float, float, float]
 WORLD: Bounds = (-180.0, -MAX_LATITUDE, 180.0, MAX_LATITUDE)
+
+
+T = TypeVar("T")
 
 
 class NoTileError(TileError):
@@ -162,42 +167,78 @@ class ArchiveLayer(Layer):
     def __init__(self, address: str | Path, stamp: Callable[[], str], *, remote: bool = False) -> None:
         self.path, self._stamp, self.remote = address, stamp, remote
         self.slow = 10.0 if remote else 2.0
-        self._now = stamp()
-        self._reader = open_reader(address)
+        self._lock = threading.Lock()
+        self._generation = 0
+        self._reader, self._now = self._open()
         self._measure()
 
+    def _open(self) -> tuple[TileReader, str]:
+        stamp = self._stamp()
+        try:
+            return open_reader(self.path), stamp
+        except StorageError as error:
+            raise SourceError(str(error)) from None
+
     def _measure(self) -> None:
-        tiles = self._reader.tiles()
-        self.extent, self._sample = extent_of(tiles), middle(tiles)
+        reader = self._reader
+        if isinstance(reader, RangedReader):
+            # To list all tiles, all directories would have to be fetched: the header has what is needed.
+            self.extent = Extent(*reader.zooms, reader.bounds)
+            west, south, east, north = reader.bounds
+            around = tile_at((west + east) / 2, (south + north) / 2, self.extent.high)
+            self._sample = around if around in reader else middle(reader.tiles())
+        else:
+            tiles = reader.tiles()
+            self.extent, self._sample = extent_of(tiles), middle(tiles)
         self.tile_size = square(self.image(self._sample))
 
     def __contains__(self, tile: object) -> bool:
-        return tile in self._reader
+        return self._read(lambda reader: tile in reader)
 
     def encoded(self, tile: Tile) -> bytes:
-        reader = self._reader  # another thread may open a new one meanwhile
-        if tile not in reader:
-            raise NoTileError(f"no tile {zxy(tile)} in {self.path}")
-        try:
+        def read(reader: TileReader) -> bytes:
+            if tile not in reader:
+                raise NoTileError(f"no tile {zxy(tile)} in {self.path}")
             return reader.read(tile)
-        except TileSetError as error:
+
+        return self._read(read)
+
+    def _read(self, read: Callable[[TileReader], T]) -> T:
+        reader = self._reader  # another thread may open a new one meanwhile
+        try:
+            return read(reader)
+        except ChangedError:
+            # It was replaced since it was opened: what there is now has all tiles of one version again.
+            with self._lock:
+                if self._reader is reader:
+                    self._reopen()
+            try:
+                return read(self._reader)
+            except StorageError as error:
+                raise SourceError(str(error)) from None
+        except (StorageError, TileSetError) as error:
             raise SourceError(str(error)) from None
 
     def image(self, tile: Tile) -> Array:
         return decode(self.encoded(tile))
 
     def revision(self, tile: Tile) -> str:
-        return self._now
+        # A tile that is read while the archive is opened again is noted under a revision that never comes back.
+        return f"{self._now} {self._generation}"
 
     def refresh(self) -> None:
-        stamp = self._stamp()
-        if stamp != self._now:
-            try:
-                # The old one is closed when the last thread has let it go.
-                self._reader, self._now = open_reader(self.path), stamp
-                self._measure()
-            except (TileSetError, TileError) as error:
-                raise SourceError(str(error)) from None
+        if self._stamp() != self._now:
+            with self._lock:
+                self._reopen()
+
+    def _reopen(self) -> None:
+        try:
+            self._generation += 1
+            # The old one is closed when the last thread has let it go.
+            self._reader, self._now = self._open()
+            self._measure()
+        except (TileSetError, TileError) as error:
+            raise SourceError(str(error)) from None
 
     def sample(self) -> Tile:
         return self._sample

@@ -32,6 +32,7 @@ SIDE = 256
 # GDAL reads over the network what it is asked for, and nothing beside it; it gives up when a person would.
 NETWORK = {
     "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "CPL_VSIL_CURL_USE_HEAD": "NO",  # addresses that are signed for GET know no HEAD
     "GDAL_HTTP_TIMEOUT": "20",
     "GDAL_HTTP_CONNECTTIMEOUT": "5",
     "GDAL_HTTP_MAX_RETRY": "2",
@@ -155,7 +156,7 @@ class RasterLayer(Layer):
         return image
 
     def revision(self, tile: Tile) -> str:
-        return self._now
+        return f"{self._now} {self._readers.generation}"
 
     def refresh(self) -> None:
         stamp = self._stamp()

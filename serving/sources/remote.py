@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import requests
@@ -11,6 +12,8 @@ from rsp.shared.http import connection_problem
 from rsp.shared.tileserver import environment_headers, masked
 
 TIMEOUT = 10.0
+# Seconds after which a folder of a store is listed again.
+LISTED = 300.0
 
 
 def remote_stamp(address: str) -> Callable[[], str]:
@@ -19,29 +22,29 @@ def remote_stamp(address: str) -> Callable[[], str]:
 
 
 def _http(address: str) -> str:
+    headers = {**environment_headers(), "Range": "bytes=0-0"}  # addresses that are signed for GET know no HEAD
     try:
-        answer = requests.head(address, timeout=TIMEOUT, allow_redirects=True, headers=environment_headers())
+        with requests.get(address, timeout=TIMEOUT, headers=headers, stream=True) as answer:
+            status, reason, told = answer.status_code, answer.reason, answer.headers
     except requests.RequestException as error:
         raise SourceError(f"cannot reach {masked(address)}: {connection_problem(error)}") from None
-    if answer.status_code != 200:
-        raise SourceError(f"{masked(address)} answers HTTP {answer.status_code} {answer.reason}".rstrip())
-    known = [answer.headers.get(name, "") for name in ("ETag", "Last-Modified", "Content-Length")]
-    return " ".join(known)
+    if status not in (200, 206):
+        raise SourceError(f"{masked(address)} answers HTTP {status} {reason}".rstrip())
+    size = told.get("Content-Range", "").rpartition("/")[2] or told.get("Content-Length", "")
+    return " ".join([told.get("ETag", ""), told.get("Last-Modified", ""), size])
 
 
 def _stored(address: str) -> Callable[[], str]:
     from rsp.shared.storage import open_storage
 
-    folder, _, key = address.rpartition("/")
-    storage = open_storage(folder)
+    folder, _, key = address.rstrip("/").rpartition("/")
 
     def stamp() -> str:
         try:
-            found = storage.stat(key)
+            found = open_storage(folder).stat(key)
         except RspError as error:
             raise SourceError(str(error)) from None
-        if found is None:
-            raise SourceError(f"there is no {address}")
-        return str(found.etag)
+        # What is no object is a folder of tiles, which is listed again now and then.
+        return str(found.etag) if found else f"listed {int(time.time() // LISTED)}"
 
     return stamp

@@ -21,8 +21,10 @@ from rsp.shared.errors import RasterError, SourceError, TileSetError, UsageError
 from rsp.shared.images import decode, encode
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.windows import TileImages, read_window
+from rsp.shared.storage import open_storage
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import open_reader
+from tests.ranges import RangeServer
 from tests.tileserver import Reply, TileServer
 from tests.tilesets import BLOCK, CONFIG, make_tileset, noise
 
@@ -204,6 +206,54 @@ def test_a_tile_server_gives_the_windows_of_predict_and_its_faults_are_no_missin
         with pytest.raises(NoTileError):
             source.check(Tile(0, 0, 16))
         assert server.asked["/15/102/201.png"] == 1  # of all windows that it is in
+
+
+def test_an_archive_over_http_or_in_a_store_is_read_by_ranges_and_followed(tmp_path, opened, s3):
+    path = make_tileset(tmp_path / "a.pmtiles")
+    make_tileset(tmp_path / "b.pmtiles", draw=lambda tile: 255 - noise(tile))
+    store = open_storage(f"s3://{s3.bucket()}/imagery")
+    store.upload("town.pmtiles", path)
+    with RangeServer(tmp_path / "www") as server:
+        (tmp_path / "www").mkdir()
+        shutil.copy(path, tmp_path / "www" / "town.pmtiles")
+        for address, replace in (
+            (f"{server.url}/town.pmtiles", lambda new: shutil.copy(new, tmp_path / "www" / "town.pmtiles")),
+            (f"{store.address}/town.pmtiles", lambda new: store.upload("town.pmtiles", new)),
+        ):
+            source = opened(f"a={address}")
+            check_equal(source, path)
+            with pytest.raises(NoTileError):
+                source.window(Tile(1, 1, 15), CHANNELS, 16, 64)
+            before = source.etag(BLOCK[0])
+            replace(tmp_path / "b.pmtiles")
+            source._images.clear()  # as if the tiles had not been read yet: reading finds the change by itself
+            check_equal(source, tmp_path / "b.pmtiles")
+            assert source.etag(BLOCK[0]) != before
+            replace(path)
+            source._looked = float("-inf")
+            source.refresh()
+            check_equal(source, path)
+
+
+def test_a_raster_is_read_over_http_and_from_a_store(tmp_path, opened, s3):
+    pixels = np.random.default_rng(1).integers(1, 255, (3, 300, 300), np.uint8)
+    path = tmp_path / "ortho.tif"
+    with rasterio.open(
+        path, "w", driver="GTiff", width=300, height=300, count=3, dtype="uint8", crs="EPSG:32631",
+        transform=from_origin(640000, 5065000, 2, 2), tiled=True, blockxsize=128, blockysize=128,
+    ) as raster:  # fmt: skip
+        raster.write(pixels)
+    local = opened(f"a={path}")
+    sample = local.first.sample()
+    store = open_storage(f"s3://{s3.bucket()}/rasters")
+    store.upload("ortho.tif", path)
+    with RangeServer(tmp_path) as server:
+        for address in (f"{server.url}/ortho.tif", f"{store.address}/ortho.tif"):
+            source = opened(f"b={address}")
+            assert source.extent == local.extent
+            assert np.array_equal(
+                source.window(sample, CHANNELS, 16, 64)[0], local.window(sample, CHANNELS, 16, 64)[0]
+            )
 
 
 def test_a_raster_is_cut_as_rsp_tile_cuts_it(tmp_path, opened):
