@@ -370,7 +370,7 @@ def varints(*values):
             out.append(value & 127 | 128)
             value >>= 7
         out.append(value)
-    return gzip.compress(bytes(out))
+    return gzip.compress(bytes(out), mtime=0)
 
 
 @pytest.mark.parametrize(
@@ -397,6 +397,7 @@ def varints(*values):
         (varints(1, 0, 0, 100, 1), None),
         (varints(2, 0, 1, 1, 1, 900, 200, 1, 0), "ends before its last tile"),
     ],
+    ids=[str(number) for number in range(20)],
 )
 def test_directories_that_lie(packed, said):
     if said is None:
