@@ -182,8 +182,8 @@ class Steps(io.StringIO):
 @contextmanager
 def torchserve(out: Path) -> Iterator[Any]:
     """Start TorchServe without a model; yield None, and say why, where that cannot be."""
+    from rsp.serving.direct import DirectServer
     from rsp.serving.host import preflight
-    from rsp.serving.server import Server
 
     try:
         preflight()
@@ -194,7 +194,7 @@ def torchserve(out: Path) -> Iterator[Any]:
     store = out / "model_store"
     shutil.rmtree(store, ignore_errors=True)
     store.mkdir(parents=True)
-    with Server(model_store=store, model_api=True) as server:
+    with DirectServer(model_store=store, model_api=True) as server:
         yield server
 
 

@@ -46,7 +46,7 @@ def archive_name(model: Path, name: str, version: str) -> str:
 
 
 def build_archive(model: Path, out: Path, *, name: str, version: str = "", trust_model: bool = False) -> Path:
-    """Write the archive of a model.
+    """Write the archive of a model that nobody has looked at yet.
 
     Args:
         model: An exported model (`.pt2`, `.onnx`, TorchScript) or a checkpoint.
@@ -76,6 +76,24 @@ def build_archive(model: Path, out: Path, *, name: str, version: str = "", trust
             )
     card = check_model(model, trust_model=trust_model)
     path = out if out.suffix == ".mar" else out / archive_name(model, name, version)
+    titles = ", ".join(entry.title for entry in card.classes)
+    write_archive(model, path, name=name, version=version, description=f"{card.nn}, {card.encoder}: {titles}")
+    return path
+
+
+def write_archive(model: Path, path: Path, *, name: str, version: str, description: str) -> None:
+    """Write the archive of a model that somebody else has checked; the worker checks it again when it loads.
+
+    Args:
+        model: The model.
+        path: Where to write.
+        name: What the model is called in TorchServe's URLs.
+        version: Its version there.
+        description: What TorchServe tells about it.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
     # The suffix means nothing to us (formats are told by content), but is kept for those who look inside.
     stored = "model" + (model.suffix if model.suffix in SUFFIXES else "")
     manifest = {
@@ -85,7 +103,7 @@ def build_archive(model: Path, out: Path, *, name: str, version: str = "", trust
         "model": {
             "modelName": name,
             "modelVersion": version,
-            "description": f"{card.nn}, {card.encoder}: {', '.join(entry.title for entry in card.classes)}",
+            "description": description,
             "serializedFile": stored,
             "handler": HANDLER,
             "configFile": CONFIG,
@@ -95,12 +113,11 @@ def build_archive(model: Path, out: Path, *, name: str, version: str = "", trust
         _add(archive, "MAR-INF/MANIFEST.json", json.dumps(manifest, indent=2).encode() + b"\n")
         _add(archive, HANDLER, (HERE / "handler.py").read_bytes())
         _add(archive, CONFIG, (HERE / CONFIG).read_bytes())
-        # As a stream: a model may be larger than the memory that a deploy step was given.
+        # As a stream: a model may be larger than the memory of whoever derives its archive.
         entry = _entry(stored)
         entry.file_size = model.stat().st_size
         with model.open("rb") as source, archive.open(entry, "w") as target:
             shutil.copyfileobj(source, target, 1 << 20)
-    return path
 
 
 def trusts_models() -> bool:

@@ -45,6 +45,10 @@ def is_loopback(url: str) -> bool:
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
+class NotReadyError(ServingError):
+    """Workers that died or took too long; whether the model is the reason is not known."""
+
+
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Follows none: whoever answers with one is not TorchServe."""
 
@@ -117,12 +121,18 @@ class Management:
         query = {"min_worker": workers, "max_worker": workers, "synchronous": "false"}
         self._ask("PUT", f"/models/{self.name}/{version}", query)
 
-    def wait_ready(self, version: str, failure: Callable[[], str | None] = lambda: None) -> None:
+    def wait_ready(
+        self,
+        version: str,
+        failure: Callable[[], str | None] = lambda: None,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
         """Wait until every worker of a version has loaded the model.
 
         Args:
             version: The version.
             failure: Returns why a worker could not load the model, where somebody has noted that.
+            check: Called at each look; may raise, to end the wait.
 
         Raises:
             ServingError: a worker died before it was READY (TorchServe would start another, and another), or not
@@ -131,6 +141,7 @@ class Management:
         deadline = time.monotonic() + self.timeout
         first: dict[str, int] = {}  # the first process of each worker
         while True:
+            check()
             found = self.describe(version)
             if not found:
                 raise ServingError(f"version {version} has vanished from {self.url}; does somebody else deploy?")
@@ -146,9 +157,9 @@ class Management:
             if reason := failure():
                 raise ServingError(f"a worker cannot load the model: {reason}")
             if died:
-                raise ServingError("a worker died while it loaded the model; TorchServe's log has the reason")
+                raise NotReadyError("a worker died while it loaded the model; TorchServe's log has the reason")
             if time.monotonic() > deadline:
-                raise ServingError(f"the workers of version {version} are not READY after {self.timeout:g} s")
+                raise NotReadyError(f"the workers of version {version} are not READY after {self.timeout:g} s")
             time.sleep(POLL)
 
     def set_default(self, version: str) -> None:

@@ -8,17 +8,14 @@ quarter of a millisecond of CPU. What is not a prediction never reaches TorchSer
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import ctypes
 import json
 import os
 import re
-import signal
 import socket
 import struct
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
@@ -39,7 +36,6 @@ from rsp.serving.http1 import (
 from rsp.serving.logs import log_request, request_id
 from rsp.serving.routes import NoRouteError, Routes
 from rsp.serving.tokens import BEARER
-from rsp.shared.errors import RspError
 
 if TYPE_CHECKING:
     from rsp.serving.metrics import Metrics
@@ -450,36 +446,3 @@ def max_request_size() -> int:
     found = re.search(r"^max_request_size=(\d+)$", text, re.M)
     assert found is not None
     return int(os.environ.get("TS_MAX_REQUEST_SIZE") or found[1])
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Pass requests on until SIGTERM."""
-    parser = argparse.ArgumentParser(
-        prog="python -m rsp.serving.proxy", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--listen", default="127.0.0.1:8080", metavar="HOST:PORT", help="default: 127.0.0.1:8080")
-    parser.add_argument("--backend", type=int, required=True, metavar="PORT", help="where TorchServe answers")
-    parser.add_argument(
-        "--drain", type=float, default=65.0, metavar="SECONDS",
-        help="for requests under way at the end (default: 65, a little more than TorchServe's responseTimeout)",
-    )  # fmt: skip
-    args = parser.parse_args(argv)
-    host, _, port = args.listen.rpartition(":")
-    ending = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ending.set())
-    try:
-        proxy = Proxy(host.strip("[]"), int(port), args.backend, max_body=max_request_size())
-        proxy.start()
-        ending.wait()
-        lost = proxy.stop(args.drain)
-    except RspError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    if lost:
-        print(f"error: {lost} requests were cut off after {args.drain:g} s", file=sys.stderr)
-    return 1 if lost else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

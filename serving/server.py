@@ -1,177 +1,212 @@
-"""Serve a model on this machine with TorchServe: image tiles in, masks out, over HTTP.
+"""Serve models on this machine with TorchServe: image tiles in, masks out, over HTTP.
 
 rsp serve --model model.pt2
-rsp serve --model_store models --model_api
-rsp serve --model checkpoint.safetensors --name roofs --port 9000
+rsp serve --store s3://models/prod --name roofs
+rsp serve --store models --name roofs --name roads --host 0.0.0.0 --drain 10
 
-It runs until Ctrl-C or SIGTERM: then it accepts no more connections, answers what it has, and ends. In Python:
+A server with a release store follows it: what `rsp deploy` puts there is fetched, verified, tested, and takes over
+without a failed request. GET /status tells what serves, /healthz whether requests are welcome, /livez whether the
+processes live. It runs until Ctrl-C or SIGTERM: then it is not ready any more, serves on for --drain seconds,
+accepts no more connections, answers what it has, and ends; at once with a second one. In Python:
 
-    with Server(Path("model.pt2")) as server:
-        TileClient(server.inference).predict(image)
+    with Server("models", ["roofs"]) as server:
+        server.wait()
+        TileClient(server.inference, "roofs").predict(image)
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import signal
+import socket
 import sys
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rsp.serving.archive import build_archive, trusts_models
-from rsp.serving.management import ready_workers
+from rsp.serving import live, logs
+from rsp.serving.archive import NAME
+from rsp.serving.cache import Cache, default_cache
+from rsp.serving.exporter import MetricsServer
+from rsp.serving.follower import Follower
+from rsp.serving.metrics import Metrics
 from rsp.serving.proxy import Proxy, max_request_size
-from rsp.serving.store import current_archives
+from rsp.serving.publish import publish_model
+from rsp.serving.reader import ReleaseReader
+from rsp.serving.routes import Routes
+from rsp.serving.supervisor import Supervisor
+from rsp.serving.switch import Settings
+from rsp.serving.tokens import Tokens
 from rsp.serving.torchserve import TorchServe, loopback
 from rsp.shared.arguments import bounded
 from rsp.shared.errors import RspError, ServingError, UsageError
+from rsp.shared.http import Backoff
 from rsp.shared.parallel import cpu_count
 from rsp.shared.parser import Parser
+from rsp.shared.storage import is_remote, open_storage
 
-# What a worker's log says when it could not load the model; TorchServe would retry forever.
-DIED = "Backend worker process died"
+# The follower looks at the store every two seconds, and has the last release on its disk: it need not be patient.
+STORE = Backoff(3, 0.2)
+# Seconds that requests under way may take at the end: a little more than TorchServe's responseTimeout.
+ANSWER = 65.0
 
 
 class Server:
-    """TorchServe behind a `Proxy`.
+    """TorchServe, the proxy before it, and the follower that makes it serve what a release store wants.
 
     Args:
-        model: The model to serve; if None, what the model store says is current.
-        name: Its name in the URLs.
-        version: Its version; 8 digits of its SHA-256 if empty.
-        model_store: Folder of the archives; a temporary one if None.
-        host: Address to listen on, for predictions and metrics. The management API stays on the loopback.
-        port: Port for predictions; a free one if 0. Likewise `management_port`, `metrics_port`.
-        workers: Worker processes of each model.
+        store: Address of the release store.
+        names: The models to serve.
+        host: Address to listen on, for predictions and metrics.
+        port: Port for predictions; a free one if 0.
+        metrics_port: Port for metrics; a free one if 0.
+        cache: Folder for releases; the user's cache if None.
+        settings: How to follow.
         threads: Threads of each worker; workers times threads should not pass the processors.
-        model_api: Let `rsp deploy` register and remove models.
-        timeout: Seconds until a worker must be READY.
 
     Attributes:
-        inference, management, metrics: The URLs.
-        log: The log file, gone with the server.
+        inference, status_url, metrics_url: The URLs.
+        torchserve: The processes.
+
+    Raises:
+        UsageError: a name that fits into no URL, or a store that cannot be meant.
+        ServingError: Java or a package is missing, or a port is taken.
     """
 
     def __init__(
         self,
-        model: Path | None = None,
+        store: str | Path,
+        names: Sequence[str],
         *,
-        name: str = "rsp",
-        version: str = "",
-        model_store: Path | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
-        management_port: int = 0,
         metrics_port: int = 0,
-        workers: int = 1,
+        cache: Path | None = None,
+        settings: Settings | None = None,
         threads: int = 1,
-        model_api: bool = False,
-        timeout: float = 120.0,
     ) -> None:
-        self.model, self.name, self.version, self.host = model, name, version, host
-        self.timeout = timeout
-        self._store, self._port, self._asked = model_store, port, management_port or metrics_port
-        self._options = {
-            "host": host, "management_port": management_port, "metrics_port": metrics_port, "workers": workers,
-            "threads": threads, "model_api": model_api,
-        }  # fmt: skip
-        self._proxy: Proxy | None = None
-        self._torchserve: TorchServe | None = None
+        for name in names:
+            if not NAME.fullmatch(name):
+                raise UsageError(
+                    f"--name may only hold letters, digits, dots, dashes and underscores, got {name!r}"
+                )
+        self._settings = settings or Settings()
+        storage = open_storage(store, **({"backoff": STORE} if is_remote(store) else {}))
+        tokens = Tokens.load()
+        self.names = list(dict.fromkeys(names))
+        self._draining = threading.Event()
+        self._metrics, self._routes = Metrics(), Routes(self.names)
+        self._opened: list[Any] = []
+        try:
+            self.torchserve = TorchServe(threads=threads)
+            self._opened.append(self.torchserve.close)
+            self._proxy = Proxy(
+                host, port, 0, max_body=max_request_size(), routes=self._routes, metrics=self._metrics,
+                may=None if tokens is None else lambda given: tokens.who(given) is not None,
+                local={"/status": self._status, "/healthz": self._healthz, "/livez": self._livez},
+            )  # fmt: skip
+            self._opened.append(self._proxy.stop)
+            self._exporter = MetricsServer(self._metrics, host, metrics_port)
+            self._opened.append(self._exporter.stop)
+            self._follower = Follower(
+                ReleaseReader(storage), self.names, torchserve=self.torchserve, routes=self._routes,
+                cache=Cache(cache or default_cache(storage.address)), settings=self._settings,
+                metrics=self._metrics,
+            )  # fmt: skip
+        except BaseException:
+            self._close()
+            raise
+        self._supervisor = Supervisor(self.torchserve, self._routes, self._listen_to)
+        self._metrics.watch(connections=lambda: float(self._proxy.connections))
+        self._metrics.watch_status(self.status)
+        here = loopback(host)
+        self.inference = f"http://{here}:{self._proxy.port}"
+        self.status_url = f"{self.inference}/status"
+        self.metrics_url = f"http://{here}:{self._exporter.port}/metrics"
+
+    def _listen_to(self, port: int) -> None:
+        self._proxy.backend = port
 
     def start(self) -> None:
-        """Start, and return when a worker is READY (or, without any model, when the server answers).
+        """Start all of it and return; `wait` waits until models answer."""
+        self._exporter.start()
+        self._proxy.start()  # from the start: it answers 503 until a model does
+        self._supervisor.start()
+        self._follower.start()
+
+    def status(self) -> dict[str, Any]:
+        """Return what GET /status tells."""
+        problem = self.problem()
+        return {
+            "format": 1,
+            "server": socket.gethostname(),
+            "ready": problem is None,
+            "draining": self._draining.is_set(),
+            "reason": problem,
+            **self._follower.status(),
+        }
+
+    def problem(self) -> str | None:
+        """Return why this server should get no requests; None where a verified release answers."""
+        if self._draining.is_set():
+            return "this server is about to end"
+        return self._follower.problem()
+
+    def check(self) -> None:
+        """Raise `ServingError` where TorchServe does not come back."""
+        if self._supervisor.fault:
+            raise ServingError(self._supervisor.fault)
+
+    def wait(self, timeout: float = 120.0) -> None:
+        """Wait until each name serves what is wanted.
 
         Raises:
-            ServingError: Java or a package is missing, a port is taken, the model cannot be loaded, or no worker
-                is READY in time; with the reason, or the end of the log.
+            ServingError: a release is refused, TorchServe does not start, or it takes too long; with the reason.
         """
-        try:
-            self._torchserve = server = TorchServe(self._store, **self._options)  # type: ignore[arg-type]
-            self.model_store, self.log = server.model_store, server.log
-            # From the start: it answers 503 until TorchServe does.
-            self._proxy = Proxy(self.host, self._port, 0, max_body=max_request_size())
-            self._proxy.start()
-            self.inference = f"http://{loopback(self.host)}:{self._proxy.port}"
-            if self.model is not None:
-                archive = build_archive(
-                    self.model,
-                    self.model_store,
-                    name=self.name,
-                    version=self.version,
-                    trust_model=trusts_models(),
-                )
-                server.models = {self.name: archive.name}
-            else:
-                server.models = current_archives(self.model_store)
-            for attempt in (1, 2, 3):
-                server.launch()
-                self._proxy.backend, self.management, self.metrics = server.port, server.management, server.metrics
-                try:
-                    return self._wait()
-                except ServingError:
-                    # Somebody else took a port in the moment between our choice and Java's start.
-                    if attempt == 3 or self._asked or "Address already in use" not in server.tail(200):
-                        raise
-                    server.kill()
-        except BaseException:
-            self.stop()
-            raise
-
-    def _wait(self) -> None:
-        deadline = time.monotonic() + self.timeout
-        assert self._torchserve is not None
-        while not self.ready():
-            if not self._torchserve.running:
-                raise ServingError(f"TorchServe ended while it started:\n{self.tail()}")
-            log = self.tail(200)
-            if DIED in log:
-                causes = re.findall(r"MODEL_LOG - (?:[\w.]*\.)?(\w*(?:Error|Exception): .*)", log)
-                if causes:
-                    raise ServingError(f"TorchServe cannot load the model: {causes[-1]}")
-                # The traceback follows this line; if it does not, some seconds later the end of the log has to do.
-                deadline = min(deadline, time.monotonic() + 5)
+        deadline = time.monotonic() + timeout
+        while True:
+            self.check()
+            models = self._follower.status()["models"]
+            for name, model in models.items():
+                if model["state"] == "refused":
+                    raise ServingError(f"{name}: {model['reason']}")
+            waiting = {name: model for name, model in models.items() if model["serving"] is None
+                       or model["wanted"] not in (None, model["serving"])}  # fmt: skip
+            if not waiting:
+                return
             if time.monotonic() > deadline:
-                raise ServingError(f"no worker has loaded the model after {self.timeout:g} s:\n{self.tail()}")
-            time.sleep(0.1)
+                told = "; ".join(f"{name} is {each['state']}: {each['reason']}" for name, each in waiting.items())
+                raise ServingError(f"not ready after {timeout:g} s: {told}\n{self.torchserve.tail()}")
+            time.sleep(0.05)
 
-    def ready(self) -> bool:
-        """Tell whether each model has a worker that is READY; without any model, whether the server answers."""
-        server = self._torchserve
-        if server is None or not server.running:
-            return False
-        if not server.models:
-            return server.answers()
-        return all(ready_workers(self.management, name) for name in server.models)
+    def drain(self) -> None:
+        """Say that the end is near, and begin nothing new; requests are answered as before."""
+        self._draining.set()
+        self._follower.end()
 
-    @property
-    def running(self) -> bool:
-        """Whether the processes are there."""
-        return self._torchserve is not None and self._torchserve.running
-
-    def served(self) -> list[str]:
-        """Return the names of the models that it was started with."""
-        return [] if self._torchserve is None else sorted(self._torchserve.models)
-
-    def tail(self, lines: int = 20) -> str:
-        """Return the end of TorchServe's log."""
-        return "(no log)" if self._torchserve is None else self._torchserve.tail(lines)
-
-    def stop(self, drain: float = 0.0) -> int:
-        """Accept no more connections, answer the requests under way, end Java and the workers.
+    def stop(self, seconds: float = 0.0) -> int:
+        """Accept no more connections, answer the requests under way, end all processes.
 
         Args:
-            drain: Seconds that the requests under way may take.
+            seconds: How long the requests under way may take.
 
         Returns:
             How many were cut off.
         """
-        lost = 0 if self._proxy is None else self._proxy.stop(drain)
-        if self._torchserve is not None:
-            self._torchserve.close()
+        self.drain()
+        self._supervisor.stop()
+        lost = self._proxy.stop(seconds)
+        self._close()
         return lost
+
+    def _close(self) -> None:
+        while self._opened:
+            self._opened.pop()()
 
     def __enter__(self) -> Self:
         self.start()
@@ -182,52 +217,90 @@ class Server:
     ) -> None:
         self.stop()
 
+    # --- what the proxy answers by itself ------------------------------------------------------------------------
+
+    def _status(self) -> tuple[int, dict[str, Any]]:
+        return 200, self.status()
+
+    def _healthz(self) -> tuple[int, dict[str, Any]]:
+        problem = self.problem()
+        return (200, {"ready": True}) if problem is None else (503, {"ready": False, "reason": problem})
+
+    def _livez(self) -> tuple[int, dict[str, Any]]:
+        problem = self._supervisor.problem()
+        return (200, {"alive": True}) if problem is None else (503, {"alive": False, "reason": problem})
+
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of `rsp serve`."""
+    """Return the parser of `rsp serve`; flags that are not given are taken from the environment."""
     text = (__doc__ or "").partition(" In Python:")[0].strip()
     parser = Parser(prog="rsp serve", description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, metavar="FILE", help="exported model, or checkpoint")
-    parser.add_argument("--name", default="rsp", help="its name in the URL (default: rsp)")
-    parser.add_argument("--version", default="", help="its version (default: 8 digits of its SHA-256)")
+    live.add_arguments(parser)
+    env = os.environ.get
     parser.add_argument(
-        "--model_store", type=Path, metavar="DIR",
-        help="folder of the archives; without --model, its current models are served (default: a temporary one)",
-    )  # fmt: skip
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8080, help="port for predictions (default: 8080)")
-    parser.add_argument("--management_port", type=int, default=8081, help="of the management API (default: 8081)")
-    parser.add_argument("--metrics_port", type=int, default=8082, help="of the metrics (default: 8082)")
-    parser.add_argument(
-        "--workers", type=bounded(int, 1, 1024), default=cpu_count(), metavar="N",
-        help="worker processes of each model (default: one for each processor)",
-    )  # fmt: skip
-    parser.add_argument("--model_api", action="store_true", help="let `rsp deploy` register models here")
-    parser.add_argument(
-        "--timeout", type=bounded(float, 1, 3600), default=120.0, metavar="SECONDS",
-        help="how long the start may take (default: 120)",
+        "--model", type=Path, metavar="FILE", default=env("RSP_MODEL"),
+        help="exported model, or checkpoint, to serve without a store (RSP_MODEL)",
     )  # fmt: skip
     parser.add_argument(
-        "--drain", type=bounded(float, 0, 3600), default=60.0, metavar="SECONDS",
-        help="how long requests under way may take at the end (default: 60)",
+        "--version", default=env("RSP_VERSION", ""),
+        help="version of that model (RSP_VERSION; default: 8 digits of its SHA-256)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--store", metavar="STORE", default=env("RSP_STORE"),
+        help="release store to follow: s3://bucket/prefix, or a folder (RSP_STORE)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--name", action="append", metavar="NAME",
+        help="a model to serve, as it stands in the URL; may be given several times (RSP_NAMES, with commas; "
+        "default: rsp)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", default=env("RSP_CACHE"),
+        help="folder for releases, from which it starts where the store does not answer (RSP_CACHE; default: the "
+        "user's cache)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--host", default=env("RSP_HOST", "127.0.0.1"),
+        help="address to listen on (RSP_HOST; default: 127.0.0.1)",
+    )  # fmt: skip
+    for flag, default, what in (("port", "8080", "predictions"), ("metrics_port", "8082", "metrics")):
+        variable = f"RSP_{flag.upper()}"
+        parser.add_argument(
+            f"--{flag}", type=bounded(int, 0, 65535), default=env(variable, default), metavar="PORT",
+            help=f"port for {what}, a free one if 0 ({variable}; default: {default})",
+        )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=bounded(int, 1, 1024), default=env("RSP_WORKERS") or cpu_count(), metavar="N",
+        help="worker processes of each model (RSP_WORKERS; default: one for each processor)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=bounded(float, 1, 3600), default=env("RSP_TIMEOUT", "120"), metavar="SECONDS",
+        help="how long a worker may take to load a model (RSP_TIMEOUT; default: 120)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--drain", type=bounded(float, 0, 3600), default=env("RSP_DRAIN", "0"), metavar="SECONDS",
+        help="how long to serve on, not ready any more, when the end has begun: time for load balancers to notice "
+        "(RSP_DRAIN; default: 0)",
     )  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve a model in the foreground until Ctrl-C or SIGTERM."""
-    args = vars(make_parser().parse_args(argv))
-    drain, debug = args.pop("drain"), args.pop("debug")
+    """Serve in the foreground until Ctrl-C or SIGTERM."""
+    args = make_parser().parse_args(argv)
 
     def leave(*_: object) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, leave)
     try:
-        return _serve(args, drain)
+        if live.alone(args):
+            return live.serve(args)
+        logs.set_up()
+        return _serve(args)
     except RspError as error:
-        if debug:
+        if args.debug:
             raise
         print(f"rsp serve: error: {error}", file=sys.stderr)
         return error.exit_code
@@ -235,30 +308,64 @@ def main(argv: list[str] | None = None) -> int:
         return 130
 
 
-def _serve(args: dict[str, Any], drain: float) -> int:
-    if args["model"] is None and args["model_store"] is None:
-        raise UsageError("give --model, or the --model_store whose models are to be served")
-    with Server(**args) as server:
-        names = server.served()
-        for name in names:
-            print(f"serving {server.inference}/predictions/{name}")
-        if not names:
-            flags = f"--model_store {server.model_store} --management {server.management}"
-            print(f"serving {server.inference}, without a model yet; deploy one with")
-            print(f"  rsp deploy --model model.pt2 {flags} --inference {server.inference}")
-        url = f"{server.inference}/predictions/{names[0] if names else server.name}"
-        print(f"  curl -T tile.webp -X POST -H 'Content-Type: image/webp' {url} --output mask.png")
-        print(f"metrics: {server.metrics}/metrics; Ctrl-C ends it", flush=True)
-        try:
-            while server.running:
-                time.sleep(0.5)
-            raise ServingError(f"TorchServe has ended:\n{server.tail()}")
-        except KeyboardInterrupt:
-            print("stopping: no more connections, and an answer for each request under way", flush=True)
-            lost = server.stop(drain)
+def names_of(args: argparse.Namespace) -> list[str]:
+    """Return the models to serve: of the flags, else of RSP_NAMES, else the default."""
+    return args.name or re.findall(r"[^,\s]+", os.environ.get("RSP_NAMES", "")) or ["rsp"]
+
+
+def _serve(args: argparse.Namespace) -> int:
+    if (args.model is None) == (args.store is None):
+        raise UsageError("give --model, or the --store that is to be followed: one of them")
+    names = names_of(args)
+    settings = Settings(workers=args.workers, timeout=args.timeout, poll=Settings.poll if args.store else 0.5)
+    options: dict[str, Any] = {
+        "host": args.host, "port": args.port, "metrics_port": args.metrics_port, "settings": settings,
+    }  # fmt: skip
+    if args.model is None:
+        with Server(args.store, names, cache=args.cache, **options) as server:
+            return _run(server, args)
+    if len(names) > 1:
+        raise UsageError("--model is one model, which has one --name")
+    from tempfile import TemporaryDirectory
+
+    with (
+        TemporaryDirectory(prefix="rsp-release-") as folder,
+        Server(Path(folder) / "store", names, cache=Path(folder) / "cache", **options) as server,
+    ):
+        publish_model(args.model, Path(folder) / "store", names[0], args.version)
+        server.wait(args.timeout + 60)
+        return _run(server, args)
+
+
+def _run(server: Server, args: argparse.Namespace) -> int:
+    """Run until the end, and return the exit code."""
+    front = live.open_front(args, server.inference, args.host, args.port)
+    url = server.inference if front is None else front.url
+    try:
+        _announce(server, url)
+        if front is not None:
+            front.start()
+        while True:
+            server.check()
+            time.sleep(0.5)
+    except KeyboardInterrupt:
+        server.drain()
+        print(f"stopping: not ready any more; serving for {args.drain:g} s, then answering what is under way")
+        sys.stdout.flush()
+    time.sleep(args.drain)
+    lost = 0 if front is None else front.stop(ANSWER)
+    lost += server.stop(ANSWER)
     if lost:
-        raise ServingError(f"{lost} requests were cut off, as they took longer than {drain:g} s (--drain)")
+        raise ServingError(f"{lost} requests were cut off, as they took longer than {ANSWER:g} s")
     return 0
+
+
+def _announce(server: Server, url: str) -> None:
+    for name in server.names:
+        print(f"serving {url}/predictions/{name}")
+    url = f"{url}/predictions/{server.names[0]}"
+    print(f"  curl -T tile.webp -X POST -H 'Content-Type: image/webp' {url} --output mask.png")
+    print(f"status: {server.status_url}; metrics: {server.metrics_url}; Ctrl-C ends it", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections import deque
 from pathlib import Path
 
 from rsp.serving.archive import HERE
 from rsp.serving.host import connects, free_ports, preflight, short_folder
 from rsp.serving.store import VARIABLE
+
+log = logging.getLogger(__name__)
+
+# As log4j2.xml has it: the time, a level that matters, and what follows.
+_LEVEL = re.compile(r"\S+ \[(?:WARN|ERROR|FATAL) *\] ")
+# Variables that TorchServe and its workers do not get.
+PRIVATE = ("TS_", "AWS_", "MINIO_", "S3_", "RSP_TOKENS", "RSP_TORCHSERVE_TOKEN")
 
 
 class TorchServe:
@@ -31,7 +41,8 @@ class TorchServe:
     Attributes:
         port: The port on the loopback for predictions.
         inference, management, metrics: The URLs.
-        log: The log file, gone with the server.
+        folder: Where its processes write; gone with the server.
+        generation: How often it was started; what was registered is gone with each start.
     """
 
     def __init__(
@@ -51,9 +62,10 @@ class TorchServe:
         self.workers, self.threads, self.model_api = workers, threads, model_api
         self.asked = (0, management_port, metrics_port, 0, 0)
         self.folder = short_folder()
-        self.log = self.folder / "log"
+        self._lines: deque[str] = deque(maxlen=500)
         self.model_store = (model_store or self.folder / "store").absolute()
         self.model_store.mkdir(parents=True, exist_ok=True)
+        self.generation = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def launch(self) -> None:
@@ -63,6 +75,7 @@ class TorchServe:
             ServingError: a port that was asked for is taken.
         """
         ports = free_ports(self.asked)
+        self.model_store.mkdir(parents=True, exist_ok=True)  # the watchdog of another start may have cleaned up
         self.port = ports[0]
         here = loopback(self.host)
         self.inference, self.management = (f"http://127.0.0.1:{port}" for port in ports[:2])
@@ -71,20 +84,34 @@ class TorchServe:
         config.write_text((HERE / "config.properties").read_text("utf-8") + self._settings(ports), "utf-8")
         command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
         command += ["--ts-config", str(config), "--log-config", str(HERE / "log4j2.xml")]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("TS_")}
+        # Models are programs: how to open the release store, and who may predict, is none of their business.
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(PRIVATE)}
         environment |= dict.fromkeys(("TEMP", "TMPDIR", "LOG_LOCATION", "METRICS_LOCATION"), str(self.folder))
         environment["OMP_NUM_THREADS"] = str(self.threads)
         environment[VARIABLE] = str(self.model_store)
-        with self.log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, str(HERE / "watchdog.py"), str(self.folder), *command],
-                cwd=self.folder, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )  # fmt: skip
+        self._lines.clear()
+        self._process = subprocess.Popen(
+            [sys.executable, str(HERE / "watchdog.py"), str(self.folder), *command],
+            cwd=self.folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        threading.Thread(target=self._read, args=(self._process,), name="torchserve log", daemon=True).start()
+        self.generation += 1
+
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
+        """Keep the last lines that the processes write, and pass on what warns."""
+        assert process.stdout is not None
+        with process.stdout as output:
+            for raw in output:
+                line = raw.decode("utf-8", "replace").rstrip()[:2000]
+                self._lines.append(line)
+                found = _LEVEL.match(line)
+                log.log(logging.WARNING if found else logging.DEBUG, "%s", line[found.end() :] if found else line)
 
     def _settings(self, ports: list[int]) -> str:
-        """Return what stands over the file of the image."""
-        settings = {
+        """Return what stands over the file: keys that the environment gives as TS_<KEY>, and ours over both."""
+        given = {key[3:].lower(): value for key, value in os.environ.items() if key.startswith("TS_")}
+        settings = given | {
             "inference_address": f"http://127.0.0.1:{ports[0]}",
             "management_address": f"http://127.0.0.1:{ports[1]}",
             "metrics_address": f"http://{self.host}:{ports[2]}",
@@ -97,7 +124,8 @@ class TorchServe:
             "enable_model_api": str(self.model_api).lower(),
             "default_workers_per_model": self.workers,
         }
-        return "\n" + "".join(f"{key}={value}\n" for key, value in settings.items())
+        lines = (f"{key}={' '.join(str(value).split())}\n" for key, value in settings.items() if value != "")
+        return "\n" + "".join(lines)
 
     @property
     def running(self) -> bool:
@@ -110,11 +138,8 @@ class TorchServe:
         return self.running and connects(int(self.management.rpartition(":")[2])) and connects(self.port)
 
     def tail(self, lines: int = 20) -> str:
-        """Return the end of the log."""
-        try:
-            return "\n".join(self.log.read_text("utf-8", errors="replace").splitlines()[-lines:])
-        except OSError:
-            return "(no log)"
+        """Return the last lines that the processes wrote."""
+        return "\n".join(list(self._lines)[-lines:]) or "(no log)"
 
     def kill(self) -> None:
         """End Java and the workers; `launch` may start them again.

@@ -19,8 +19,8 @@ from rsp.components.deploy.component import deploy as deploy_component
 from rsp.components.deploy.tool import deploy
 from rsp.serving.archive import build_archive, sha8
 from rsp.serving.client import TileClient
+from rsp.serving.direct import DirectServer
 from rsp.serving.management import Management
-from rsp.serving.server import Server
 from rsp.serving.store import current_archives, previous_archive
 from rsp.shared.errors import ServingError, UsageError
 from rsp.shared.images import encode
@@ -61,7 +61,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(store):
-    with Server(model_store=store, model_api=True) as running:
+    with DirectServer(model_store=store, model_api=True) as running:
         yield running
 
 
@@ -74,7 +74,7 @@ def place(server, store, golden):
     }  # fmt: skip
 
 
-def registered(server: Server, name: str = "rsp") -> list[str]:
+def registered(server: DirectServer, name: str = "rsp") -> list[str]:
     return list(Management(server.management, name).versions())
 
 
@@ -223,7 +223,7 @@ def test_component_and_restart(run_component, server, store, golden, models, mas
     )  # fmt: skip
     assert TileClient(server.inference).predict(IMAGE) == masks[1]
     # TorchServe forgets what its management API was told; the store remembers.
-    with Server(model_store=store) as again:
+    with DirectServer(model_store=store) as again:
         assert TileClient(again.inference).predict(IMAGE) == masks[1]
 
 

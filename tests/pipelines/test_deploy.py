@@ -12,15 +12,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.java, pytest.mark.xdist_group("torch
 
 
 def test_retraining_deploys(scene, scene_server, tmp_path, rsp):
+    from rsp.serving.direct import DirectServer
     from rsp.serving.host import preflight
-    from rsp.serving.server import Server
     from rsp.shared.errors import ServingError
 
     try:
         preflight()
     except ServingError as error:
         pytest.skip(str(error))
-    with Server(model_store=tmp_path / "store", model_api=True) as server:
+    with DirectServer(model_store=tmp_path / "store", model_api=True) as server:
         run = run_local(
             "retraining",
             {

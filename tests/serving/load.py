@@ -1,4 +1,4 @@
-"""Clients that ask a server for masks without a pause, and note what they are answered."""
+"""Clients that ask a server for masks one after the other, and note what they are answered."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ class Load:
     Each looks at the answers itself: a client that tries again would hide what it was not answered.
     """
 
-    def __init__(self, url: str, clients: int = 4) -> None:
-        self.url, self.answered, self.faults = f"{url}/predictions/rsp", 0, []
+    def __init__(self, url: str, clients: int = 4, path: str = "rsp", pause: float = 0.0) -> None:
+        self.url, self.faults = f"{url}/predictions/{path}", []
+        self.pause = pause  # seconds between an answer and the next request
+        self.versions: set[str] = set()  # that answered
         self.image = encode(noise(BLOCK[0]), "png")
         self.stop, self.lock = threading.Event(), threading.Lock()
         self.moments: list[list[tuple[float, float]]] = [[] for _ in range(clients)]
@@ -39,7 +41,9 @@ class Load:
                 if answer.status_code != 200 or decode_mask(answer.content).shape != (64, 64):
                     self.faults.append((answer.status_code, answer.content[:200]))
                     return
+                self.versions.add(answer.headers["X-Model-Version"])
                 moments.append((began, time.monotonic()))
+                self.stop.wait(self.pause)
 
     def wait_for(self, count: int) -> None:
         """Return when each client has this many answers."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from rsp.serving.host import free_ports, preflight
-from rsp.serving.server import Server
+from rsp.serving.server import Server, make_parser, names_of
 from rsp.serving.store import current_archives, previous_archive, set_current, set_previous
 from rsp.shared.errors import ServingError
 
@@ -24,8 +24,8 @@ def test_without_java(monkeypatch, tmp_path):
     monkeypatch.delenv("JAVA_HOME", raising=False)
     with pytest.raises(ServingError, match="openjdk-17-jre-headless"):
         preflight()
-    with pytest.raises(ServingError, match="Java 17"), Server(tmp_path / "model.pt2"):
-        pass
+    with pytest.raises(ServingError, match="Java 17"):
+        Server(tmp_path / "store", ["rsp"])
 
 
 def test_without_java_on_the_command_line(tmp_path):
@@ -37,12 +37,40 @@ def test_without_java_on_the_command_line(tmp_path):
     assert done.returncode == 1 and "openjdk-17-jre-headless" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_serve_needs_something_to_serve(rsp):
-    ran = rsp("serve")
-    assert ran.code == 2 and "give --model, or the --model_store" in ran.stderr
+def test_serve_needs_something_to_serve(rsp, monkeypatch):
+    for flags in ((), ("--model", "x", "--store", "y")):
+        ran = rsp("serve", *flags)
+        assert ran.code == 2 and "give --model, or the --store" in ran.stderr
     assert rsp("serve", "--model", "x", "--workers", 0).code == 2
+    ran = rsp("serve", "--model", "x", "--name", "a", "--name", "b")
+    assert ran.code == 2 and "one --name" in ran.stderr
+    ran = rsp("serve", "--store", "x", "--name", "a/b")
+    assert ran.code == 2 and "'a/b'" in ran.stderr
     ran = rsp("serve", "--help")
     assert ran.code == 0 and "rsp serve --model model.pt2" in ran.stdout and "In Python" not in ran.stdout
+
+
+def test_every_flag_has_a_variable(monkeypatch):
+    """The image's entrypoint is `rsp serve` itself."""
+    flags = {"store": "s", "cache": "c", "host": "::", "port": "1", "metrics_port": "2", "workers": "3",
+             "timeout": "4", "drain": "5", "model": "m", "version": "v"}  # fmt: skip
+    for flag, value in flags.items():
+        monkeypatch.setenv(f"RSP_{flag.upper()}", value)
+    args = vars(make_parser().parse_args([]))
+    assert {flag: str(args[flag]).removesuffix(".0") for flag in flags} == flags
+    assert make_parser().parse_args(["--port", "9"]).port == 9  # a flag stands over its variable
+    monkeypatch.setenv("RSP_PORT", "many")
+    with pytest.raises(SystemExit) as caught:
+        make_parser().parse_args([])
+    assert caught.value.code == 2
+
+
+def test_names_of_the_environment(monkeypatch):
+    monkeypatch.setenv("RSP_NAMES", "roofs, roads")
+    assert names_of(make_parser().parse_args([])) == ["roofs", "roads"]
+    assert names_of(make_parser().parse_args(["--name", "a", "--name", "b"])) == ["a", "b"]
+    monkeypatch.delenv("RSP_NAMES")
+    assert names_of(make_parser().parse_args([])) == ["rsp"]
 
 
 def test_the_current_archive_of_a_store(tmp_path):
@@ -80,11 +108,6 @@ def test_dockerfile_is_clean():
     hadolint = shutil.which("hadolint", path=Path(sys.executable).parent)
     done = subprocess.run([hadolint, SERVING / "Dockerfile"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
-
-
-def test_the_entrypoint_is_a_script_that_parses():
-    assert os.access(SERVING / "entrypoint.sh", os.X_OK)
-    assert subprocess.run(["bash", "-n", SERVING / "entrypoint.sh"]).returncode == 0
 
 
 def test_what_the_image_copies_is_there():

@@ -6,12 +6,10 @@ import io
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,19 +20,21 @@ import requests
 from PIL import Image
 
 from rsp.components.export.tool import export
-from rsp.serving.archive import build_archive, sha8
 from rsp.serving.client import TileClient
 from rsp.serving.host import free_ports
-from rsp.serving.management import Management, ready_workers
+from rsp.serving.management import ready_workers
+from rsp.serving.releases import ReleaseStore
 from rsp.serving.server import Server
-from rsp.serving.store import current_archives, set_current
+from rsp.serving.switch import Settings
 from rsp.shared.errors import ServingError, TileError
 from rsp.shared.images import decode, decode_mask, encode
 from rsp.shared.learning.inference import load_predictor, predict_tiles, probability_bytes
+from rsp.shared.storage import open_storage
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import open_reader
 from tests.serving.bad_inputs import BAD, RAW, fault, send, send_raw
 from tests.serving.load import Load
+from tests.serving.stores import move, publish
 from tests.serving.tiny import make_checkpoint
 from tests.tilesets import BLOCK, make_tileset, noise
 
@@ -64,19 +64,21 @@ def predictor(model):
     return load_predictor(model, device="cpu", threads=1)
 
 
-class Watched(Server):
-    """Notes at each look what the management API and a tile client say of its readiness."""
-
-    def ready(self) -> bool:
-        with TileClient(self.inference, attempts=1) as probe:
-            self.seen = [*getattr(self, "seen", []), (super().ready(), probe.ready())]
-        return self.seen[-1][0]
-
-
 @pytest.fixture(scope="module")
-def server(model):
-    with Watched(model) as running:
+def server(model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("served")
+    publish(ReleaseStore(open_storage(folder / "store")), model, "v1")
+    move(ReleaseStore(open_storage(folder / "store")), "v1")
+    with Server(folder / "store", ["rsp"], cache=folder / "cache", settings=Settings(poll=0.1)) as running:
+        with TileClient(running.inference, attempts=1) as early:
+            seen = early.ready(), health(running).status_code
+        assert seen == (False, 503)
+        running.wait()
         yield running
+
+
+def health(server: Server) -> requests.Response:
+    return requests.get(f"{server.inference}/healthz", timeout=30)
 
 
 @pytest.fixture
@@ -106,16 +108,20 @@ def test_a_border_that_was_sent_is_cut_off(client, predictor):
 def test_every_form_of_a_model_answers_the_same_pixels(tmp_path, checkpoint, client):
     """One server with the checkpoint, ONNX and TorchScript, beside the one that has the pt2."""
     images = [encode(noise(tile), "png") for tile in BLOCK]
-    store = tmp_path / "store"
-    set_current(store, "checkpoint", build_archive(checkpoint, store, name="checkpoint"))
-    for kind in ("onnx", "jit"):
-        out = tmp_path / f"model.{kind}"
-        export(checkpoint, out, kind=kind)
-        set_current(store, kind, build_archive(out, store, name=kind))
+    store = ReleaseStore(open_storage(tmp_path / "store"))
+    names = ("checkpoint", "onnx", "jit")
+    for kind in names:
+        out = checkpoint
+        if kind != "checkpoint":
+            out = tmp_path / f"model.{kind}"
+            export(checkpoint, out, kind=kind)
+        publish(store, out, "v1", name=kind)
+        move(store, "v1", kind)
     expected = predict_tiles(load_predictor(checkpoint, device="cpu"), images)
     assert [client.predict(image) for image in images] == expected
-    with Server(model_store=store) as several:
-        for name in ("checkpoint", "onnx", "jit"):
+    with Server(tmp_path / "store", names, cache=tmp_path / "cache", settings=Settings(poll=0.1)) as several:
+        several.wait()
+        for name in names:
             with TileClient(several.inference, name) as other:
                 assert [other.predict(image) for image in images] == expected, name
 
@@ -134,7 +140,7 @@ def workers_of(server: Server) -> list[psutil.Process]:
     return [
         each for each in psutil.Process().children(recursive=True)
         if any(part.endswith("model_service_worker.py") for part in each.cmdline())
-        and each.environ().get("TEMP") == str(server.log.parent)
+        and each.environ().get("TEMP") == str(server.torchserve.folder)
     ]  # fmt: skip
 
 
@@ -173,7 +179,7 @@ def test_bad_inputs_of_all_kinds_among_good_ones(server, predictor):
     """Each is refused with its reason, no good one is hurt, no worker dies, and the log stays short (C5, C8)."""
     url, images = f"{server.inference}/predictions/rsp", [encode(noise(tile), "png") for tile in BLOCK]
     expected = predict_tiles(predictor, images)
-    before, written = workers_of(server), server.log.stat().st_size
+    before, written = workers_of(server), server.torchserve.tail(500)
 
     def ask(number: int) -> str | None:
         bad, at = BAD[number], number % len(images)
@@ -182,7 +188,7 @@ def test_bad_inputs_of_all_kinds_among_good_ones(server, predictor):
         if answer.content != expected[at]:
             return f"a good tile beside {bad.name}: {answer.status_code}"
         told = refused.headers
-        if (told.get("X-Model-Version"), told.get("X-Precision")) != (sha8(server.model), "float32"):
+        if (told.get("X-Model-Version"), told.get("X-Precision")) != ("v1", "float32"):
             return f"{bad.name}: {told}"
         return fault(bad, refused.status_code, refused.json())
 
@@ -192,7 +198,7 @@ def test_bad_inputs_of_all_kinds_among_good_ones(server, predictor):
     for name, (data, statuses) in RAW.items():
         assert send_raw(url, data) in statuses, name
     assert workers_of(server) == before
-    said = server.log.read_bytes()[written:].decode()
+    said = server.torchserve.tail(500)[len(written) :]
     assert "Traceback" not in said and said.count("\n") <= 2 * len(BAD), said
 
 
@@ -202,7 +208,7 @@ def test_answers_in_every_form(client, predictor, server):
 
     def ask(accept: str, **headers: str) -> requests.Response:
         answer = client.ask(image, {"Accept": accept, **headers})
-        assert answer.headers["Content-Type"] == accept and answer.headers["X-Model-Version"] == sha8(server.model)
+        assert answer.headers["Content-Type"] == accept and answer.headers["X-Model-Version"] == "v1"
         assert re.fullmatch(r"predict;dur=[0-9.]+, batch;dur=1", answer.headers["Server-Timing"])
         return answer
 
@@ -231,7 +237,7 @@ def test_status_and_headers(server):
     url = f"{server.inference}/predictions/rsp"
     good = requests.post(url, encode(noise(BLOCK[0]), "png"), headers={"Content-Type": "image/png"}, timeout=30)
     assert good.status_code == 200 and good.headers["content-type"] == "image/png"
-    assert good.headers["X-Model-Version"] == sha8(server.model)
+    assert good.headers["X-Model-Version"] == "v1"
     bad = requests.post(url, b"junk", headers={"Content-Type": "image/png"}, timeout=30)
     assert bad.status_code == 400 and bad.headers["content-type"] == "application/json"
     assert bad.json() == {"error": "bad tile", "detail": "not an image (expected PNG, JPEG, WebP or GeoTIFF)"}
@@ -258,79 +264,50 @@ def test_an_image_that_is_too_large(client):
 
 def test_the_model_card_is_served(client, server, predictor):
     assert client.card() == predictor.card
-    assert client.served_version() == sha8(server.model)
-    described = requests.get(f"{server.management}/models/rsp?customized=true", timeout=30).json()
-    assert described[0]["customizedMetadata"]["uuid"] == predictor.card.uuid
+    assert client.served_version() == "v1"
 
 
 def test_ready_and_not(server, client):
-    assert client.ready()
-    assert ready_workers(server.management, "rsp") == 1
+    assert client.ready() and health(server).json() == {"ready": True}
+    assert ready_workers(server.torchserve.management, "rsp") == 1
     for other in (TileClient(server.inference, "nobody"), TileClient("http://127.0.0.1:9")):
         assert not other.ready()
     with pytest.raises(ServingError, match="no model 'nobody' is served there"):
         TileClient(server.inference, "nobody").predict(b"x")
 
 
-def test_probe(server):
-    environment = {**os.environ, "TS_MANAGEMENT_ADDRESS": server.management}
-    command = [sys.executable, "-m", "rsp.serving.ready"]
-    for name, code in (("rsp", 0), ("nobody", 1)):
-        environment["RSP_MODEL_NAME"] = name
-        assert subprocess.run(command, env=environment, cwd=ROOT, capture_output=True).returncode == code
+def test_nobody_else_manages_models(server):
+    """The management API is on the loopback, and the port for predictions does not lead to it."""
+    for path in ("models", "models/rsp", "predictions/../models"):
+        answer = requests.get(f"{server.inference}/{path}", timeout=30)
+        assert answer.status_code == 404 and "/predictions/NAME" in answer.json()["detail"]
+    folder = str(server.torchserve.folder)
+    (java,) = (each for each in psutil.Process().children(recursive=True)
+               if each.name() == "java" and each.environ()["TEMP"] == folder)  # fmt: skip
+    listening = [each.laddr.ip for each in java.net_connections() if each.status == psutil.CONN_LISTEN]
+    assert listening and all(ip in ("127.0.0.1", "::ffff:127.0.0.1") for ip in listening)
+    # What opens the store, or says who may predict, is not for models.
+    assert not any(key.startswith(("AWS_", "RSP_TOKENS")) for key in java.environ())
 
 
-def test_models_cannot_be_registered_unless_that_was_asked_for(server):
-    answer = requests.post(
-        f"{server.management}/models", params={"url": "http://127.0.0.1:9/evil.mar"}, timeout=30
-    )
-    assert answer.status_code == 405
-
-
-def test_not_ready_before_the_worker_is(server):
-    assert server.seen[0] == (False, False) and not any(management for management, _ in server.seen[:-1])
-    assert server.ready() and server.seen[-1] == (True, True)
-
-
-def test_a_model_that_does_not_load_says_why(tmp_path, model):
-    archive = build_archive(model, tmp_path, name="rsp")
-    broken = tmp_path / "rsp-broken.mar"
-    with zipfile.ZipFile(archive) as source, zipfile.ZipFile(broken, "w") as target:
-        for name in source.namelist():
-            data = source.read(name)
-            target.writestr(name, data[:5000] if name == "model.pt2" else data)
-    set_current(tmp_path, "rsp", broken)
-    assert current_archives(tmp_path) == {"rsp": "rsp-broken.mar"}
-    with pytest.raises(ServingError, match=r"cannot load the model: .*ModelError") as caught:
-        Server(model_store=tmp_path).start()
-    assert "model.pt2" in str(caught.value)
-
-
-def test_a_model_of_another_torch_is_refused(tmp_path):
-    model = make_checkpoint(tmp_path / "old.safetensors", versions={"torch": "1.13.1"})
-    with pytest.raises(ServingError, match=r"exported by torch 1\.13\.1, this server has"):
-        Server(model).start()
-
-
-def test_a_port_that_is_taken(model, server):
+def test_a_port_that_is_taken(tmp_path, server):
     with pytest.raises(ServingError, match="choose another port"):
-        Server(model, port=int(server.inference.rsplit(":", 1)[1])).start()
+        Server(tmp_path, ["rsp"], port=int(server.inference.rsplit(":", 1)[1]))
 
 
-def start_foreground(model: Path, folder: Path) -> tuple[subprocess.Popen[str], str]:
-    """Start `rsp serve` in a folder, and return it with its URL for predictions, when it serves."""
-    ports = free_ports((0, 0, 0))
-    command = [sys.executable, "-m", "rsp.shared.cli", "serve", "--model", model, "--workers", 1]
-    for flag, port in zip(("--port", "--management_port", "--metrics_port"), ports, strict=True):
-        command += [flag, port]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True, cwd=folder)
+def start_foreground(folder: Path, *flags: object, **environ: str) -> tuple[subprocess.Popen[str], str]:
+    """Start `rsp serve` in a folder, and return it with its URL for predictions, when it has told that."""
+    port, metrics_port = free_ports((0, 0))
+    command = [sys.executable, "-m", "rsp.shared.cli", "serve", "--cache", folder / "cache", *flags]
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=(folder / "log").open("wb"), text=True, cwd=folder,
+        env={**os.environ, "RSP_PORT": str(port), "RSP_METRICS_PORT": str(metrics_port), **environ},
+    )  # fmt: skip
     assert process.stdout is not None
-    line = process.stdout.readline()
-    assert line.startswith(f"serving http://127.0.0.1:{ports[0]}/predictions/rsp"), line
-    assert process.stdout.readline().startswith(
-        "  curl -T tile.webp -X POST -H 'Content-Type: image/webp' http://"
-    )
-    return process, f"http://127.0.0.1:{ports[0]}"
+    lines = [process.stdout.readline() for _ in range(2)]
+    assert lines[0] == f"serving http://127.0.0.1:{port}/predictions/rsp\n", (folder / "log").read_text()
+    assert lines[1].startswith("  curl -T tile.webp -X POST -H 'Content-Type: image/webp' http://")
+    return process, f"http://127.0.0.1:{port}"
 
 
 def started_by(process: subprocess.Popen[str]) -> list[psutil.Process]:
@@ -338,14 +315,20 @@ def started_by(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 
 def test_in_the_foreground_until_sigterm(tmp_path, model):
-    """C3: under load, every request that was accepted is answered, and no connection is reset."""
-    process, url = start_foreground(model, tmp_path)
+    """C3: not ready at once, serving until the drain is over; then no request is lost, and no connection reset."""
+    process, url = start_foreground(tmp_path, "--model", model, RSP_WORKERS="1", RSP_DRAIN="1")
     family = started_by(process)
     assert any("java" in child.name() for child in family) and len(family) >= 4  # watchdog, launcher, java, worker
     (folder,) = {child.environ()["TEMP"] for child in family if child.name() == "java"}
     with Load(url) as load:
         load.wait_for(10)
+        assert requests.get(f"{url}/healthz", timeout=30).status_code == 200
         process.terminate()
+        while (answer := requests.get(f"{url}/healthz", timeout=30)).status_code == 200:
+            pass
+        assert answer.json() == {"ready": False, "reason": "this server is about to end"}
+        assert requests.get(f"{url}/livez", timeout=30).status_code == 200
+        load.wait_for(max(map(len, load.moments)) + 5)
         assert process.wait(60) == 0
         for thread in load.threads:
             thread.join(60)
@@ -354,60 +337,19 @@ def test_in_the_foreground_until_sigterm(tmp_path, model):
     assert not Path(folder).exists()
 
 
-def test_the_entrypoint_of_the_image_drains(tmp_path, model):
-    """SIGTERM: not ready at once, serving until the drain is over, and not one request is lost in the end."""
-    store, temp = tmp_path / "models", tmp_path / "t"
-    temp.mkdir()
-    set_current(store, "rsp", build_archive(model, store, name="rsp"))
-    ports = free_ports((0, 0, 0, 0, 0, 0))
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "RSP_MODEL_STORE": str(store),
-        "RSP_DRAIN": "600",
-        "RSP_WORKERS": "2",
-        "RSP_PORT": str(ports[0]),
-        "RSP_BACKEND_PORT": str(ports[5]),
-        "TEMP": str(temp),
-        "TS_MANAGEMENT_ADDRESS": f"http://127.0.0.1:{ports[1]}",
-        "TS_METRICS_ADDRESS": f"http://127.0.0.1:{ports[2]}",
-        "TS_GRPC_INFERENCE_PORT": str(ports[3]),
-        "TS_GRPC_MANAGEMENT_PORT": str(ports[4]),
-    }
-    environment.pop("TMPDIR", None)
-    log = (tmp_path / "log").open("wb")
-    process = subprocess.Popen([ROOT / "serving" / "entrypoint.sh"], env=environment, stdout=log, stderr=log)
-    probe = [sys.executable, "-m", "rsp.serving.ready"]
-
-    def probed() -> int:
-        return subprocess.run(probe, env=environment, cwd=ROOT, capture_output=True).returncode
-
-    try:
-        management = environment["TS_MANAGEMENT_ADDRESS"]
-        for _ in range(1200):
-            assert process.poll() is None, (tmp_path / "log").read_text()
-            if ready_workers(management, "rsp") == 2:
-                break
-            time.sleep(0.1)
-        assert probed() == 0
-        assert Management(management, "rsp").describe()[0]["minWorkers"] == 2
-        unknown = requests.post(f"{management}/models", params={"url": "no.mar"}, timeout=30)
-        assert unknown.status_code == 404  # so that registering is allowed
-        family = started_by(process)
-        with Load(f"http://127.0.0.1:{ports[0]}") as load:
-            load.wait_for(5)
-            process.send_signal(signal.SIGTERM)
-            while not (temp / "draining").exists():
-                time.sleep(0.01)
-            load.wait_for(max(map(len, load.moments)) + 5)
-            assert probed() == 1 and process.poll() is None
-            (pause,) = [child for child in started_by(process) if child.name() == "sleep"]
-            pause.kill()  # the ten minutes are over
-            assert process.wait(60) == 0, (tmp_path / "log").read_text()
-            for thread in load.threads:
-                thread.join(60)
-            assert load.faults == [] and not any(thread.is_alive() for thread in load.threads)
-        assert not psutil.wait_procs(family, timeout=5)[1]
-    finally:
-        for child in (*started_by(process), process) if process.poll() is None else ():
-            child.kill()
+def test_a_second_sigterm_ends_it_at_once(tmp_path):
+    """And a server that has nothing to serve yet runs, and says so."""
+    process, url = start_foreground(tmp_path, "--store", tmp_path / "store", "--drain", 600)
+    answer = requests.get(f"{url}/healthz", timeout=30)
+    assert answer.status_code == 503
+    while "no pointer of rsp" not in answer.json()["reason"]:
+        assert process.poll() is None
+        time.sleep(0.05)
+        answer = requests.get(f"{url}/healthz", timeout=30)
+    family = started_by(process)
+    process.terminate()
+    while "about to end" not in requests.get(f"{url}/healthz", timeout=30).json()["reason"]:
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(60) == 130, (tmp_path / "log").read_text()
+    assert not psutil.wait_procs(family, timeout=5)[1]
