@@ -250,7 +250,7 @@ def test_a_training_of_two_processes(checkpoint):
 @pytest.mark.java
 @pytest.mark.skipif(not shutil.which("java"), reason="TorchServe needs Java")
 def test_torchserve_answers_a_tile(installed, checkpoint, tmp_path):
-    ports = free_ports((0, 0, 0))
+    ports = free_ports((0, 0))
     command = [
         installed.python,
         "-P",
@@ -263,7 +263,7 @@ def test_torchserve_answers_a_tile(installed, checkpoint, tmp_path):
         "--drain",
         0,
     ]
-    for flag, port in zip(("--port", "--management_port", "--metrics_port"), ports, strict=True):
+    for flag, port in zip(("--port", "--metrics_port"), ports, strict=True):
         command += [flag, port]
     with (tmp_path / "log").open("w+") as log:
         process = subprocess.Popen(
