@@ -69,6 +69,9 @@ class TileClient:
 
     Raises:
         ServingError: the endpoint is not a URL, or holds a password; the token is not one.
+
+    Attributes:
+        precision: What the model computed its last answer in, where the server says so.
     """
 
     def __init__(
@@ -92,7 +95,7 @@ class TileClient:
         if path:
             model, _, version = path.partition("/")
         self.endpoint, self.model, self.version = base, model, version
-        self.url = self._url(version)
+        self.url, self.precision = self._url(version), ""
         self.timeout, self.attempts = timeout, max(1, ATTEMPTS if attempts is None else attempts)
         self._patient, self._pinned = attempts is None, False
         self._session = requests.Session()
@@ -248,6 +251,7 @@ class TileClient:
             except requests.RequestException as error:
                 raise ServingError(f"cannot send a request to {url}: {error}") from error
             if answer.status_code == 200:
+                self.precision = answer.headers.get("X-Precision", "")
                 return answer
             message = _message(answer)
             if answer.status_code in (500, 507) and message == DIED:

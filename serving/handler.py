@@ -23,6 +23,7 @@ from rsp.serving.store import note_failure
 from rsp.shared.errors import ModelError, RspError, StorageError, TileError
 from rsp.shared.images import Array, encode
 from rsp.shared.learning.inference import (
+    PRECISIONS,
     load_predictor,
     predict_arrays,
     predict_tiles,
@@ -34,7 +35,6 @@ from rsp.shared.learning.inference import (
 # A card of version 0 does not say what imagery its model was trained on. What is not that would be answered with
 # one class everywhere, so only what most imagery is may be sent to such a model.
 ASSUMED = "uint8"
-PRECISIONS = ("float32", "bfloat16")
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +65,7 @@ class TileHandler:
 
     def _load(self, context: Any) -> None:
         settings = context.model_yaml_config.get("handler", {})
-        threads, self.precision = int(settings.get("threads", 1)), str(settings.get("precision", PRECISIONS[0]))
-        if self.precision not in PRECISIONS:
-            raise ModelError(
-                f"model-config.yaml: handler.precision: expected {' or '.join(PRECISIONS)}, got {self.precision!r}"
-            )
+        threads, self.precision = int(settings.get("threads", 1)), settings.get("precision", PRECISIONS[0])
         torch.set_num_threads(threads)
         manifest, system = context.manifest["model"], context.system_properties
         path = Path(system["model_dir"]) / manifest["serializedFile"]
@@ -82,7 +78,7 @@ class TileHandler:
         gpu = system.get("gpu_id")
         device = f"cuda:{gpu}" if gpu is not None and int(gpu) >= 0 and torch.cuda.is_available() else "cpu"
         self.predictor = load_predictor(
-            path, device=device, threads=threads, amp=self.precision == "bfloat16", trust_model=trusts_models()
+            path, device=device, threads=threads, precision=self.precision, trust_model=trusts_models()
         )
         self.version = str(manifest["modelVersion"])
         self._warm_up(int(context.model_yaml_config.get("batchSize", 1)))

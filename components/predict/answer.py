@@ -9,7 +9,7 @@ from typing import Protocol, Self
 from rsp.shared.errors import TileError, UsageError
 from rsp.shared.images import Array, decode_mask, encode_mask
 from rsp.shared.learning.card import ModelCard
-from rsp.shared.learning.inference import GPU_BATCH, load_predictor
+from rsp.shared.learning.inference import GPU_BATCH, Precision, load_predictor
 from rsp.shared.learning.windows import TileImages, in_strips, read_window
 from rsp.shared.parallel import parallel_map
 from rsp.shared.progress import progress
@@ -27,6 +27,11 @@ class Answerer(Protocol):
     card: ModelCard
     raw: bool  # whether it picks the bands of a single channel itself
 
+    @property
+    def precision(self) -> str:
+        """What it computes in: float32 or bfloat16."""
+        ...
+
     def answers(self, tiles: Iterable[Tile], read: ReadWindow, overlap: int) -> Iterator[Answer]:
         """Yield the answer for each tile, in order."""
         ...
@@ -40,18 +45,30 @@ class Local:
         device: Where to run it; see `load_predictor`.
         batch_size: Windows that a GPU takes at once; None for the default.
         workers: Threads. On a CPU each takes a tile from reading to encoding; for a GPU they only read.
+        precision: What it computes with; see `Predictor`.
         trust_model: Load an exported program even where it could run any code.
     """
 
     raw = False
 
     def __init__(
-        self, path: Path, *, device: str | None, batch_size: int | None, workers: int, trust_model: bool = False
+        self,
+        path: Path,
+        *,
+        device: str | None,
+        batch_size: int | None,
+        workers: int,
+        precision: Precision = "float32",
+        trust_model: bool = False,
     ) -> None:
         self.predictor = load_predictor(
-            path, device=device, batch_size=batch_size or GPU_BATCH, trust_model=trust_model
+            path,
+            device=device,
+            batch_size=batch_size or GPU_BATCH,
+            precision=precision,
+            trust_model=trust_model,
         )
-        self.card = self.predictor.card
+        self.card, self.precision = self.predictor.card, str(precision)
         self.workers = workers
 
     def check_overlap(self, overlap: int) -> None:
@@ -130,6 +147,11 @@ class Remote:
         self.client = TileClient(endpoint)
         self.card = self.client.pin()
         self.workers = workers
+
+    @property
+    def precision(self) -> str:
+        """What the server said that it computes in; one that does not say so has only ever had float32."""
+        return self.client.precision or "float32"
 
     def check_overlap(self, overlap: int) -> None:
         """Raise where the model does not take borders of this width, rather than failing on every tile."""

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+import torch
 from kfp import dsl
 from PIL import Image
 
@@ -72,6 +73,23 @@ def test_every_form_of_a_model_gives_the_same_files(models, images, tmp_path):
     # 49,152 pixels: ONNX may have one of 100,000 otherwise.
     for tile, data in contents(tmp_path / "onnx").items():
         assert (decode_mask(data) != decode_mask(expected[tile])).sum() <= 1
+
+
+def test_precision(models, images, tmp_path, rsp, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})  # others emulate it
+    masks = {}
+    for precision in ("float32", "bfloat16"):
+        out = tmp_path / f"{precision}.pmtiles"
+        result = predict(images, out, checkpoint=models["pt2"], precision=precision, web_ui=False)
+        with open_reader(out) as reader:
+            assert result.precision == reader.metadata["precision"] == precision
+            masks[precision] = np.stack([decode_mask(reader.read(tile)) for tile in reader.tiles()])
+    assert 0.97 < (masks["float32"] == masks["bfloat16"]).mean() < 1
+    ran = rsp("predict", "--precision", "bfloat16", "--endpoint", "http://127.0.0.1:1", images, tmp_path / "out")
+    assert ran.code == 2 and "--precision is for --checkpoint" in ran.stderr
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    ran = rsp("predict", "--precision", "bfloat16", "--checkpoint", models["jit"], images, tmp_path / "out")
+    assert ran.code == 1 and "does not compute in bfloat16" in ran.stderr and not (tmp_path / "out").exists()
 
 
 def test_directories_and_archives_in_and_out(models, images, tmp_path, rsp):

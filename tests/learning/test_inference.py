@@ -243,11 +243,28 @@ def test_other_errors_of_a_plugin_are_its_own(models):
     assert len(asked) == 1
 
 
-def test_bfloat16_is_close(models):
-    exact, quick = (
-        load_predictor(models["checkpoint"], amp=amp).masks(pictures(4, 96), 16) for amp in (False, True)
-    )
-    assert (np.stack(exact) == np.stack(quick)).mean() > 0.97
+def test_bfloat16_is_close_and_the_same_in_all_forms(models, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})  # others emulate it
+    exact = np.stack(load_predictor(models["checkpoint"]).masks(pictures(4, 96), 16))
+    quick = [
+        load_predictor(models[kind], precision="bfloat16").logits(pictures(4, 96), 16)
+        for kind in ("checkpoint", "jit", "pt2")
+    ]
+    masks = np.stack(quick[0]).argmax(axis=1)
+    assert 0.97 < (exact == masks).mean() < 1
+    for answers in quick[1:]:
+        np.testing.assert_array_equal(answers, quick[0])
+
+
+def test_precisions_that_there_are_not(models, monkeypatch):
+    with pytest.raises(ModelError, match="unknown precision 'float16'"):
+        load_predictor(models["checkpoint"], precision="float16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    with pytest.raises(ModelError, match="an ONNX model computes in float32"):
+        load_predictor(models["onnx"], precision="bfloat16")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": False, "cpu_name": "Old"})
+    with pytest.raises(ModelError, match=r"\(Old\) does not compute in bfloat16: it has neither"):
+        load_predictor(models["checkpoint"], precision="bfloat16")
 
 
 def test_images_of_several_sizes_in_batches(models):
