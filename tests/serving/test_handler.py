@@ -14,11 +14,11 @@ from ts.context import Context, RequestProcessor
 
 from rsp.components.vectorize.tool import vectorize
 from rsp.serving import answers
-from rsp.serving.answers import TYPES, RefusedError, negotiate
+from rsp.serving.answers import TYPES, RefusedError, negotiate, wanted
 from rsp.serving.handler import TileHandler
 from rsp.serving.store import read_failure
 from rsp.shared.errors import ModelError, TileError
-from rsp.shared.images import decode, decode_mask, encode
+from rsp.shared.images import decode, decode_mask, encode, encode_lossless
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.inference import Predictor, load_predictor, predict_tiles, probability_bytes
 from rsp.shared.polygons import mask_features
@@ -28,6 +28,8 @@ from tests.serving.bad_inputs import BAD, fault
 from tests.serving.tiny import make_checkpoint
 from tests.tilesets import BLOCK, CONFIG, noise
 
+# Damaged images to send; tried with 20,000.
+DAMAGED = 100
 PNG, WEBP, GEOJSON, BYTES = "image/png", "image/webp", "application/geo+json", "application/octet-stream"
 
 
@@ -373,3 +375,56 @@ def test_torchserve_finds_one_class():
     import rsp.serving.handler
 
     assert list_classes_from_module(rsp.serving.handler) == [TileHandler]
+
+
+def test_headers_of_any_kind_are_taken_or_refused():
+    rng = np.random.default_rng(1)
+    pieces = [*"0123456789/-+. ,;*=e", "16", "15/1/2", "image/png", "q=", "é", "\x00", "٣", "\n", "9" * 50]
+    for _ in range(3000):
+        texts = ["".join(rng.choice(pieces, rng.integers(0, 6))) for _ in range(3)]
+        try:
+            found = wanted(dict(zip(("accept", "x-overlap", "x-tile"), texts, strict=True)))
+        except RefusedError as error:
+            assert error.status in (400, 406) and json.loads(error.body)["detail"]
+        else:
+            assert found.media_type in TYPES and (found.overlap or 0) <= 1024
+
+
+def damaged(rng: np.random.Generator) -> bytes:
+    """A good image with some bytes changed, cut out or doubled."""
+    data = bytearray(IMAGES[rng.integers(len(IMAGES))])
+    for _ in range(rng.integers(1, 8)):
+        # Half of the faults into the head, where the structure is.
+        place = int(rng.integers(0, 120 if rng.random() < 0.5 else len(data)))
+        width = int(rng.integers(1, 40))
+        match rng.integers(4):
+            case 0:
+                data[place : place + 1] = rng.bytes(1)
+            case 1:
+                del data[place : place + width]
+            case 2:
+                data[place:place] = data[place : place + width]
+            case _:
+                data[place : place + 4] = bytes(rng.choice([0, 0x7F, 0x80, 0xFF], 4).astype(np.uint8))
+    return bytes(data)
+
+
+IMAGES = [encode(noise(BLOCK[0]), form) for form in ("png", "jpg", "webp", "tif")]
+IMAGES += [encode_lossless(noise(BLOCK[0]), near=near) for near in (True, False)]
+
+
+def test_damaged_images_are_answered_or_refused(model, handler):
+    rng = np.random.default_rng(2)
+    good = encode(noise(BLOCK[0]), "png")
+    (expected,) = predict_tiles(load_predictor(model, device="cpu"), [good])
+    for _ in range(DAMAGED // 10):
+        bodies = [damaged(rng) for _ in range(10)]
+        here = context(model, *[{}] * 11)
+        *found, last = handler.handle([{"body": body} for body in (*bodies, good)], here)
+        assert last == expected
+        for index, (body, answer) in enumerate(zip(bodies, found, strict=True)):
+            status = here.get_response_status(index)[0]
+            if status == 200:
+                assert decode_mask(answer).shape == (64, 64)
+            else:
+                assert status == 400 and json.loads(answer)["error"] == "bad tile", (body, answer)
