@@ -128,7 +128,7 @@ class ReleaseStore(ReleaseReader):
         there = self._find(name, version)
         if there is not None:
             self._check_same(there, release)
-            missing = self._missing(there)
+            missing = self.missing(there)
             if missing and there.folder != release.folder:
                 raise ReleaseError(
                     f"{missing[0]} of the release {version} of {name} is missing in {self.address}: deploy the "
@@ -338,7 +338,7 @@ class ReleaseStore(ReleaseReader):
             if wanted.files[ours].sha256 != there.files[theirs].sha256:
                 raise ReleaseError(f"{where} is another {what}; give another --version, or leave it out")
 
-    def _missing(self, release: Release) -> list[str]:
+    def missing(self, release: Release) -> list[str]:
         """Return the files that are not there, or have another size."""
         sizes = {stat.key: stat.size for stat in self.storage.list(self._key(release, ""))}
         return [path for path, file in release.files.items() if sizes.get(self._key(release, path)) != file.size]

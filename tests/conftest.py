@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,3 +163,12 @@ def s3(s3_server, monkeypatch) -> S3:
     for name, value in s3_server.environ.items():
         monkeypatch.setenv(name, value)
     return s3_server
+
+
+@pytest.fixture(params=["folder", "s3"])
+def new_store(request, tmp_path) -> Callable[[], str]:
+    """Make the address of an empty store: once in a folder, once on an S3 server."""
+    if request.param == "folder":
+        return lambda: str(tmp_path / "stores" / secrets.token_hex(4))
+    server = request.getfixturevalue("s3")
+    return lambda: f"s3://{server.bucket()}/models"

@@ -1,5 +1,7 @@
 """How Kubeflow sees `deploy`. Switch its caching off in a pipeline: a deployment is an act, not a result."""
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from rsp.components.container import image
@@ -9,22 +11,24 @@ from rsp.components.container import image
 def deploy(
     model: dsl.Input[dsl.Model],
     golden: dsl.Input[dsl.Dataset],
+    store: str,
+    checkpoint: dsl.Input[dsl.Model] = None,
     name: str = "rsp",
     version: str = "",
-    management: str = "http://127.0.0.1:8081",
-    inference: str = "http://127.0.0.1:8080",
-    model_store: str = "/models",
-) -> None:
-    """Deploy an exported model to TorchServe beside the one that serves, test it, and switch.
+    status: str = "",
+    endpoint: str = "",
+) -> NamedTuple("Deployed", [("version", str), ("endpoint", str), ("replaced", str)]):
+    """Put a model into the release store as what is wanted, and wait until all servers serve it.
 
     Args:
         model: The exported model.
-        golden: Tile set whose first tiles are the smoke test.
+        golden: Tile set whose first tiles servers have to answer right.
+        store: The release store, as s3://bucket/prefix.
+        checkpoint: What the model was exported from, to be kept with it.
         name: Name of the model in the URLs.
         version: Its version; empty lets it follow from the model.
-        management: URL of TorchServe's management API.
-        inference: URL of its inference API.
-        model_store: Folder from which TorchServe reads its archives, mounted here, too.
+        status: URLs of the status of the servers, with spaces between; empty to wait for nobody.
+        endpoint: URL of the server, for the output `endpoint`; empty takes it from `status`.
     """
     from pathlib import Path
 
@@ -32,11 +36,13 @@ def deploy(
 
     result = tool(
         Path(model.path),
-        model_store=Path(model_store),
+        store=store,
         name=name,
         version=version,
-        management=management,
-        inference=inference,
+        checkpoint=Path(checkpoint.path) if checkpoint else None,
         golden=Path(golden.path),
+        status=status.split() or None,
+        endpoint=endpoint,
     )
     print(result.as_dict())
+    return (result.version, result.endpoint, result.replaced)

@@ -1,27 +1,28 @@
-"""Deploy an exported model to TorchServe without losing a request: test beside the old version, switch, drain.
+"""Deploy an exported model: put it into the release store as what is wanted, and wait until the servers serve it.
 
-rsp deploy --model model.pt2 --model_store /models --golden tiles
-rsp deploy --model model.pt2 --model_store /models --name roofs --management http://serving:8081
+rsp deploy --model model.pt2 --golden validation/images --store models --name roofs
+rsp deploy --model model.pt2 --store s3://bucket/models --name roofs --status http://rsp-serving-pods:8080/status
+rsp deploy --store s3://bucket/models --list
+rsp deploy --store s3://bucket/models --name roofs --rollback
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import urlsplit
 
 from rsp.shared.arguments import add_trust_model, bounded
 from rsp.shared.claims import check_paths
-from rsp.shared.errors import RspError, ServingError, UsageError
+from rsp.shared.errors import UsageError
 from rsp.shared.report import Result
+from rsp.shared.storage import open_storage
 
-if TYPE_CHECKING:
-    from rsp.serving.management import Management
+NAME = "rsp"
+KEEP = 5
+TIMEOUT = 300.0
 
 
 @dataclass(kw_only=True)
@@ -29,241 +30,192 @@ class DeployResult(Result):
     """What `deploy` did.
 
     Attributes:
-        endpoint: Where tiles are predicted now.
-        version: The version that serves.
-        previous: The version that served before; empty where none did.
-        changed: Whether anything was changed: not where this very version served already.
-        agreement: Fraction of the pixels of the golden tiles in which server and local prediction agree.
+        version: The version that is wanted now.
+        replaced: The version that was wanted before; empty where there was none, or nothing was changed.
+        changed: Whether the pointer was moved: not where this very version was wanted already.
+        endpoint: Where tiles are predicted; empty where no server was named.
+        replicas: The servers that serve it, of those that were asked.
+        removed: Versions that were deleted, since `keep` newer ones are there.
         seconds: How long each step took.
     """
 
-    endpoint: str
     version: str
-    previous: str
+    replaced: str
     changed: bool
-    agreement: float
+    endpoint: str
+    replicas: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(kw_only=True)
+class ListResult(Result):
+    """What is in a release store.
+
+    Attributes:
+        store: Its address.
+        models: For each name its pointer and its releases.
+    """
+
+    store: str
+    models: dict[str, dict[str, Any]]
+
+
 def deploy(
-    model: Path,
+    model: Path | None = None,
     *,
-    model_store: Path,
-    name: str = "rsp",
+    store: str,
+    name: str = "",
     version: str = "",
-    management: str = "http://127.0.0.1:8081",
-    inference: str = "http://127.0.0.1:8080",
+    checkpoint: Path | None = None,
     golden: Path | None = None,
-    workers: int | None = None,
-    drain: float = 3.0,
-    timeout: float = 120.0,
-    tolerance: float = 0.001,
-    keep_archives: bool = False,
+    status: list[str] | None = None,
+    endpoint: str = "",
+    keep: int = KEEP,
+    timeout: float = TIMEOUT,
+    single_writer: bool = False,
     force: bool = False,
     trust_model: bool = False,
-) -> DeployResult:
-    """Make a model the one that TorchServe answers with.
+    listing: bool = False,
+    rollback: str | None = None,
+) -> DeployResult | ListResult:
+    """Make a model the one that is wanted under a name, list what there is, or go back to an earlier one.
 
-    The model is put into an archive and registered beside the version that serves. It becomes the default only
-    when its answers on the golden tiles are those of a local prediction; the old version goes when its last
-    request is answered. If anything fails before that, the new version goes and the old one keeps serving. A token
-    is taken from the environment (RSP_TORCHSERVE_TOKEN).
+    The model goes into the release store together with its checkpoint, its card and golden tiles with their
+    masks; then the pointer of the name is moved to it, unless somebody else has moved it meanwhile. Servers follow
+    the pointer by themselves: each compares its own masks with the golden ones before it answers with a new model,
+    and keeps the old one otherwise. With `status` this waits for all of them, and moves the pointer back where one
+    cannot. Killed at any moment, it leaves the old or the new model serving. The same model again changes nothing.
+
+    Credentials of an S3 server come from the environment; a token for the status from RSP_TORCHSERVE_TOKEN.
 
     Args:
         model: An exported model, or a checkpoint.
-        model_store: The folder from which TorchServe reads its archives.
-        name: Name of the model in the URLs.
+        store: The release store: a folder, or s3://bucket/prefix.
+        name: Name of the model in the URLs; `rsp` where empty.
         version: Its version; 8 digits of its SHA-256 where empty, so that equal models are one version.
-        management: URL of TorchServe's management API.
-        inference: URL of its inference API.
-        golden: Tile set whose first tiles are the smoke test; noise if None.
-        workers: Workers of the model; as many as the server is set to if None.
-        drain: Seconds that the old version stays once its queue is empty; more than the slowest request takes.
-        timeout: Seconds for each step that waits.
-        tolerance: Fraction of pixels that may differ from the local prediction: none do on equal processors, a few
-            may where the server computes on a GPU or with other instructions.
-        keep_archives: Keep the archives of all versions. Otherwise that of the version before is kept, for a
-            roll-back, and older ones are deleted.
-        force: Deploy a model whose recorded IoU on the same validation tiles is lower than that of the model that
-            serves, or whose classes or bands are others.
-        trust_model: Load an exported model even where it could run any code: only for files of your own. The
-            server refuses it all the same, unless RSP_TRUST_MODEL=1 is set where it runs.
+        checkpoint: The checkpoint that the model was exported from, to be kept with it.
+        golden: Tile set whose first tiles servers have to answer right; noise if None.
+        status: URL of the status of each server; a host name that resolves to several addresses stands for all of
+            them. Without any nobody is waited for.
+        endpoint: URL of the server, for the result; by default that of the first status.
+        keep: How many releases of the history stay in the store. What is wanted and what was before always stay.
+        timeout: Seconds until every server must serve it.
+        single_writer: Use a store whose server ignores the conditions of a write. Only for who knows that nobody
+            else deploys at the same time.
+        force: Deploy a model whose recorded IoU on the same validation tiles is lower than that of the current
+            release, or whose classes, bands, values or tile size are others.
+        trust_model: Load an exported model even where it could run any code: only for files of your own. Servers
+            refuse it all the same, unless RSP_TRUST_MODEL=1 is set where they run.
+        listing: List the releases of a name (of all names where it is empty) instead.
+        rollback: Go back to this version instead; where empty, to the one before.
 
     Raises:
-        UsageError: an argument that cannot be meant.
-        ModelError: the file is not a model of ours.
-        ServingError: a step failed; the message names it, and says what serves now.
+        UsageError: arguments that cannot be meant.
+        ModelError: the file is not a model of ours, or does not fit the golden tiles.
+        ReleaseError: the version is another model, or there is no such version.
+        ServingError: a step back, a server that refuses, or not all in time; says what is wanted now.
+        ConflictError: somebody else deploys at the same time.
+        StorageError: the store cannot be reached, or refuses.
     """
-    from rsp.components.deploy.checks import agreement, check_progress, expected_masks
-    from rsp.serving import store
-    from rsp.serving.archive import archive_name, build_archive, sha8
-    from rsp.serving.management import Management
+    from rsp.components.deploy.listing import models_of, table
+    from rsp.components.deploy.replicas import Replicas
+    from rsp.components.deploy.work import Deployment
+    from rsp.serving.manifest import check_name
+    from rsp.serving.releases import ReleaseStore
 
-    check_paths([], [model, golden])
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers must be at least 1, got {workers}")
-    if not model_store.is_dir():
-        raise UsageError(
-            f"--model_store must be the folder that TorchServe reads archives from; {model_store} is not a folder"
-        )
-    version = version or sha8(model)
-    seconds: dict[str, float] = {}
-    api = Management(management, name, timeout)
-    api.check()
-    before = api.versions()
-    previous = api.default()
-    file_name = archive_name(model, name, version)
-    if version in before and before[version].get("modelUrl") not in ("", None, file_name):
-        raise ServingError(
-            f"version {version} of {name} is another model on {management}; give another --version, or leave it "
-            "out (it then follows from the model)"
-        )
-    serving = f"version {previous} still serves" if previous else "no version serves"
-    archive = model_store / file_name
-    ours = not archive.exists()
-    pointer = store.current_archives(model_store).get(name)
-    try:
-        with _step("compare", seconds):
-            if previous not in ("", version) and not force:
-                check_progress(model, inference, name)
-        with _step("archive", seconds):
-            build_archive(model, archive, name=name, version=version, trust_model=trust_model)
-        with _step("expect", seconds):
-            expected = expected_masks(model, golden, trust_model=trust_model)
-        with _step("register", seconds):
-            store.failure_note(model_store, name, version).unlink(missing_ok=True)
-            if version not in before:
-                api.register(archive.name, workers)
-            else:
-                api.scale(version, workers or max(1, len(before[version].get("workers", []))))
-            api.wait_ready(version, lambda: store.read_failure(model_store, name, version))
-        with _step("smoke test", seconds):
-            agreed = agreement(inference, name, version, expected, timeout)
-            if agreed < 1 - tolerance:
-                raise ServingError(
-                    f"the masks of the server differ from those of a local prediction in {1 - agreed:.2%} of the "
-                    f"pixels; up to {tolerance:.2%} are tolerated"
-                )
-        with _step("switch", seconds):
-            api.set_default(version)
-            store.set_current(model_store, name, archive)
-            if (default := api.default()) != version:
-                raise ServingError(f"version {default} is still the default one; does somebody else deploy?")
-    except BaseException as error:
-        if version != previous:
-            _roll_back(api, version, previous, archive if ours else None)
-            store.restore_current(model_store, name, pointer)
-            store.failure_note(model_store, name, version).unlink(missing_ok=True)
-        if isinstance(error, RspError):
-            raise ServingError(f"not deployed, {serving}: {error}") from error
-        raise
-    try:
-        with _step("drain", seconds):
-            old = [other for other in before if other != version]
-            for other in old:
-                api.drain(other, drain)
-        with _step("remove", seconds):
-            for other in old:
-                api.unregister(other)
-            _prune(model_store, name, before, previous, version, keep_archives)
-    except RspError as error:
-        raise ServingError(
-            f"version {version} is deployed and serves, but the old one is still there: {error}"
-        ) from error
+    check_paths([], [model, checkpoint, golden])
+    asked = {"--model": model is not None, "--list": listing, "--rollback": rollback is not None}
+    if sum(asked.values()) != 1:
+        got = " and ".join(flag for flag, given in asked.items() if given) or "none of them"
+        raise UsageError(f"give one of --model, --list and --rollback, got {got}")
+    if not store:
+        raise UsageError("--store must be a folder, or s3://bucket/prefix")
+    if keep < 1:
+        raise UsageError(f"--keep must be at least 1, got {keep}")
+    releases = ReleaseStore(open_storage(store), single_writer=single_writer)
+    if listing:
+        found = models_of(releases, name)
+        print(table(found), flush=True)
+        return ListResult(store=releases.address, models=found)
+    name = check_name("name", name or NAME)
+    work = Deployment(releases, name, Replicas(status or [], name), timeout)
+    replaced = "" if work.before is None else work.before.version or ""
+    if model is not None:
+        wanted = work.publish(model, version, checkpoint, golden, force=force, trust=trust_model)
+        reason = "deployed"
+    else:
+        wanted = work.earlier(rollback or "")
+        reason = f"rolled back from {replaced or 'nothing'}"
+    changed, replicas = work.switch(wanted, reason)
+    removed = work.prune(keep) if changed else []
     return DeployResult(
-        endpoint=f"{inference.rstrip('/')}/predictions/{name}",
-        version=version,
-        previous=previous,
-        changed=version != previous,
-        agreement=agreed,
-        seconds=seconds,
+        version=wanted,
+        replaced=replaced if changed else "",
+        changed=changed,
+        endpoint=_endpoint(endpoint, status or [], name),
+        replicas=[replica.title for replica in replicas],
+        removed=removed,
+        seconds=work.seconds,
     )
 
 
-@contextmanager
-def _step(what: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Measure a step, and name it in the error that ends it."""
-    start = time.monotonic()
-    try:
-        yield
-    except RspError as error:
-        raise ServingError(f"step `{what}`: {error}") from error
-    finally:
-        seconds[what] = round(time.monotonic() - start, 3)
-    print(f"deploy: {what}: {seconds[what]:.1f} s", file=sys.stderr, flush=True)
-
-
-def _roll_back(api: Management, version: str, previous: str, archive: Path | None) -> None:
-    """Take the new version off, and leave the old one as it was."""
-    try:
-        if previous and api.default() != previous:
-            api.set_default(previous)
-        if version in api.versions():
-            api.unregister(version)
-    except RspError as error:
-        print(f"deploy: while rolling back: {error}", file=sys.stderr)
-    if archive is not None:
-        archive.unlink(missing_ok=True)
-
-
-def _prune(
-    model_store: Path, name: str, before: dict[str, Any], previous: str, version: str, keep_archives: bool
-) -> None:
-    """Delete the archives of versions that were removed; that of the one before stays, for a roll-back."""
-    from rsp.serving import store
-
-    kept = str(before[previous].get("modelUrl", "")) if previous else ""
-    current = store.current_archives(model_store).get(name)
-    if not keep_archives:
-        for other in before:
-            url = str(before[other].get("modelUrl", ""))
-            if other != version and url not in (kept, current):
-                store.remove_archive(model_store, url)
-    if kept and previous != version:
-        store.set_previous(model_store, name, kept, keep=keep_archives)
+def _endpoint(endpoint: str, status: list[str], name: str) -> str:
+    """Return where tiles are predicted: at the server that is named, else at the first that has a status."""
+    if not endpoint and status:
+        parts = urlsplit(status[0])
+        endpoint = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    base = endpoint.partition("/predictions/")[0].rstrip("/")
+    return f"{base}/predictions/{name}" if base else ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp deploy`."""
-    parser.add_argument("--model", type=Path, required=True, help="exported model, or checkpoint")
+    parser.add_argument("--model", type=Path, help="exported model, or checkpoint, to deploy")
     parser.add_argument(
-        "--model_store", type=Path, required=True, metavar="DIR", help="folder that TorchServe reads archives from"
+        "--store", required=True, metavar="STORE", help="release store: a folder, or s3://bucket/prefix"
     )
-    parser.add_argument("--name", default="rsp", help="name of the model in the URLs (default: rsp)")
+    parser.add_argument(
+        "--name", default="", help="name of the model in the URLs (default: rsp; for --list all names)"
+    )
     parser.add_argument("--version", default="", help="its version (default: 8 digits of its SHA-256)")
     parser.add_argument(
-        "--management", default="http://127.0.0.1:8081", metavar="URL",
-        help="management API (default: http://127.0.0.1:8081)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--inference", default="http://127.0.0.1:8080", metavar="URL",
-        help="inference API (default: http://127.0.0.1:8080)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--golden", type=Path, metavar="TILES", help="tile set whose first tiles are the smoke test"
+        "--checkpoint", type=Path, metavar="FILE", help="what the model was exported from, to be kept with it"
     )
     parser.add_argument(
-        "--workers", type=int, help="workers of the model (default: as many as the server is set to)"
+        "--golden", type=Path, metavar="TILES",
+        help="tile set whose first tiles servers have to answer right (default: noise)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--status", action="append", metavar="URL",
+        help="status of a server to wait for, as http://127.0.0.1:8080/status; repeatable; a host name with "
+        "several addresses means all of them (default: wait for nobody)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--endpoint", default="", metavar="URL", help="URL of the server, for the report (default: from --status)"
     )
     parser.add_argument(
-        "--drain", type=bounded(float, 0, 3600), default=3.0, metavar="SECONDS",
-        help="how long the old version stays once its queue is empty (default: 3)",
+        "--keep", type=int, default=KEEP, metavar="N",
+        help=f"releases that stay in the store (default: {KEEP}); the current one and the one before always do",
     )  # fmt: skip
     parser.add_argument(
-        "--timeout", type=bounded(float, 1, 3600), default=120.0, metavar="SECONDS",
-        help="for each step that waits (default: 120)",
+        "--timeout", type=bounded(float, 0, 86400), default=TIMEOUT, metavar="SECONDS",
+        help=f"until all servers must serve it; then the pointer moves back (default: {TIMEOUT:g})",
     )  # fmt: skip
     parser.add_argument(
-        "--tolerance", type=bounded(float, 0, 1), default=0.001, metavar="FRACTION",
-        help="of pixels that may differ from a local prediction (default: 0.001)",
+        "--single_writer", action="store_true",
+        help="use a store whose server ignores the conditions of a write: only if nobody else deploys there",
     )  # fmt: skip
-    parser.add_argument(
-        "--keep_archives",
-        action="store_true",
-        help="keep the archives of all versions, not only of the one before",
-    )
     parser.add_argument(
         "--force", action="store_true",
-        help="deploy a model that did worse on the same validation tiles, or has other classes or bands",
+        help="deploy a model that did worse on the same validation tiles, or has other classes, bands, values or "
+        "tile size",
+    )  # fmt: skip
+    parser.add_argument(
+        "--list", dest="listing", action="store_true", help="list what is in the store instead of deploying"
+    )
+    parser.add_argument(
+        "--rollback", nargs="?", const="", metavar="VERSION",
+        help="go back to this version, or to the one before, instead of deploying",
     )  # fmt: skip
     add_trust_model(parser)

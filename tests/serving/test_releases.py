@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,30 +13,12 @@ from rsp.serving.manifest import Golden
 from rsp.serving.releases import GRACE, ReleaseStore, verify
 from rsp.shared.errors import ConflictError, ReleaseError, StorageError
 from rsp.shared.storage import Storage, open_storage
-from tests.s3 import S3, moto
 from tests.serving.releases import Killed, Watched, as_folder, contents, flip, make_card, publish
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with moto() as running:
-        yield running
-
-
-@pytest.fixture(params=["folder", "s3"])
-def address(request, tmp_path, monkeypatch) -> Callable[[], str]:
-    """Makes the address of an empty store, in a folder and on an S3 server."""
-    if request.param == "folder":
-        return lambda: f"{tmp_path}/stores/{secrets.token_hex(4)}"
-    server: S3 = request.getfixturevalue("server")
-    for name, value in server.environ.items():
-        monkeypatch.setenv(name, value)
-    return lambda: f"s3://{server.bucket()}/models"
-
-
 @pytest.fixture
-def storage(address) -> Storage:
-    return open_storage(address())
+def storage(new_store) -> Storage:
+    return open_storage(new_store())
 
 
 @pytest.fixture
@@ -228,13 +208,13 @@ def test_one_version_by_two_at_once_is_one_of_them_and_whole(storage, store, tmp
     )
 
 
-def test_killed_at_every_change_of_a_publication(address, tmp_path):
+def test_killed_at_every_change_of_a_publication(new_store, tmp_path):
     """Whatever a killed one left is no release, hurts nobody, and goes."""
-    counted = Watched(open_storage(address()))
+    counted = Watched(open_storage(new_store()))
     publish(ReleaseStore(counted), "v1")
     assert len(counted.changes) == 7  # the mark, four files, release.json, the mark
     for number in range(len(counted.changes)):
-        place = open_storage(address())
+        place = open_storage(new_store())
         watched, plain = Watched(place, kill_at=number), ReleaseStore(place)
         deployed(plain, "v0")
         with pytest.raises(Killed):
