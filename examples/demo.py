@@ -39,6 +39,7 @@ EPOCHS = 12
 # How many pixels a training on somebody's own tiles sees by itself: some ten minutes on two processors.
 PIXELS = 250e6
 MODEL = "town"
+STORE = "releases"
 
 
 @dataclass(frozen=True)
@@ -180,10 +181,10 @@ class Steps(io.StringIO):
 
 
 @contextmanager
-def torchserve(out: Path) -> Iterator[Any]:
-    """Start TorchServe without a model; yield None, and say why, where that cannot be."""
-    from rsp.serving.direct import DirectServer
+def serving(out: Path) -> Iterator[Any]:
+    """Start a server on an empty release store; yield None, and say why, where that cannot be."""
     from rsp.serving.host import preflight
+    from rsp.serving.server import Server
 
     try:
         preflight()
@@ -191,11 +192,12 @@ def torchserve(out: Path) -> Iterator[Any]:
         print(f"No serving in this run: {error}\n")
         yield None
         return
-    store = out / "model_store"
-    shutil.rmtree(store, ignore_errors=True)
-    store.mkdir(parents=True)
-    with DirectServer(model_store=store, model_api=True) as server:
+    # An earlier demo's model may be a better one, and would stay.
+    for folder in (out / STORE, out / "cache"):
+        shutil.rmtree(folder, ignore_errors=True)
+    with Server(out / STORE, [MODEL], cache=out / "cache") as server:
         yield server
+    shutil.rmtree(out / "cache", ignore_errors=True)
 
 
 def predict_over_http(run: LocalRun, endpoint: str, out: Path) -> tuple[int, int]:
@@ -261,12 +263,12 @@ def demo(
             job = stack.enter_context(generated(out / "scene", tiles, epochs or EPOCHS))
         else:
             job = stack.enter_context(own(scene, epochs, config))
-        server = stack.enter_context(torchserve(out))
+        server = stack.enter_context(serving(out))
         if server:
             job.parameters.update(
-                management=server.management,
-                inference=server.inference,
-                model_store=str(server.model_store),
+                store=str((out / STORE).resolve()),
+                status=server.status_url,
+                endpoint=server.inference,
                 model_name=MODEL,
             )
         print(f"The pipeline hello_world on {job.title}:")
@@ -328,7 +330,7 @@ def demo(
     for what, path in kept.items():
         print(f"  {path!s:42} {what}")
     if deployed:
-        print(f"\nServe it again: rsp serve --model {out / 'model.pt2'}")
+        print(f"\nServe it again: rsp serve --store {out / STORE} --name {MODEL}")
     if deployed and same < asked:
         raise PipelineError(f"{asked - same} masks of the endpoint differ from those of the pipeline")
     if job.least is not None and not iou >= job.least:

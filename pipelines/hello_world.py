@@ -28,10 +28,9 @@ def hello_world(
     share: int = 70,
     block: int = 1,
     threshold: float = 0.8,
-    management: str = "",
-    inference: str = "",
-    model_store: str = "/models",
-    model_store_pvc: str = "rsp-model-store",
+    store: str = "",
+    status: str = "",
+    endpoint: str = "",
     model_name: str = "rsp",
     model_version: str = "",
 ) -> None:
@@ -49,5 +48,5 @@ def hello_world(
     masks = steps.predict(images, model)
     judged = steps.compare_validation(parts, masks, config)
     steps.vectorize(masks, class_title, config)
-    server = steps.Server(model_name, model_version, management, inference, model_store, model_store_pvc)
-    steps.deploy(judged.outputs["metrics"], model, parts.validation_images, server, threshold)
+    server = steps.Server(model_name, model_version, store, status, endpoint)
+    steps.deploy(judged.outputs["metrics"], model, checkpoint, parts.validation_images, server, threshold)

@@ -1,4 +1,4 @@
-"""Retrain on today's imagery and features, and take over the server if the model is no worse."""
+"""Retrain on today's imagery and features, and deploy the model if it is no worse than the one that serves."""
 
 # mypy: disable-error-code="untyped-decorator"
 
@@ -15,6 +15,7 @@ def retraining(
     url: str,
     features: str,
     config: str,
+    store: str,
     kind: str = "bbox",
     zoom: int = 18,
     url_type: str = "XYZ",
@@ -28,16 +29,14 @@ def retraining(
     block: int = 1,
     threshold: float = 0.8,
     baseline_iou: float = 0.0,
-    management: str = "http://rsp-serving-management:8081",
-    inference: str = "http://rsp-serving:8080",
-    model_store: str = "/models",
-    model_store_pvc: str = "rsp-model-store",
+    status: str = "http://rsp-serving-pods:8080/status",
+    endpoint: str = "http://rsp-serving:8080",
     model_name: str = "rsp",
 ) -> None:
     """Download, rasterize, train, validate, and deploy the model if it is good enough and no worse.
 
-    Made to be scheduled (`rsp pipeline schedule retraining --cron '0 0 3 * * *' ...`). The version follows
-    from the model.
+    No worse than the store's current release, that is, where both were validated on the same tiles. Made to be
+    scheduled (`rsp pipeline schedule retraining --cron '0 0 3 * * *' ...`). The version follows from the model.
     """
     imagery = steps.Imagery(source, kind, zoom, url, url_type, rate, tile_format)
     cover, images = steps.download(imagery, cached=False)
@@ -47,5 +46,7 @@ def retraining(
     model = steps.export(checkpoint)
     masks = steps.predict(parts.validation_images, model)
     judged = steps.compare(parts.validation_images, parts.validation_labels, masks, config)
-    server = steps.Server(model_name, "", management, inference, model_store, model_store_pvc)
-    steps.deploy(judged.outputs["metrics"], model, parts.validation_images, server, threshold, baseline_iou)
+    server = steps.Server(model_name, "", store, status, endpoint)
+    steps.deploy(
+        judged.outputs["metrics"], model, checkpoint, parts.validation_images, server, threshold, baseline_iou
+    )

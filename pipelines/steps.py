@@ -29,8 +29,15 @@ from rsp.pipelines.gate import gate as gate_component
 
 # The loaders of several GPUs share batches through /dev/shm, of which a pod has 64 MiB by itself.
 SHARED_MEMORY = "8Gi"
-# Where the deploy step mounts the claim on which TorchServe's models lie.
-MODELS = "/models"
+# What the secrets for a server's gateway and for object stores hold, and what the environment calls it.
+TOKEN = {"token": "RSP_TORCHSERVE_TOKEN"}
+S3 = {
+    "access_key": "AWS_ACCESS_KEY_ID",
+    "secret_key": "AWS_SECRET_ACCESS_KEY",
+    "session_token": "AWS_SESSION_TOKEN",
+    "endpoint": "AWS_ENDPOINT_URL_S3",
+    "region": "AWS_REGION",
+}
 
 
 class Parts(NamedTuple):
@@ -57,9 +64,9 @@ def request(task: PipelineTask, cpu: str, memory: str) -> PipelineTask:
     return task
 
 
-def _secret(task: PipelineTask, name: str, key: str, variable: str) -> None:
-    """Put a key of a Kubernetes secret into the environment of a step, where there is such a secret."""
-    kubernetes.use_secret_as_env(task, secret_name=name, secret_key_to_env={key: variable}, optional=True)
+def _secret(task: PipelineTask, name: str, variables: dict[str, str]) -> None:
+    """Put keys of a Kubernetes secret into the environment of a step, those that there are."""
+    kubernetes.use_secret_as_env(task, secret_name=name, secret_key_to_env=variables, optional=True)
 
 
 def imported(address: Any, kind: Any = dsl.Dataset) -> Any:
@@ -95,7 +102,7 @@ def download(imagery: Imagery, *, cached: bool = True) -> tuple[Any, Any]:
         rate=imagery.rate,
         tile_format=imagery.tile_format,
     )
-    _secret(tiles, "rsp-download", "headers", "RSP_HTTP_HEADERS")
+    _secret(tiles, "rsp-download", {"headers": "RSP_HTTP_HEADERS"})
     tiles.set_caching_options(cached)
     # Servers have bad minutes; what one attempt fetched is not kept, so the attempts are few.
     tiles.set_retry(num_retries=2, backoff_duration="30s", backoff_factor=2.0)
@@ -149,7 +156,7 @@ def export(checkpoint: Any) -> Any:
 def predict(images: Any, model: Any, endpoint: Any = "") -> Any:
     """Predict the masks of images."""
     task = predict_component(images=images, model=model, endpoint=endpoint)
-    _secret(task, "rsp-torchserve", "token", "RSP_TORCHSERVE_TOKEN")
+    _secret(task, "rsp-torchserve", TOKEN)
     return request(task, "2", "4Gi").outputs["masks"]
 
 
@@ -175,37 +182,44 @@ class Server(NamedTuple):
 
     name: Any
     version: Any
-    management: Any
-    inference: Any
-    model_store: Any
-    model_store_pvc: Any
+    store: Any
+    status: Any
+    endpoint: Any
 
 
 def deploy(
-    metrics: Any, model: Any, golden: Any, server: Server, threshold: Any, baseline: Any = 0.0
+    metrics: Any, model: Any, checkpoint: Any, golden: Any, server: Server, threshold: Any, baseline: Any = 0.0
 ) -> PipelineTask:
-    """Deploy the model if it is good enough; `golden` is the tile set whose first tile is the smoke test."""
+    """Deploy the model if it is good enough; `golden` has the tiles that servers must get right first."""
     verdict = request(
-        gate_component(metrics=metrics, threshold=threshold, baseline=baseline, management=server.management),
-        "100m",
-        "256Mi",
+        gate_component(
+            metrics=metrics,
+            model=model,
+            threshold=threshold,
+            baseline=baseline,
+            store=server.store,
+            name=server.name,
+        ),
+        "200m",
+        "1Gi",
     )
-    # The metrics come out of KFP's cache with everything else, so that the verdict may.
+    # What the store wants now is nothing that a cache knows.
+    verdict.set_caching_options(False)
+    _secret(verdict, "rsp-s3", S3)
     with dsl.If(verdict.output == "deploy"):
         task = deploy_component(
             model=model,
+            checkpoint=checkpoint,
             golden=golden,
             name=server.name,
             version=server.version,
-            management=server.management,
-            inference=server.inference,
-            model_store=server.model_store,
+            store=server.store,
+            status=server.status,
+            endpoint=server.endpoint,
         )
         # A deployment is an act, not a result: it never comes out of a cache.
         task.set_caching_options(False)
-        kubernetes.mount_pvc(task, pvc_name=server.model_store_pvc, mount_path=MODELS)
-        _secret(task, "rsp-torchserve", "token", "RSP_TORCHSERVE_TOKEN")
-        # The network policy of k8s/base lets pods with this label, and no others, manage models.
-        kubernetes.add_pod_label(task, "rsp-role", "deploy")
+        _secret(task, "rsp-s3", S3)
+        _secret(task, "rsp-torchserve", TOKEN)
         request(task, "500m", "3Gi")
     return verdict

@@ -62,7 +62,7 @@ LEFT_OUT = {
         "tile_format", "vertical", "workers", *WEB,
     },
     ("vectorize", "vectorize"): {"merge", "workers"},
-    ("deploy", "deploy"): {"drain", "force", "keep_archives", "timeout", "tolerance", "trust_model", "workers"},
+    ("deploy", "deploy"): {"force", "keep", "listing", "rollback", "single_writer", "timeout", "trust_model"},
 }  # fmt: skip
 
 REQUIRED = inspect.Parameter.empty
@@ -73,11 +73,11 @@ OTHER_DEFAULTS = {
     ("cover", "cover", "zoom"): (None, 18),
     ("cover", "split", "share"): (None, 70),
     ("export", "export", "kind"): ("jit", "pt2"),
-    ("deploy", "deploy", "model_store"): (REQUIRED, "/models"),
+    ("deploy", "deploy", "name"): ("", "rsp"),  # a list is of all names
 }
 
-# Kubeflow knows no None for numbers: these stand for it.
-NONE = ("", 0, "0", -1)
+# Kubeflow knows no None for numbers: these stand for it. Artifacts may be left out.
+NONE = ("", 0, "0", -1, None)
 
 
 def parameters(function):

@@ -198,12 +198,18 @@ def cases(tool: str, root: Path) -> list[tuple[str, str]]:
             *lines, ("--checkpoint model.safetensors images --cover zooms", "mixes the zooms"),
             ("--checkpoint model.safetensors --checkpoint model.safetensors images", "given twice"),
         ]  # fmt: skip
+    # A byte turned among the weights may make another good model, whose export takes long.
+    models = [name for name in models if name[:2] not in ("x0", "x2")]
     if tool == "export":
-        # A byte turned among the weights makes another good model, whose export takes long.
-        models = [name for name in models if name[:2] not in ("x0", "x2")]
         return [(f"--type onnx --checkpoint {name}", "") for name in models]
     if tool == "deploy":
-        return [(f"--model {name} --model_store images --management http://127.0.0.1:9", "") for name in models]
+        lines = [(f"--model {name} --store images", "") for name in models]
+        return [
+            *lines, ("--store http://127.0.0.1:9/x --list", "is not known"), ("--store s3:// --list", ""),
+            ("--store images --rollback", "nothing to go back from"), ("--store images --name a/b --list", ""),
+            ("--model model.safetensors --store images --status nonsense", "takes URLs"),
+            ("--model model.safetensors --store masks.pmtiles", ""),
+        ]  # fmt: skip
     assert tool == "train"
     return [
         ("--dataset absent", "absent"), ("--dataset images", ""), ("--dataset dataset --config t_kind.toml", "t_kind"),

@@ -4,21 +4,44 @@ from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rsp.serving.releases import bands_of, value_type_of
+from rsp.serving.manifest import measured
+from rsp.serving.releases import ReleaseStore, bands_of, value_type_of
+from rsp.shared.storage import open_storage
 
 if TYPE_CHECKING:
     from rsp.serving.manifest import Release
     from rsp.shared.learning.card import ModelCard
 
 
-def step_back(new: ModelCard, current: Release) -> str | None:
-    """Return why a model must not take the place of the current release; None where it may.
+def worse_than_current(model: Path, store: str, name: str) -> str | None:
+    """Return why a model is worse than the release of a name that is wanted now; None where it is not.
 
-    IoUs can be compared only where they were measured on the same validation tiles and labels, as the digests
-    tell. Where one is unknown or another, a warning says so.
+    This is what a pipeline asks before it deploys. Whether it answers another question is for `rsp deploy` to say:
+    that is a fault, and not a model to pass over.
+
+    Raises:
+        ReleaseError: the current release is damaged, or is not there.
+        StorageError: the store cannot be reached.
+        ModelError: the file is not a model of ours.
     """
+    releases = ReleaseStore(open_storage(store))
+    pointer = releases.pointer(name)
+    if pointer is None or pointer.version is None:
+        return None
+    current = releases.release(name, pointer.version)
+    if measured(model) == current.files[current.model]:
+        return None
+    # Only now: it takes torch.
+    from rsp.shared.learning.formats import read_model_card
+
+    return worse(read_model_card(model), current)
+
+
+def another_question(new: ModelCard, current: Release) -> str | None:
+    """Return in what a model answers another question than the current release; None where it does not."""
     titles = tuple(entry.title for entry in new.classes)
     for what, ours, theirs in (
         ("other classes", titles, current.classes),
@@ -36,6 +59,15 @@ def step_back(new: ModelCard, current: Release) -> str | None:
             f"it takes {kind} values and release {current.version} takes {current.value_type}, and whoever asks "
             "for predictions relies on that; give it another --name, or use --force"
         )
+    return None
+
+
+def worse(new: ModelCard, current: Release) -> str | None:
+    """Return how much worse a model is than the current release; None where it is not.
+
+    IoUs can be compared only where they were measured on the same validation tiles and labels, as the digests
+    tell. Where one is unknown or another, a warning says so.
+    """
     if new.validation is None or current.validation is None:
         which = "the new model" if new.validation is None else f"release {current.version}"
         warn(f"{which} does not say which tiles its metrics were measured on, so the two are not compared")

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rsp.shared.arguments import add_trust_model, bounded
-from rsp.shared.claims import check_paths
+from rsp.shared.claims import FOLDER, Output, check_paths
 from rsp.shared.errors import UsageError
 from rsp.shared.report import Result
 from rsp.shared.storage import open_storage
@@ -124,13 +124,14 @@ def deploy(
     from rsp.serving.manifest import check_name
     from rsp.serving.releases import ReleaseStore
 
-    check_paths([], [model, checkpoint, golden])
+    if not store:
+        raise UsageError("--store must be a folder, or s3://bucket/prefix")
+    local = [] if "://" in store else [Output(Path(store), FOLDER)]
+    check_paths(local, [golden], inside=[model, checkpoint])
     asked = {"--model": model is not None, "--list": listing, "--rollback": rollback is not None}
     if sum(asked.values()) != 1:
         got = " and ".join(flag for flag, given in asked.items() if given) or "none of them"
         raise UsageError(f"give one of --model, --list and --rollback, got {got}")
-    if not store:
-        raise UsageError("--store must be a folder, or s3://bucket/prefix")
     if keep < 1:
         raise UsageError(f"--keep must be at least 1, got {keep}")
     releases = ReleaseStore(open_storage(store), single_writer=single_writer)

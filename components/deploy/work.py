@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rsp.components.deploy.checks import step_back, warn
+from rsp.components.deploy.checks import another_question, warn, worse
 from rsp.components.deploy.replicas import Replica, Replicas
 from rsp.serving.archive import sha8
 from rsp.serving.manifest import Pointer, Release, check_name, measured
@@ -76,7 +76,7 @@ class Deployment:
                     if card.uuid != read_model_card(checkpoint).uuid:
                         raise ModelError(f"the model {model} was not made of the checkpoint {checkpoint}")
                 if current is not None and not force and measured(model) != current.files[current.model]:
-                    problem = step_back(card, current)
+                    problem = another_question(card, current) or worse(card, current)
                     if problem:
                         raise ServingError(problem)
             with self._step("golden tiles"):

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from examples.demo import default_epochs, main, torchserve
+from examples.demo import default_epochs, main, serving
 from tests.tilesets import make_tileset
 
 
@@ -64,7 +64,7 @@ def test_own_tiles_end_to_end(own_tiles, tmp_path, capsys):
 
 def test_without_java_the_line_says_what_to_install(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "none"))
-    with torchserve(tmp_path) as server:
+    with serving(tmp_path) as server:
         assert server is None
     assert "openjdk-17-jre-headless" in capsys.readouterr().out
 

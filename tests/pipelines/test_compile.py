@@ -177,7 +177,7 @@ def test_secrets_are_named_and_may_be_absent(documents):
     for document in documents[1:]:
         for config in document["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
             for secret in config.get("secretAsEnv", []):
-                assert secret["optional"] and secret["secretName"] in ("rsp-download", "rsp-torchserve")
+                assert secret["optional"] and secret["secretName"] in ("rsp-download", "rsp-s3", "rsp-torchserve")
 
 
 def test_every_parameter_is_explained(text):
@@ -202,15 +202,28 @@ def test_accelerators_are_asked_for_at_run_time():
 
 
 @pytest.mark.parametrize("name", ["hello_world", "retraining"])
-def test_deploying_is_never_cached_and_may_manage_the_server(name):
+def test_deploying_is_never_cached_and_needs_the_store_alone(name):
     first, second = yaml.safe_load_all(compile_pipeline(name))
     (condition,) = [component for owner, component in dags(first) if owner != "root"]
-    task = condition["dag"]["tasks"]["deploy"]
-    assert not task["cachingOptions"].get("enableCache")
-    config = second["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-deploy"]
-    assert config["podMetadata"]["labels"] == {"rsp-role": "deploy"}
-    (mount,) = config["pvcMount"]
-    assert mount["mountPath"] == "/models"
+    # What the store wants at the moment is nothing that a cache knows.
+    for task in (condition["dag"]["tasks"]["deploy"], first["root"]["dag"]["tasks"]["gate"]):
+        assert not task["cachingOptions"].get("enableCache")
+    configs = second["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for step in ("exec-deploy", "exec-gate"):
+        config = configs[step]
+        assert "pvcMount" not in config and "podMetadata" not in config
+        (secret,) = [each for each in config["secretAsEnv"] if each["secretName"] == "rsp-s3"]
+        assert {each["secretKey"]: each["envVar"] for each in secret["keyToEnv"]} == {
+            "access_key": "AWS_ACCESS_KEY_ID", "secret_key": "AWS_SECRET_ACCESS_KEY",
+            "session_token": "AWS_SESSION_TOKEN", "endpoint": "AWS_ENDPOINT_URL_S3", "region": "AWS_REGION",
+        }  # fmt: skip
+    services = (ROOT / "k8s" / "base" / "services.yaml").read_text()
+    given = first["root"]["inputDefinitions"]["parameters"]
+    assert "name: rsp-serving-pods" in services
+    assert name == "hello_world" or "rsp-serving-pods" in given["status"]["defaultValue"]
+    assert set(condition["dag"]["tasks"]) == {"deploy"}
+    outputs = first["components"]["comp-deploy"]["outputDefinitions"]["parameters"]
+    assert set(outputs) == {"version", "endpoint", "replaced"}
 
 
 def test_a_nightly_run_downloads_again():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rsp.pipelines.local import run_local
+from rsp.serving.archive import sha8
 from rsp.shared.tileset import open_reader
 from tests.tilesets import CONFIG
 
@@ -12,15 +13,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.java, pytest.mark.xdist_group("torch
 
 
 def test_retraining_deploys(scene, scene_server, tmp_path, rsp):
-    from rsp.serving.direct import DirectServer
     from rsp.serving.host import preflight
+    from rsp.serving.server import Server
     from rsp.shared.errors import ServingError
 
     try:
         preflight()
     except ServingError as error:
         pytest.skip(str(error))
-    with DirectServer(model_store=tmp_path / "store", model_api=True) as server:
+    store = tmp_path / "store"
+    with Server(store, ["nightly"], cache=tmp_path / "cache") as server:
         run = run_local(
             "retraining",
             {
@@ -34,17 +36,20 @@ def test_retraining_deploys(scene, scene_server, tmp_path, rsp):
                 "gpus": "0",
                 "block": 2,
                 "threshold": 0.0,
-                "management": server.management,
-                "inference": server.inference,
-                "model_store": str(server.model_store),
+                "store": str(store),
+                "status": server.status_url,
+                "endpoint": server.inference,
                 "model_name": "nightly",
             },
             tmp_path / "runs",
         )
         assert run.steps["deploy"].ok and run.skipped == []
         assert run.steps["gate"].parameters == {"Output": "deploy"}
+        version = sha8(run.path("export", "model"))
+        endpoint = f"{server.inference}/predictions/nightly"
+        assert run.steps["deploy"].parameters == {"version": version, "endpoint": endpoint, "replaced": ""}
         images = run.path("subset-validation-images", "subset")
-        ran = rsp("predict", "--endpoint", f"{server.inference}/predictions/nightly", images, tmp_path / "masks")
+        ran = rsp("predict", "--endpoint", endpoint, images, tmp_path / "masks")
         assert ran.code == 0, ran.stderr
     with open_reader(tmp_path / "masks") as served, open_reader(run.path("predict", "masks")) as predicted:
         assert served.tiles() == predicted.tiles()

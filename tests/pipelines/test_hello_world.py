@@ -40,8 +40,7 @@ def parameters(scene, url: str, **changes) -> dict:
         "config": CONFIG.replace("ts = 64", "ts = 256\nnum_filters = 8"),
         "epochs": 1,
         "block": 2,
-        "management": "http://127.0.0.1:9",
-        "inference": "http://127.0.0.1:9",
+        "store": "/nowhere/store",
         **changes,
     }
 

@@ -182,7 +182,9 @@ COLLISIONS = {
     "report over an input": "cover --zoom 14 truth.json out --report truth.json",
     "report over the output": "cover --zoom 14 truth.json out --report ./out",
     "report into the tiles": "vectorize --type building masks out.json --report masks/r.json",
-    "report of a deployment": "deploy --model model.safetensors --model_store store --report model.safetensors",
+    "report of a deployment": "deploy --model model.safetensors --store store --report model.safetensors",
+    "deploy a store into golden tiles": "deploy --model model.safetensors --golden images --store images/store",
+    "deploy a store over golden tiles": "deploy --model model.safetensors --golden images --store images",
 }
 
 
