@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 import torch
 from kfp import dsl
 
+import rsp.components.deploy.golden
 import rsp.components.deploy.replicas
 import rsp.components.deploy.tool
 from rsp.components.deploy.checks import another_question, worse, worse_than_current
@@ -59,9 +61,14 @@ def golden(tmp_path_factory):
     return make_tileset(tmp_path_factory.mktemp("golden") / "golden.pmtiles")
 
 
+# The same tiles by the same model have the same masks: each is loaded once.
+GOLDEN = cache(rsp.components.deploy.golden.golden_tiles)
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Look again at once; nothing here is a matter of seconds."""
+    monkeypatch.setattr(rsp.components.deploy.golden, "golden_tiles", GOLDEN)
     monkeypatch.setattr(rsp.components.deploy.replicas, "POLL", 0.02)
     monkeypatch.setattr(rsp.components.deploy.replicas, "FIRST", 0.1)
 
