@@ -103,6 +103,7 @@ def test_the_first_the_same_again_and_the_next(tmp_path, rsp, new_store, models,
     said = json.loads(report.read_text())
     assert (said["version"], said["replaced"], said["changed"]) == (sha8(models[0]), "", False)
     assert contents(store.storage) == before, "the same model changes nothing"
+    assert list(said["seconds"]) == ["look"], "nor is it loaded again"
     assert rsp(*flags, "--model", models[1], "--version", "2026.2").code == 0
     said = json.loads(report.read_text())
     assert (said["version"], said["replaced"], said["changed"]) == ("2026.2", sha8(models[0]), True)
