@@ -19,7 +19,7 @@ import torch
 
 from rsp.serving import answers
 from rsp.serving.archive import trusts_models
-from rsp.serving.store import note_failure
+from rsp.serving.failures import note_failure
 from rsp.shared.errors import ModelError, RspError, StorageError, TileError
 from rsp.shared.images import Array, encode
 from rsp.shared.learning.inference import (

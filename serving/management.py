@@ -72,10 +72,6 @@ class Management:
         proxies = urllib.request.ProxyHandler({} if is_loopback(url) else None)
         self._opener = urllib.request.build_opener(proxies, _NoRedirects)
 
-    def check(self) -> None:
-        """Raise `ServingError` if nobody answers."""
-        self._ask("GET", "/models", wait=10)
-
     def describe(self, version: str = "", *, wait: float = 30.0) -> list[dict[str, Any]]:
         """Return the descriptions of a version: of the default one where empty, of each for `all`.
 
@@ -93,11 +89,6 @@ class Management:
     def versions(self) -> dict[str, dict[str, Any]]:
         """Return the description of each registered version."""
         return {str(found["modelVersion"]): found for found in self.describe("all")}
-
-    def default(self) -> str:
-        """Return the version that answers where none is asked for; empty if the model is not registered."""
-        found = self.describe()
-        return str(found[0]["modelVersion"]) if found else ""
 
     def ready_workers(self, version: str = "", *, wait: float = 5.0) -> int:
         """Return how many workers of a version have loaded the model."""
@@ -166,24 +157,6 @@ class Management:
         """Let a version answer where none is asked for."""
         self._ask("PUT", f"/models/{self.name}/{version}/set-default")
 
-    def pending(self, version: str) -> int:
-        """Return how many requests wait in the queue of a version, without those that a worker has in hand."""
-        return sum(
-            int(found.get("jobQueueStatus", {}).get("pendingRequests", 0)) for found in self.describe(version)
-        )
-
-    def drain(self, version: str, seconds: float) -> None:
-        """Wait until the queue of a version is empty, and then `seconds` more.
-
-        TorchServe does not count the requests that a worker has in hand, and cuts them off when the version goes.
-        """
-        deadline = time.monotonic() + self.timeout
-        while self.pending(version):
-            if time.monotonic() > deadline:
-                raise ServingError(f"requests still wait for version {version} after {self.timeout:g} s")
-            time.sleep(0.1)
-        time.sleep(seconds)
-
     def unregister(self, version: str) -> None:
         """Remove a version and its workers; requests that they have in hand are lost."""
         self._ask("DELETE", f"/models/{self.name}/{version}")
@@ -222,20 +195,8 @@ class Management:
         if status == 404 and unknown is not None:
             return unknown
         message = content.get("message") if isinstance(content, dict) else body.decode("utf-8", "replace").strip()
-        hint = {
-            "POST 404": "; --model_store must be the folder that this TorchServe reads its archives from",
-            "POST 405": "; start TorchServe with enable_model_api=true",
-            "DELETE 405": "; start TorchServe with enable_model_api=true",
-        }.get(f"{method} {status}", "; TorchServe's log has the reason" if status >= 500 else "")
+        hint = "; TorchServe's log has the reason" if status >= 500 else ""
         raise ServingError(f"{method} {path} answered {status}: {str(message)[:300]}{hint}")
-
-
-def ready_workers(url: str, name: str, version: str = "") -> int:
-    """Return how many workers of a model have loaded it; 0 if nobody answers."""
-    try:
-        return Management(url, name).ready_workers(version)
-    except ServingError:
-        return 0
 
 
 def _ready(worker: dict[str, Any]) -> bool:

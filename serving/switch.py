@@ -18,7 +18,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsp.serving import store as notes
+from rsp.serving import failures
 from rsp.serving.archive import archive_name, write_archive
 from rsp.serving.cache import Cache
 from rsp.serving.golden import compare
@@ -367,7 +367,7 @@ class Switch:
         )  # fmt: skip
         self._check()
         self._enter("registering", None, version)
-        notes.failure_note(server.model_store, self.name, version).unlink(missing_ok=True)
+        failures.failure_note(server.model_store, self.name, version).unlink(missing_ok=True)
         if version in self._api.versions():
             self._api.unregister(version)  # of a try whose end was not seen
         self._api.register(archive.name, 1)
@@ -388,7 +388,7 @@ class Switch:
 
     def _wait_ready(self, version: str) -> None:
         store = self._shared.torchserve.model_store
-        self._api.wait_ready(version, lambda: notes.read_failure(store, self.name, version), self._check)
+        self._api.wait_ready(version, lambda: failures.read_failure(store, self.name, version), self._check)
 
     def _check(self) -> None:
         """Raise `_OvertakenError` where what is under way is not wanted any more."""

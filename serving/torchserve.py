@@ -10,11 +10,10 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from pathlib import Path
 
 from rsp.serving.archive import HERE
+from rsp.serving.failures import VARIABLE
 from rsp.serving.host import connects, free_ports, preflight, short_folder
-from rsp.serving.store import VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -27,59 +26,35 @@ PRIVATE = ("TS_", "AWS_", "MINIO_", "S3_", "RSP_TOKENS", "RSP_TORCHSERVE_TOKEN")
 class TorchServe:
     """TorchServe on this machine, with a folder, ports and processes of its own.
 
-    It listens on the loopback alone, metrics excepted, and may start without any model.
+    It listens on the loopback alone, and starts without any model; the follower registers them.
 
     Args:
-        model_store: Folder of the archives that may be registered; one that goes with the server if None.
-        models: The file names of the archives to load at the start, by the models' names.
-        host: Address for the metrics.
-        management_port: Port of the management API on the loopback; a free one if 0. Likewise `metrics_port`.
-        workers: Worker processes of each model.
         threads: Threads of each worker; workers times threads should not pass the processors.
-        model_api: Let the management API register and remove models.
 
     Attributes:
+        model_store: Folder of the archives that can be registered.
         port: The port on the loopback for predictions.
         inference, management, metrics: The URLs.
         folder: Where its processes write; gone with the server.
         generation: How often it was started; what was registered is gone with each start.
     """
 
-    def __init__(
-        self,
-        model_store: Path | None = None,
-        *,
-        models: dict[str, str] | None = None,
-        host: str = "127.0.0.1",
-        management_port: int = 0,
-        metrics_port: int = 0,
-        workers: int = 1,
-        threads: int = 1,
-        model_api: bool = True,
-    ) -> None:
+    def __init__(self, *, threads: int = 1) -> None:
         preflight()
-        self.models, self.host = models or {}, host
-        self.workers, self.threads, self.model_api = workers, threads, model_api
-        self.asked = (0, management_port, metrics_port, 0, 0)
+        self.threads = threads
         self.folder = short_folder()
         self._lines: deque[str] = deque(maxlen=500)
-        self.model_store = (model_store or self.folder / "store").absolute()
+        self.model_store = (self.folder / "store").absolute()
         self.model_store.mkdir(parents=True, exist_ok=True)
         self.generation = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def launch(self) -> None:
-        """Start the processes; `answers` tells when they serve.
-
-        Raises:
-            ServingError: a port that was asked for is taken.
-        """
-        ports = free_ports(self.asked)
+        """Start the processes; `answers` tells when they serve."""
+        ports = free_ports((0, 0, 0, 0, 0))
         self.model_store.mkdir(parents=True, exist_ok=True)  # the watchdog of another start may have cleaned up
         self.port = ports[0]
-        here = loopback(self.host)
-        self.inference, self.management = (f"http://127.0.0.1:{port}" for port in ports[:2])
-        self.metrics = f"http://{here}:{ports[2]}"
+        self.inference, self.management, self.metrics = (f"http://127.0.0.1:{port}" for port in ports[:3])
         config = self.folder / "config.properties"
         config.write_text((HERE / "config.properties").read_text("utf-8") + self._settings(ports), "utf-8")
         command = [sys.executable, "-m", "ts.model_server", "--start", "--foreground", "--ncs"]
@@ -114,15 +89,13 @@ class TorchServe:
         settings = given | {
             "inference_address": f"http://127.0.0.1:{ports[0]}",
             "management_address": f"http://127.0.0.1:{ports[1]}",
-            "metrics_address": f"http://{self.host}:{ports[2]}",
+            "metrics_address": f"http://127.0.0.1:{ports[2]}",
             "grpc_inference_port": ports[3],
             "grpc_management_port": ports[4],
             "enable_envvars_config": "false",
             "model_store": self.model_store,
             "allowed_urls": f"file://{re.escape(str(self.model_store))}/.*".replace("\\", "\\\\"),
-            "load_models": ",".join(f"{name}={archive}" for name, archive in self.models.items()),
-            "enable_model_api": str(self.model_api).lower(),
-            "default_workers_per_model": self.workers,
+            "enable_model_api": "true",
         }
         lines = (f"{key}={' '.join(str(value).split())}\n" for key, value in settings.items() if value != "")
         return "\n" + "".join(lines)

@@ -15,8 +15,8 @@ from ts.context import Context, RequestProcessor
 from rsp.components.vectorize.tool import vectorize
 from rsp.serving import answers
 from rsp.serving.answers import TYPES, RefusedError, negotiate, wanted
+from rsp.serving.failures import read_failure
 from rsp.serving.handler import TileHandler
-from rsp.serving.store import read_failure
 from rsp.shared.errors import ModelError, TileError
 from rsp.shared.images import decode, decode_mask, encode, encode_lossless
 from rsp.shared.learning.card import ModelCard

@@ -39,7 +39,7 @@ def test_a_redirect_is_not_followed(redirecting, monkeypatch):
     monkeypatch.setenv(TOKEN_VARIABLE, "secret")
     url, asked = redirecting
     with pytest.raises(ServingError, match="answered 302"):
-        Management(url, "rsp").check()
+        Management(url, "rsp").versions()
     assert len(asked) == 1 and asked[0][0].startswith("/models") and asked[0][1] == "Bearer secret"
 
 

@@ -12,7 +12,6 @@ import pytest
 
 from rsp.serving.host import free_ports, preflight
 from rsp.serving.server import Server, make_parser, names_of
-from rsp.serving.store import current_archives, previous_archive, set_current, set_previous
 from rsp.shared.errors import ServingError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -71,31 +70,6 @@ def test_names_of_the_environment(monkeypatch):
     assert names_of(make_parser().parse_args(["--name", "a", "--name", "b"])) == ["a", "b"]
     monkeypatch.delenv("RSP_NAMES")
     assert names_of(make_parser().parse_args([])) == ["rsp"]
-
-
-def test_the_current_archive_of_a_store(tmp_path):
-    assert current_archives(tmp_path) == {}
-    for name in ("a", "b"):
-        set_current(tmp_path, name, tmp_path / f"{name}-1.mar")
-    (tmp_path / "b-1.mar").touch()
-    assert current_archives(tmp_path) == {"b": "b-1.mar"}  # what is gone is not loaded
-
-
-def test_one_archive_is_kept_for_a_roll_back(tmp_path):
-    for number in range(1, 5):
-        (tmp_path / f"a-{number}.mar").touch()
-    (tmp_path / "elsewhere").touch()
-    assert previous_archive(tmp_path, "a") is None
-    for current, before, left in ((2, 1, "1234"), (3, 2, "234"), (2, 3, "234"), (4, 2, "24")):
-        set_current(tmp_path, "a", tmp_path / f"a-{current}.mar")
-        set_previous(tmp_path, "a", f"a-{before}.mar")
-        assert previous_archive(tmp_path, "a") == f"a-{before}.mar"
-        assert [path.stem[-1] for path in sorted(tmp_path.glob("*.mar"))] == list(left)
-    set_previous(tmp_path, "a", "a-4.mar", keep=True)
-    assert (tmp_path / "a-2.mar").exists()
-    (tmp_path / "a.previous").write_text("../x/elsewhere\n")
-    set_previous(tmp_path, "a", "a-4.mar")
-    assert (tmp_path / "elsewhere").exists()  # only archives, and only of this folder
 
 
 def test_free_ports():

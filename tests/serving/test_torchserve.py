@@ -22,7 +22,7 @@ from PIL import Image
 from rsp.components.export.tool import export
 from rsp.serving.client import TileClient
 from rsp.serving.host import free_ports
-from rsp.serving.management import ready_workers
+from rsp.serving.management import Management
 from rsp.serving.releases import ReleaseStore
 from rsp.serving.server import Server
 from rsp.serving.switch import Settings
@@ -269,7 +269,7 @@ def test_the_model_card_is_served(client, server, predictor):
 
 def test_ready_and_not(server, client):
     assert client.ready() and health(server).json() == {"ready": True}
-    assert ready_workers(server.torchserve.management, "rsp") == 1
+    assert Management(server.torchserve.management, "rsp").ready_workers() == 1
     for other in (TileClient(server.inference, "nobody"), TileClient("http://127.0.0.1:9")):
         assert not other.ready()
     with pytest.raises(ServingError, match="no model 'nobody' is served there"):
