@@ -7,7 +7,7 @@ STAMP := $(VENV)/.made
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test mutants coverage lint docs pipelines images manifests bench clean
+.PHONY: help setup demo test chaos mutants coverage lint docs pipelines images manifests bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ demo: setup ## From nothing to a served model: HelloWorld on a generated town, o
 test: setup ## Run all tests that need no cluster
 	@tests/install.sh
 	$(BIN)/pytest -n 2 --dist loadgroup
+
+chaos: setup ## Kill servers, workers and stores under load, and print what came of it (CHAOS=<rows> for some)
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 mutants: setup ## Check that the tests notice each of the wrong versions in tests/mutants (MUTANTS=<words> for some)
 	$(BIN)/python -m tests.mutants $(MUTANTS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Mapping
+from email.message import Message
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -55,7 +55,7 @@ def compare(release: Release, folder: Path, inference: str, timeout: float) -> N
         )
 
 
-def precision_of(headers: Mapping[str, str]) -> Precision | None:
+def precision_of(headers: Message) -> Precision | None:
     """Return how the server computed an answer; None where its headers do not say."""
     dtype, device = headers.get("X-Precision"), headers.get("X-Device", "").split()
     if not dtype or len(device) != 2:
@@ -63,7 +63,7 @@ def precision_of(headers: Mapping[str, str]) -> Precision | None:
     return Precision(dtype, device[0], device[1])
 
 
-def _ask(release: Release, image: bytes, inference: str, timeout: float) -> tuple[bytes, Mapping[str, str]]:
+def _ask(release: Release, image: bytes, inference: str, timeout: float) -> tuple[bytes, Message]:
     """Return a mask, and the headers that came with it."""
     host = urlsplit(inference).netloc
     connection = http.client.HTTPConnection(host, timeout=timeout)
@@ -88,4 +88,4 @@ def _ask(release: Release, image: bytes, inference: str, timeout: float) -> tupl
     version = answer.headers.get("X-Model-Version", release.version)
     if version != release.version:
         raise ServingError(f"version {version} answers in the place of {release.version}")
-    return content, dict(answer.headers.items())
+    return content, answer.headers

@@ -80,6 +80,7 @@ class TileHandler:
         self.predictor = load_predictor(
             path, device=device, threads=threads, precision=self.precision, trust_model=trusts_models()
         )
+        self.device = _described(self.predictor.device)
         self.version = str(manifest["modelVersion"])
         self._warm_up(int(context.model_yaml_config.get("batchSize", 1)))
 
@@ -127,6 +128,7 @@ class TileHandler:
         for index in range(len(data)):
             context.set_response_header(index, "X-Model-Version", self.version)
             context.set_response_header(index, "X-Precision", self.precision)
+            context.set_response_header(index, "X-Device", self.device)
             context.set_response_header(index, "Server-Timing", timing)
         return found
 
@@ -186,6 +188,13 @@ class TileHandler:
         for name, value in rendered.headers.items():
             context.set_response_header(index, name, value)
         return rendered.body
+
+
+def _described(device: torch.device) -> str:
+    """Return what computes, and with which instructions: where either is another, a few pixels may be, too."""
+    if device.type == "cpu":
+        return f"cpu {torch.backends.cpu.get_cpu_capability()}"
+    return f"{device.type} sm_{''.join(map(str, torch.cuda.get_device_capability(device)))}"
 
 
 def _image(row: dict[str, Any]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 
@@ -104,6 +105,12 @@ def registered(server: Server) -> list[str]:
     return sorted(Management(server.torchserve.management, "rsp").versions())
 
 
+def family(server: Server) -> list[psutil.Process]:
+    """The processes of its TorchServe."""
+    folder = str(server.torchserve.folder)
+    return [each for each in psutil.Process().children(recursive=True) if each.environ().get("TEMP") == folder]
+
+
 def test_what_a_server_says_of_itself(following):
     status = requests.get(following.status_url, timeout=30).json()
     assert (status["format"], status["ready"], status["draining"], status["reason"]) == (1, True, False, None)
@@ -116,6 +123,9 @@ def test_what_a_server_says_of_itself(following):
     text = requests.get(following.metrics_url, timeout=30).text
     assert "rsp_ready 1.0" in text and 'rsp_release_info{model="rsp"' in text
     assert requests.get(f"{following.inference}/models", timeout=30).status_code == 404  # nobody else manages it
+    # How to open the store is not for models, which are programs.
+    assert "AWS_SECRET_ACCESS_KEY" in os.environ
+    assert not [key for each in family(following) for key in each.environ() if key.startswith("AWS_")]
 
 
 def test_the_newest_wins_and_a_client_keeps_its_version(following, store, states):
@@ -234,9 +244,7 @@ def test_nothing_is_wanted(following, store):
 
 def test_java_is_killed_while_the_store_is_away(following, cable, masks):
     """What served serves again, from this machine's disk; and the store is followed again when it is back."""
-    family = psutil.Process().children(recursive=True)
-    folder = str(following.torchserve.folder)
-    (java,) = (each for each in family if each.name() == "java" and each.environ()["TEMP"] == folder)
+    (java,) = (each for each in family(following) if each.name() == "java")
     cable.unplug()
     try:
         java.kill()
