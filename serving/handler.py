@@ -49,8 +49,10 @@ class TileHandler:
             ModelError: the model cannot be loaded, or was exported by another torch than this one: its answers
                 could differ.
         """
-        # TorchServe would parse JSON and text, and log the traceback of what is neither.
+        # The proxy writes one line of a bad request. TorchServe would parse JSON and text, and log the traceback
+        # of what is neither; GDAL would log three lines for a damaged TIFF.
         os.environ["TS_DECODE_INPUT_REQUEST"] = "false"
+        logging.getLogger("rasterio").setLevel(logging.CRITICAL)
         manifest = context.manifest["model"]
         name, version = str(manifest.get("modelName", "")), str(manifest["modelVersion"])
         try:

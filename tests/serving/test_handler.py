@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import replace
 from re import fullmatch
@@ -362,11 +363,17 @@ def test_the_warm_up_forwards_what_will_be_asked(model, monkeypatch):
     assert shapes == [(96, 96, 3, 16)]
 
 
-def test_torchserve_parses_no_body(model, monkeypatch):
+def test_the_log_is_not_a_clients_to_fill(model, monkeypatch, caplog):
     """C8: a malformed JSON was parsed and logged with its traceback, 26 lines, before the handler saw it."""
     monkeypatch.delenv("TS_DECODE_INPUT_REQUEST", raising=False)
-    TileHandler().initialize(context(model))
+    monkeypatch.setattr(logging.getLogger("rasterio"), "level", logging.NOTSET)
+    made = TileHandler()
+    made.initialize(context(model))
     assert os.environ["TS_DECODE_INPUT_REQUEST"] == "false"
+    tiff = encode(noise(BLOCK[0]), "tif")
+    with caplog.at_level(logging.INFO):
+        assert ask(made, model, tiff[: len(tiff) // 2])[0] == 400
+    assert caplog.records == []
 
 
 def test_torchserve_finds_one_class():

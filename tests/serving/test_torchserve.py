@@ -199,7 +199,7 @@ def test_bad_inputs_of_all_kinds_among_good_ones(server, predictor):
         assert send_raw(url, data) in statuses, name
     assert workers_of(server) == before
     said = server.torchserve.tail(500)[len(written) :]
-    assert "Traceback" not in said and said.count("\n") <= 2 * len(BAD), said
+    assert said.count("\n") <= 2, said  # nothing of a bad request; the proxy writes its line
 
 
 def test_answers_in_every_form(client, predictor, server):
