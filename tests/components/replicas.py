@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,16 +22,18 @@ class Follows:
         refuses: Versions that it cannot serve.
         host: Address to listen on.
         port: Port; a free one if 0.
+        tls: Speak TLS.
     """
 
     def __init__(
         self, store: ReleaseStore, name: str = "rsp", *, looks: int = 1, refuses: tuple[str, ...] = (),
-        host: str = "127.0.0.1", port: int = 0, server: str = "pod-0",
+        host: str = "127.0.0.1", port: int = 0, server: str = "pod-0", tls: ssl.SSLContext | None = None,
     ) -> None:  # fmt: skip
         self.store, self.name, self.looks, self.refuses, self.server = store, name, looks, refuses, server
         self.serving: str | None = None
         self.draining = False
         self.seen: dict[str, int] = {}
+        self.headers: dict[str, str] = {}
         self.asked = 0
         self.on_look: Callable[[int], None] = lambda number: None
         self.answer: Callable[[], bytes] | None = None
@@ -41,6 +44,7 @@ class Follows:
             def do_GET(self) -> None:
                 with lock:
                     outer.asked += 1
+                    outer.headers = dict(self.headers)
                     outer.on_look(outer.asked)
                     body = outer.answer() if outer.answer else json.dumps(outer.status()).encode()
                 self.send_response(200 if self.path == "/status" else 404)
@@ -52,6 +56,8 @@ class Follows:
                 pass
 
         self._http = ThreadingHTTPServer((host, port), Handler)
+        if tls is not None:
+            self._http.socket = tls.wrap_socket(self._http.socket, server_side=True)
         self.host, self.port = host, self._http.server_port
         self.url = f"http://{host}:{self.port}/status"
 

@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import socket
+import ssl
+import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -349,6 +351,27 @@ def test_an_address_that_does_not_answer_is_waited_for(place, store, models, mon
         ),
     ):
         deploy(models[0], store=place, status=[f"http://pods.example:{only.port}/status"], timeout=0.2)
+
+
+def test_a_status_behind_tls(place, store, models, monkeypatch, tmp_path):
+    """Each address is asked, and all have to be the host that was named; the token is for it."""
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=x -addext subjectAltName=DNS:pods.example"
+    command = [*make.split(), "-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "pem")]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "pem", tmp_path / "key")
+    headless(monkeypatch, ["127.0.0.1"])
+    monkeypatch.setenv("RSP_TORCHSERVE_TOKEN", "secret")
+    with Follows(store, tls=context) as server:
+        url = f"https://pods.example:{server.port}/status"
+        with pytest.raises(ServingError, match=r"does not answer: .*certificate"):
+            deploy(models[0], store=place, status=[url])
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "pem"))
+        assert deploy(models[0], store=place, status=[url]).replicas
+        assert server.headers["Authorization"] == "Bearer secret"
+        assert server.headers["Host"] == f"pods.example:{server.port}"
+        with pytest.raises(ServingError, match=r"does not answer: .*certificate"):
+            deploy(models[0], store=place, status=[f"https://127.0.0.1:{server.port}/status"])
 
 
 def test_two_deploys_at_once(new_store, models):
