@@ -17,14 +17,16 @@ accepts no more connections, answers what it has, and ends; at once with a secon
 from __future__ import annotations
 
 import argparse
+import hmac
 import os
 import re
+import secrets
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -34,6 +36,7 @@ from rsp.serving.archive import NAME
 from rsp.serving.cache import Cache, default_cache
 from rsp.serving.exporter import MetricsServer
 from rsp.serving.follower import Follower
+from rsp.serving.management import TOKEN_VARIABLE
 from rsp.serving.metrics import Metrics
 from rsp.serving.proxy import Proxy, max_request_size
 from rsp.serving.publish import publish_model
@@ -68,8 +71,11 @@ class Server:
         cache: Folder for releases; the user's cache if None.
         settings: How to follow.
         threads: Threads of each worker; workers times threads should not pass the processors.
+        behind: Listen for predictions on a free port of the loopback, behind a front of this process that has
+            `host` and `port`.
 
     Attributes:
+        metrics: What is counted here.
         inference, status_url, metrics_url: The URLs.
         torchserve: The processes.
 
@@ -89,6 +95,7 @@ class Server:
         cache: Path | None = None,
         settings: Settings | None = None,
         threads: int = 1,
+        behind: bool = False,
     ) -> None:
         for name in names:
             if not NAME.fullmatch(name):
@@ -97,35 +104,35 @@ class Server:
                 )
         self._settings = settings or Settings()
         storage = open_storage(store, **({"backoff": STORE} if is_remote(store) else {}))
-        tokens = Tokens.load()
+        may = _private() if behind else _of_the_file()
         self.names = list(dict.fromkeys(names))
         self._draining = threading.Event()
-        self._metrics, self._routes = Metrics(), Routes(self.names)
+        self.metrics, self._routes = Metrics(), Routes(self.names)
         self._opened: list[Any] = []
         try:
             self.torchserve = TorchServe(threads=threads)
             self._opened.append(self.torchserve.close)
             self._proxy = Proxy(
-                host, port, 0, max_body=max_request_size(), routes=self._routes, metrics=self._metrics,
-                may=None if tokens is None else lambda given: tokens.who(given) is not None,
+                "127.0.0.1" if behind else host, 0 if behind else port, 0, max_body=max_request_size(),
+                routes=self._routes, metrics=self.metrics, may=may,
                 local={"/status": self._status, "/healthz": self._healthz, "/livez": self._livez},
             )  # fmt: skip
             self._opened.append(self._proxy.stop)
-            self._exporter = MetricsServer(self._metrics, host, metrics_port)
+            self._exporter = MetricsServer(self.metrics, host, metrics_port)
             self._opened.append(self._exporter.stop)
             self._follower = Follower(
                 ReleaseReader(storage), self.names, torchserve=self.torchserve, routes=self._routes,
                 cache=Cache(cache or default_cache(storage.address)), settings=self._settings,
-                metrics=self._metrics,
+                metrics=self.metrics,
             )  # fmt: skip
         except BaseException:
             self._close()
             raise
         self._supervisor = Supervisor(self.torchserve, self._routes, self._listen_to)
-        self._metrics.watch(connections=lambda: float(self._proxy.connections))
-        self._metrics.watch_status(self.status)
+        self.metrics.watch(connections=lambda: float(self._proxy.connections))
+        self.metrics.watch_status(self.status)
         here = loopback(host)
-        self.inference = f"http://{here}:{self._proxy.port}"
+        self.inference = f"http://{'127.0.0.1' if behind else here}:{self._proxy.port}"
         self.status_url = f"{self.inference}/status"
         self.metrics_url = f"http://{here}:{self._exporter.port}/metrics"
 
@@ -231,6 +238,18 @@ class Server:
         return (200, {"alive": True}) if problem is None else (503, {"alive": False, "reason": problem})
 
 
+def _of_the_file() -> Callable[[str | None], bool] | None:
+    """Return what tells whether somebody may ask, by the file of tokens; None where all may."""
+    tokens = Tokens.load()
+    return None if tokens is None else lambda given: tokens.who(given) is not None
+
+
+def _private() -> Callable[[str | None], bool]:
+    """Let in the front of this process alone: others on this machine would pass by its tokens."""
+    token = os.environ[TOKEN_VARIABLE] = secrets.token_hex(32)
+    return lambda given: hmac.compare_digest((given or "").encode(), f"Bearer {token}".encode())
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of `rsp serve`; flags that are not given are taken from the environment."""
     text = (__doc__ or "").partition(" In Python:")[0].strip()
@@ -320,6 +339,7 @@ def _serve(args: argparse.Namespace) -> int:
     settings = Settings(workers=args.workers, timeout=args.timeout, poll=Settings.poll if args.store else 0.5)
     options: dict[str, Any] = {
         "host": args.host, "port": args.port, "metrics_port": args.metrics_port, "settings": settings,
+        "behind": live.wanted(args),
     }  # fmt: skip
     if args.model is None:
         with Server(args.store, names, cache=args.cache, **options) as server:
@@ -339,10 +359,10 @@ def _serve(args: argparse.Namespace) -> int:
 
 def _run(server: Server, args: argparse.Namespace) -> int:
     """Run until the end, and return the exit code."""
-    front = live.open_front(args, server.inference, args.host, args.port)
+    front = live.open_front(args, server.inference, args.host, args.port, metrics=server.metrics)
     url = server.inference if front is None else front.url
     try:
-        _announce(server, url)
+        _announce(server, url, front is not None)
         if front is not None:
             front.start()
         while True:
@@ -360,12 +380,13 @@ def _run(server: Server, args: argparse.Namespace) -> int:
     return 0
 
 
-def _announce(server: Server, url: str) -> None:
+def _announce(server: Server, url: str, shows_a_map: bool) -> None:
     for name in server.names:
         print(f"serving {url}/predictions/{name}")
-    url = f"{url}/predictions/{server.names[0]}"
-    print(f"  curl -T tile.webp -X POST -H 'Content-Type: image/webp' {url} --output mask.png")
-    print(f"status: {server.status_url}; metrics: {server.metrics_url}; Ctrl-C ends it", flush=True)
+    print(f"  curl -T tile.png {url}/predictions/{server.names[0]} --output mask.png")
+    if shows_a_map:
+        print(f"map: {url}/")
+    print(f"status: {url}/status; metrics: {server.metrics_url}; Ctrl-C ends it", flush=True)
 
 
 if __name__ == "__main__":

@@ -214,7 +214,11 @@ class Models:
 
     async def ready(self) -> bool:
         """Tell whether the servers behind answer predictions."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._ready)
+        ready = await asyncio.get_running_loop().run_in_executor(self._pool, self._ready)
+        if ready and not all(about.get("serving") for about in (self.look.models or {}).values()):
+            # Who is told so asks for a tile next, and must not be refused because of what was seen before.
+            await self.refresh()
+        return ready
 
     def _ready(self) -> bool:
         with suppress(requests.RequestException):

@@ -103,7 +103,8 @@ class Outer:
                 await refusal(500, "a fault of the server; its log has more")(scope, receive, answer)
         finally:
             status, seconds = status or GONE, time.monotonic() - began
-            if status != GONE:  # people pan on: that is no fault
+            # People pan on, and probes find a server that is not ready every few seconds: neither is a fault.
+            if status != GONE and not (status == 503 and scope["path"] in OPEN):
                 log_request(
                     status, request_id=identity, method=scope["method"], path=scope["path"],
                     model=facts.get("model"), version=facts.get("version"), source=facts.get("source"),

@@ -57,10 +57,13 @@ def add_predictions(app: FastAPI) -> None:
         kind = answer.headers.get("Content-Type", "application/octet-stream")
         return Response(answer.content, 200, {**about, "Content-Type": kind, "Cache-Control": "no-store"})
 
+    # PUT is what `curl -T` sends.
+    @app.put("/predictions/{model}", include_in_schema=False)
     @app.post("/predictions/{model}", summary="The mask of an image", responses=answers, openapi_extra=IMAGE_BODY)
     async def predict_model(request: Request, model: ModelName) -> Response:
         return await predict(request, model, None)
 
+    @app.put("/predictions/{model}/{version}", include_in_schema=False)
     @app.post(
         "/predictions/{model}/{version}", summary="The mask of an image, by one version of a model",
         responses=answers, openapi_extra=IMAGE_BODY,

@@ -359,6 +359,26 @@ def test_metrics_tell_what_was_asked(upstream, tiles):
     assert 'rsp_live_source_seconds_count{source="town"} 1.0' in text
 
 
+def test_who_is_told_that_it_is_ready_is_not_refused(upstream, tiles, caplog):
+    """Between two looks at the servers' status, /healthz knows more than what was seen last."""
+    upstream.state = "loading"
+    with caplog.at_level("WARNING", "rsp.serving.requests"), running(upstream, tiles) as front:
+        while front.get("/status").json().get("models") is None:
+            time.sleep(0.01)
+        assert front.get("/healthz").status_code == 503
+        assert not caplog.records  # a probe that finds it so is no fault
+        upstream.state = "serving"
+        assert front.get("/healthz").status_code == 200
+        assert front.get(f"{MASK}.png").status_code == 200
+
+
+def test_curl_sends_a_file_with_put(front):
+    image = encode(noise(TILE), "png")
+    for path in ("/predictions/roofs", "/predictions/roofs/v1"):
+        answers = [front.session.request(method, front.url + path, data=image) for method in ("PUT", "POST")]
+        assert answers[0].status_code == 200 and answers[0].content == answers[1].content
+
+
 def test_the_end_loses_no_request(upstream, tiles):
     upstream.gate.clear()
     with running(upstream, tiles) as front:

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import requests
 
 from rsp.serving.host import free_ports, preflight
+from rsp.serving.management import auth_headers
 from rsp.serving.server import Server, make_parser, names_of
 from rsp.shared.errors import ServingError
 
@@ -62,6 +64,24 @@ def test_every_flag_has_a_variable(monkeypatch):
     with pytest.raises(SystemExit) as caught:
         make_parser().parse_args([])
     assert caught.value.code == 2
+
+
+@pytest.mark.java
+@pytest.mark.skipif(not shutil.which("java"), reason="TorchServe needs Java")
+def test_behind_a_front_nobody_else_is_let_in(tmp_path, monkeypatch):
+    """Others on this machine could pass by the front's tokens."""
+    monkeypatch.setenv("RSP_TORCHSERVE_TOKEN", "")
+    (port,) = free_ports((0,))
+    server = Server(tmp_path / "store", ["roofs"], port=port, behind=True)
+    try:
+        server._proxy.start()
+        assert server.inference.startswith("http://127.0.0.1:") and not server.inference.endswith(f":{port}")
+        url = f"{server.inference}/predictions/roofs"
+        for headers in ({}, {"Authorization": "Bearer guessed"}):
+            assert requests.post(url, b"x", headers=headers).status_code == 401
+        assert requests.post(url, b"x", headers=auth_headers()).status_code == 503  # let in: no model yet
+    finally:
+        server.stop()
 
 
 def test_names_of_the_environment(monkeypatch):
