@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import numpy.typing as npt
@@ -205,6 +205,32 @@ class TileClient:
         # Without a content type TorchServe takes the body for a form, and the handler gets nothing.
         return self._send("POST", image, {"Content-Type": "application/octet-stream", **(headers or {})}, url)
 
+    def live(self, source: str, tile: Tile, form: str = "png", *, overlap: int = 0) -> bytes:
+        """Return what a live front answers for a tile of one of its sources: no pixels need to travel there.
+
+        Args:
+            source: Its name.
+            tile: The tile.
+            form: `png` for the mask, `tif` for the pixels that the model sees, border included.
+            overlap: Width in pixels of the border, which the front cuts from the neighbouring tiles.
+
+        Raises:
+            TileError: the source has no such tile, or one that the model does not take.
+            ServingError: no usable answer after all attempts.
+        """
+        query = f"empty=true&overlap={overlap}" + (f"&version={self.version}" if self.version else "")
+        url = f"{self.endpoint}/{quote(source, safe='')}/{self.model}/{zxy(tile)}.{form}?{query}"
+        try:
+            return self._send("GET", b"", {}, url).content
+        except ServingError as error:
+            if error.status == 204:
+                raise TileError(f"the source {source!r} has no such tile") from None
+            if error.status == 409:
+                raise TileError(str(error)) from None
+            if error.status == 404 and self._pinned and f"version {self.version} of" in str(error):
+                raise self._gone(url) from None
+            raise
+
     def card(self) -> ModelCard:
         """Return the description of the model that the server's default version (or the one asked for) has."""
         from rsp.shared.learning.card import ModelCard
@@ -284,8 +310,8 @@ class TileClient:
     def _gone(self, url: str) -> ServingError:
         return ServingError(
             f"{url}: version {self.version!r} of {self.model!r} is not served any more, another one was deployed; "
-            "what was done is kept: run the same command again with --resume to go on with the new version, or "
-            "without it for masks of that one alone"
+            "what was done is kept, but masks of two models do not belong into one tile set: run the same command "
+            "again, without --resume, for masks of the new version"
         )
 
     def _gave_up(self, url: str, reason: str) -> ServingError:

@@ -54,8 +54,8 @@ LEFT_OUT = {
     ("train", "train"): {"bs", "checkpoint", "device", "loss", "lr", "model", "resume", "ts", "workers"},
     ("export", "export"): {"config", "seed", "tiles"},
     ("predict", "predict"): {
-        "batch_size", "config", "cover", "device", "model", "precision", "resume", "tile_size", "trust_model",
-        "workers", *WEB,
+        "batch_size", "config", "cover", "device", "model", "precision", "resume", "source", "tile_size",
+        "trust_model", "workers", *WEB,
     },
     ("compare", "compare"): {
         "cover", "geojson", "maximum_fg", "maximum_qod", "minimum_fg", "minimum_qod", "mode", "out", "resume",

@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
-from rsp.shared.errors import TileError, UsageError
-from rsp.shared.images import Array, decode_mask, encode_mask
+import numpy as np
+
+from rsp.shared.errors import ServingError, TileError, UsageError
+from rsp.shared.images import Array, decode, decode_mask, encode_mask
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.inference import GPU_BATCH, Precision, load_predictor
 from rsp.shared.learning.windows import TileImages, in_strips, read_window
@@ -187,6 +189,53 @@ class Remote:
         self.client.close()
 
 
+class Live(Remote):
+    """A model behind a live front that has the imagery itself: tiles are named, not sent.
+
+    Args:
+        endpoint: URL of the front, as `rsp.serving.client.TileClient` takes it.
+        source: Name of its source.
+        workers: Requests under way at once.
+    """
+
+    # Tiles whose pixels are compared before any mask is asked for.
+    SAMPLE = 6
+
+    def __init__(self, endpoint: str, source: str, workers: int) -> None:
+        super().__init__(endpoint, workers)
+        self.source = source
+
+    def check_pixels(self, tiles: Sequence[Tile], read: ReadWindow, overlap: int) -> None:
+        """Raise `ServingError` where some tiles, borders included, are not what the front's source has."""
+        step = max(1, -(-len(tiles) // self.SAMPLE))
+        for tile in dict.fromkeys([*tiles[::step], *tiles[-1:]]):
+            try:
+                here = read(tile)
+            except TileError:
+                continue  # it fails here as there, and is listed
+            try:
+                there = decode(self.client.live(self.source, tile, "tif", overlap=overlap))
+                same = there.dtype == here.dtype and np.array_equal(there, here)
+                reason = "has other pixels there"
+            except TileError as error:
+                same, reason = False, f"does not give them: {error}"
+            if not same:
+                raise ServingError(
+                    f"the source {self.source!r} of {self.client.endpoint} is not this tile set: of {zxy(tile)} "
+                    f"and its border it {reason}; leave out --source, so that the pixels are sent"
+                )
+
+    def _answer(self, tile: Tile, read: ReadWindow, overlap: int) -> bytes | TileError:
+        try:
+            data = self.client.live(self.source, tile, overlap=overlap)
+            mask = decode_mask(data)
+        except TileError as error:
+            return error
+        if mask.shape != (self.card.tile_size,) * 2 or mask.max() >= len(self.card.classes):
+            return TileError("the endpoint did not answer with a mask of this tile")
+        return data
+
+
 def run(
     answerer: Answerer,
     readers: Mapping[str, TileReader],
@@ -201,9 +250,12 @@ def run(
 
     Raises:
         TileError: all failed, so the fault is not with a tile.
+        ServingError: the source of the front has other pixels than the tile set.
     """
     images = TileImages(readers, answerer.card.channels, raw=answerer.raw)
     todo = [tile for tile in in_strips(tiles) if tile not in writer.done]
+    if isinstance(answerer, Live):
+        answerer.check_pixels(todo, lambda tile: read_window(images, tile, overlap), overlap)
     failed: dict[Tile, str] = {}
     answers = answerer.answers(todo, lambda tile: read_window(images, tile, overlap), overlap)
     for tile, answer in progress(answers, "predict", total=len(todo)):

@@ -3,12 +3,12 @@
 rsp predict --checkpoint checkpoint.safetensors images masks
 rsp predict --checkpoint model.onnx --cover validation/cover images.pmtiles masks.pmtiles
 rsp predict --endpoint http://127.0.0.1:8080 images masks
+rsp predict --endpoint http://127.0.0.1:8080 --source town images masks
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,7 @@ def predict(
     *,
     checkpoint: Path | None = None,
     endpoint: str | None = None,
+    source: str | None = None,
     config: Path | None = None,
     model: str | None = None,
     tile_size: int | None = None,
@@ -73,13 +74,15 @@ def predict(
         out: The tile set of masks to write.
         checkpoint: A checkpoint, or a model exported to ONNX, TorchScript or torch.export.
         endpoint: Ask the model that TorchServe has at this URL instead, tile by tile.
+        source: Name of the source of a live front (`endpoint`) that holds the same tiles: they are named to it,
+            not sent. Whether it does is checked on some of them.
         config: Not needed, as the model says all; where given, its channels and classes must be the model's.
         model: Name of the network; where given, it must be the model's.
         tile_size: Side of the tiles in pixels; where given, it must be the model's. Checkpoints take tiles of any
             size.
         tile_overlap: Pixels of the neighbours on each side; the model's where None, none where 0.
         cover: Predict only the tiles of this cover (neighbours are still looked at).
-        resume: Keep the masks that are there.
+        resume: Keep the masks that are there, if they are of the same model.
         batch_size: Tiles that a GPU works on at once. A CPU takes each by itself.
         workers: Tiles worked on at once on a CPU; readers for a GPU; requests under way for an endpoint.
         device: As `cpu`, `cuda`, `cuda:1`; a GPU if there is one where None.
@@ -94,11 +97,11 @@ def predict(
         UsageError: neither checkpoint nor endpoint, or arguments that are not the model's.
         ModelError: no model, a damaged one, or one that does not answer as its card says.
         ServingError: the endpoint does not answer.
-        TileSetError: no tile set.
+        TileSetError: no tile set, or one of another model's masks to resume.
         TileError: not one tile could be predicted.
     """
-    from rsp.components.predict.answer import Local, Remote, run
-    from rsp.shared.errors import UsageError
+    from rsp.components.predict.answer import Live, Local, Remote, run
+    from rsp.shared.errors import TileSetError, UsageError
     from rsp.shared.learning.windows import open_channels
     from rsp.shared.parallel import cpu_count
     from rsp.shared.report import note_failures
@@ -110,6 +113,8 @@ def predict(
         raise UsageError("give exactly one of --checkpoint and --endpoint")
     if endpoint is not None and precision != "float32":
         raise UsageError("--precision is for --checkpoint; what serves the endpoint has its own (`rsp serve`)")
+    if source is not None and endpoint is None:
+        raise UsageError("--source is one of a live front: give its --endpoint")
     for name, value, low in (
         ("workers", workers, 0), ("batch_size", batch_size, 1), ("tile_overlap", tile_overlap, 0)
     ):  # fmt: skip
@@ -124,7 +129,7 @@ def predict(
     count = cpu_count() if workers is None else workers
     answerer: Local | Remote
     if endpoint is not None:
-        answerer = Remote(endpoint, count)
+        answerer = Remote(endpoint, count) if source is None else Live(endpoint, source, count)
     else:
         assert checkpoint is not None
         answerer = Local(
@@ -148,7 +153,10 @@ def predict(
             zoom_of(wanted, tiles)
         writer = stack.enter_context(open_writer(out, "png", resume=resume))
         if writer.done and writer.metadata.get("model", card.uuid) != card.uuid:
-            print(f"warning: {out} has {len(writer.done)} masks of another model, which stay", file=sys.stderr)
+            raise TileSetError(
+                f"{out} has {len(writer.done)} masks of another model ({writer.metadata['model']}, this one is "
+                f"{card.uuid}): leave out --resume to make all of them with this one, or choose another output"
+            )
         described = {"model": card.uuid, "classes": classes_metadata(card.classes)}
         writer.describe(described | {"precision": answerer.precision})
         done, failed = run(answerer, readers, wanted, writer, overlap)
@@ -203,6 +211,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--endpoint", action=Once, metavar="URL", help="URL of TorchServe, to use instead of --checkpoint"
     )
+    parser.add_argument(
+        "--source", action=Once, metavar="NAME",
+        help="with the --endpoint of a live front: its source that holds the same tiles, which are named to it and "
+        "not sent",
+    )  # fmt: skip
     add_config(parser)
     parser.add_argument("--model", help="name of the network; must match the model")
     parser.add_argument(

@@ -227,13 +227,14 @@ def test_resume_keeps_what_is_there(models, images, tmp_path, rsp, form):
     assert contents(tmp_path / form)[BLOCK[0]] != kept
 
 
-def test_resume_says_that_masks_of_another_model_stay(models, images, tmp_path, rsp):
+def test_resume_refuses_masks_of_another_model(models, images, tmp_path, rsp):
     with open_writer(tmp_path / "m", "png") as writer:
         writer.describe({"model": "another"})
         writer.write(BLOCK[0], encode(np.zeros((64, 64, 1), np.uint8), "png"))
     argv = ("predict", "--checkpoint", models["checkpoint"], images, tmp_path / "m", "--resume")
-    assert "m has 1 masks of another model, which stay" in rsp(*argv).stderr
-    assert "another model" not in rsp(*argv).stderr
+    ran = rsp(*argv)
+    assert ran.code == 1 and "m has 1 masks of another model (another, this one is" in ran.stderr
+    assert rsp(*argv[:-1]).code == 0 and rsp(*argv).code == 0
 
 
 def test_workers_and_threads_do_not_change_a_byte(models, images, tmp_path, rsp_process):
