@@ -213,8 +213,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--source", action=Once, metavar="NAME",
-        help="with the --endpoint of a live front: its source that holds the same tiles, which are named to it and "
-        "not sent",
+        help="with the --endpoint of a live front: its source that holds the same tiles, which are named to it "
+        "and not sent",
     )  # fmt: skip
     add_config(parser)
     parser.add_argument("--model", help="name of the network; must match the model")

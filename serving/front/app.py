@@ -159,7 +159,7 @@ def _add_information(app: FastAPI) -> None:
             raise RefusedError(503, "the servers behind are not ready")
         return {"ready": True}
 
-    @app.get("/status", summary="What the servers behind serve", responses=STATUS_ANSWERS)
+    @app.get("/status", response_class=Response, summary="What the servers behind serve", responses=STATUS_ANSWERS)
     async def status() -> Response:
         await models.refresh(older=0.5)
         return JSONResponse(models.look.content, models.look.code, {"Cache-Control": "no-store"})

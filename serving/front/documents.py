@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Header, Path, Query
-from pydantic import BaseModel
 
 from rsp.serving.front.models import NAME, VERSION
 from rsp.serving.front.tiles import MEDIA
@@ -15,11 +14,17 @@ Form = Literal["png", "webp", "geojson", "tif"]
 PictureForm = Literal["png", "webp", "jpg"]
 
 
-class Problem(BaseModel):
-    """What every error looks like."""
-
-    error: str
-    detail: str
+# What every error looks like. Written out, since FastAPI would give it the media type of the route.
+PROBLEM = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}}
+_PROBLEM = {
+    "type": "object",
+    "required": ["error", "detail"],
+    "additionalProperties": False,
+    "properties": {
+        "error": {"type": "string", "description": "The status in words."},
+        "detail": {"type": "string", "description": "What was wrong, for people."},
+    },
+}
 
 
 Name = Annotated[str, Path(pattern=f"^{NAME}$", description="Name of a source; `/sources` lists them.")]
@@ -61,7 +66,7 @@ REASONS = {
 def answers(*statuses: int, **media: Any) -> dict[int | str, dict[str, Any]]:
     """Return what OpenAPI says of the answers of a route."""
     found: dict[int | str, dict[str, Any]] = {
-        status: {"description": REASONS[status]} | ({} if status in (204, 304) else {"model": Problem})
+        status: {"description": REASONS[status]} | ({} if status in (204, 304) else PROBLEM)
         for status in sorted({*statuses, 401, 500})
     }
     if media:
@@ -91,7 +96,7 @@ STATUS_ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"description": "The state of each model.", "content": {"application/json": OBJECT}},
     404: {"description": "The servers behind have no /status.", "content": {"application/json": OBJECT}},
     503: {"description": "The servers behind are not ready.", "content": {"application/json": OBJECT}},
-    500: {"description": REASONS[500], "model": Problem},
+    500: {"description": REASONS[500], **PROBLEM},
 }
 
 
@@ -105,8 +110,7 @@ def mend_openapi(app: FastAPI) -> None:
             for path in document["paths"].values():
                 for operation in path.values():
                     operation["responses"].pop("422", None)
-            for name in ("HTTPValidationError", "ValidationError"):
-                document["components"]["schemas"].pop(name, None)
+            document["components"] = {"schemas": {"Problem": _PROBLEM}}
         return app.openapi_schema or {}
 
     app.openapi = openapi  # type: ignore[method-assign]

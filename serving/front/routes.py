@@ -59,14 +59,17 @@ def add_predictions(app: FastAPI) -> None:
 
     # PUT is what `curl -T` sends.
     @app.put("/predictions/{model}", include_in_schema=False)
-    @app.post("/predictions/{model}", summary="The mask of an image", responses=answers, openapi_extra=IMAGE_BODY)
+    @app.post(
+        "/predictions/{model}", response_class=Response, summary="The mask of an image", responses=answers,
+        openapi_extra=IMAGE_BODY,
+    )  # fmt: skip
     async def predict_model(request: Request, model: ModelName) -> Response:
         return await predict(request, model, None)
 
     @app.put("/predictions/{model}/{version}", include_in_schema=False)
     @app.post(
-        "/predictions/{model}/{version}", summary="The mask of an image, by one version of a model",
-        responses=answers, openapi_extra=IMAGE_BODY,
+        "/predictions/{model}/{version}", response_class=Response,
+        summary="The mask of an image, by one version of a model", responses=answers, openapi_extra=IMAGE_BODY,
     )  # fmt: skip
     async def predict_version(
         request: Request, model: ModelName, version: Annotated[str, Path(pattern=f"^{VERSION}$")]
@@ -126,7 +129,7 @@ def add_tiles(app: FastAPI) -> None:
         }
 
     @app.get(
-        "/{source}/{z}/{x}/{y}.{form}", summary="A tile of a source, as people see it",
+        "/{source}/{z}/{x}/{y}.{form}", response_class=Response, summary="A tile of a source, as people see it",
         responses=answers_of(*errors, 409, png=BINARY, webp=BINARY, jpg=BINARY),
     )  # fmt: skip
     async def picture(
@@ -140,7 +143,7 @@ def add_tiles(app: FastAPI) -> None:
             return _response(await unless_gone(request, work))
 
     @app.get(
-        "/{source}/{model}/{z}/{x}/{y}.{form}", summary="A mask or its features, live",
+        "/{source}/{model}/{z}/{x}/{y}.{form}", response_class=Response, summary="A mask or its features, live",
         responses=answers_of(*errors, 406, 409, png=BINARY, webp=BINARY, geojson=OBJECT, tif=BINARY),
         description=(
             "`png`: the mask, byte for byte as `rsp predict` writes it (with `transparent`, the background shows "

@@ -1,4 +1,4 @@
-"""The live front before the real TorchServe, as `rsp serve` starts both: masks as of `rsp predict`, in a browser."""
+"""The live front before the real TorchServe, as `rsp serve` starts both: masks as of `rsp predict`."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from rsp.shared.errors import TileError
 from rsp.shared.images import decode, encode_mask
 from rsp.shared.learning.card import ModelCard
 
@@ -91,8 +92,11 @@ class Upstream:
             self.gate.wait(30)
             if (told := self.trouble(number)) is not None:
                 return told
-            overlap = int(headers.get("X-Overlap", 0))
-            image = decode(body)
+            try:
+                overlap, image = int(headers.get("X-Overlap", 0)), decode(body)
+            except (TileError, ValueError) as error:
+                content = json.dumps({"error": "bad tile", "detail": str(error)}).encode()
+                return 400, {"Content-Type": "application/json"}, content
             inner = image[overlap : image.shape[0] - overlap, overlap : image.shape[1] - overlap, 0]
             mask = encode_mask((inner > 127).astype("uint8"), self.card.colors)
         finally:
