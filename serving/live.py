@@ -27,6 +27,8 @@ ANSWER = 65.0
 # Requests at servers elsewhere at once, where nobody says how many workers they have.
 WIDTH = 16
 
+_LIST = re.compile(r"[,\s]+")
+
 
 class Front(Protocol):
     """What listens on the public port in the proxy's place, which then has a port of the loopback behind it."""
@@ -176,11 +178,11 @@ def open_front(
     names = [parse_source(text).name for text in texts]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"two sources are called {twice[0]!r}")
-    origins = args.cors or [each for each in re.split(r"[,\s]+", os.environ.get("RSP_CORS", "")) if each]
+    origins = args.cors or [each for each in _LIST.split(os.environ.get("RSP_CORS", "")) if each]
     for origin in origins:
         if origin != "*" and not re.fullmatch(r"https?://[^/\s]+", origin):
             raise UsageError(f"--cors is an origin, as https://maps.example, or *; got {origin!r}")
-    models = Models(endpoint, getattr(args, "name", None) or ())
+    models = Models(endpoint, args.name or [each for each in _LIST.split(os.environ.get("RSP_NAMES", "")) if each])
     sources = [open_source(text) for text in texts]
     default = WIDTH if args.endpoint else 2 * int(args.workers)
     app = create_app(

@@ -22,7 +22,7 @@ from rsp.serving.front.documents import answers as answers_of
 from rsp.serving.front.errors import GONE, RefusedError, refusal
 from rsp.serving.front.models import Models
 from rsp.serving.front.outer import PAGE_POLICY, Outer, note
-from rsp.serving.front.routes import add_predictions, add_tiles
+from rsp.serving.front.routes import add_descriptions, add_predictions, add_tiles
 from rsp.serving.front.tiles import Tiles
 from rsp.serving.front.turns import ClientGoneError
 from rsp.serving.sources import Source
@@ -127,6 +127,7 @@ def _add_errors(app: FastAPI) -> None:
 
 def _add_routes(app: FastAPI) -> None:
     _add_information(app)
+    add_descriptions(app)
     add_predictions(app)
     add_tiles(app)
 

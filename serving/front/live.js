@@ -179,7 +179,7 @@ function showMasks() {
 const Outlines = L.GridLayer.extend({
   initialize(zoom) {
     this.features = new L.LayerGroup();
-    L.setOptions(this, { zIndex: 3, bounds: boundsOf(source), minNativeZoom: zoom, maxNativeZoom: zoom, minZoom: zoom, maxZoom: 24, keepBuffer: 0 });
+    L.setOptions(this, { zIndex: 3, bounds: boundsOf(source), minNativeZoom: zoom, maxNativeZoom: zoom, minZoom: zoom - 1, maxZoom: 24, keepBuffer: 0 });
     this.on("tileunload", ({ tile }) => { tile.stop.abort(); if (tile.shown) this.features.removeLayer(tile.shown); });
   },
   onAdd(on) { this.features.addTo(on); L.GridLayer.prototype.onAdd.call(this, on); },
@@ -232,7 +232,7 @@ function zoomed() {
   const far = model && now < zoom - 1;
   byId("hint").hidden = !far;
   byId("hint").textContent = far ? "Zoom in to see masks: the model is asked at zoom " + zoom + "." : "";
-  byId("features-note").textContent = byId("features").checked && now < zoom ? "from zoom " + zoom : "";
+  byId("features-note").textContent = byId("features").checked && now < zoom - 1 ? "from zoom " + (zoom - 1) : "";
 }
 
 /* --- versions and state --- */

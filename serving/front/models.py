@@ -135,6 +135,11 @@ class Models:
         card = self._cards.get((name, wanted))
         if wanted and card is not None:
             return Model(name, wanted, card)
+        return await self.ask(name, version)
+
+    async def ask(self, name: str, version: str | None = None) -> Model:
+        """Ask the servers for a model as it answers now, whatever was known of it; raises as `get` does."""
+        self.check(name)
         # Whoever comes meanwhile waits for the same answer.
         key = (name, version or "")
         if key not in self._asking:

@@ -77,6 +77,27 @@ def add_predictions(app: FastAPI) -> None:
         return await predict(request, model, version)
 
 
+def add_descriptions(app: FastAPI) -> None:
+    """Describe models where predictions are asked for, as the servers behind do."""
+    answers = answers_of(400, 404, 502, 503, 504)
+
+    async def describe(request: Request, model: str, version: str | None) -> Response:
+        found = await app.state.models.ask(model, version)
+        note(request.scope, model=model, version=found.version)
+        headers = {"X-Model-Version": found.version, "Cache-Control": "no-store"}
+        return Response(found.card.to_json(), 200, headers, "application/json")
+
+    @app.get("/predictions/{model}", summary="The card of a model", responses=answers)
+    async def describe_model(request: Request, model: ModelName) -> Response:
+        return await describe(request, model, None)
+
+    @app.get("/predictions/{model}/{version}", summary="The card of one version of a model", responses=answers)
+    async def describe_version(
+        request: Request, model: ModelName, version: Annotated[str, Path(pattern=f"^{VERSION}$")]
+    ) -> Response:
+        return await describe(request, model, version)
+
+
 async def _body(request: Request) -> bytes:
     """Return the body of a request, up to what the servers behind take."""
     most = max_request_size()

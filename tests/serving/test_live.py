@@ -283,7 +283,9 @@ def test_images_are_passed_on_as_they_are(front, upstream):
     upstream.trouble = lambda number: (400, {"Content-Type": "application/json"}, bad)
     answer = requests.post(url, b"nonsense")
     assert answer.status_code == 400 and answer.json()["detail"] == "not an image"
-    assert requests.get(url).status_code == 405
+    described = requests.get(url)
+    assert described.json()["tile_size"] == 64 and described.headers["X-Model-Version"] == "v1"
+    assert requests.get(f"{url}/v9").status_code == 404 and requests.delete(url).status_code == 405
 
 
 def test_tokens_are_asked_for_by_all_but_probes(upstream, tiles, tmp_path):

@@ -34,9 +34,9 @@ class Served:
     """`rsp serve` with two sources, and what `rsp predict` says of the first."""
 
     def __init__(self, scene, folder) -> None:
-        self.checkpoint = make_checkpoint(folder / "model.safetensors", tile_size=256, overlap=32, zoom=19)
+        self.checkpoint = make_checkpoint(folder / "model.safetensors", tile_size=128, zoom=19)
         self.images = folder / "town.pmtiles"
-        cut([str(scene.raster)], self.images, zoom=19, tile_size=256, tile_format="png", cover=scene.cover,
+        cut([str(scene.raster)], self.images, zoom=19, tile_size=128, tile_format="png", cover=scene.cover,
             web_ui=False)  # fmt: skip
         predict(self.images, folder / "masks", checkpoint=self.checkpoint, web_ui=False)
         with open_reader(folder / "masks") as reader:
@@ -78,13 +78,16 @@ def test_a_person_pans_over_imagery_and_sees_the_masks_of_predict(served):
         tab = Tab(page)
         seen: dict[Tile, bytes] = {}
 
-        def keep(answer) -> None:
-            match = re.search(r"/town/roofs/(\d+)/(\d+)/(\d+)\.png", answer.url)
+        def keep(route) -> None:
+            """Pass a request on, and note what comes back."""
+            answer = route.fetch()
+            match = re.search(r"/town/roofs/(\d+)/(\d+)/(\d+)\.png", route.request.url)
             if match and answer.status == 200:
                 z, x, y = map(int, match.groups())
                 seen[Tile(x, y, z)] = answer.body()
+            route.fulfill(response=answer)
 
-        page.on("requestfinished", lambda request: keep(request.response()))
+        page.route("**/town/roofs/**.png*", keep)
         tab.open(f"{served.url}/")
         for _ in range(6):
             page.wait_for_selector("body[data-waiting='0']")
@@ -116,7 +119,7 @@ def test_a_mask_is_that_of_predict_byte_for_byte_in_each_form(served):
     assert found and {each["properties"]["class"] for each in found} == {"building"}
     image = requests.get(f"{served.url}/town/{zxy(tile)}.png").content
     answer = requests.post(f"{served.url}/predictions/roofs", image)
-    assert answer.status_code == 200 and decode_mask(answer.content).shape == (256, 256)
+    assert answer.status_code == 200 and decode_mask(answer.content).shape == (128, 128)
     # The same photograph, cut live, sees more around its edges than the tiles of the cover.
     assert requests.get(f"{served.url}/ortho/roofs/{zxy(tile)}.png").status_code == 200
 
@@ -138,10 +141,10 @@ def test_predict_names_tiles_to_a_front_that_has_them(served, rsp, tmp_path):
 
 def test_predict_does_not_believe_that_a_source_is_the_tile_set(served, rsp, tmp_path):
     argv = ("predict", "--endpoint", f"{served.url}/predictions/roofs", "--no_web_ui", "--source")
-    other = make_tileset(tmp_path / "other", list(served.masks), draw=lambda tile: noise(tile, 256))
+    other = make_tileset(tmp_path / "other", list(served.masks), draw=lambda tile: noise(tile, 128))
     ran = rsp(*argv, "town", other, tmp_path / "masks")
     assert ran.code == 1 and "is not this tile set: of 19/" in ran.stderr and "leave out --source" in ran.stderr
-    far = make_tileset(tmp_path / "far", [Tile(1, 1, 19)], draw=lambda tile: noise(tile, 256))
+    far = make_tileset(tmp_path / "far", [Tile(1, 1, 19)], draw=lambda tile: noise(tile, 128))
     ran = rsp(*argv, "town", far, tmp_path / "masks")
     assert ran.code == 1 and "does not give them: the source 'town' has no such tile" in ran.stderr
     ran = rsp(*argv, "none", served.images, tmp_path / "masks")
