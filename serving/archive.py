@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rsp.shared.arguments import add_trust_model
 from rsp.shared.atomic import atomic_path
-from rsp.shared.errors import ModelError, RspError
+from rsp.shared.errors import ModelError, RspError, StorageError
 
 HERE = Path(__file__).parent
 HANDLER = "rsp_handler.py"
@@ -112,12 +112,21 @@ def write_archive(model: Path, path: Path, *, name: str, version: str, descripti
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _add(archive, "MAR-INF/MANIFEST.json", json.dumps(manifest, indent=2).encode() + b"\n")
         _add(archive, HANDLER, (HERE / "handler.py").read_bytes())
-        _add(archive, CONFIG, (HERE / CONFIG).read_bytes())
+        _add(archive, CONFIG, _settings())
         # As a stream: a model may be larger than the memory of whoever derives its archive.
         entry = _entry(stored)
         entry.file_size = model.stat().st_size
         with model.open("rb") as source, archive.open(entry, "w") as target:
             shutil.copyfileobj(source, target, 1 << 20)
+
+
+def _settings() -> bytes:
+    """Return what TorchServe is told of each model: our file, or that which RSP_MODEL_CONFIG names, as for a GPU."""
+    path = Path(os.environ.get("RSP_MODEL_CONFIG") or HERE / CONFIG)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageError(f"RSP_MODEL_CONFIG: cannot read {path}: {error.strerror}") from None
 
 
 def trusts_models() -> bool:

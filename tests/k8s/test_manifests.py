@@ -252,8 +252,22 @@ def test_the_gpu_overlay_has_one_and_never_waits_for_a_second():
     deployment = objects("overlays/gpu", "Deployment")["rsp-serving"]["spec"]
     (container,) = deployment["template"]["spec"]["containers"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert environment("overlays/gpu", ours("overlays/gpu")["rsp-serving"])["RSP_WORKERS"] == "1"
     assert deployment["strategy"] == {"type": "Recreate"} and deployment["replicas"] == 1
     assert not objects("overlays/gpu", "HorizontalPodAutoscaler")
+
+
+def test_the_gpu_overlay_lets_batches_fill():
+    pod = ours("overlays/gpu")["rsp-serving"]
+    place = Path(environment("overlays/gpu", pod)["RSP_MODEL_CONFIG"])
+    (mount,) = (
+        each for each in pod["spec"]["containers"][0]["volumeMounts"] if each["mountPath"] == str(place.parent)
+    )
+    (volume,) = (each for each in pod["spec"]["volumes"] if each["name"] == mount["name"])
+    text = objects("overlays/gpu", "ConfigMap")[volume["configMap"]["name"]]["data"][place.name]
+    told, usual = yaml.safe_load(text), yaml.safe_load((ROOT / "serving" / "model-config.yaml").read_text())
+    assert told["batchSize"] == 8 and told["maxBatchDelay"] == 20
+    assert told | {"batchSize": 1, "maxBatchDelay": 1} == usual
 
 
 def test_minio_serves_the_local_overlay():

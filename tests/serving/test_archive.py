@@ -46,6 +46,17 @@ def test_the_manifest_has_what_torchserves_own_archiver_writes(tmp_path, model):
     assert theirs["archiverVersion"] == ours["archiverVersion"]
 
 
+def test_settings_of_another_file(tmp_path, model, monkeypatch):
+    settings = tmp_path / "gpu.yaml"
+    settings.write_text("batchSize: 8\n")
+    monkeypatch.setenv("RSP_MODEL_CONFIG", str(settings))
+    with zipfile.ZipFile(build_archive(model, tmp_path, name="m")) as archive:
+        assert archive.read("model-config.yaml") == b"batchSize: 8\n"
+    settings.unlink()
+    with pytest.raises(StorageError, match=r"RSP_MODEL_CONFIG: cannot read .*gpu\.yaml: No such file"):
+        build_archive(model, tmp_path, name="m")
+
+
 def test_the_same_bytes_every_time(tmp_path, model):
     first = build_archive(model, tmp_path / "a", name="rsp").read_bytes()
     second = build_archive(model, tmp_path / "b" / "c.mar", name="rsp").read_bytes()
