@@ -121,7 +121,7 @@ def write_archive(model: Path, path: Path, *, name: str, version: str, descripti
 
 
 def _settings() -> bytes:
-    """Return what TorchServe is told of each model: our file, or that which RSP_MODEL_CONFIG names, as for a GPU."""
+    """Return what TorchServe is told of each model: our file, or that which RSP_MODEL_CONFIG names."""
     path = Path(os.environ.get("RSP_MODEL_CONFIG") or HERE / CONFIG)
     try:
         return path.read_bytes()
