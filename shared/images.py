@@ -116,12 +116,11 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise TileError("the image is empty")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # max_pixels is the stricter check
-            image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
-            if image.width * image.height > max_pixels:
-                raise TileError(f"the image has {image.width}x{image.height} pixels, the limit is {max_pixels}")
-            image.load()
+        _ignore(Image.DecompressionBombWarning)  # max_pixels is the stricter check
+        image = Image.open(io.BytesIO(data), formats=("PNG", "JPEG", "WEBP"))
+        if image.width * image.height > max_pixels:
+            raise TileError(f"the image has {image.width}x{image.height} pixels, the limit is {max_pixels}")
+        image.load()
     except UnidentifiedImageError:
         raise TileError("not an image (expected PNG, JPEG, WebP or GeoTIFF)") from None
     except Image.DecompressionBombError:
@@ -134,22 +133,30 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     return image
 
 
+def _ignore(category: type[Warning]) -> None:
+    """Let a library not warn of what is so with every tile, in this process.
+
+    Not by `catch_warnings`: it is not for threads, which would put back each other's filters.
+    """
+    if ("ignore", None, category, None, 0) not in warnings.filters:
+        warnings.simplefilter("ignore", category)
+
+
 def _decode_tiff(data: bytes, max_pixels: int) -> Array:
     """Decode a TIFF of any number of bands and any type with GDAL."""
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+    _ignore(NotGeoreferencedWarning)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as raster:
-                size = raster.width * raster.height * sum(np.dtype(kind).itemsize for kind in raster.dtypes)
-                if raster.width * raster.height > max_pixels or size > max_pixels * MAX_PIXEL_BYTES:
-                    raise TileError(
-                        f"the image has {raster.width}x{raster.height} pixels of {raster.count} bands, the limit "
-                        f"is {max_pixels} pixels and {max_pixels * MAX_PIXEL_BYTES} bytes"
-                    )
-                return np.moveaxis(raster.read(), 0, 2)
+        with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as raster:
+            size = raster.width * raster.height * sum(np.dtype(kind).itemsize for kind in raster.dtypes)
+            if raster.width * raster.height > max_pixels or size > max_pixels * MAX_PIXEL_BYTES:
+                raise TileError(
+                    f"the image has {raster.width}x{raster.height} pixels of {raster.count} bands, the limit "
+                    f"is {max_pixels} pixels and {max_pixels * MAX_PIXEL_BYTES} bytes"
+                )
+            return np.moveaxis(raster.read(), 0, 2)
     except (RasterioError, ValueError, TypeError) as error:
         raise TileError("the TIFF is corrupt or truncated") from error
 
@@ -216,20 +223,19 @@ def _encode_tiff(image: Array, **options: Any) -> bytes:
     from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
     height, width, bands = image.shape
+    _ignore(NotGeoreferencedWarning)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.MemoryFile() as memory:
-                with memory.open(
-                    driver="GTiff",
-                    width=width,
-                    height=height,
-                    count=bands,
-                    dtype=image.dtype,
-                    **({"compress": "deflate"} | options),
-                ) as raster:
-                    raster.write(np.moveaxis(image, 2, 0))
-                return bytes(memory.read())
+        with rasterio.MemoryFile() as memory:
+            with memory.open(
+                driver="GTiff",
+                width=width,
+                height=height,
+                count=bands,
+                dtype=image.dtype,
+                **({"compress": "deflate"} | options),
+            ) as raster:
+                raster.write(np.moveaxis(image, 2, 0))
+            return bytes(memory.read())
     except (RasterioError, TypeError, ValueError) as error:
         raise TileError(f"tif cannot hold {bands} bands of {image.dtype}: {error}") from error
 

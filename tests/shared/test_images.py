@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import random
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from rsp.shared.images import (
     decode,
     decode_mask,
     encode,
+    encode_lossless,
     encode_mask,
     encode_mask_webp,
     parse_color,
@@ -253,3 +256,15 @@ def test_a_mask_in_webp_is_grey_and_comes_back():
 def test_a_png_that_claims_to_be_huge_is_not_called_corrupt():
     with pytest.raises(TileError, match="far more pixels than the limit of 16777216"):
         decode(png(100_000, 100_000, b""))
+
+
+def test_threads_do_not_warn_of_tiles_without_a_georeference():
+    def work(number: int) -> bool:
+        tile = picture(side=8)
+        return np.array_equal(decode(encode_lossless(tile, near=number % 2 == 0)), tile)
+
+    with warnings.catch_warnings(record=True) as seen, ThreadPoolExecutor(8) as pool:
+        warnings.resetwarnings()  # what pytest ignores
+        warnings.simplefilter("always")
+        assert all(pool.map(work, range(400)))
+    assert [str(warning.message) for warning in seen] == []
