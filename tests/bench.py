@@ -133,6 +133,72 @@ def bench_archive(folder: Path) -> None:
     compare("tile set: open an archive of 22,500, read 300", ours, "pmtiles.Reader.get", theirs)
 
 
+def bench_ranges(folder: Path) -> None:
+    """A large archive, on the disk and behind an HTTP server."""
+    import urllib.request
+
+    from pmtiles.reader import MmapSource, Reader
+
+    from rsp.shared.tileset import open_reader, open_writer
+    from tests.ranges import RangeServer
+
+    rng, path = np.random.default_rng(3), folder / "million.pmtiles"
+    data = rng.bytes(1 << 20)
+    with open_writer(path, "png") as writer:
+        for number in range(1_000_000):
+            writer.write(Tile(4000 + number % 1000, 5000 + number // 1000, 14), data[number : number + 40])
+    # A hundred neighbours, as a screen of a map with its borders asks for them.
+    chosen = [Tile(4300 + x, 5700 + y, 14) for x in range(10) for y in range(10)]
+    results: dict[str, tuple[list[bytes], int, int]] = {}
+    with RangeServer(folder) as server:
+
+        def noted(name: str, read: Callable[[], list[bytes]]) -> None:
+            server.asked.clear()
+            server.sent = 0
+            results[name] = read(), len(server.asked), server.sent
+
+        def ours() -> list[bytes]:
+            with open_reader(f"{server.url}/{path.name}") as reader:
+                found = reader.read_many(chosen)
+                return [found[tile] for tile in chosen]
+
+        def get(offset: int, length: int) -> bytes:
+            headers = {"Range": f"bytes={offset}-{offset + length - 1}"}
+            request = urllib.request.Request(f"{server.url}/{path.name}", headers=headers)
+            with urllib.request.urlopen(request) as answer:
+                return answer.read()
+
+        def theirs() -> list[bytes]:
+            reader = Reader(get)
+            return [reader.get(tile.z, tile.x, tile.y) for tile in chosen]
+
+        compare(
+            "tile set over HTTP: open an archive of 1,000,000, read 100 (server included)",
+            lambda: noted("ours", ours),
+            "pmtiles.Reader over ranges",
+            lambda: noted("theirs", theirs),
+        )
+    (mine, requests, sent), (other, more, bytes_more) = results["ours"], results["theirs"]
+    if mine != other:
+        raise AssertionError("the two readers disagree")
+    print(f"|   the same bytes; requests {requests} / {more}, bytes {sent:,} / {bytes_more:,} |", flush=True)
+
+    found: list[list[bytes]] = []
+
+    def opened() -> None:
+        with open_reader(path) as reader:
+            found.append([reader.read(tile) for tile in chosen])
+
+    def mapped() -> None:
+        with path.open("rb") as file:
+            reader = Reader(MmapSource(file))
+            found.append([reader.get(tile.z, tile.x, tile.y) for tile in chosen])
+
+    compare("tile set: open an archive of 1,000,000, read 100", opened, "pmtiles.Reader.get", mapped)
+    if any(each != mine for each in found):
+        raise AssertionError("the two readers disagree")
+
+
 def bench_rasterize(folder: Path) -> None:
     from rasterio.features import rasterize as burn
     from rasterio.transform import from_bounds
@@ -196,6 +262,7 @@ def main() -> None:
         folder = Path(name)
         bench_cover(folder)
         bench_archive(folder)
+        bench_ranges(folder)
         bench_rasterize(folder)
         if len(sys.argv) > 1:
             bench_extract(folder, Path(sys.argv[1]))

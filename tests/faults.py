@@ -74,7 +74,7 @@ class FaultyProxy:
                 else:
                     self.send_header("Content-Length", str(len(data)))
                 for name, value in headers.items():
-                    if name.lower() not in dropped and name not in dict(fault.headers):
+                    if name.lower() not in dropped | {replaced.lower() for replaced, _ in fault.headers}:
                         self.send_header(name, value)
                 for name, value in fault.headers:
                     self.send_header(name, value)

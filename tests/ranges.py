@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,20 +31,22 @@ class RangeServer:
                 path = folder / self.path.partition("?")[0].lstrip("/")
                 if not path.is_file():
                     return self.reply(404)
-                data = path.read_bytes()
-                etag = f'"{hashlib.md5(data).hexdigest()}"'
+                status = path.stat()
+                size, etag = status.st_size, f'"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"'
                 if self.headers.get("If-Match", etag) != etag:
                     return self.reply(412)
                 wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
                 headers = {"ETag": etag} if server.etags else {}
                 if not wanted:
-                    return self.reply(200, data, headers)
-                first, last = int(wanted[1]), min(int(wanted[2]), len(data) - 1)
+                    return self.reply(200, path.read_bytes(), headers)
+                first, last = int(wanted[1]), min(int(wanted[2]), size - 1)
                 server.asked.append((first, last))
-                if first >= len(data):
-                    return self.reply(416, b"", {"Content-Range": f"bytes */{len(data)}"})
-                headers["Content-Range"] = f"bytes {first}-{last}/{len(data)}"
-                return self.reply(206, data[first : last + 1], headers)
+                if first >= size:
+                    return self.reply(416, b"", {"Content-Range": f"bytes */{size}"})
+                headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+                with path.open("rb") as file:
+                    file.seek(first)
+                    return self.reply(206, file.read(last + 1 - first), headers)
 
             def reply(self, status: int, data: bytes = b"", headers: dict[str, str] | None = None) -> None:
                 server.sent += len(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -120,6 +121,21 @@ def test_folders_that_go_while_somebody_writes(store):
     for thread in threads:
         thread.join()
     assert failed == []
+
+
+def test_a_folder_that_went_is_made_again(store, root, monkeypatch):
+    lock, went = folder._lock, []
+
+    def remove(path):
+        if not went:
+            went.append(path)
+            shutil.rmtree(path)
+        return lock(path)
+
+    monkeypatch.setattr(folder, "_lock", remove)
+    store.write("a/b", b"1")
+    assert went == [root / "a"]
+    assert store.read("a/b")[0] == b"1"
 
 
 @pytest.mark.parametrize("size", [10, LARGE, 300_000])
