@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pmtiles.tile import Compression, Entry, deserialize_header, tileid_to_zxy
+from pmtiles.tile import Compression, Entry, deserialize_header
 from pmtiles.writer import finalize_header
 
 from rsp.shared.atomic import PREFIX, atomic_path
@@ -35,7 +35,7 @@ from rsp.shared.tileset.entries import (
     read_header,
     walk,
 )
-from rsp.shared.tileset.hilbert import id_of, in_grid, tiles_of
+from rsp.shared.tileset.hilbert import columns_of, id_of, in_grid, tiles_of
 from rsp.shared.tileset.locks import hold
 from rsp.shared.tileset.metadata import MAX_BYTES, complete, parse_metadata
 
@@ -159,7 +159,7 @@ class ArchiveWriter(TileWriter):
         except BaseException:
             self.abandon()
             raise
-        self.done = frozenset(Tile(x, y, z) for z, x, y in map(tileid_to_zxy, self._journal.records))
+        self.done = frozenset(tiles_of(self._ids()))
 
     def _adopt(self) -> None:
         """Take over the tiles of the archive that is there."""
@@ -203,7 +203,7 @@ class ArchiveWriter(TileWriter):
                 last.run_length += 1
             else:
                 entries.append(Entry(tile_id, stored[digest], length, 1))
-        zooms = {tileid_to_zxy(tile_id)[0] for tile_id in records}
+        zooms = np.unique(columns_of(self._ids())[2]).tolist()
         metadata = complete(self.metadata, self.format, zooms, self._journal.read(*sources[0]))
         # fmt: off
         head = finalize_header(  # type: ignore[no-untyped-call]
@@ -217,13 +217,17 @@ class ArchiveWriter(TileWriter):
                 archive.write(self._journal.read(offset, length))
         self._journal.remove()
 
+    def _ids(self) -> NDArray[np.uint64]:
+        return np.fromiter(self._journal.records, np.uint64, len(self._journal.records))
+
     def _header(self) -> dict[str, Any]:
         """Return the header of the archive as far as it does not follow from its directories."""
         # Corners of the tiles of each zoom, in tiles.
+        x, y, zooms = columns_of(self._ids())
         corners: dict[int, tuple[int, int, int, int]] = {}
-        for z, x, y in map(tileid_to_zxy, self._journal.records):
-            x0, y0, x1, y1 = corners.get(z, (x, y, x, y))
-            corners[z] = (min(x0, x), min(y0, y), max(x1, x), max(y1, y))
+        for zoom in np.unique(zooms).tolist():
+            column, row = x[zooms == zoom], y[zooms == zoom]
+            corners[zoom] = (int(column.min()), int(row.min()), int(column.max()), int(row.max()))
         boxes = [
             (*bounds_lonlat(Tile(x0, y0, z))[0::3], *bounds_lonlat(Tile(x1, y1, z))[1:3])
             for z, (x0, y0, x1, y1) in corners.items()

@@ -79,13 +79,19 @@ def _along(zoom: int, x: Ids, y: Ids) -> Ids:
     return found
 
 
-def tiles_of(ids: Ids) -> list[Tile]:
-    """Return the tiles of ids below `END`, sorted."""
+def columns_of(ids: Ids) -> tuple[Ids, Ids, NDArray[np.int64]]:
+    """Return x, y and zoom of ids below `END`, in their order."""
     zooms = np.searchsorted(BASES, ids, "right") - 1
     x, y = np.zeros_like(ids), np.zeros_like(ids)
     for zoom in np.unique(zooms):
         where = zooms == zoom
         x[where], y[where] = _place(int(zoom), ids[where] - BASES[zoom])
+    return x, y, zooms
+
+
+def tiles_of(ids: Ids) -> list[Tile]:
+    """Return the tiles of ids below `END`, sorted."""
+    x, y, zooms = columns_of(ids)
     order = np.lexsort((zooms, y, x))
     columns = (column[order].tolist() for column in (x, y, zooms))
     return list(map(Tile._make, zip(*columns, strict=True)))
