@@ -260,6 +260,8 @@ def bench_extract(folder: Path, pbf: Path) -> None:
 
 def main() -> None:
     """Run every row that can be run here; an .osm.pbf may be given as the argument."""
+    from tests.bench_predict import bench_predict  # torch, which the other rows do without
+
     print("| what | ours, CPU s | rival | rival, CPU s | rival / ours (lowest..highest) |")
     print("|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as name:
@@ -268,6 +270,7 @@ def main() -> None:
         bench_archive(folder)
         bench_ranges(folder)
         bench_rasterize(folder)
+        bench_predict(folder)
         if len(sys.argv) > 1:
             bench_extract(folder, Path(sys.argv[1]))
 

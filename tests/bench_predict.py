@@ -1,0 +1,322 @@
+"""Measure what a tile costs: in this process, through HTTP, and the start of a model. Part of `make bench`.
+
+    python -m tests.bench_predict
+
+CPU seconds count, of all processes that take part. Every row compares the masks of both sides.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from PIL import Image
+
+from rsp.serving.client import TileClient
+from rsp.serving.host import free_ports
+from rsp.shared.images import encode
+from rsp.shared.learning.checkpoint import load_checkpoint
+from rsp.shared.learning.formats import write_model
+from rsp.shared.learning.inference import Predictor, load_predictor, predict_tiles
+from tests.networks import make_card, make_checkpoint
+
+ROOT = Path(__file__).parent.parent
+RUNS = 5
+SIDE, OVERLAP = 256, 32
+# Tiles of a measurement in this process, and through HTTP.
+TILES, REQUESTS = 12, 128
+# Java compiles what it has called 200 times.
+WARM_UP = 256
+# Fields of a card that the first landing does not know.
+LATER = ("version", "zoom", "validation", "value_type", "divisor")
+
+# Of the first landing: tiles in, milliseconds of CPU a tile and masks out.
+FIRST = """
+import json, sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from shared.learning.inference import load_predictor, predict_tiles
+import torch
+torch.set_num_threads(1)
+folder = Path(sys.argv[2])
+tiles = [path.read_bytes() for path in sorted(folder.glob("*.png"))]
+predictor = load_predictor(folder / "first.safetensors", device="cpu")
+predict_tiles(predictor, tiles[:2], 32)
+times = []
+for tile in tiles:
+    start = time.process_time()
+    (mask,) = predict_tiles(predictor, [tile], 32)
+    times.append(time.process_time() - start)
+    (folder / f"first{len(times):03d}.mask").write_bytes(mask)
+print(sorted(times)[len(times) // 2] * 1000)
+"""
+LOAD = """
+import sys, time
+from pathlib import Path
+began = time.perf_counter()
+from rsp.shared.learning.inference import load_predictor
+import numpy as np
+predictor = load_predictor(Path(sys.argv[1]), device="cpu")
+side = predictor.card.tile_size
+predictor.masks([np.zeros((side, side, 3), np.uint8)])
+print(time.perf_counter() - began)
+"""
+
+
+def row(what: str, ours: str, rival: str, theirs: str, ratio: str) -> None:
+    print(f"| {what} | {ours} | {rival} | {theirs} | {ratio} |", flush=True)
+
+
+def make_tiles(count: int) -> list[bytes]:
+    """Return windows of 320 px, as `rsp predict` sends them: areas, edges and a little noise."""
+    rng = np.random.default_rng(0)
+    side = SIDE + 2 * OVERLAP
+    tiles = []
+    for _ in range(count):
+        areas = np.kron(rng.integers(0, 256, (20, 20, 3)), np.ones((16, 16, 1), int))[:side, :side]
+        image = np.clip(areas + rng.integers(-3, 4, (side, side, 3)), 0, 255).astype(np.uint8)
+        tiles.append(encode(image, "png"))
+    return tiles
+
+
+def milliseconds(function: Callable[[bytes], object], tiles: Sequence[bytes]) -> float:
+    """Return the median CPU time of a tile in this process."""
+    times = []
+    for tile in tiles:
+        start = time.process_time()
+        function(tile)
+        times.append(time.process_time() - start)
+    return statistics.median(times) * 1000
+
+
+def pixels(masks: Sequence[bytes]) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(io.BytesIO(mask))) for mask in masks])
+
+
+def plain_loop(checkpoint: Path) -> Callable[[bytes], bytes]:
+    """Return what one would write without this project: Pillow, numpy, and the network, channels last."""
+    network, card = load_checkpoint(checkpoint)
+    network = network.to(memory_format=torch.channels_last)
+    mean, std = np.float32(card.mean), np.float32(card.std)
+    palette = [value for color in card.colors for value in color]
+
+    def predict(tile: bytes) -> bytes:
+        image = np.asarray(Image.open(io.BytesIO(tile)), np.float32) / 255
+        batch = torch.from_numpy((image - mean) / std).permute(2, 0, 1).unsqueeze(0)
+        with torch.inference_mode():
+            classes = network(batch.contiguous(memory_format=torch.channels_last)).argmax(1)[0]
+        mask = Image.fromarray(classes[OVERLAP:-OVERLAP, OVERLAP:-OVERLAP].to(torch.uint8).numpy())
+        mask.putpalette(palette)
+        buffer = io.BytesIO()
+        mask.save(buffer, "PNG", compress_level=1)
+        return buffer.getvalue()
+
+    return predict
+
+
+def first_landing(folder: Path, checkpoint: Path) -> tuple[float, list[bytes]] | None:
+    """Return milliseconds a tile and masks of the code of the first landing; None without git or its history."""
+    log = ["git", "log", "--format=%H", "--diff-filter=A", "--", "shared/learning/inference.py"]
+    found = subprocess.run(log, cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    if not found:
+        return None
+    code = folder / "code"
+    if not code.exists():
+        code.mkdir()
+        packed = subprocess.run(["git", "archive", found[-1]], cwd=ROOT, capture_output=True, check=True).stdout
+        subprocess.run(["tar", "-x", "-C", code], input=packed, check=True)
+        write_first(checkpoint, folder / "first.safetensors")
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST, code, folder], capture_output=True, text=True, check=True, cwd=folder,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+    )  # fmt: skip
+    return float(done.stdout), [path.read_bytes() for path in sorted(folder.glob("first*.mask"))]
+
+
+def write_first(checkpoint: Path, out: Path) -> None:
+    """Copy a checkpoint with a card as the first landing wrote it."""
+    data = checkpoint.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    card = json.loads(header["__metadata__"]["card"])
+    for table in (card, *card["channels"]):
+        for key in LATER:
+            table.pop(key, None)
+    header["__metadata__"]["card"] = json.dumps(card)
+    text = json.dumps(header).encode()
+    out.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+def bench_process(folder: Path, checkpoint: Path, predictor: Predictor, tiles: Sequence[bytes]) -> None:
+    def ours(tile: bytes) -> bytes:
+        answer = predict_tiles(predictor, [tile], OVERLAP)[0]
+        assert isinstance(answer, bytes)
+        return answer
+
+    loop = plain_loop(checkpoint)
+    mine, theirs = [ours(tile) for tile in tiles], [loop(tile) for tile in tiles]
+    differing = int((pixels(mine) != pixels(theirs)).sum())
+    pairs = [(milliseconds(ours, tiles), milliseconds(loop, tiles)) for _ in range(RUNS)]
+    report("a plain torch loop, channels last", pairs, differing)
+    found = first_landing(folder, checkpoint)
+    if found is None:
+        row("a tile of 256 px in process", "", "the first landing: no git history", "", "")
+        return
+    differing = int((pixels(mine) != pixels(found[1])).sum())
+    pairs = []
+    for _ in range(3):
+        before = first_landing(folder, checkpoint)
+        assert before is not None
+        pairs.append((milliseconds(ours, tiles), before[0]))
+    report("the first landing (bar: 1.67)", pairs, differing)
+
+
+def report(rival: str, pairs: list[tuple[float, float]], differing: int) -> None:
+    mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratios = [b / a for a, b in pairs]
+    row(
+        "a tile of 256 px in process, CPU ms", f"{mine:.1f}", f"{rival}; {differing} pixels differ",
+        f"{theirs:.1f}", f"{statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})",
+    )  # fmt: skip
+
+
+def bench_load(models: dict[str, Path]) -> None:
+    for kind, path in models.items():
+        used, waited = [], []
+        for _ in range(3):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            done = subprocess.run(
+                [sys.executable, "-c", LOAD, path], capture_output=True, text=True, check=True, cwd=ROOT
+            )
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+            waited.append(float(done.stdout))
+        row(
+            f"start a process, load {kind}, answer one tile: CPU s", f"{statistics.median(used):.2f}",
+            "seconds", f"{statistics.median(waited):.2f}", "",
+        )  # fmt: skip
+
+
+class Served:
+    """`rsp serve` with a model, as processes of its own.
+
+    Attributes:
+        seconds: From the start to the first answer.
+        cpu: CPU seconds until then.
+    """
+
+    def __init__(self, model: Path, folder: Path) -> None:
+        port, metrics = free_ports((0, 0))
+        began = time.monotonic()
+        command = [sys.executable, "-m", "rsp.shared.cli", "serve", "--model", str(model), "--port", str(port)]
+        self._log = (folder / "serve.log").open("wb")
+        self._process = subprocess.Popen(
+            [*command, "--metrics_port", str(metrics), "--workers", "1"],
+            cwd=ROOT,
+            stdout=self._log,
+            stderr=self._log,
+        )
+        self.url = f"http://127.0.0.1:{port}"
+        with TileClient(self.url, attempts=1) as client:
+            while not client.ready():
+                if self._process.poll() is not None or time.monotonic() - began > 120:
+                    self.stop()
+                    raise SystemExit((folder / "serve.log").read_text())
+                time.sleep(0.1)
+        self.seconds, self.cpu = time.monotonic() - began, sum(self.times().values())
+
+    def times(self) -> dict[str, float]:
+        """Return the CPU seconds so far, by what the processes are for."""
+        found: dict[str, float] = defaultdict(float)
+        root = psutil.Process(self._process.pid)
+        for process in [root, *root.children(recursive=True)]:
+            line = " ".join(process.cmdline())
+            kind = next((name for word, name in ROLES.items() if word in line), "proxy")
+            spent = process.cpu_times()
+            found[kind] += spent.user + spent.system
+        return found
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._log.close()
+
+
+ROLES = {"model_service_worker": "worker", "org.pytorch.serve": "java", "ts.model_server": "launcher"}
+
+
+def bench_http(folder: Path, model: Path, predictor: Predictor, tiles: Sequence[bytes]) -> None:
+    expected = predict_tiles(predictor, tiles, OVERLAP)
+    served = Served(model, folder)
+    try:
+        row(
+            "`rsp serve` with one worker, until it answers: CPU s", f"{served.cpu:.2f}", "seconds",
+            f"{served.seconds:.1f}", "",
+        )  # fmt: skip
+        with TileClient(served.url) as client:
+
+            def ask(index: int) -> None:
+                assert client.predict(tiles[index % len(tiles)], overlap=OVERLAP) == expected[index % len(tiles)]
+
+            def predict(tile: bytes) -> object:
+                return predict_tiles(predictor, [tile], OVERLAP)
+
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(ask, range(WARM_UP)))
+            for clients, bar in ((1, 7), (8, 5), (32, 5)):
+                with ThreadPoolExecutor(clients) as pool:
+                    list(pool.map(ask, range(2 * clients)))
+                    alone = milliseconds(predict, tiles)
+                    before, start = served.times(), time.process_time()
+                    list(pool.map(ask, range(REQUESTS)))
+                    client_time, after = time.process_time() - start, served.times()
+                alone = (alone + milliseconds(predict, tiles)) / 2
+                split = {name: (after[name] - before[name]) / REQUESTS * 1000 for name in after}
+                split["client"] = client_time / REQUESTS * 1000
+                total = sum(split.values())
+                parts = ", ".join(f"{name} {spent:.1f}" for name, spent in sorted(split.items()) if spent >= 0.05)
+                row(
+                    f"a tile over HTTP, {clients} clients, CPU ms", f"{total:.1f} ({parts})", "in process",
+                    f"{alone:.1f}", f"HTTP adds {total - alone:.1f} (bar: {bar})",
+                )  # fmt: skip
+    finally:
+        served.stop()
+
+
+def bench_predict(folder: Path) -> None:
+    """Print all rows."""
+    torch.set_num_threads(1)
+    card = replace(make_card(tile_size=SIDE, overlap=OVERLAP), num_filters=16)  # the demo's network
+    checkpoint = make_checkpoint(folder / "model.safetensors", card)
+    network, card = load_checkpoint(checkpoint)
+    models = {"a checkpoint": checkpoint}
+    for kind in ("pt2", "jit", "onnx"):
+        models[kind] = folder / f"model.{kind}"
+        write_model(models[kind], kind, network, card)  # type: ignore[arg-type]
+    tiles = make_tiles(TILES)
+    for number, tile in enumerate(tiles):
+        (folder / f"{number:03d}.png").write_bytes(tile)
+    predictor = load_predictor(models["pt2"], device="cpu")
+    bench_process(folder, checkpoint, predictor, tiles)
+    bench_load(models)
+    bench_http(folder, models["pt2"], predictor, tiles)
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        bench_predict(Path(name))
