@@ -240,7 +240,7 @@ def test_resume_refuses_masks_of_another_model(models, images, tmp_path, rsp):
 def test_workers_and_threads_do_not_change_a_byte(models, images, tmp_path, rsp_process):
     for threads, workers in ((1, 1), (2, 3)):
         ran = rsp_process(
-            "predict", "--checkpoint", models["checkpoint"], images, tmp_path / f"{threads}{workers}.pmtiles",
+            "predict", "--checkpoint", models["jit"], images, tmp_path / f"{threads}{workers}.pmtiles",
             "--workers", workers, "--no_web_ui", env={**os.environ, "OMP_NUM_THREADS": str(threads)},
         )  # fmt: skip
         assert ran.code == 0, ran.stderr
@@ -255,7 +255,7 @@ def test_killed_at_work_it_leaves_nothing_half_and_resumes(models, tmp_path):
         "rsp.shared.cli",
         "predict",
         "--checkpoint",
-        str(models["checkpoint"]),
+        str(models["jit"]),
         str(tiles),
     ]
     out = tmp_path / "out" / "m.pmtiles"
@@ -267,9 +267,9 @@ def test_killed_at_work_it_leaves_nothing_half_and_resumes(models, tmp_path):
     process.kill()
     process.wait()
     assert not out.exists()
-    result = predict(tiles, out, checkpoint=models["checkpoint"], resume=True, web_ui=False)
+    result = predict(tiles, out, checkpoint=models["jit"], resume=True, web_ui=False)
     assert result.kept > 0 and result.kept + result.tiles == 600
-    predict(tiles, tmp_path / "whole.pmtiles", checkpoint=models["checkpoint"], web_ui=False)
+    predict(tiles, tmp_path / "whole.pmtiles", checkpoint=models["jit"], web_ui=False)
     assert out.read_bytes() == (tmp_path / "whole.pmtiles").read_bytes()
     assert list(out.parent.iterdir()) == [out]
 

@@ -26,7 +26,7 @@ from tests.s3 import moto
 from tests.serving.load import Load
 from tests.serving.releases import flip
 from tests.serving.stores import arrives, move, publish, wait_until
-from tests.serving.tiny import make_checkpoint
+from tests.serving.tiny import make_model
 from tests.tilesets import BLOCK, noise
 
 pytestmark = [
@@ -53,7 +53,7 @@ def cable():
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    return {f"v{seed}": make_checkpoint(folder / f"v{seed}.safetensors", seed) for seed in (1, 2, 3)}
+    return {f"v{seed}": make_model(folder / f"v{seed}.pt", seed) for seed in (1, 2, 3)}
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +180,7 @@ def test_a_model_that_does_not_load_is_refused_with_the_reason(following, store,
     assert found["serving"] == "v1" and registered(following) == ["v1"]
 
 
-@pytest.mark.parametrize(
-    "file", ["model.safetensors", "card.json", "golden/0.tif", "golden/1.png", "release.json"]
-)
+@pytest.mark.parametrize("file", ["model.pt", "card.json", "golden/0.tif", "golden/1.png", "release.json"])
 def test_a_flipped_bit_in_any_file_of_a_release(following, store, models, file):
     version = f"flipped-{file.replace('/', '-')}"
     release = publish(store, models["v2"], version)
