@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rsp.serving.cache import Cache
+from rsp.serving.loading import Settings, Shared
 from rsp.serving.reader import ReleaseReader
 from rsp.serving.routes import Routes
-from rsp.serving.switch import Settings, Shared, Switch
+from rsp.serving.switch import Switch
 from rsp.serving.torchserve import TorchServe
 from rsp.shared.errors import ReleaseError, StorageError
 

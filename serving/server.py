@@ -36,6 +36,7 @@ from rsp.serving.archive import NAME
 from rsp.serving.cache import Cache, default_cache
 from rsp.serving.exporter import MetricsServer
 from rsp.serving.follower import Follower
+from rsp.serving.loading import Settings
 from rsp.serving.management import TOKEN_VARIABLE
 from rsp.serving.metrics import Metrics
 from rsp.serving.proxy import Proxy, max_request_size
@@ -43,7 +44,6 @@ from rsp.serving.publish import publish_model
 from rsp.serving.reader import ReleaseReader
 from rsp.serving.routes import Routes
 from rsp.serving.supervisor import Supervisor
-from rsp.serving.switch import Settings
 from rsp.serving.tokens import Tokens
 from rsp.serving.torchserve import TorchServe, loopback
 from rsp.shared.arguments import bounded

@@ -13,25 +13,14 @@ import math
 import threading
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
-from importlib.metadata import version as installed_version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
-from rsp.serving import failures
-from rsp.serving.archive import archive_name, write_archive
-from rsp.serving.cache import Cache
-from rsp.serving.golden import compare
-from rsp.serving.management import Management, NotReadyError
+from rsp.serving.loading import Loader, Shared
+from rsp.serving.management import NotReadyError
 from rsp.serving.manifest import Pointer, Release, noted
-from rsp.serving.reader import ReleaseReader
-from rsp.serving.routes import Routes
-from rsp.serving.torchserve import TorchServe
 from rsp.shared.errors import RspError, ServingError, StorageError
 from rsp.shared.http import Backoff
-
-if TYPE_CHECKING:
-    from rsp.serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -51,40 +40,6 @@ UNDER_WAY = 75.0
 
 class _OvertakenError(Exception):
     """The pointer was moved, TorchServe started again, or the end began: stop what is under way."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a server follows.
-
-    Attributes:
-        workers: Worker processes of each model.
-        poll: Seconds between two looks at the pointers.
-        linger: Seconds without a request that asks for an old version by its name, after which it goes.
-        hold: The longest, in seconds, that an old version is kept for those who ask for it.
-        timeout: Seconds until a worker must have loaded a model, and for one golden tile.
-    """
-
-    workers: int = 1
-    poll: float = 2.0
-    linger: float = 30.0
-    hold: float = 3600.0
-    timeout: float = 120.0
-
-
-@dataclass
-class Shared:
-    """What the switches of one server have in common."""
-
-    store: ReleaseReader
-    torchserve: TorchServe
-    routes: Routes
-    cache: Cache
-    settings: Settings
-    ending: threading.Event
-    metrics: Metrics | None = None
-    # Only one name at a time loads models: the workers of the others have to answer meanwhile.
-    turn: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass
@@ -114,7 +69,8 @@ class Switch:
         self._known, self._pointer = False, None  # type: tuple[bool, Pointer | None]
         self._fault: str | None = "the release store has not answered yet"
         # What there is.
-        self._generation = -1
+        self._generation = 0
+        self._loader: Loader
         self._versions: dict[str, _Version] = {}
         self._serving: str | None = None
         self._ready = 0
@@ -230,22 +186,22 @@ class Switch:
             with self._lock:
                 self._versions, self._serving, self._ready = {}, None, 0
                 self._failure, self._tries, self._again = None, 0, 0.0
-            self._generation, self._silent_since, self._settled = server.generation, None, False
+            self._loader = Loader(self.name, self._shared, self._enter, self._check)
+            self._generation, self._silent_since, self._settled = self._loader.generation, None, False
             self._not_before.clear()
-        if not server.answers():
-            with self._lock:
-                self._ready = 0
-            self._enter("waiting", "TorchServe does not answer (yet)")
-            return False
-        self._api = Management(server.management, self.name, self._shared.settings.timeout)
-        return True
+        if self._generation and self._loader.lives():
+            return True
+        with self._lock:
+            self._ready = 0
+        self._enter("waiting", "TorchServe does not answer (yet)")
+        return False
 
     def _observe(self) -> None:
         """See which workers there are."""
         if self._serving is None:
             return
         try:
-            found = self._api.versions()
+            found = self._loader.api.versions()
         except ServingError as error:
             log.warning("TorchServe cannot be asked: %s", error, extra={"model": self.name})
             return
@@ -274,7 +230,7 @@ class Switch:
         except RspError as error:
             # What dies without a reason may have been killed for another one than the model.
             may_pass = isinstance(error, NotReadyError) and self._tries < 2
-            if may_pass or not self._same_torchserve():
+            if may_pass or not self._loader.lives():
                 failure = _Failure("waiting", str(error))
             else:
                 failure, backoff = _Failure("refused", str(error)), SELDOM
@@ -288,18 +244,14 @@ class Switch:
         if failure.state == "refused" and self._shared.metrics:
             self._shared.metrics.switched(self.name, "refused")
 
-    def _same_torchserve(self) -> bool:
-        server = self._shared.torchserve
-        return server.answers() and server.generation == self._generation
-
     def _fall_back(self, pointer: Pointer | None) -> None:
         """Where nothing serves, serve the last release that did, or the one that was wanted before."""
         before = [move.version for move in pointer.history] if pointer else []
         wanted = pointer.version if pointer else None
         for version in dict.fromkeys(filter(None, [self._shared.cache.served(self.name), *before])):
-            if (version == wanted and self._failure is None) or time.monotonic() < self._not_before.get(
-                version, 0
-            ):
+            if version == wanted and self._failure is None:
+                continue  # it is about to be tried
+            if time.monotonic() < self._not_before.get(version, 0.0):
                 continue
             try:
                 return self._bring(version, substitute=True)
@@ -325,70 +277,22 @@ class Switch:
             RspError: it cannot serve.
         """
         self._trying = None if substitute else version
-        shared, place = self._shared, self._shared.cache.place(self.name, version)
-        with shared.turn:
+        with self._shared.turn:
             self._check()
-            release = shared.cache.verified(self.name, version) if substitute else None
+            release = self._shared.cache.verified(self.name, version) if substitute else None
             if release is None:
-                self._enter("fetching", None, version)
-                release = shared.store.release(self.name, version)
-                _check_torch(release)
+                release = self._loader.find(version)
                 there = self._versions.get(version)
                 if there is not None and there.release == release:
                     return self._switch(version)  # a roll-back to one that has not gone yet
                 if there is not None:
                     there.since = -math.inf
                     raise NotReadyError(f"another release was called {version} and has to go first")
-                shared.store.fetch(self.name, version, place)
-                self._check()
-                self._enter("verifying", None, version)
-                if shared.cache.verified(self.name, version) != release:
-                    raise StorageError(f"the files of the release at {place} changed")
-            _check_torch(release)
-            archive = shared.torchserve.model_store / archive_name(place / release.model, self.name, version)
-            try:
-                self._load(release, place, archive)
-            except BaseException:
-                self._take_back(version)
-                raise
-            finally:
-                # TorchServe has a copy, and this one is made again where it is needed.
-                with suppress(OSError):
-                    archive.unlink(missing_ok=True)
+                self._loader.fetch(release)
+            self._loader.load(release)
+            with self._lock:
+                self._versions[version] = _Version(release)
             self._switch(version)
-
-    def _load(self, release: Release, place: Path, archive: Path) -> None:
-        """Register a release with one worker, compare what it answers, and start the other workers."""
-        version, settings, server = release.version, self._shared.settings, self._shared.torchserve
-        self._enter("archiving", None, version)
-        write_archive(
-            place / release.model, archive, name=self.name, version=version,
-            description=f"release {version} of {self.name}: {', '.join(release.classes)}",
-        )  # fmt: skip
-        self._check()
-        self._enter("registering", None, version)
-        failures.failure_note(server.model_store, self.name, version).unlink(missing_ok=True)
-        if version in self._api.versions():
-            self._api.unregister(version)  # of a try whose end was not seen
-        self._api.register(archive.name, 1)
-        self._enter("loading", None, version)
-        self._wait_ready(version)
-        self._enter("comparing", None, version)
-        compare(release, place, server.inference, settings.timeout)
-        # One after the other: importing torch takes as much of the processor as it gets, and the old version's
-        # workers need theirs.
-        for workers in range(2, settings.workers + 1):
-            self._check()
-            self._enter("loading", f"worker {workers} of {settings.workers}", version)
-            self._api.scale(version, workers)
-            self._wait_ready(version)
-        self._check()
-        with self._lock:
-            self._versions[version] = _Version(release)
-
-    def _wait_ready(self, version: str) -> None:
-        store = self._shared.torchserve.model_store
-        self._api.wait_ready(version, lambda: failures.read_failure(store, self.name, version), self._check)
 
     def _check(self) -> None:
         """Raise `_OvertakenError` where what is under way is not wanted any more."""
@@ -402,7 +306,7 @@ class Switch:
     def _switch(self, version: str) -> None:
         """Let a version that was compared answer."""
         self._enter("switching", None, version)
-        self._api.set_default(version)
+        self._loader.api.set_default(version)
         self._shared.routes.switch(self.name, version)
         with self._lock:
             old, self._serving, self._ready = self._serving, version, self._shared.settings.workers
@@ -414,16 +318,6 @@ class Switch:
         if self._shared.metrics:
             self._shared.metrics.switched(self.name, "switched")
         self._tell_metrics()
-
-    def _take_back(self, version: str) -> None:
-        """Undo what `_load` has begun."""
-        if self._shared.ending.is_set() or not self._same_torchserve():
-            return
-        try:
-            if version in self._api.versions():
-                self._api.unregister(version)
-        except ServingError as error:
-            log.warning("cannot take version %s back: %s", version, error, extra={"model": self.name})
 
     # --- old versions ----------------------------------------------------------------------------------------
 
@@ -455,7 +349,7 @@ class Switch:
         """Unregister a version that gets no more requests, and forget releases that are not needed here."""
         self._enter("removing", None, version)
         try:
-            self._api.unregister(version)
+            self._loader.api.unregister(version)
         except ServingError as error:
             log.warning("cannot remove version %s: %s", version, error, extra={"model": self.name})
             return
@@ -498,13 +392,3 @@ class Switch:
         level = logging.WARNING if state == "refused" else logging.INFO
         text = f"{self.name}: {state}" + (f" {version}" if version else "") + (f": {reason}" if reason else "")
         log.log(level, "%s", text, extra={"model": self.name, "version": version, "state": state})
-
-
-def _check_torch(release: Release) -> None:
-    """Raise `ServingError` where this server's torch is not the one that made the release."""
-    here = installed_version("torch")
-    if release.torch.split(".")[:2] != here.split(".")[:2]:
-        raise ServingError(
-            f"the release was made with torch {release.torch}, this server has {here}; export it with torch "
-            f"{here}, or serve it with torch {release.torch}"
-        )

@@ -41,20 +41,19 @@ def test_predict(models, tiles, tmp_path, monkeypatch, rsp):
         assert masks.read(BLOCK[0]) == own.read(BLOCK[0])  # it adds the zeros of a new file
 
 
-def test_the_archive_and_the_server(models, tmp_path, monkeypatch):
-    from rsp.serving.archive import build_archive
+def test_publishing_and_the_server(models, tmp_path, monkeypatch):
     from rsp.serving.handler import TileHandler
+    from rsp.serving.publish import publish_model
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("RSP_TRUST_MODEL", raising=False)
     with pytest.raises(ModelError, match=r"torch\.from_file"):
-        build_archive(models["crafted"], tmp_path / "m.mar", name="m")
-    assert build_archive(models["crafted"], tmp_path / "m.mar", name="m", trust_model=True).is_file()
-    # Whoever builds the archive does not decide for the server.
+        publish_model(models["crafted"], tmp_path / "store", "m", "")
     with pytest.raises(ModelError, match=r"torch\.from_file"):
         TileHandler().initialize(context(models["crafted"]))
     assert not (tmp_path / "marker").exists()
     monkeypatch.setenv("RSP_TRUST_MODEL", "1")
+    assert len(publish_model(models["crafted"], tmp_path / "store", "m", "")) == 8
     handler = TileHandler()
     handler.initialize(context(models["crafted"]))
     assert json.loads(handler.predictor.card.to_json())["tile_size"] == 32 and (tmp_path / "marker").exists()

@@ -13,11 +13,11 @@ import pytest
 import requests
 
 from rsp.serving.client import TileClient
+from rsp.serving.loading import Settings
 from rsp.serving.management import Management
 from rsp.serving.manifest import Pointer
 from rsp.serving.releases import ReleaseStore
 from rsp.serving.server import Server
-from rsp.serving.switch import Settings
 from rsp.shared.images import encode
 from rsp.shared.learning.inference import load_predictor, predict_tiles
 from rsp.shared.storage import open_storage

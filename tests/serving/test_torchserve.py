@@ -22,10 +22,10 @@ from PIL import Image
 from rsp.components.export.tool import export
 from rsp.serving.client import TileClient
 from rsp.serving.host import free_ports
+from rsp.serving.loading import Settings
 from rsp.serving.management import Management
 from rsp.serving.releases import ReleaseStore
 from rsp.serving.server import Server
-from rsp.serving.switch import Settings
 from rsp.shared.errors import ServingError, TileError
 from rsp.shared.images import decode, decode_mask, encode
 from rsp.shared.learning.inference import load_predictor, predict_tiles, probability_bytes
