@@ -49,7 +49,7 @@ class FolderStorage(Storage):
         with self._open(key) as file:
             before = _stat(key, file)
             check_limit(self._where(key), before.size, limit)
-            data = file.read(limit + 1)
+            data = file.read(min(before.size, limit) + 1)
             if len(data) <= HASHED:
                 return data, Stat(key, len(data), _digest(data))
             self._unchanged(key, file, before)

@@ -113,9 +113,9 @@ def test_the_same_as_from_the_disk(many, server, s3, tmp_path):
                     with pytest.raises(TileError, match=f"no tile {absent.z}/{absent.x}/{absent.y} in "):
                         reader.read(absent)
                 assert "secret" not in reader.address
-                for odd in (Tile(-1, 0, 3), Tile(8, 0, 3), Tile(0, 0, 31), "x", None):
+                for odd in (*map(Tile._make, [(-1, 0, 3), (8, 0, 3), (0, 0, 31), (0, 0, -1)]), "x", None):
                     assert odd not in reader
-                odd = [Tile(60, 0, 10), Tile(-1, 0, 3), some[0]]
+                odd = [Tile(60, 0, 10), Tile._make((-1, 0, 3)), some[0]]
                 assert reader.read_many(odd) == {some[0]: local.read(some[0])}
 
 
