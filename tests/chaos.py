@@ -296,10 +296,16 @@ def workers(folder: Path, seconds: float, times: int) -> bool:
         server.serves("v1")
         with Retrying(server.url, masks_of(folder), 4, 0.0) as client:
             while killed < times:
-                time.sleep(dice.uniform(1.0, 3.0))
-                if found := server.python_workers():
-                    dice.choice(found).kill()
-                    killed += 1
+                # Under load, and when the last one's successor has begun to work: a worker that is killed whenever
+                # it starts would answer nobody.
+                server.wait(lambda each: each["workers"] == 2)
+                answered = client.count
+                while client.count < answered + 5:
+                    time.sleep(0.05)
+                time.sleep(dice.uniform(0.0, 0.2))
+                dice.choice(server.python_workers()).kill()
+                killed += 1
+                time.sleep(2.5)  # until the follower has noticed
             time.sleep(5)
     print(f"{killed} workers killed, {client.count} tiles answered, {len(client.faults)} lost", flush=True)
     print(*sorted(set(client.faults))[:5], sep="\n")
