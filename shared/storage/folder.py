@@ -50,6 +50,8 @@ class FolderStorage(Storage):
             before = _stat(key, file)
             check_limit(self._where(key), before.size, limit)
             data = file.read(min(before.size, limit) + 1)
+            if len(data) != before.size:
+                raise ChangedError(f"{self._where(key)} changed while it was read: try again")
             if len(data) <= HASHED:
                 return data, Stat(key, len(data), _digest(data))
             self._unchanged(key, file, before)

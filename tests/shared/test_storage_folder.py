@@ -190,6 +190,21 @@ def test_files_that_change_while_they_are_read(store, root, tmp_path, monkeypatc
     assert not (tmp_path / "copy").exists()
 
 
+def test_a_small_file_that_grows_while_it_is_read(store, root, monkeypatch):
+    store.write("a", b"12")
+    stat = folder._stat
+
+    def grow(key, file):
+        found = stat(key, file)
+        with (root / "a").open("ab") as other:
+            other.write(b"345")
+        return found
+
+    monkeypatch.setattr(folder, "_stat", grow)
+    with pytest.raises(ChangedError, match="changed while it was read: try again"):
+        store.read("a")
+
+
 def test_file_systems_that_note_whole_seconds(store, root, monkeypatch):
     """There the step is a longer one."""
     slept = []
