@@ -40,7 +40,9 @@ def archive_name(model: Path, name: str, version: str) -> str:
     return f"{name}-{digest}.mar" if version == digest else f"{name}-{version}-{digest}.mar"
 
 
-def write_archive(model: Path, path: Path, *, name: str, version: str, description: str) -> None:
+def write_archive(
+    model: Path, path: Path, *, name: str, version: str, description: str, precision: str | None = None
+) -> None:
     """Write the archive of a verified release. What is in the model, the worker checks when it loads it.
 
     Args:
@@ -49,6 +51,7 @@ def write_archive(model: Path, path: Path, *, name: str, version: str, descripti
         name: What the model is called in TorchServe's URLs.
         version: Its version there.
         description: What TorchServe tells about it.
+        precision: What the worker computes in; as model-config.yaml says if None.
 
     Raises:
         StorageError: it cannot be written.
@@ -71,7 +74,7 @@ def write_archive(model: Path, path: Path, *, name: str, version: str, descripti
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
         _add(archive, "MAR-INF/MANIFEST.json", json.dumps(manifest, indent=2).encode() + b"\n")
         _add(archive, HANDLER, (HERE / "handler.py").read_bytes())
-        _add(archive, CONFIG, _settings())
+        _add(archive, CONFIG, _settings(precision))
         # As a stream: a model may be larger than the memory of whoever derives its archive.
         entry = _entry(stored)
         entry.file_size = model.stat().st_size
@@ -79,13 +82,23 @@ def write_archive(model: Path, path: Path, *, name: str, version: str, descripti
             shutil.copyfileobj(source, target, 1 << 20)
 
 
-def _settings() -> bytes:
+def _settings(precision: str | None) -> bytes:
     """Return what TorchServe is told of each model: our file, or that which RSP_MODEL_CONFIG names."""
     path = Path(os.environ.get("RSP_MODEL_CONFIG") or HERE / CONFIG)
     try:
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise StorageError(f"RSP_MODEL_CONFIG: cannot read {path}: {error.strerror}") from None
+    if precision is None:
+        return content
+    import yaml
+
+    try:
+        settings = yaml.safe_load(content) or {}
+        settings["handler"] = {**(settings.get("handler") or {}), "precision": precision}
+    except (yaml.YAMLError, TypeError, AttributeError) as error:
+        raise StorageError(f"RSP_MODEL_CONFIG: {path} is not a YAML table of settings: {error}") from None
+    return yaml.safe_dump(settings, sort_keys=True).encode()
 
 
 def trusts_models() -> bool:

@@ -38,6 +38,7 @@ class Settings:
         linger: Seconds without a request that asks for an old version by its name, after which it goes.
         hold: The longest, in seconds, that an old version is kept for those who ask for it.
         timeout: Seconds until a worker must have loaded a model, and for one golden tile.
+        precision: What workers compute in, as `bfloat16`; as model-config.yaml says if None.
     """
 
     workers: int = 1
@@ -45,6 +46,7 @@ class Settings:
     linger: float = 30.0
     hold: float = 3600.0
     timeout: float = 120.0
+    precision: str | None = None
 
 
 @dataclass
@@ -143,6 +145,7 @@ class Loader:
         write_archive(
             place / release.model, archive, name=self.name, version=version,
             description=f"release {version} of {self.name}: {', '.join(release.classes)}",
+            precision=settings.precision,
         )  # fmt: skip
         self._check()
         self._enter("registering", None, version)

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rsp.serving.archive import archive_name, sha8, write_archive
 from rsp.shared.errors import StorageError
@@ -63,6 +64,24 @@ def test_settings_of_another_file(tmp_path, model, monkeypatch):
     settings.unlink()
     with pytest.raises(StorageError, match=r"RSP_MODEL_CONFIG: cannot read .*gpu\.yaml: No such file"):
         build_archive(model, tmp_path, name="m")
+
+
+def test_the_precision_of_a_server(tmp_path, model, monkeypatch):
+    def written(precision: str | None) -> dict:
+        write_archive(model, tmp_path / "m.mar", name="m", version="1", description="", precision=precision)
+        with zipfile.ZipFile(tmp_path / "m.mar") as archive:
+            return yaml.safe_load(archive.read("model-config.yaml"))
+
+    ours, changed = written(None), written("bfloat16")
+    assert ours["handler"]["precision"] == "float32"
+    assert changed == {**ours, "handler": {**ours["handler"], "precision": "bfloat16"}}
+    settings = tmp_path / "gpu.yaml"
+    monkeypatch.setenv("RSP_MODEL_CONFIG", str(settings))
+    settings.write_text("batchSize: 8\n")
+    assert written("bfloat16") == {"batchSize": 8, "handler": {"precision": "bfloat16"}}
+    settings.write_text("- 8\n")
+    with pytest.raises(StorageError, match=r"gpu\.yaml is not a YAML table of settings"):
+        written("bfloat16")
 
 
 def test_the_same_bytes_every_time(tmp_path, model):

@@ -47,6 +47,9 @@ def test_serve_needs_something_to_serve(rsp, monkeypatch):
     assert ran.code == 2 and "one --name" in ran.stderr
     ran = rsp("serve", "--store", "x", "--name", "a/b")
     assert ran.code == 2 and "'a/b'" in ran.stderr
+    monkeypatch.setenv("RSP_PRECISION", "float16")
+    ran = rsp("serve", "--store", "x")
+    assert ran.code == 2 and "RSP_PRECISION is 'float16'; expected float32 or bfloat16" in ran.stderr
     ran = rsp("serve", "--help")
     assert ran.code == 0 and "rsp serve --model model.pt2" in ran.stdout and "In Python" not in ran.stdout
 
@@ -54,7 +57,8 @@ def test_serve_needs_something_to_serve(rsp, monkeypatch):
 def test_every_flag_has_a_variable(monkeypatch):
     """The image's entrypoint is `rsp serve` itself."""
     flags = {"store": "s", "cache": "c", "host": "::", "port": "1", "metrics_port": "2", "workers": "3",
-             "timeout": "4", "drain": "5", "model": "m", "version": "v"}  # fmt: skip
+             "timeout": "4", "drain": "5", "model": "m", "version": "v",
+             "precision": "bfloat16"}  # fmt: skip
     for flag, value in flags.items():
         monkeypatch.setenv(f"RSP_{flag.upper()}", value)
     args = vars(make_parser().parse_args([]))
