@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 import requests
+import torch
 from PIL import Image
 
 from rsp.components.export.tool import export
@@ -28,7 +29,7 @@ from rsp.serving.releases import ReleaseStore
 from rsp.serving.server import Server
 from rsp.shared.errors import ServingError, TileError
 from rsp.shared.images import decode, decode_mask, encode
-from rsp.shared.learning.inference import load_predictor, predict_tiles, probability_bytes
+from rsp.shared.learning.inference import BFLOAT16_CPU, load_predictor, predict_tiles, probability_bytes
 from rsp.shared.storage import open_storage
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import open_reader
@@ -304,7 +305,7 @@ def start_foreground(folder: Path, *flags: object, **environ: str) -> tuple[subp
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(2)]
     assert lines[0] == f"serving http://127.0.0.1:{port}/predictions/rsp\n", (folder / "log").read_text()
-    assert lines[1].startswith("  curl -T tile.webp -X POST -H 'Content-Type: image/webp' http://")
+    assert lines[1].startswith("  curl -T tile.png http://")
     return process, f"http://127.0.0.1:{port}"
 
 
@@ -314,13 +315,19 @@ def started_by(process: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def test_in_the_foreground_until_sigterm(tmp_path, model):
     """C3: not ready at once, serving until the drain is over; then no request is lost, and no connection reset."""
-    process, url = start_foreground(tmp_path, "--model", model, RSP_WORKERS="1", RSP_DRAIN="1")
+    quick = any(torch.cpu.get_capabilities().get(name) for name in BFLOAT16_CPU)
+    precision = "bfloat16" if quick else "float32"
+    process, url = start_foreground(
+        tmp_path, "--model", model, RSP_WORKERS="1", RSP_DRAIN="1", RSP_PRECISION=precision
+    )
     family = started_by(process)
     assert any("java" in child.name() for child in family) and len(family) >= 4  # watchdog, launcher, java, worker
     (folder,) = {child.environ()["TEMP"] for child in family if child.name() == "java"}
     with Load(url) as load:
         load.wait_for(10)
         assert requests.get(f"{url}/healthz", timeout=30).status_code == 200
+        card = requests.get(f"{url}/predictions/rsp", headers={"Describe": "true"}, timeout=30)
+        assert card.headers["X-Precision"] == precision
         process.terminate()
         while (answer := requests.get(f"{url}/healthz", timeout=30)).status_code == 200:
             pass
