@@ -6,7 +6,6 @@ archive, byte for byte, which TorchServe's own archiver cannot do (it notes the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -14,8 +13,9 @@ import shutil
 import zipfile
 from pathlib import Path
 
+from rsp.serving.manifest import sha8
 from rsp.shared.atomic import atomic_path
-from rsp.shared.errors import ModelError, StorageError
+from rsp.shared.errors import StorageError
 
 HERE = Path(__file__).parent
 HANDLER = "rsp_handler.py"
@@ -23,15 +23,6 @@ CONFIG = "model-config.yaml"
 # TorchServe puts both into URLs and file names.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SUFFIXES = (".pt2", ".onnx", ".pt", ".jit", ".safetensors")
-
-
-def sha8(model: Path) -> str:
-    """Return what identifies a model: the first eight hex digits of the SHA-256 of its file."""
-    try:
-        with model.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:8]
-    except OSError as error:
-        raise ModelError(f"cannot read the model {model}: {error.strerror}") from error
 
 
 def archive_name(model: Path, name: str, version: str) -> str:

@@ -286,6 +286,15 @@ def measured(path: Path) -> File:
         raise ReleaseError(f"cannot read {path}: {error.strerror}") from error
 
 
+def sha8(model: Path) -> str:
+    """Return what identifies a model: the first eight hex digits of the SHA-256 of its file."""
+    try:
+        with model.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:8]
+    except OSError as error:
+        raise ModelError(f"cannot read the model {model}: {error.strerror}") from error
+
+
 def _dumped(data: Mapping[str, Any]) -> bytes:
     return json.dumps(data, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
 

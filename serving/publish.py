@@ -11,7 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rsp.serving.archive import sha8, trusts_models
+from rsp.serving.archive import trusts_models
+from rsp.serving.manifest import sha8
 from rsp.shared.errors import ModelError, RspError
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from rsp.components.deploy.checks import another_question, warn, worse
 from rsp.components.deploy.replicas import Replica, Replicas
-from rsp.serving.archive import sha8
-from rsp.serving.manifest import Pointer, Release, check_name, measured
+from rsp.serving.manifest import Pointer, Release, check_name, measured, sha8
 from rsp.serving.releases import ReleaseStore
 from rsp.shared.errors import ConflictError, ModelError, ReleaseError, RspError, ServingError, StorageError
 

@@ -26,8 +26,7 @@ import rsp.components.deploy.tool
 from rsp.components.deploy.checks import another_question, worse, worse_than_current
 from rsp.components.deploy.component import deploy as deploy_component
 from rsp.components.deploy.replicas import Replicas
-from rsp.serving.archive import sha8
-from rsp.serving.manifest import Precision
+from rsp.serving.manifest import Precision, sha8
 from rsp.serving.releases import ReleaseStore
 from rsp.shared.errors import (
     ConflictError,

@@ -9,8 +9,8 @@ import pytest
 
 import rsp.components.deploy.golden
 from rsp.components.deploy.tool import deploy
-from rsp.serving.archive import sha8
 from rsp.serving.client import TileClient
+from rsp.serving.manifest import sha8
 from rsp.serving.releases import ReleaseStore
 from rsp.serving.server import Server
 from rsp.shared.errors import ServingError

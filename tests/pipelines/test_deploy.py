@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rsp.pipelines.local import run_local
-from rsp.serving.archive import sha8
+from rsp.serving.manifest import sha8
 from rsp.shared.tileset import open_reader
 from tests.tilesets import CONFIG
 

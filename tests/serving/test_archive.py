@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rsp.serving.archive import archive_name, sha8, write_archive
+from rsp.serving.archive import archive_name, write_archive
+from rsp.serving.manifest import sha8
 from rsp.shared.errors import StorageError
 from tests.serving.tiny import make_checkpoint
 
