@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -20,8 +19,6 @@ from rsp.shared.errors import StorageError
 HERE = Path(__file__).parent
 HANDLER = "rsp_handler.py"
 CONFIG = "model-config.yaml"
-# TorchServe puts both into URLs and file names.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SUFFIXES = (".pt2", ".onnx", ".pt", ".jit", ".safetensors")
 
 

@@ -9,8 +9,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from rsp.serving.archive import NAME
-from rsp.serving.manifest import Release, verify
+from rsp.serving.manifest import NAME, Release, verify
 from rsp.shared.atomic import atomic_text
 from rsp.shared.errors import ReleaseError, StorageError
 

@@ -16,8 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeVar
 
-from rsp.serving.archive import NAME
-from rsp.shared.errors import ConfigError, ReleaseError
+from rsp.shared.errors import ConfigError, ModelError, ReleaseError
 from rsp.shared.images import VALUE_TYPES
 from rsp.shared.keys import MAX_TEXT, Key, read_table, shortened
 
@@ -42,6 +41,8 @@ MAX_GOLDEN = 16
 HISTORY = 100
 MAX_REASON = 500
 
+# Names and versions of models: TorchServe puts both into URLs and file names.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DTYPES = ("float32", "bfloat16")
 _DIGEST = re.compile("[0-9a-f]{64}")
 _TIME = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")

@@ -22,7 +22,6 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsp.serving.archive import NAME
 from rsp.serving.host import bound_socket
 from rsp.serving.http1 import (
     MAX_HEAD,
@@ -34,6 +33,7 @@ from rsp.serving.http1 import (
     read_chunks,
 )
 from rsp.serving.logs import log_request, request_id
+from rsp.serving.manifest import NAME
 from rsp.serving.routes import NoRouteError, Routes
 from rsp.serving.tokens import BEARER
 

@@ -14,9 +14,9 @@ from glob import escape
 from pathlib import Path
 from tempfile import mkdtemp
 
-from rsp.serving.archive import NAME
 from rsp.serving.manifest import (
     MAX_MANIFEST,
+    NAME,
     POINTER,
     RELEASE,
     Pointer,

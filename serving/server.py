@@ -32,13 +32,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from rsp.serving import live, logs
-from rsp.serving.archive import NAME
 from rsp.serving.cache import Cache, default_cache
 from rsp.serving.exporter import MetricsServer
 from rsp.serving.follower import Follower
 from rsp.serving.loading import Settings
 from rsp.serving.management import TOKEN_VARIABLE
-from rsp.serving.manifest import DTYPES
+from rsp.serving.manifest import DTYPES, NAME
 from rsp.serving.metrics import Metrics
 from rsp.serving.proxy import Proxy, max_request_size
 from rsp.serving.publish import publish_model
