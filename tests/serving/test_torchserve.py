@@ -294,6 +294,17 @@ def test_a_port_that_is_taken(tmp_path, server):
         Server(tmp_path, ["rsp"], port=int(server.inference.rsplit(":", 1)[1]))
 
 
+STARTED: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running():
+    """A test that fails half way must not leave its server behind."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
 def start_foreground(folder: Path, *flags: object, **environ: str) -> tuple[subprocess.Popen[str], str]:
     """Start `rsp serve` in a folder, and return it with its URL for predictions, when it has told that."""
     port, metrics_port = free_ports((0, 0))
@@ -302,6 +313,7 @@ def start_foreground(folder: Path, *flags: object, **environ: str) -> tuple[subp
         list(map(str, command)), stdout=subprocess.PIPE, stderr=(folder / "log").open("wb"), text=True, cwd=folder,
         env={**os.environ, "RSP_PORT": str(port), "RSP_METRICS_PORT": str(metrics_port), **environ},
     )  # fmt: skip
+    STARTED.append(process)
     assert process.stdout is not None
     lines = [process.stdout.readline() for _ in range(2)]
     assert lines[0] == f"serving http://127.0.0.1:{port}/predictions/rsp\n", (folder / "log").read_text()
