@@ -7,12 +7,9 @@ from email.message import Message
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import numpy as np
-
 from rsp.serving.management import NotReadyError
 from rsp.serving.manifest import Precision, Release
 from rsp.shared.errors import ServingError, TileError
-from rsp.shared.images import decode_mask
 
 # Fraction of the pixels that may differ where server and release compute with different types or instructions.
 # Where these are the same, no pixel does.
@@ -31,6 +28,10 @@ def compare(release: Release, folder: Path, inference: str, timeout: float) -> N
     Raises:
         ServingError: it does not answer, or with other masks.
     """
+    import numpy as np  # not at the top: `rsp serve --help` answers without
+
+    from rsp.shared.images import decode_mask
+
     differing = total = 0
     exact = True
     for golden in release.golden:

@@ -17,7 +17,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn, TypeVar
 
 from rsp.shared.errors import ConfigError, ModelError, ReleaseError
-from rsp.shared.images import VALUE_TYPES
 from rsp.shared.keys import MAX_TEXT, Key, read_table, shortened
 
 T = TypeVar("T")
@@ -370,6 +369,8 @@ def _release(data: Any, where: str) -> Release:
     for text in (*values["bands"], *values["classes"]):
         _expect(len(text) <= MAX_TEXT, where, f"a text of {len(text)} characters")
     kind, digest = values["value_type"], values["validation"]
+    from rsp.shared.images import VALUE_TYPES  # which imports numpy, and a server that only starts needs none
+
     _expect(kind is None or kind in VALUE_TYPES, where, f"value_type: expected one of {', '.join(VALUE_TYPES)}")
     _expect(digest is None or _DIGEST.fullmatch(digest), where, "validation: expected a SHA-256 digest, or null")
     _expect(

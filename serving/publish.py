@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,9 @@ def publish_model(model: Path, store: Path, name: str, version: str) -> str:
     """
     version = version or sha8(model)
     command = [sys.executable, "-m", "rsp.serving.publish", str(model), str(store), name, version]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    # With -m, a `json.py` or a `torch/` of the current folder would be taken for the real one.
+    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment)
     if done.returncode:
         last = done.stderr.strip().splitlines()[-1:] or [f"it ended with {done.returncode}"]
         raise ModelError(last[0].removeprefix("error: "))

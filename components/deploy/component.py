@@ -29,6 +29,11 @@ def deploy(
         version: Its version; empty lets it follow from the model.
         status: URLs of the status of the servers, with spaces between; empty to wait for nobody.
         endpoint: URL of the server, for the output `endpoint`; empty takes it from `status`.
+
+    Returns:
+        version: The version that is wanted now.
+        endpoint: Where tiles are predicted; empty where no server was named.
+        replaced: The version that was wanted before; empty where there was none, or nothing was changed.
     """
     from pathlib import Path
 

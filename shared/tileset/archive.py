@@ -35,7 +35,7 @@ from rsp.shared.tileset.entries import (
     read_header,
     walk,
 )
-from rsp.shared.tileset.hilbert import columns_of, id_of, in_grid, tiles_of
+from rsp.shared.tileset.hilbert import columns_of, id_of, in_grid, tile_of, tiles_of
 from rsp.shared.tileset.locks import hold
 from rsp.shared.tileset.metadata import MAX_BYTES, complete, parse_metadata
 
@@ -102,7 +102,8 @@ class ArchiveReader(TileReader):
         return tiles_of(self._runs.ids())
 
     def __contains__(self, tile: object) -> bool:
-        return isinstance(tile, Tile) and in_grid(tile) and self._runs.find(id_of(tile)) is not None
+        found = tile_of(tile)
+        return found is not None and self._runs.find(id_of(found)) is not None
 
     def __len__(self) -> int:
         return len(self._runs)

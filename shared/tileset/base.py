@@ -45,7 +45,8 @@ class TileReader(ABC):
         """Return all tiles, sorted."""
 
     @abstractmethod
-    def __contains__(self, tile: object) -> bool: ...
+    def __contains__(self, tile: object) -> bool:
+        """Tell whether there is a tile: a `Tile`, or a plain (x, y, z), which may lie outside the grid."""
 
     @abstractmethod
     def __len__(self) -> int: ...

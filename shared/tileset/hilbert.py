@@ -24,6 +24,14 @@ def in_grid(tile: Tile) -> bool:
     return 0 <= tile.z <= MAX_ZOOM and 0 <= tile.x < 1 << tile.z and 0 <= tile.y < 1 << tile.z
 
 
+def tile_of(value: object) -> Tile | None:
+    """Return the tile that a `Tile`, or a plain (x, y, z), names; None where it is neither, or not in the grid."""
+    if not (isinstance(value, tuple) and len(value) == 3 and all(isinstance(part, int) for part in value)):
+        return None
+    x, y, z = value
+    return Tile(x, y, z) if 0 <= z <= MAX_ZOOM and 0 <= x < 1 << z and 0 <= y < 1 << z else None
+
+
 _FIRST = tuple(BASES.tolist())
 
 

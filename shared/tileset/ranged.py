@@ -29,7 +29,7 @@ from rsp.shared.tileset.entries import (
     unpack,
     walk,
 )
-from rsp.shared.tileset.hilbert import ids_of, in_grid, tiles_of
+from rsp.shared.tileset.hilbert import ids_of, in_grid, tile_of, tiles_of
 from rsp.shared.tileset.metadata import MAX_BYTES, parse_metadata
 from rsp.shared.tileset.ranges import Ranges
 
@@ -113,7 +113,8 @@ class RangedReader(TileReader):
             return tiles_of(Runs(walk(self._root, self._below)).ids())
 
     def __contains__(self, tile: object) -> bool:
-        return isinstance(tile, Tile) and self._find([tile])[0] is not None
+        found = tile_of(tile)
+        return found is not None and self._find([found])[0] is not None
 
     def __len__(self) -> int:
         return self._header["addressed_tiles_count"] or len(self.tiles())

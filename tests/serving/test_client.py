@@ -234,7 +234,7 @@ def test_a_run_holds_on_to_one_version(server, client):
     assert [path for path, _, _ in server.requests] == ["/predictions/rsp", "/predictions/rsp/v1"]
     # Another version that answers in its place is found out, as is its absence.
     server.headers = {"X-Model-Version": "v2"}
-    gone = r"predictions/rsp/v1: version 'v1' of 'rsp' is not served any more.* again with --resume"
+    gone = r"predictions/rsp/v1: version 'v1' of 'rsp' is not served any more.* without --resume"
     with pytest.raises(ServingError, match=gone):
         client.predict(b"image")
     server.answers = [(404, "application/json", b'{"message": "Model version: v1 does not exist"}')]

@@ -230,7 +230,7 @@ def test_a_client_holds_on_to_a_version(server, predictor):
         assert client.pin() == predictor.card and client.url.endswith("/predictions/rsp/v1")
         assert client.predict(encode(noise(BLOCK[0]), "png"))
         client._url, client.url = client._url, client._url("gone")
-        with pytest.raises(ServingError, match=r"is not served any more.* again with --resume"):
+        with pytest.raises(ServingError, match=r"is not served any more.* without --resume"):
             client.predict(b"x")
 
 

@@ -46,12 +46,12 @@ def make_checkpoint(path: Path, seed: int = 0, **fields: object) -> Path:
     return path
 
 
-def make_model(path: Path, seed: int = 0, **fields: object) -> Path:
-    """Write the network of `make_checkpoint` as TorchScript.
+def make_model(path: Path, seed: int = 0, kind: str = "jit", **fields: object) -> Path:
+    """Export the network of `make_checkpoint`.
 
     For what starts servers: a worker loads it in a tenth of a second, and a checkpoint, which `transformers`
     builds, in two and a half.
     """
     checkpoint = make_checkpoint(path.with_suffix(".safetensors"), seed, **fields)
-    write_model(path, "jit", *load_checkpoint(checkpoint))
+    write_model(path, kind, *load_checkpoint(checkpoint))
     return path
