@@ -18,6 +18,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,6 +119,7 @@ class Proxy:
         self._idle: set[asyncio.StreamWriter] = set()
         self._held = 0
         self._draining = False
+        self._ending: Future[int] | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
@@ -143,7 +145,10 @@ class Proxy:
         if not self._thread.is_alive():
             self._socket.close()
             return 0
-        lost = asyncio.run_coroutine_threadsafe(self._drain(seconds), self._loop).result()
+        if self._ending is not None:
+            self._ending.cancel()  # a second signal came while the first was being followed
+        self._ending = asyncio.run_coroutine_threadsafe(self._drain(seconds), self._loop)
+        lost = self._ending.result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

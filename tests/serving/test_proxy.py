@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import http.client
 import json
 import os
@@ -10,7 +11,8 @@ import re
 import select
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 
@@ -237,6 +239,23 @@ def test_an_idle_connection_may_send_one_more(proxy, monkeypatch):
             if answer.headers["Connection"] == "close":
                 break
         assert stopped.result(30) == 0
+
+
+def test_an_end_that_is_asked_for_twice(proxy, backend, caplog):
+    """As by a second Ctrl-C: the first wait ends, and leaves nothing behind."""
+    connection = connect(proxy)
+    connection.request("POST", "/predictions/wait", b"abc")
+    assert backend.waiting.acquire(timeout=30)
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(proxy.stop, 20)
+        while not proxy._draining:
+            time.sleep(0.01)
+        assert proxy.stop() == 1
+        with pytest.raises(CancelledError):
+            first.result(30)
+    del first
+    gc.collect()
+    assert "Task was destroyed" not in caplog.text
 
 
 def test_what_takes_too_long_is_cut_off_and_counted(proxy, backend):
