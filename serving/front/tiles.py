@@ -80,6 +80,15 @@ def _refusing() -> Iterator[None]:
         raise RefusedError(503, str(error), {"Retry-After": "5"}) from None
 
 
+def _refresh(place: Source) -> None:
+    """Follow a source that was changed."""
+    try:
+        place.refresh()
+    except SourceError as error:
+        # What was open stays readable; whether it is, the tile itself will tell.
+        logger.warning("%s", error, extra={"source": place.name})
+
+
 class Tiles:
     """Answers for tiles of sources, from a cache or from the servers.
 
@@ -162,11 +171,7 @@ class Tiles:
     def _lookup(self, place: Source, found: Model, asked: Asked, overlap: int) -> str:
         """Return what the pixels of a tile and its border are now, and refuse what the model does not take."""
         with _refusing():
-            try:
-                place.refresh()
-            except SourceError as error:
-                # What was open stays readable; whether it is, the tile itself will tell.
-                logger.warning("%s", error, extra={"source": place.name})
+            _refresh(place)
             place.check_fit(found.card)
             place.check(asked.tile)
             return place.etag(asked.tile, overlap)
@@ -233,10 +238,7 @@ class Tiles:
 
     def _picture(self, place: Source, tile: Tile, form: Picture, known: str) -> Entry:
         with _refusing():
-            try:
-                place.refresh()
-            except SourceError as error:
-                logger.warning("%s", error, extra={"source": place.name})
+            _refresh(place)
             place.check(tile)
             key = hashlib.blake2b(
                 f"{place.name} {place.etag(tile)} {zxy(tile)} {form}".encode(), digest_size=16

@@ -19,17 +19,17 @@ END = int(BASES[-1])
 _ONE = np.uint64(1)
 
 
-def in_grid(tile: Tile) -> bool:
-    """Tell whether the grid has such a tile."""
-    return 0 <= tile.z <= MAX_ZOOM and 0 <= tile.x < 1 << tile.z and 0 <= tile.y < 1 << tile.z
+def in_grid(tile: tuple[int, int, int]) -> bool:
+    """Tell whether the grid has such a tile, a `Tile` or a plain (x, y, z)."""
+    x, y, z = tile
+    return 0 <= z <= MAX_ZOOM and 0 <= x < 1 << z and 0 <= y < 1 << z
 
 
 def tile_of(value: object) -> Tile | None:
     """Return the tile that a `Tile`, or a plain (x, y, z), names; None where it is neither, or not in the grid."""
     if not (isinstance(value, tuple) and len(value) == 3 and all(isinstance(part, int) for part in value)):
         return None
-    x, y, z = value
-    return Tile(x, y, z) if 0 <= z <= MAX_ZOOM and 0 <= x < 1 << z and 0 <= y < 1 << z else None
+    return Tile(*value) if in_grid(value) else None
 
 
 _FIRST = tuple(BASES.tolist())
