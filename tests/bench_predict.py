@@ -24,16 +24,21 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+import requests
 import torch
 from PIL import Image
 
+from rsp.components.predict.tool import predict
 from rsp.serving.client import TileClient
 from rsp.serving.host import free_ports
-from rsp.shared.images import encode
+from rsp.shared.images import Array, encode
 from rsp.shared.learning.checkpoint import load_checkpoint
 from rsp.shared.learning.formats import write_model
 from rsp.shared.learning.inference import Predictor, load_predictor, predict_tiles
+from rsp.shared.tiles import Tile, write_cover, zxy
+from rsp.shared.tileset import open_reader
 from tests.networks import make_card, make_checkpoint
+from tests.tilesets import make_tileset
 
 ROOT = Path(__file__).parent.parent
 RUNS = 5
@@ -83,15 +88,15 @@ def row(what: str, ours: str, rival: str, theirs: str, ratio: str) -> None:
 
 
 def make_tiles(count: int) -> list[bytes]:
-    """Return windows of 320 px, as `rsp predict` sends them: areas, edges and a little noise."""
-    rng = np.random.default_rng(0)
-    side = SIDE + 2 * OVERLAP
-    tiles = []
-    for _ in range(count):
-        areas = np.kron(rng.integers(0, 256, (20, 20, 3)), np.ones((16, 16, 1), int))[:side, :side]
-        image = np.clip(areas + rng.integers(-3, 4, (side, side, 3)), 0, 255).astype(np.uint8)
-        tiles.append(encode(image, "png"))
-    return tiles
+    """Return windows of 320 px, as `rsp predict` sends them."""
+    return [encode(make_areas(seed, SIDE + 2 * OVERLAP), "png") for seed in range(count)]
+
+
+def make_areas(seed: int, side: int) -> Array:
+    """Return an image: areas, edges and a little noise."""
+    rng = np.random.default_rng(seed)
+    areas = np.kron(rng.integers(0, 256, (20, 20, 3)), np.ones((16, 16, 1), int))[:side, :side]
+    return np.clip(areas + rng.integers(-3, 4, (side, side, 3)), 0, 255).astype(np.uint8)
 
 
 def milliseconds(function: Callable[[bytes], object], tiles: Sequence[bytes]) -> float:
@@ -220,13 +225,13 @@ class Served:
         cpu: CPU seconds until then.
     """
 
-    def __init__(self, model: Path, folder: Path) -> None:
+    def __init__(self, model: Path, folder: Path, *options: str) -> None:
         port, metrics = free_ports((0, 0))
         began = time.monotonic()
         command = [sys.executable, "-m", "rsp.shared.cli", "serve", "--model", str(model), "--port", str(port)]
         self._log = (folder / "serve.log").open("wb")
         self._process = subprocess.Popen(
-            [*command, "--metrics_port", str(metrics), "--workers", "1"],
+            [*command, "--metrics_port", str(metrics), "--workers", "1", *options],
             cwd=ROOT,
             stdout=self._log,
             stderr=self._log,
@@ -298,6 +303,48 @@ def bench_http(folder: Path, model: Path, predictor: Predictor, tiles: Sequence[
         served.stop()
 
 
+def bench_live(folder: Path, model: Path) -> None:
+    """A tile of the live map: cut from its source with a border, predicted, drawn; against `rsp predict`."""
+    warm, asked = ([Tile(4000 + x, y, 14) for y in range(first, first + 12) for x in range(12)]
+                   for first in (4000, 5000))  # fmt: skip
+    images, masks = folder / "town.pmtiles", folder / "masks.pmtiles"
+    make_tileset(images, [*warm, *asked], "webp", lambda tile: make_areas(tile.x * tile.y, SIDE))
+    write_cover(folder / "asked.csv", asked)
+
+    def predicted() -> float:
+        before = time.process_time()
+        predict(images, masks, checkpoint=model, cover=folder / "asked.csv", workers=1, web_ui=False)
+        return (time.process_time() - before) / len(asked) * 1000
+
+    served = Served(model, folder, "--source", f"town={images}")
+    try:
+
+        def get(tile: Tile) -> bytes:
+            answer = requests.get(f"{served.url}/town/rsp/{zxy(tile)}.png", timeout=60)
+            answer.raise_for_status()
+            return answer.content
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(get, warm))
+            alone = predicted()
+            before = served.times()
+            found = list(pool.map(get, asked))  # each for the first time: none from the cache
+            after = served.times()
+        alone = (alone + predicted()) / 2
+    finally:
+        served.stop()
+    with open_reader(masks) as reader:
+        if found != [reader.read(tile) for tile in asked]:
+            raise AssertionError("the live map and `rsp predict` disagree")
+    split = {name: (after[name] - before[name]) / len(asked) * 1000 for name in after}
+    parts = ", ".join(f"{name} {spent:.1f}" for name, spent in sorted(split.items()) if spent >= 0.05)
+    total = sum(split.values())
+    row(
+        "a tile of the live map, 8 clients, CPU ms of the server", f"{total:.1f} ({parts})",
+        "`rsp predict`, the same bytes", f"{alone:.1f}", f"live adds {total - alone:.1f}",
+    )  # fmt: skip
+
+
 def bench_predict(folder: Path) -> None:
     """Print all rows."""
     torch.set_num_threads(1)
@@ -315,6 +362,7 @@ def bench_predict(folder: Path) -> None:
     bench_process(folder, checkpoint, predictor, tiles)
     bench_load(models)
     bench_http(folder, models["pt2"], predictor, tiles)
+    bench_live(folder, models["pt2"])
 
 
 if __name__ == "__main__":
