@@ -1,4 +1,8 @@
-"""Files that appear whole or not at all: written under a hidden name beside the target, then renamed."""
+"""Files that appear whole or not at all: written under a hidden name beside the target, then renamed.
+
+What goes to an address in S3 is written to a temporary file on this machine and uploaded when it is whole: an
+object, too, is seen whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +13,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO
 
-from rsp.shared.errors import StorageError
+from rsp.shared.errors import StorageError, UsageError
+from rsp.shared.locations import Address, Location
 
 # Hidden, so that no scan of a tile set takes an unfinished file for a tile.
 PREFIX = ".rsp-"
 
 
-def is_stream(path: Path) -> bool:
+def is_stream(path: Location) -> bool:
     """Tell whether a path is a device, a pipe, or a name of an open stream.
 
     `/dev/stdout` may lead to a file, into which the shell put the output: the name itself must stay.
     """
+    if isinstance(path, Address):
+        return False
     named = path.is_absolute() and path.parts[1:2] in (("dev",), ("proc",)) and path.parts[2:3] != ("shm",)
     return named or (path.exists() and not path.is_file() and not path.is_dir())
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Location) -> Iterator[Path]:
     """Yield a path to write to; it takes the place of `path` when the block ends well, and goes when it fails.
 
-    A device or a pipe (`/dev/stdout`) is written to as it is: it cannot be replaced, and must not be.
+    A device or a pipe (`/dev/stdout`) is written to as it is: it cannot be replaced, and must not be. An object in
+    S3 is uploaded when the block has ended well.
 
     Raises:
-        StorageError: the folder cannot be made or written (disk full, no permission), with the reason. Errors
-            of the block that are about other files pass through.
+        UsageError: an address that says which ETag there is: that of what is yet to be written nobody knows.
+        StorageError: the folder cannot be made or written (disk full, no permission), or the store refuses, with
+            the reason. Errors of the block that are about other files pass through.
     """
+    if isinstance(path, Address):
+        with _uploaded(path) as temporary:
+            yield temporary
+        return
     if path.is_dir():
         raise StorageError(f"cannot write {path}: it is a directory")
     if is_stream(path):
@@ -65,6 +79,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _uploaded(address: Address) -> Iterator[Path]:
+    """Yield a temporary file that becomes the object when the block ends well."""
+    if address.etag is not None:
+        raise UsageError(f"cannot write {address}: an output has no ETag yet; give {address.plain}")
+    # Who cannot be written to is found out before the work.
+    storage, key = address.open()
+    # The name stays: some writers tell by its suffix what to write.
+    with TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
+        temporary = Path(folder) / address.name
+        try:
+            yield temporary
+        except OSError as error:
+            if error.errno is not None and error.filename in (None, str(temporary), temporary):
+                raise StorageError(f"cannot write {address} by way of {folder}: {error.strerror}") from error
+            raise
+        storage.upload(key, temporary)
 
 
 def _sweep(folder: Path, ours: str) -> None:
@@ -105,13 +138,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_text(path: Path) -> Iterator[IO[str]]:
+def atomic_text(path: Location) -> Iterator[IO[str]]:
     """Open a text file (UTF-8) for writing that replaces `path` when the block ends well."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         yield file
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file atomically."""
+def write_bytes(path: Location, data: bytes) -> None:
+    """Write a file or an object atomically."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)

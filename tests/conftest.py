@@ -156,12 +156,13 @@ def s3_server() -> Iterator[S3]:
 
 
 @pytest.fixture
-def s3(s3_server, monkeypatch) -> S3:
+def s3(s3_server, monkeypatch, tmp_path_factory) -> S3:
     """The same, and the environment says how to reach it; `s3.bucket()` makes a new bucket."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "MINIO_", "S3_", "RSP_S3_"))]:
         monkeypatch.delenv(name)
     for name, value in s3_server.environ.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("RSP_CACHE", str(tmp_path_factory.mktemp("cache")))
     return s3_server
 
 
