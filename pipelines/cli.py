@@ -1,9 +1,11 @@
-"""List, compile, run, submit and schedule the pipelines.
+"""List, compile and run the pipelines; upload them to a cluster, submit, follow and schedule runs there.
 
 rsp pipeline list
 rsp pipeline run hello_world --local -p source=4.83,45.75,4.84,45.76 -p config=@config.toml -p features=f.json ...
-rsp pipeline submit training --host http://localhost:8080/pipeline --params run.toml
+rsp pipeline upload --all --host http://localhost:8080/pipeline
+rsp pipeline submit training --host http://localhost:8080/pipeline --params run.toml --wait
 rsp pipeline schedule retraining --cron '0 0 3 * * *' --params nightly.toml
+rsp pipeline status training
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsp.components.container import image_tag
+from rsp.pipelines.commands import IMAGES, add_commands, add_parameters, add_tag, read_parameters
 from rsp.pipelines.compiler import (
     COMPILED,
     PIPELINES,
@@ -31,11 +33,6 @@ from rsp.shared.parser import Parser
 
 if TYPE_CHECKING:
     from rsp.pipelines.local import Artifact
-
-IMAGES = """\
-The images are $RSP_IMAGE_REGISTRY/rsp-<tool>:<tag>. The registry is ghcr.io/rsp-tools unless RSP_IMAGE_REGISTRY
-names another. The tag is that of --tag, else RSP_IMAGE_TAG, else the version of this installation with - for +.
-In a checkout git is asked for the version, and uncommitted changes are refused, since no image holds them."""
 
 
 def main(argv: list[str]) -> int:
@@ -66,7 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--manifest", action="store_true", help="write Pipeline and PipelineVersion manifests, for kubectl apply"
     )
     sub.add_argument("--namespace", help="namespace of the manifests")
-    _add_tag(sub)
+    add_tag(sub)
 
     sub = command("run", _run, "run a pipeline on this machine")
     sub.add_argument("name", help="name of the pipeline")
@@ -80,80 +77,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--verbose", action="store_true", help="print the output of the steps, as well as logging it")
     sub.add_argument("--report", type=Path, metavar="FILE", help="write steps, outputs, metrics and times as JSON")
-    _add_parameters(sub)
+    add_parameters(sub)
 
-    sub = command("submit", _submit, "run a pipeline on a cluster", IMAGES)
-    sub.add_argument("name", help="name of the pipeline")
-    sub.add_argument("--run-name", help="name of the run (default: the pipeline's)")
-    sub.add_argument("--no-cache", action="store_true", help="run every step, ignoring cached results")
-    _add_parameters(sub)
-    _add_cluster(sub)
-
-    sub = command(
-        "schedule",
-        _schedule,
-        "run a pipeline on a cluster on a schedule; safe to repeat",
-        IMAGES,
-    )
-    sub.add_argument("name", help="name of the pipeline")
-    sub.add_argument("--cron", help="six fields, seconds first: '0 0 3 * * *' is 03:00 UTC every night")
-    sub.add_argument("--name", dest="schedule_name", help="name of the schedule (default: the pipeline's)")
-    sub.add_argument("--delete", action="store_true", help="remove the schedule")
-    _add_parameters(sub)
-    _add_cluster(sub)
+    add_commands(command)
     return parser
-
-
-def _add_parameters(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-p", "--parameter", action="append", default=[], metavar="KEY=VALUE",
-        help="a parameter of the pipeline; a value of @FILE is read from that file",
-    )  # fmt: skip
-    parser.add_argument(
-        "--params", type=Path, metavar="FILE", help="parameters as TOML or JSON; -p takes precedence"
-    )
-
-
-def _add_cluster(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--host", help="URL of Kubeflow Pipelines (default: $KF_PIPELINES_ENDPOINT; a token comes from "
-        "$KF_PIPELINES_TOKEN)"
-    )  # fmt: skip
-    parser.add_argument("--namespace", help="profile of a multi-user Kubeflow")
-    parser.add_argument("--experiment", default="rsp", help="experiment that the runs belong to (default: rsp)")
-    parser.add_argument("--service-account", help="Kubernetes service account of the steps")
-    _add_tag(parser)
-
-
-def _add_tag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--tag", help="tag of the images of the steps (default: the version of this code; see below)"
-    )
-
-
-def read_parameters(given: list[str], file: Path | None) -> dict[str, Any]:
-    """Return the parameters of `-p` and `--params`; `@FILE` values are replaced by the text of the file."""
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            text = file.read_text("utf-8")
-            values = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"cannot read the parameters {file}: {error}") from error
-        if not isinstance(values, dict):
-            raise UsageError(f"the parameters {file} must be a table")
-    for pair in given:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise UsageError(f"a parameter is KEY=VALUE, got {pair!r}")
-        values[key] = value
-    for key, value in values.items():
-        if isinstance(value, str) and value.startswith("@"):
-            try:
-                values[key] = Path(value[1:]).expanduser().read_text("utf-8")
-            except (OSError, UnicodeDecodeError) as error:
-                raise UsageError(f"cannot read the file of the parameter {key}: {error}") from error
-    return values
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -235,46 +162,3 @@ def _numbers(name: str, artifact: Artifact) -> Iterator[str]:
         yield f"{name} (a row for each label, a column for each prediction):"
         for line in (["", *titles], *([title, *row] for title, row in zip(titles, counts, strict=True))):
             yield "    " + "  ".join(f"{text:>{width}}" for text in line)
-
-
-def _cluster(args: argparse.Namespace) -> dict[str, Any]:
-    return {"host": args.host, "namespace": args.namespace, "experiment": args.experiment}
-
-
-def _run_options(args: argparse.Namespace) -> dict[str, Any]:
-    return {**_cluster(args), "service_account": args.service_account, "tag": args.tag}
-
-
-def _submit(args: argparse.Namespace) -> int:
-    from rsp.pipelines.client import submit
-
-    run = submit(
-        args.name,
-        read_parameters(args.parameter, args.params),
-        run_name=args.run_name,
-        cached=False if args.no_cache else None,
-        **_run_options(args),
-    )
-    print(f"{run.name}: {run.run_id}\n{run.url}")
-    return 0
-
-
-def _schedule(args: argparse.Namespace) -> int:
-    from rsp.pipelines.client import schedule, unschedule
-
-    if args.delete:
-        if args.name.replace("-", "_") not in PIPELINES:
-            raise UsageError(f"no pipeline {args.name!r}; there are {', '.join(PIPELINES)}")
-        done = unschedule(args.schedule_name or args.name.replace("_", "-"), **_cluster(args))
-    elif not args.cron:
-        raise UsageError("--cron is missing, as --cron '0 0 3 * * *' (six fields, seconds first), or --delete")
-    else:
-        done = schedule(
-            args.name,
-            args.cron,
-            read_parameters(args.parameter, args.params),
-            schedule_name=args.schedule_name,
-            **_run_options(args),
-        )
-    print(f"{done.name}: {done.state}" + (f" ({done.run_id})" if done.run_id else ""))
-    return 0

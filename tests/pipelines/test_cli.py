@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rsp.pipelines.cli import read_parameters
+from rsp.pipelines.commands import read_parameters
 from rsp.pipelines.compiler import PIPELINES, check_parameters, compile_pipeline
 from rsp.shared.errors import UsageError
 from tests.tilesets import BLOCK, CONFIG, make_tileset, noise, squares

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from rsp.pipelines.client import check_cron
+from rsp.pipelines.compiler import PIPELINES
+from rsp.pipelines.cron import check_cron
 from rsp.shared.errors import UsageError
 from tests.pipelines.kfp_server import KfpServer
 
 NIGHTLY = "0 0 3 * * *"
 QUALITY = ("-p", "images=s3://b/images.pmtiles", "-p", "labels=s3://b/l.pmtiles", "-p", "masks=s3://b/m.pmtiles",
            "-p", "config=[model]")  # fmt: skip
-
-
-@pytest.fixture
-def kfp_server(monkeypatch, tmp_path):
-    monkeypatch.delenv("KF_PIPELINES_TOKEN", raising=False)
-    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    monkeypatch.setenv("RSP_IMAGE_TAG", "1.0.0")
-    with KfpServer() as server:
-        monkeypatch.setenv("KF_PIPELINES_ENDPOINT", server.url)
-        yield server
 
 
 def test_submit(kfp_server, rsp):
@@ -135,6 +126,80 @@ def test_schedules_of_other_names_are_left_alone_and_pages_are_turned(kfp_server
     assert ran.code == 0 and "night-4: deleted" in ran.stdout
     assert "absent" in rsp("pipeline", "schedule", "quality", "--name", "night-4", "--delete").stdout
     assert len(kfp_server.kinds["recurringruns"]) == 4
+
+
+def test_upload(kfp_server, rsp):
+    for word in ("created", "unchanged"):
+        ran = rsp("pipeline", "upload", "quality", "hello-world")
+        assert ran.code == 0, ran.stderr
+        assert [line.split()[1] for line in ran.stdout.splitlines()[::2]] == [word, word]
+    # The server makes a version of its own with each pipeline; ours is named by its content.
+    assert len(kfp_server.kinds["pipelines"]) == 2 and len(kfp_server.kinds["versions"]) == 4
+    pipeline = next(each for each in kfp_server.kinds["pipelines"].values() if each["display_name"] == "quality")
+    assert f"{kfp_server.url}/#/pipelines/details/{pipeline['pipeline_id']}/version/" in ran.stdout
+    # Both documents, with images that a registry can have.
+    version = list(kfp_server.kinds["versions"].values())[-1]
+    assert version["documents"] == 2 and "rsp-deploy:1.0.0" in str(version["pipeline_spec"])
+    ran = rsp("pipeline", "upload", "quality", "--tag", "1.0.1")
+    assert "quality: added (quality-" in ran.stdout
+    # What `upload` put there is what a schedule takes.
+    rsp("pipeline", "schedule", "quality", "--cron", NIGHTLY, *QUALITY, "--tag", "1.0.1")
+    assert len(kfp_server.kinds["versions"]) == 5
+
+
+def test_upload_all(kfp_server, rsp):
+    assert rsp("pipeline", "upload", "--all").code == 0
+    names = {each["display_name"].replace("-", "_") for each in kfp_server.kinds["pipelines"].values()}
+    assert names == set(PIPELINES)
+    for wrong in ([], ["quality", "--all"], ["nothing"]):
+        ran = rsp("pipeline", "upload", *wrong)
+        assert ran.code == 2 and "hello_world, dataset" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["submit", "quality", *QUALITY], ["schedule", "quality", "--cron", NIGHTLY, *QUALITY],
+                ["upload", "quality"]],
+)  # fmt: skip
+def test_servers_that_are_too_old(kfp_server, rsp, command):
+    for health in ({"tag_name": "2.14.4"}, {"apiServerTagName": "v2.5.0", "apiServerReady": True}):
+        kfp_server.health = health
+        ran = rsp("pipeline", *command)
+        (version,) = [str(value) for value in health.values() if value is not True]
+        assert ran.code == 1 and f"is {version}; these pipelines need 2.15 or later" in ran.stderr
+        assert not any(kfp_server.kinds.values())
+    for health in ({"tag_name": "unknown"}, {}, {"tag_name": "master", "apiServerTagName": "2.5"}):
+        kfp_server.health = {**health, "multi_user": False}
+        ran = rsp("pipeline", *command)
+        assert ran.code == 0 and "warning" in ran.stderr and "does not say its version" in ran.stderr
+    kfp_server.health = {"apiServerTagName": "2.15.2", "frontendTagName": "2.5.0"}
+    ran = rsp("pipeline", *command)
+    assert ran.code == 0 and ran.stderr == ""
+
+
+def test_a_schedule_says_when_it_runs(kfp_server, rsp):
+    for name, cron in (("night", NIGHTLY), ("leap", "0 0 12 29 2 *")):
+        ran = rsp("pipeline", "schedule", "quality", "--cron", cron, "--name", name, *QUALITY)
+        assert ran.code == 0 and "next runs: " in ran.stdout
+        assert ran.stdout.count(" UTC") == 3
+    assert "-02-29 12:00:00 UTC" in ran.stdout
+    for extra in ({"mode": "DISABLE"}, {"trigger": {"periodic_schedule": {"interval_second": "3600"}}},
+                  {"trigger": {"cron_schedule": {"cron": "@every 3h"}}}):  # fmt: skip
+        made = dict(next(iter(kfp_server.kinds["recurringruns"].values())))
+        kfp_server.add("recurringruns", "recurring_run_id", {**made, "display_name": f"z{len(extra)}", **extra})
+    lines = rsp("pipeline", "schedules").stdout.splitlines()
+    assert [line.partition(" (")[0] for line in lines if not line.startswith(" ")] == [
+        "leap: 0 0 12 29 2 *", f"night: {NIGHTLY}", f"z1: {NIGHTLY}, switched off", "z1: every 3600 s",
+        "z1: @every 3h",
+    ]  # fmt: skip
+    assert sum(line.startswith("    next runs: ") for line in lines) == 3
+    assert "next runs: unknown" in lines[-1]
+    ran = rsp("pipeline", "schedules", "--experiment", "roofs")
+    assert ran.code == 0 and "no schedule in the experiment roofs" in ran.stderr
+    # Looking makes nothing.
+    assert len(kfp_server.kinds["experiments"]) == 1
+    ran = rsp("pipeline", "schedule", "quality", "--cron", "0 0 0 30 2 *", *QUALITY)
+    assert ran.code == 2 and "no date meets" in ran.stderr
+    assert "quality" not in {each["display_name"] for each in kfp_server.kinds["recurringruns"].values()}
 
 
 def test_the_token_comes_from_the_environment(monkeypatch, rsp):
