@@ -542,6 +542,15 @@ def test_somebody_else_deploys_while_servers_load(place, store, models):
     assert wanted(store) == "theirs", "what they did is not undone"
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C raises KeyboardInterrupt, even where these tests run in the background, to which shells send none."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_while_it_waits(place, store, models, capsys):
     deploy(models[0], store=place)
     with Follows(store, looks=10_000) as server:
