@@ -29,6 +29,7 @@ from rsp.pipelines.local import LocalRun, run_local
 from rsp.shared.atomic import atomic_text, write_bytes
 from rsp.shared.config import find_config
 from rsp.shared.errors import PipelineError, RspError, ServingError, UsageError
+from rsp.shared.locations import read_text
 from rsp.shared.tiles import read_cover
 from rsp.shared.tileset import find_tileset, open_reader, remove_tileset
 from rsp.shared.webmap import write_webmap
@@ -106,7 +107,7 @@ def own(folder: Path, epochs: int, config: Path | None) -> Iterator[Job]:
             "rate": 100,
             "tile_format": suffix,
             "features": str(features[0].resolve()),
-            "config": find_config(config).read_text("utf-8") if config else own_config(side),
+            "config": read_text(find_config(config)) if config else own_config(side),
             "epochs": epochs or default_epochs(len(tiles), side),
             "block": 2,
             "threshold": 0.0,
@@ -241,7 +242,8 @@ def keep(run: LocalRun, out: Path) -> dict[str, Path]:
         write_bytes(out / name, source.read_bytes())
         kept[what] = out / name
     with open_reader(out / "masks.pmtiles") as reader:
-        kept["the same as a web map"] = write_webmap(out / "masks.pmtiles", reader.tiles(), reader.format)
+        write_webmap(out / "masks.pmtiles", reader.tiles(), reader.format)
+    kept["the same as a web map"] = out / "masks.pmtiles.html"
     return kept
 
 

@@ -49,6 +49,7 @@ from rsp.serving.torchserve import TorchServe, loopback
 from rsp.shared.arguments import bounded
 from rsp.shared.errors import RspError, ServingError, UsageError
 from rsp.shared.http import Backoff
+from rsp.shared.locations import location, on_disk
 from rsp.shared.parallel import cpu_count
 from rsp.shared.parser import Parser
 from rsp.shared.storage import is_remote, open_storage
@@ -257,8 +258,8 @@ def make_parser() -> argparse.ArgumentParser:
     live.add_arguments(parser)
     env = os.environ.get
     parser.add_argument(
-        "--model", type=Path, metavar="FILE", default=env("RSP_MODEL"),
-        help="exported model, or checkpoint, to serve without a store (RSP_MODEL)",
+        "--model", type=location, metavar="FILE", default=env("RSP_MODEL"),
+        help="exported model, or checkpoint, to serve without a store; a path, or s3://bucket/key (RSP_MODEL)",
     )  # fmt: skip
     parser.add_argument(
         "--version", default=env("RSP_VERSION", ""),
@@ -361,10 +362,11 @@ def _serve(args: argparse.Namespace) -> int:
     from tempfile import TemporaryDirectory
 
     with (
+        on_disk(args.model) as model,
         TemporaryDirectory(prefix="rsp-release-") as folder,
         Server(Path(folder) / "store", names, cache=Path(folder) / "cache", **options) as server,
     ):
-        publish_model(args.model, Path(folder) / "store", names[0], args.version)
+        publish_model(model, Path(folder) / "store", names[0], args.version)
         server.wait(args.timeout + 60)
         return _run(server, args)
 

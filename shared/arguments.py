@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from rsp.shared.errors import UsageError
+from rsp.shared.locations import location
 
 
 def int_list(text: str) -> list[int]:
@@ -66,8 +66,8 @@ class _Positional(argparse.Action):
 
 
 def _path(text: str) -> Any:
-    """Return a path. argparse converts its own mark for an absent `?` positional too: that one stays."""
-    return text if text is argparse.SUPPRESS else Path(text)
+    """Return a place. argparse converts its own mark for an absent `?` positional too: that one stays."""
+    return text if text is argparse.SUPPRESS else location(text)
 
 
 def add_out(parser: argparse.ArgumentParser, text: str, *, several: bool = False) -> None:
@@ -76,7 +76,12 @@ def add_out(parser: argparse.ArgumentParser, text: str, *, several: bool = False
         "out", action=_Positional, type=_path, nargs="*" if several else "?", default=argparse.SUPPRESS, help=text
     )
     parser.add_argument(
-        "--out", dest="out", type=Path, default=None, help="the same, as a flag", nargs="+" if several else None
+        "--out",
+        dest="out",
+        type=location,
+        default=None,
+        help="the same, as a flag",
+        nargs="+" if several else None,
     )
 
 
@@ -90,7 +95,7 @@ def require(args: argparse.Namespace, *names: str) -> None:
 def add_config(parser: argparse.ArgumentParser) -> None:
     """Add `--config`."""
     parser.add_argument(
-        "--config", type=Path, help="configuration file (default: $RSP_CONFIG, then ~/.rsp_config)"
+        "--config", type=location, help="configuration file (default: $RSP_CONFIG, then ~/.rsp_config)"
     )
 
 
@@ -114,7 +119,9 @@ def add_web_ui(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--web_ui_base_url", default="./", help="where the map finds the tiles (default: ./)", metavar="URL"
     )
-    group.add_argument("--web_ui_template", type=Path, default=None, help="your own HTML template", metavar="FILE")
+    group.add_argument(
+        "--web_ui_template", type=location, default=None, help="your own HTML template", metavar="FILE"
+    )
     group.add_argument(
         "--no_web_ui", dest="web_ui", action="store_false", default=True, help="do not write a web page"
     )

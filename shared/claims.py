@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from glob import glob, has_magic
+from glob import has_magic
 from pathlib import Path
 from typing import NamedTuple
 
 from rsp.shared.atomic import is_stream
 from rsp.shared.errors import UsageError
+from rsp.shared.locations import Address, Location, is_address, location, matching
 
 # A suffix that names a format; `masks.2024-01` and `lr0.01` have none.
 _FORMAT = re.compile(r"\.[a-z][a-z0-9]{0,15}", re.IGNORECASE)
@@ -51,15 +52,15 @@ FOLDER = Form("a folder", (), folder=True)
 
 
 class Output(NamedTuple):
-    """A path to write to.
+    """A place to write to.
 
     Attributes:
-        path: The path.
+        path: The path, or the address in S3.
         form: What is written there.
         sides: Suffixes of what is written beside it, under its name and this suffix.
     """
 
-    path: Path
+    path: Location
     form: Form
     sides: tuple[str, ...] = ()
 
@@ -67,11 +68,11 @@ class Output(NamedTuple):
 # Beside every output of a tool that may fail on single tiles: a cover, which can be fed back in.
 FAILED = ".failed.csv"
 
-_report: ContextVar[Path | None] = ContextVar("_report", default=None)
+_report: ContextVar[Location | None] = ContextVar("_report", default=None)
 
 
 @contextmanager
-def reporting(path: Path | None) -> Iterator[None]:
+def reporting(path: Location | None) -> Iterator[None]:
     """While a tool runs, count the report that the command line writes afterwards among its outputs."""
     token = _report.set(path)
     try:
@@ -80,18 +81,27 @@ def reporting(path: Path | None) -> Iterator[None]:
         _report.reset(token)
 
 
-def tiles_output(path: Path, *, web_ui: bool) -> Output:
+def tiles_output(path: Location, *, web_ui: bool) -> Output:
     """Return a tile set as an output: an archive has its web page beside it, a folder has it inside."""
-    page = web_ui and Path(path).suffix.lower() == ".pmtiles"
-    return Output(Path(path), TILES, (FAILED, *((".html",) if page else ())))
+    path = location(path)
+    page = web_ui and path.suffix.lower() == ".pmtiles"
+    return Output(path, TILES, (FAILED, *((".html",) if page else ())))
 
 
-def tile_set(path: Path | None) -> Path | None:
-    """Return a path that is a tile set itself; None where it is a folder with a tile set for each channel.
+def tile_set(path: Location | None) -> Location | None:
+    """Return a place that is a tile set itself; None where it is a folder with a tile set for each channel.
 
     Such a folder may hold outputs too, as masks beside the images.
     """
-    if path is None or not Path(path).expanduser().is_dir():
+    if path is None:
+        return path
+    if isinstance(path, Address):
+        if path.suffix.lower() == ".pmtiles":
+            return path
+        # Sorted: numbers, which are zooms, come before the names of channels.
+        first = next(iter(path.storage().list()), None)
+        return path if first is None or first.key.partition("/")[0].isdecimal() else None
+    if not Path(path).expanduser().is_dir():
         return path
     try:
         numbered = any(each.name.isdecimal() for each in Path(path).expanduser().iterdir())
@@ -102,19 +112,21 @@ def tile_set(path: Path | None) -> Path | None:
 
 def check_paths(
     outputs: Sequence[Output],
-    reads: Iterable[str | Path | None],
+    reads: Iterable[str | Location | None],
     *,
-    cover: Path | None = None,
-    inside: Iterable[Path | None] = (),
+    cover: Location | None = None,
+    inside: Iterable[Location | None] = (),
 ) -> None:
     """Refuse outputs that would hurt an input or another output, and names that promise another format.
 
     Paths count as the same where they lead to the same file: through symbolic links, as hard links, however they
-    are spelled. Devices and pipes (`/dev/stdout`) are not files, and pass.
+    are spelled. Devices and pipes (`/dev/stdout`) are not files, and pass. Addresses in S3 count as the same where
+    their keys are.
 
     Args:
         outputs: What the tool writes.
-        reads: What it reads: paths, and glob patterns; URLs and None are passed over.
+        reads: What it reads: paths, addresses in S3, and glob patterns; other URLs and None are passed
+            over.
         cover: The tiles to work on. It is read before anything is written, so it may be the list of failed tiles
             of an earlier run into the same output.
         inside: What is read and may lie in an output folder: a checkpoint in the folder of a training, or all
@@ -125,7 +137,7 @@ def check_paths(
     """
     for output in outputs:
         _check_name(output)
-    written = [output.path for output in outputs]
+    written = [location(output.path) for output in outputs]
     beside = [_beside(output.path, suffix) for output in outputs for suffix in output.sides]
     report = _report.get()
     if report is not None:
@@ -162,11 +174,13 @@ def check_paths(
 
 def _check_name(output: Output) -> None:
     """Refuse a suffix of another format."""
-    path, form = Path(output.path), output.form
+    path, form = location(output.path), output.form
+    if isinstance(path, Address) and not path.key:
+        raise UsageError(f"{path} is a whole bucket; name {form.what} in it, as {path}/name")
     suffix = path.suffix.lower()
     if suffix in form.suffixes or not _FORMAT.fullmatch(suffix) or is_stream(path):
         return
-    if form.folder and (not _FILES.fullmatch(suffix) or path.expanduser().is_dir()):
+    if form.folder and (not _FILES.fullmatch(suffix) or (isinstance(path, Path) and path.expanduser().is_dir())):
         return
     choices = [*form.suffixes, "no suffix"]
     listed = " or ".join([", ".join(choices[:-1]), choices[-1]] if len(choices) > 1 else choices)
@@ -174,28 +188,33 @@ def _check_name(output: Output) -> None:
     raise UsageError(f"cannot write {path}: the output is {form.what} ({listed}{folder})")
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def _beside(path: Location, suffix: str) -> Location:
     """Return what is written beside an output; `.` and `..` have a name too."""
-    path = Path(path).expanduser()
-    if path.name in ("", ".."):
+    path = location(path).expanduser()
+    if isinstance(path, Path) and path.name in ("", ".."):
         path = path.resolve()
     return path.parent / f"{path.name}{suffix}"
 
 
-def _expand(names: Iterable[str | Path | None]) -> Iterator[Path]:
-    """Yield the paths that names and glob patterns lead to."""
+def _expand(names: Iterable[str | Location | None]) -> Iterator[Location]:
+    """Yield the places that names and glob patterns lead to."""
     for name in names:
-        if name is None or "://" in str(name) or str(name).startswith("/vsi"):
+        if name is None:
             continue
-        path = Path(name).expanduser()
-        if has_magic(str(path)) and not os.path.lexists(path):
-            yield from map(Path, glob(str(path)))  # noqa: PTH207 (absolute too)
+        if not is_address(name) and ("://" in str(name) or str(name).startswith("/vsi")):
+            continue
+        place = location(name)
+        if not has_magic(str(place)) or (isinstance(place, Path) and os.path.lexists(place)):
+            yield place
         else:
-            yield Path(name)
+            yield from matching(place)
 
 
-def _place(path: Path) -> list[object]:
+def _place(path: Location) -> list[object]:
     """Return what identifies a path, then each folder that it lies in: an inode, or a name if there is no file."""
+    if isinstance(path, Address):
+        parts = path.key.split("/")
+        return [str(Address(path.bucket, "/".join(parts[:end]))) for end in range(len(parts), -1, -1)]
     real = Path(os.path.realpath(Path(path).expanduser()))
     return [_identity(each) for each in (real, *real.parents)]
 

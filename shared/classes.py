@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rsp.shared.config import ClassDef, find_config, load_config
 from rsp.shared.errors import ConfigError, UsageError
+from rsp.shared.locations import Location
 from rsp.shared.tileset import read_info
 from rsp.shared.tileset.metadata import titles
 
 
-def find_classes(config: Path | None, tilesets: Sequence[Path], *, extended: bool = False) -> tuple[ClassDef, ...]:
+def find_classes(
+    config: Location | None, tilesets: Sequence[Location], *, extended: bool = False
+) -> tuple[ClassDef, ...]:
     """Return the classes of labels or masks.
 
     Args:

@@ -15,13 +15,13 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from rsp import __version__
 from rsp.shared.claims import reporting
 from rsp.shared.errors import RspError
+from rsp.shared.locations import location
 from rsp.shared.parser import Parser, did_you_mean
 from rsp.shared.report import Result, write_report
 
@@ -160,7 +160,7 @@ def make_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
     """Return the argument parser of a tool: its own arguments, and those that every tool has."""
     parser = Parser(prog=f"rsp {name}", description=(module.__doc__ or "").strip())
     module.add_arguments(parser)
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write what was done, as JSON")
+    parser.add_argument("--report", type=location, metavar="FILE", help="write what was done, as JSON")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 

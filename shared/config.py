@@ -15,6 +15,7 @@ from typing import Any
 
 from rsp.shared.errors import ConfigError
 from rsp.shared.keys import NO_DEFAULT, Key, describe_keys, key, keys_of, read_table
+from rsp.shared.locations import Location, location, read_text
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -138,7 +139,7 @@ class Config:
     channels: tuple[Channel, ...]
     classes: tuple[ClassDef, ...]
     model: ModelConfig
-    dataset: Path | None = None
+    dataset: Location | None = None
     pg_dsn: str | None = None
 
     @property
@@ -147,20 +148,20 @@ class Config:
         return [entry.color for entry in self.classes]
 
 
-def find_config(path: str | Path | None) -> Path:
+def find_config(path: str | Location | None) -> Location:
     """Return the configuration file to read: the argument, else `$RSP_CONFIG`, else `~/.rsp_config`.
 
     Raises:
         ConfigError: none of them is there.
     """
     if path:
-        chosen, source = Path(path), "--config"
+        chosen, source = location(path), "--config"
     elif os.environ.get("RSP_CONFIG"):
-        chosen, source = Path(os.environ["RSP_CONFIG"]), "RSP_CONFIG"
+        chosen, source = location(os.environ["RSP_CONFIG"]), "RSP_CONFIG"
     else:
         chosen, source = Path("~/.rsp_config"), "the default place"
     chosen = chosen.expanduser()
-    if not chosen.is_file():
+    if isinstance(chosen, Path) and not chosen.is_file():
         raise ConfigError(
             f"no configuration file {chosen} ({source}); give one with --config FILE or RSP_CONFIG "
             "(the project's config.toml is one to start from)"
@@ -168,7 +169,7 @@ def find_config(path: str | Path | None) -> Path:
     return chosen
 
 
-def load_config(path: str | Path | None = None) -> Config:
+def load_config(path: str | Location | None = None) -> Config:
     """Find, read and validate the configuration.
 
     Raises:
@@ -177,7 +178,7 @@ def load_config(path: str | Path | None = None) -> Config:
     """
     found = find_config(path)
     try:
-        data = tomllib.loads(found.read_text("utf-8-sig"))
+        data = tomllib.loads(read_text(found, encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {found}: {error}") from error
     return parse_config(data, str(found))
@@ -208,7 +209,7 @@ def parse_config(data: Mapping[str, Any], where: str = "the configuration") -> C
         channels=tuple(channels),
         classes=tuple(classes),
         model=_model(data, where),
-        dataset=Path(dataset["path"]).expanduser() if dataset["path"] else None,
+        dataset=location(dataset["path"]).expanduser() if dataset["path"] else None,
         pg_dsn=auth["pg"] or dataset["pg_dsn"],
     )
 

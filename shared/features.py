@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from glob import glob
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar, cast
 
@@ -20,7 +19,8 @@ from shapely.geometry.base import BaseGeometry
 
 from rsp.shared.atomic import atomic_text
 from rsp.shared.crs import check_coordinates, epsg_code
-from rsp.shared.errors import FeatureError
+from rsp.shared.errors import FeatureError, NotFoundError
+from rsp.shared.locations import Location, fetched, matching
 from rsp.shared.mercator import MAX_LATITUDE, RADIUS
 
 # 7 decimals of a degree are about a centimetre.
@@ -40,16 +40,20 @@ class Feature(NamedTuple):
     number: int = 0
 
 
-def expand(pattern: str | Path) -> list[Path]:
-    """Return the files that a path or glob pattern names, sorted; raise `FeatureError` where there is none."""
-    text = str(Path(pattern).expanduser())
-    paths = [Path(text)] if Path(text).exists() else sorted(map(Path, glob(text)))  # noqa: PTH207 (absolute too)
-    if not paths:
+def expand(pattern: str | Location) -> list[Location]:
+    """Return the files that a path, an address in S3, or a glob pattern of either names, sorted.
+
+    Raises:
+        FeatureError: there is none.
+        StorageError: the store cannot be reached.
+    """
+    found = matching(pattern)
+    if not found or (isinstance(found[0], Path) and not found[0].exists()):
         raise FeatureError(f"no file matches {pattern}")
-    return paths
+    return found
 
 
-def read_crs(path: Path) -> int:
+def read_crs(path: Location) -> int:
     """Return the EPSG code that a GeoJSON file states in its (old) `crs` member; 4326 where it states none.
 
     A `crs` after the features counts too. Only where the text `"crs"` occurs at all is the file parsed up to its
@@ -79,7 +83,7 @@ def _mentions_crs(file: IO[bytes]) -> bool:
     return False
 
 
-def _find_crs(file: IO[bytes], path: Path, *, whole: bool) -> int | None:
+def _find_crs(file: IO[bytes], path: Location, *, whole: bool) -> int | None:
     """Return the code of the `crs` member, of what stands before the features or of the whole object."""
     for prefix, event, value in ijson.parse(file, multiple_values=True):
         if prefix == "crs.properties.name" and event == "string":
@@ -93,7 +97,7 @@ def _find_crs(file: IO[bytes], path: Path, *, whole: bool) -> int | None:
     return None
 
 
-def _epsg(name: str, path: Path) -> int:
+def _epsg(name: str, path: Location) -> int:
     code = epsg_code(name)
     if code is None:
         raise FeatureError(f"{path}: unknown CRS {name!r}; expected EPSG:<code> (--crs overrides it)")
@@ -107,8 +111,8 @@ class _Guarded:
     some too, so what looks deep is looked at once, token by token.
     """
 
-    def __init__(self, file: IO[bytes], path: Path) -> None:
-        self._file, self._path = file, path
+    def __init__(self, file: IO[bytes], path: Path, where: Location) -> None:
+        self._file, self._path, self._where = file, path, where
         self._depth, self._sure = 0, False
 
     def read(self, size: int = -1) -> bytes:
@@ -129,7 +133,7 @@ class _Guarded:
                 if event in ("start_map", "start_array"):
                     depth += 1
                     if depth > MAX_DEPTH:
-                        raise FeatureError(f"{self._path} nests brackets more than {MAX_DEPTH} deep: not GeoJSON")
+                        raise FeatureError(f"{self._where} nests brackets more than {MAX_DEPTH} deep: not GeoJSON")
                 elif event in ("end_map", "end_array"):
                     depth -= 1
         self._sure = True
@@ -153,7 +157,7 @@ _OTHERS = {
 }
 
 
-def _check_json(head: bytes, path: Path) -> None:
+def _check_json(head: bytes, path: Location) -> None:
     """Say what a file is that cannot be GeoJSON, rather than where it ceases to be JSON."""
     for magic, what in _OTHERS.items():
         if head.startswith(magic):
@@ -164,14 +168,18 @@ def _check_json(head: bytes, path: Path) -> None:
 
 
 @contextmanager
-def _open(path: Path) -> Iterator[IO[bytes]]:
+def _open(path: Location) -> Iterator[IO[bytes]]:
     """Open a JSON file past its byte order mark, and turn what can go wrong with it into `FeatureError`."""
     try:
-        with path.open("rb") as file:
+        local = fetched(path)
+    except NotFoundError as error:
+        raise FeatureError(f"cannot read {path}: {error}") from error
+    try:
+        with local.open("rb") as file:
             head = file.read(len(_BOM) + CHUNK // 16)
             file.seek(len(_BOM) if head.startswith(_BOM) else 0)
             _check_json(head, path)
-            yield cast("IO[bytes]", _Guarded(file, path))
+            yield cast("IO[bytes]", _Guarded(file, local, path))
     except ijson.JSONError as error:
         reason = " ".join(str(error).split())
         raise FeatureError(f"{path} is not valid JSON, or is cut off: {reason}") from error
@@ -179,14 +187,14 @@ def _open(path: Path) -> Iterator[IO[bytes]]:
         raise FeatureError(f"cannot read {path}: {error}") from error
 
 
-def read_features(path: Path, broken: Callable[[str], None] | None = None) -> Iterator[Feature]:
+def read_features(path: Location, broken: Callable[[str], None] | None = None) -> Iterator[Feature]:
     """Yield the features of a GeoJSON file, in the CRS that `read_crs` gives.
 
     Takes a FeatureCollection, a Feature, a bare geometry, or one of these a line. One feature is in memory at a
     time.
 
     Args:
-        path: The file.
+        path: The file, or an object in S3, which is downloaded once.
         broken: Called with the reason for each feature whose geometry cannot be built, which is then passed
             over; without it the first such feature is an error.
 
@@ -361,8 +369,8 @@ class FeatureWriter:
 
 
 @contextmanager
-def feature_writer(path: Path) -> Iterator[FeatureWriter]:
-    """Open a GeoJSON file for writing; it takes the place of `path` when the block ends well."""
+def feature_writer(path: Location) -> Iterator[FeatureWriter]:
+    """Open a GeoJSON file for writing; it takes the place of `path` when the block ends well (`atomic_path`)."""
     with atomic_text(path) as file:
         file.write(_HEAD)
         yield FeatureWriter(file)

@@ -1,8 +1,8 @@
 """Objects of S3 as files on this machine, downloaded once for each ETag into a folder of bounded size.
 
-The folder is `$RSP_CACHE`, else `rsp-<uid>` in the folder for temporary files. Each object has a folder of its own
-in it, with a lock: whoever uses the file holds it shared until the process ends, who downloads or removes it holds
-it alone. Processes of one machine share the cache.
+They are in `objects` of the folder `$RSP_CACHE`, else of `rsp-<uid>` among the temporary files. Each object has a
+folder of its own, with a lock: whoever uses the file holds it shared until the process ends, whoever downloads or
+removes it holds it alone. Processes of one machine share the cache.
 """
 
 from __future__ import annotations
@@ -45,14 +45,16 @@ def folder() -> Path:
         StorageError: it cannot be made, or it is another user's, who could put files of theirs into it.
     """
     named = os.environ.get("RSP_CACHE")
-    path = Path(named).expanduser() if named else Path(tempfile.gettempdir()) / f"rsp-{os.getuid()}"
+    root = Path(named).expanduser() if named else Path(tempfile.gettempdir()) / f"rsp-{os.getuid()}"
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.lstat()
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = root.lstat()
+        if not named and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022):
+            raise StorageError(f"others may write to {root}: remove it, or name another folder in RSP_CACHE")
+        path = root / "objects"
+        path.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise StorageError(f"cannot make the cache {path}: {error.strerror}; name another in RSP_CACHE") from error
-    if not named and (not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022):
-        raise StorageError(f"others may write to {path}: remove it, or name another folder in RSP_CACHE")
+        raise StorageError(f"cannot make the cache {root}: {error.strerror}; name another in RSP_CACHE") from error
     return path
 
 
@@ -64,6 +66,13 @@ def limit() -> int:
     if not text.isdecimal():
         raise StorageError(f"RSP_CACHE_SIZE is {text!r}; expected a number of bytes, such as {SIZE}")
     return int(text)
+
+
+def fits(address: Address) -> bool:
+    """Tell whether an object takes no more than half of the cache, and may be fetched for convenience."""
+    storage, key = address.open()
+    found = storage.stat(key)
+    return found is not None and found.size <= limit() // 2
 
 
 def fetch(address: Address) -> Path:

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from rsp.shared.errors import ChangedError, NotFoundError, StorageError, UsageError
+from rsp.shared.errors import ChangedError, NotFoundError, RspError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from rsp.shared.storage import Stat, Storage
@@ -112,6 +116,7 @@ class Address:
 
 
 Location = Path | Address
+Place = TypeVar("Place", bound=Path | Address)
 
 
 def location(text: str | Path | Address) -> Location:
@@ -159,8 +164,13 @@ def is_address(where: object) -> bool:
     return isinstance(where, Address) or (isinstance(where, str) and where.lower().startswith(S3))
 
 
-def _stat(address: Address) -> Stat | None:
-    """Return what an object is, None where there is none; raise `ChangedError` where it is not what is meant."""
+def stat_of(address: Address) -> Stat | None:
+    """Return what an object is, None where there is none.
+
+    Raises:
+        ChangedError: it has another ETag than the address.
+        StorageError: the store cannot be reached, or refuses.
+    """
     storage, key = address.open()
     found = storage.stat(key)
     if found is not None and address.etag is not None and found.etag != address.etag:
@@ -179,7 +189,7 @@ def exists(where: Location) -> bool:
     """
     if isinstance(where, Path):
         return where.expanduser().exists()
-    if where.key and _stat(where) is not None:
+    if where.key and stat_of(where) is not None:
         return True
     return next(iter(where.storage().list()), None) is not None
 
@@ -198,7 +208,7 @@ def etag_of(where: Location) -> str:
     """
     if isinstance(where, Path):
         return _digest(where.expanduser())
-    found = _stat(where) if where.key else None
+    found = stat_of(where) if where.key else None
     if found is not None:
         return found.etag
     digest, count = hashlib.sha256(), 0
@@ -249,3 +259,75 @@ def fetched(where: Location) -> Path:
     from rsp.shared.filecache import fetch
 
     return fetch(where)
+
+
+@contextmanager
+def on_disk(where: Location) -> Iterator[Path]:
+    """Yield what `fetched` returns; errors of the block name the address, not the file in the cache."""
+    path = fetched(where)
+    try:
+        yield path
+    except RspError as error:
+        if isinstance(where, Address):
+            error.args = tuple(
+                each.replace(str(path), str(where)) if isinstance(each, str) else each for each in error.args
+            )
+        raise
+
+
+def read_text(where: Location, *, encoding: str = "utf-8") -> str:
+    """Return the text of a file or an object.
+
+    Raises:
+        OSError: the file cannot be read; also where there is no such object.
+        UnicodeDecodeError: it is not text in this encoding.
+        StorageError: the store cannot be reached.
+    """
+    try:
+        return fetched(where).read_text(encoding)
+    except NotFoundError as error:
+        raise FileNotFoundError(str(error)) from error
+
+
+def remove(where: Location) -> None:
+    """Remove a file or an object; nothing happens where there is none.
+
+    Raises:
+        OSError: the file cannot be removed.
+        StorageError: the store refuses, or cannot be reached.
+    """
+    if isinstance(where, Path):
+        where.expanduser().unlink(missing_ok=True)
+        return
+    storage, key = where.open()
+    # Not every account that may write may delete: who has nothing to delete shall not need to.
+    if storage.stat(key) is not None:
+        storage.delete(key)
+
+
+def matching(pattern: str | Location) -> list[Location]:
+    """Return the files or objects that a path, an address or a glob pattern of either names, sorted.
+
+    A `*` does not reach across a slash. A name without a wildcard stands for itself, whether it is there or not.
+
+    Raises:
+        UsageError: an address that cannot be one.
+        StorageError: the store cannot be reached.
+    """
+    where = location(pattern).expanduser()
+    if isinstance(where, Path):
+        if where.exists() or not has_magic(str(where)):
+            return [where]
+        return sorted(map(Path, glob(str(where))))  # noqa: PTH207 (absolute patterns too)
+    if not has_magic(where.key) or exists(where):
+        return [where]
+    parts = where.key.split("/")
+    fixed = next(number for number, part in enumerate(parts) if has_magic(part))
+    root = Address(where.bucket, "/".join(parts[:fixed]))
+    wanted = parts[fixed:]
+    return [
+        root / found.key
+        for found in root.storage().list()
+        if len(names := found.key.split("/")) == len(wanted)
+        and all(fnmatchcase(name, part) for name, part in zip(names, wanted, strict=True))
+    ]

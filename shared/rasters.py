@@ -19,6 +19,8 @@ from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
 
 from rsp.shared.errors import RasterError
+from rsp.shared.gdal import check_object, gdal_name
+from rsp.shared.locations import is_address, matching
 from rsp.shared.mercator import MAX_LATITUDE
 from rsp.shared.tiles import Tile, tile_block
 
@@ -51,24 +53,32 @@ class RasterGroup:
 
 
 def expand(rasters: Iterable[str]) -> list[str]:
-    """Return the rasters that paths, glob patterns and URLs name, each once."""
+    """Return the rasters that paths, addresses in S3, glob patterns of either, and URLs name, each once."""
     found: list[str] = []
     for name in rasters:
-        if "://" in name or name.startswith("/vsi"):
+        if is_address(name):
+            found += [str(each) for each in matching(name)] or [name]
+        elif "://" in name or name.startswith("/vsi"):
             found.append(name)
-            continue
-        path = Path(name).expanduser().absolute()
-        matches = [] if path.exists() else sorted(glob(str(path)))  # noqa: PTH207 (absolute patterns too)
-        found += matches or [str(path)]
+        else:
+            path = Path(name).expanduser().absolute()
+            matches = [] if path.exists() else sorted(glob(str(path)))  # noqa: PTH207 (absolute patterns too)
+            found += matches or [str(path)]
     return list(dict.fromkeys(found))
 
 
 def open_raster(path: str, **options: Any) -> rasterio.DatasetReader:
-    """Open a raster; raise `RasterError` where it cannot be read."""
+    """Open a raster; one in S3 needs a `RasterEnv` around it while it is read.
+
+    Raises:
+        RasterError: it cannot be read.
+        StorageError: it is in S3, and the server cannot be reached or refuses.
+    """
+    check_object(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(path, **options)
+            return rasterio.open(gdal_name(path), **options)
     except (RasterioError, OSError, ValueError) as error:
         raise RasterError(f"cannot read the raster {path}: {error}") from error
 

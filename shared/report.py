@@ -6,10 +6,10 @@ import dataclasses
 import json
 import math
 import sys
-from pathlib import Path
 from typing import Any
 
 from rsp.shared.atomic import atomic_text
+from rsp.shared.locations import Address, Location, remove
 from rsp.shared.tiles import Tile, write_cover, zxy
 
 
@@ -46,25 +46,25 @@ def _plain(value: Any) -> Any:
     return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
-def write_report(path: Path, tool: str, result: Result) -> None:
+def write_report(path: Location, tool: str, result: Result) -> None:
     """Write the result of a tool as JSON, atomically."""
     with atomic_text(path) as file:
         json.dump({"tool": tool, **result.as_dict()}, file, indent=2)
         file.write("\n")
 
 
-def failed_cover(out: Path) -> Path:
+def failed_cover(out: Location) -> Location:
     """Return where the tiles on which a tool failed are listed: beside its output."""
-    if out.name in ("", ".."):
+    if not isinstance(out, Address) and out.name in ("", ".."):
         out = out.resolve()  # `.` has a name too
     return out.parent / f"{out.name}.failed.csv"
 
 
-def note_failures(out: Path, failed: dict[Tile, str]) -> None:
+def note_failures(out: Location, failed: dict[Tile, str]) -> None:
     """List failed tiles in a cover beside the output, or remove the list of an earlier run if none failed."""
     path = failed_cover(out)
     if not failed:
-        path.unlink(missing_ok=True)
+        remove(path)
         return
     write_cover(path, sorted(failed))
     for tile, reason in sorted(failed.items())[:10]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import mercantile
 from mercantile import Tile
 
 from rsp.shared.atomic import atomic_text
 from rsp.shared.errors import CoverError, UsageError
+from rsp.shared.locations import Location, location, read_text
 from rsp.shared.mercator import MAX_LATITUDE
 
 __all__ = [
@@ -67,7 +67,7 @@ def check_tile(x: int, y: int, z: int) -> Tile:
     return Tile(x, y, z)
 
 
-def read_cover(path: str | Path) -> list[Tile]:
+def read_cover(path: str | Location) -> list[Tile]:
     """Read a cover: one `x,y,z` a line, comma or tab separated; blank lines and further columns are skipped.
 
     Returns:
@@ -76,9 +76,9 @@ def read_cover(path: str | Path) -> list[Tile]:
     Raises:
         CoverError: no such file, a line that is not a tile (named with its number), or no tile at all.
     """
-    path = Path(path)
+    path = location(path)
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = read_text(path, encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise CoverError(f"cannot read the cover {path}: {error}") from error
     tiles: dict[Tile, None] = {}
@@ -98,17 +98,17 @@ def read_cover(path: str | Path) -> list[Tile]:
     return list(tiles)
 
 
-def write_cover(path: str | Path, tiles: Iterable[Tile]) -> int:
+def write_cover(path: str | Location, tiles: Iterable[Tile]) -> int:
     """Write a cover atomically, one `x,y,z` a line, and return how many tiles it lists."""
     count = 0
-    with atomic_text(Path(path)) as file:
+    with atomic_text(location(path)) as file:
         for tile in tiles:
             file.write(f"{tile.x},{tile.y},{tile.z}\n")
             count += 1
     return count
 
 
-def zoom_of(tiles: Iterable[Tile], where: str | Path = "the cover") -> int:
+def zoom_of(tiles: Iterable[Tile], where: str | Location = "the cover") -> int:
     """Return the one zoom of the tiles; raise `CoverError` where there is none, or more than one."""
     zooms = sorted({tile.z for tile in tiles})
     if not zooms:

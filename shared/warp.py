@@ -18,6 +18,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from rsp.shared.errors import TileError
+from rsp.shared.gdal import RasterEnv, gdal_name
 from rsp.shared.images import Array, Rgb, encode, encode_mask
 from rsp.shared.rasters import MERCATOR, RasterGroup, footprint, open_raster
 from rsp.shared.tiles import Tile, bounds_mercator
@@ -71,9 +72,16 @@ class Mosaic:
 
     def __init__(self, job: Job) -> None:
         self._job = job
+        self._open()
+
+    def _open(self) -> None:
         self._stack = ExitStack()
-        self._stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE))
-        self._layers = [self._layer(path) for path in job.source.paths]
+        self._env = self._stack.enter_context(RasterEnv(self._job.source.paths, GDAL_CACHEMAX=CACHE))
+        try:
+            self._layers = [self._layer(path) for path in self._job.source.paths]
+        except BaseException:
+            self._stack.close()
+            raise
 
     def _layer(self, path: str) -> tuple[WarpedVRT, Tile, Tile, int]:
         """Open a raster; return it projected, its first and last tile, and the index of its mask."""
@@ -117,7 +125,7 @@ class Mosaic:
         if not taken:
             return path
         view = f"/vsimem/{secrets.token_hex(8)}.vrt"
-        rasterio.shutil.copy(path, view, driver="VRT")
+        rasterio.shutil.copy(gdal_name(path), view, driver="VRT")
         self._stack.callback(rasterio.shutil.delete, view)
         with rasterio.open(view, "r+") as raster:
             raster.colorinterp = [
@@ -181,6 +189,9 @@ class Mosaic:
         Raises:
             TileError: a raster cannot be read here.
         """
+        if self._env.expired:
+            self.close()
+            self._open()
         side = self._job.tile_size
         bands = list(self._job.source.bands)
         pixels = np.zeros((len(bands), side, side), self._job.source.dtype)

@@ -20,6 +20,7 @@ from rsp.shared.classes import find_classes
 from rsp.shared.config import ClassDef
 from rsp.shared.errors import RspError
 from rsp.shared.images import Array, complementary
+from rsp.shared.locations import Location, location, read_text
 from rsp.shared.tiles import Tile
 from rsp.shared.webmap import embed_webmap
 
@@ -44,13 +45,13 @@ Scores = dict[Tile, dict[str, float]]
 
 
 def overview(
-    images: str | Path,
-    labels: str | Path,
-    masks: str | Path,
+    images: str | Location,
+    labels: str | Location,
+    masks: str | Location,
     *,
-    config: Path | None,
-    webmap: Path,
-    side_by_side: Path,
+    config: Location | None,
+    webmap: Location,
+    side_by_side: Location,
 ) -> CompareResult:
     """Score masks against labels; write a map and the worst tiles side by side, two HTML pages.
 
@@ -65,7 +66,7 @@ def overview(
     Returns:
         The measures of all tiles.
     """
-    images, labels, masks = Path(images), Path(labels), Path(masks)
+    images, labels, masks = location(images), location(labels), location(masks)
     with TemporaryDirectory() as folder:
         listed = Path(folder) / "list"
         result = compare(listed, [images], mode="list", labels=labels, masks=masks, config=config)
@@ -83,9 +84,9 @@ def overview(
     return result
 
 
-def _read_list(path: Path) -> Scores:
+def _read_list(path: Location) -> Scores:
     scores: Scores = {}
-    for line in path.read_text("utf-8").splitlines():
+    for line in read_text(path).splitlines():
         tile, fg, qod = line.split("\t\t")
         x, y, z = map(int, tile.split(","))
         scores[Tile(x, y, z)] = {"fg": float(fg), "qod": float(qod)}

@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rsp.shared.arguments import add_config, add_out, add_web_ui, add_workers, bounded, require
 from rsp.shared.claims import FAILED, GEOJSON, TABLE, Output, check_paths, tiles_output
 from rsp.shared.errors import CoverError, TileSetError, UsageError
 from rsp.shared.jobs import Failure
+from rsp.shared.locations import Location, exists, location
 from rsp.shared.report import Result, note_failures
 from rsp.shared.tiles import Tile, zxy
 
@@ -58,14 +58,14 @@ class CompareResult(Result):
 
 
 def compare(
-    out: Path,
-    images: list[Path] | None = None,
+    out: Location,
+    images: list[Location] | None = None,
     *,
     mode: Mode = "side",
-    labels: Path | None = None,
-    masks: Path | None = None,
-    config: Path | None = None,
-    cover: Path | None = None,
+    labels: Location | None = None,
+    masks: Location | None = None,
+    config: Location | None = None,
+    cover: Location | None = None,
     minimum_fg: float = 0,
     maximum_fg: float = 100,
     minimum_qod: float = 0,
@@ -76,7 +76,7 @@ def compare(
     workers: int | None = None,
     resume: bool = False,
     web_ui_base_url: str = "./",
-    web_ui_template: Path | None = None,
+    web_ui_template: Location | None = None,
     web_ui: bool = True,
 ) -> CompareResult:
     """Compare tile sets of the same tiles.
@@ -135,7 +135,7 @@ def compare(
         titles = [entry.title for entry in find_classes(config, [labels, masks])]
     job = Job(
         mode=mode,
-        images=tuple(Path(path) for path in images or ()) if mode != "list" else (),
+        images=tuple(location(path) for path in images or ()) if mode != "list" else (),
         labels=labels if scored else None,
         masks=masks if scored else None,
         classes=len(titles),
@@ -214,7 +214,7 @@ class _Tally:
         return result
 
 
-def _write_list(out: Path, tally: _Tally, found: Outcomes, geojson: bool) -> None:
+def _write_list(out: Location, tally: _Tally, found: Outcomes, geojson: bool) -> None:
     """Write `x,y,z`, foreground and quality of each tile that passed, as text or as GeoJSON."""
     from rsp.shared.atomic import atomic_text
     from rsp.shared.webmap import footprints
@@ -236,11 +236,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode", choices=("side", "stack", "list"), default="side",
         help="side by side, the mean of all, or one line per tile (default: side)",
     )  # fmt: skip
-    parser.add_argument("--images", type=Path, nargs="+", metavar="TILES", help="tile sets to show, in order")
-    parser.add_argument("--labels", type=Path, metavar="TILES", help="labels, to score masks against")
-    parser.add_argument("--masks", type=Path, metavar="TILES", help="masks, to score against labels")
+    parser.add_argument("--images", type=location, nargs="+", metavar="TILES", help="tile sets to show, in order")
+    parser.add_argument("--labels", type=location, metavar="TILES", help="labels, to score masks against")
+    parser.add_argument("--masks", type=location, metavar="TILES", help="masks, to score against labels")
     add_config(parser)
-    parser.add_argument("--cover", type=Path, help="compare only the tiles of this cover")
+    parser.add_argument("--cover", type=location, help="compare only the tiles of this cover")
     group = parser.add_argument_group("Filters (require --labels and --masks)")
     for name, default, text in (
         ("minimum_fg", 0, "lowest percentage of foreground"),
@@ -268,7 +268,7 @@ def resolve(args: argparse.Namespace) -> None:
     # writing into it would spoil it.
     if args.out is None and args.mode != "list" and len(args.images or []) > 1:
         *images, last = args.images
-        if last.exists():
+        if exists(last):
             raise UsageError(
                 f"`out` is missing: {last} exists and follows --images, so it is read as one of the images. To "
                 f"write to it, give --out {last}; else add the output as --out DIR"

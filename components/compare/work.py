@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from rsp.components.compare.pictures import side, stack, to_rgb
 from rsp.shared.errors import CoverError, RspError, TileSetError
 from rsp.shared.images import Array, Mask, decode, decode_mask, encode
 from rsp.shared.jobs import Failure, run_job
+from rsp.shared.locations import Location
 from rsp.shared.metrics import Counts, confusion, qod
 from rsp.shared.tiles import Tile, read_cover, zoom_of, zxy
 from rsp.shared.tileset import TileReader, open_reader
@@ -35,9 +35,9 @@ class Job:
     """
 
     mode: Mode
-    images: tuple[Path, ...]
-    labels: Path | None
-    masks: Path | None
+    images: tuple[Location, ...]
+    labels: Location | None
+    masks: Location | None
     classes: int
     minimum: tuple[float, float]
     maximum: tuple[float, float]
@@ -49,7 +49,7 @@ class Job:
         return Comparer(self)
 
     @property
-    def paths(self) -> list[Path]:
+    def paths(self) -> list[Location]:
         """Every tile set that is read, each once."""
         return list(dict.fromkeys(path for path in (*self.images, self.labels, self.masks) if path is not None))
 
@@ -92,14 +92,14 @@ class Comparer:
             done = done._replace(picture=encode(joined, job.tile_format))
         return done
 
-    def picture(self, path: Path, tile: Tile) -> Array:
+    def picture(self, path: Location, tile: Tile) -> Array:
         """Return a tile of one of the sets as a picture."""
         try:
             return to_rgb(decode(self.readers[path].read(tile)))
         except RspError as error:
             raise type(error)(f"{path}: {error}") from None
 
-    def _mask(self, path: Path, tile: Tile) -> Mask:
+    def _mask(self, path: Location, tile: Tile) -> Mask:
         try:
             return decode_mask(self.readers[path].read(tile))
         except RspError as error:
@@ -120,7 +120,7 @@ def compare_tiles(job: Job, items: Sequence[tuple[Tile, bool]], workers: int | N
     return run_job(job, items, len(items), workers, worth=TILES_A_PROCESS)
 
 
-def tiles_of(job: Job, cover: Path | None) -> list[Tile]:
+def tiles_of(job: Job, cover: Location | None) -> list[Tile]:
     """Return the tiles that every tile set of a job has, sorted.
 
     Raises:

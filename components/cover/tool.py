@@ -10,12 +10,12 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from rsp.shared.arguments import add_out, int_list, require
 from rsp.shared.claims import COVER, Output, check_paths
 from rsp.shared.errors import CoverError, UsageError
+from rsp.shared.locations import Location, location
 from rsp.shared.report import Result
 from rsp.shared.tiles import MAX_TILES, MAX_ZOOM, Tile, split_cover, write_cover
 
@@ -37,7 +37,7 @@ class CoverResult(Result):
 
 def cover(
     source: str,
-    out: list[Path],
+    out: list[Location],
     *,
     kind: Kind = "geojson",
     zoom: int | None = None,
@@ -153,7 +153,7 @@ def resolve(args: argparse.Namespace) -> None:
         if value is None:
             continue
         # The first positional is an output then.
-        positionals = [Path(source)] if source is not None else []
+        positionals = [location(source)] if source is not None else []
         args.kind, source, args.out = kind, value, [*positionals, *(args.out or [])] or None
     args.source = source.strip() if source else None
     if args.source is None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsp.serving.manifest import measured
 from rsp.serving.releases import ReleaseStore, bands_of, value_type_of
+from rsp.shared.locations import Location, fetched
 from rsp.shared.storage import open_storage
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rsp.shared.learning.card import ModelCard
 
 
-def worse_than_current(model: Path, store: str, name: str) -> str | None:
+def worse_than_current(model: Location, store: str, name: str) -> str | None:
     """Return why a model is worse than the release of a name that is wanted now; None where it is not.
 
     This is what a pipeline asks before it deploys. Whether it answers another question is for `rsp deploy` to say:
@@ -32,7 +32,7 @@ def worse_than_current(model: Path, store: str, name: str) -> str | None:
     if pointer is None or pointer.version is None:
         return None
     current = releases.release(name, pointer.version)
-    if measured(model) == current.files[current.model]:
+    if measured(fetched(model)) == current.files[current.model]:
         return None
     # Only now: it takes torch.
     from rsp.shared.learning.formats import read_model_card

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -11,6 +9,7 @@ from rsp.serving.manifest import MAX_GOLDEN_BYTES, Golden, Precision
 from rsp.shared.errors import ModelError, TileError
 from rsp.shared.images import encode, sniff
 from rsp.shared.learning.inference import load_predictor, predict_tiles, sent_bands, sent_tile
+from rsp.shared.locations import Location
 from rsp.shared.tileset import open_reader
 
 # How many tiles of the golden tile set are predicted.
@@ -18,7 +17,7 @@ GOLDEN = 3
 
 
 def golden_tiles(
-    model: Path, tiles: Path | None, *, trust_model: bool = False
+    model: Location, tiles: Location | None, *, trust_model: bool = False
 ) -> tuple[dict[str, bytes], list[Golden], Precision]:
     """Predict the first golden tiles here, on the processor, one thread, in float32.
 

@@ -9,14 +9,15 @@ rsp deploy --store s3://bucket/models --name roofs --rollback
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from rsp.shared.arguments import add_trust_model, bounded
 from rsp.shared.claims import FOLDER, Output, check_paths
 from rsp.shared.errors import UsageError
+from rsp.shared.locations import Location, location, on_disk
 from rsp.shared.report import Result
 from rsp.shared.storage import open_storage
 
@@ -62,13 +63,13 @@ class ListResult(Result):
 
 
 def deploy(
-    model: Path | None = None,
+    model: Location | None = None,
     *,
     store: str,
     name: str = "",
     version: str = "",
-    checkpoint: Path | None = None,
-    golden: Path | None = None,
+    checkpoint: Location | None = None,
+    golden: Location | None = None,
     status: list[str] | None = None,
     endpoint: str = "",
     keep: int = KEEP,
@@ -126,7 +127,7 @@ def deploy(
 
     if not store:
         raise UsageError("--store must be a folder, or s3://bucket/prefix")
-    local = [] if "://" in store else [Output(Path(store), FOLDER)]
+    local = [] if "://" in store else [Output(location(store), FOLDER)]
     check_paths(local, [golden], inside=[model, checkpoint])
     asked = {"--model": model is not None, "--list": listing, "--rollback": rollback is not None}
     if sum(asked.values()) != 1:
@@ -143,7 +144,8 @@ def deploy(
     work = Deployment(releases, name, Replicas(status or [], name), timeout)
     replaced = "" if work.before is None else work.before.version or ""
     if model is not None:
-        wanted = work.publish(model, version, checkpoint, golden, force=force, trust=trust_model)
+        with on_disk(model) as file, nullcontext() if checkpoint is None else on_disk(checkpoint) as kept:
+            wanted = work.publish(file, version, kept, golden, force=force, trust=trust_model)
         reason = "deployed"
     else:
         wanted = work.earlier(rollback or "")
@@ -172,7 +174,7 @@ def _endpoint(endpoint: str, status: list[str], name: str) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp deploy`."""
-    parser.add_argument("--model", type=Path, help="exported model, or checkpoint, to deploy")
+    parser.add_argument("--model", type=location, help="exported model, or checkpoint, to deploy")
     parser.add_argument(
         "--store", required=True, metavar="STORE", help="release store: a folder, or s3://bucket/prefix"
     )
@@ -181,10 +183,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--version", default="", help="its version (default: 8 digits of its SHA-256)")
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="what the model was exported from, to be kept with it"
+        "--checkpoint", type=location, metavar="FILE", help="what the model was exported from, to be kept with it"
     )
     parser.add_argument(
-        "--golden", type=Path, metavar="TILES",
+        "--golden", type=location, metavar="TILES",
         help="tile set whose first tiles servers have to answer right (default: noise)",
     )  # fmt: skip
     parser.add_argument(

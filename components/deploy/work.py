@@ -13,6 +13,7 @@ from rsp.components.deploy.replicas import Replica, Replicas
 from rsp.serving.manifest import Pointer, Release, check_name, measured, sha8
 from rsp.serving.releases import ReleaseStore
 from rsp.shared.errors import ConflictError, ModelError, ReleaseError, RspError, ServingError, StorageError
+from rsp.shared.locations import Location
 
 # What a model is called in a release, by its form.
 NAMES = {"checkpoint": "model.safetensors", "onnx": "model.onnx", "jit": "model.pt", "pt2": "model.pt2"}
@@ -50,7 +51,14 @@ class Deployment:
         )
 
     def publish(
-        self, model: Path, version: str, checkpoint: Path | None, golden: Path | None, *, force: bool, trust: bool
+        self,
+        model: Path,
+        version: str,
+        checkpoint: Path | None,
+        golden: Location | None,
+        *,
+        force: bool,
+        trust: bool,
     ) -> str:
         """Put a model into the store, after it was compared with the current release; returns its version."""
         version = check_name("version", version or sha8(model))

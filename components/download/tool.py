@@ -15,12 +15,12 @@ import sys
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 from rsp.components.download.failures import FailureLimit
 from rsp.shared.arguments import add_out, add_web_ui, require
 from rsp.shared.claims import check_paths, tiles_output
 from rsp.shared.errors import DownloadError, TileError, UsageError
+from rsp.shared.locations import Location, location
 from rsp.shared.parallel import parallel_map
 from rsp.shared.progress import progress
 from rsp.shared.report import Result, note_failures
@@ -45,8 +45,8 @@ class DownloadResult(Result):
 
 def download(
     url: str,
-    cover: Path,
-    out: Path,
+    cover: Location,
+    out: Location,
     *,
     kind: Kind = "XYZ",
     rate: int = 10,
@@ -55,7 +55,7 @@ def download(
     workers: int | None = None,
     overwrite: bool = False,
     web_ui_base_url: str = "./",
-    web_ui_template: Path | None = None,
+    web_ui_template: Location | None = None,
     web_ui: bool = True,
 ) -> DownloadResult:
     """Fetch tiles that are not there yet.
@@ -171,7 +171,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="URL of a tile with {z} {x} {y} (or {-y}); for WMS with {xmin},{ymin},{xmax},{ymax} or {bbox} in "
         "metres of EPSG:3857; {s} is one of a, b, c",
     )
-    parser.add_argument("cover", type=Path, metavar="tiles", help="cover of the tiles to fetch, CSV")
+    parser.add_argument("cover", type=location, metavar="tiles", help="cover of the tiles to fetch, CSV")
     add_out(parser, "where the tiles go, a directory or FILE.pmtiles")
     parser.add_argument(
         "--type", dest="kind", choices=("XYZ", "WMS", "TMS"), default="XYZ", help="kind of server (default: XYZ)"

@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rsp.shared.arguments import add_config, add_out, require
 from rsp.shared.claims import Form, Output, check_paths, tile_set
+from rsp.shared.locations import Location, location
 from rsp.shared.report import Result
 
 if TYPE_CHECKING:
@@ -71,12 +71,12 @@ class ExportResult(Result):
 
 
 def export(
-    checkpoint: Path,
-    out: Path,
+    checkpoint: Location,
+    out: Location,
     *,
     kind: Kind = "jit",
-    config: Path | None = None,
-    tiles: Path | None = None,
+    config: Location | None = None,
+    tiles: Location | None = None,
     seed: int = 0,
 ) -> ExportResult:
     """Write a model that needs none of our code to run, and its card as `<out>.json` beside it.
@@ -137,7 +137,7 @@ def export(
     )
 
 
-def _why_refused(path: Path) -> str:
+def _why_refused(path: Location) -> str:
     """Return why a file is loaded with --trust_model only, and say so; empty where it is not."""
     from rsp.shared.errors import ModelError
     from rsp.shared.learning.formats import check_model
@@ -188,7 +188,7 @@ def compare_models(original: Predictor, exported: Predictor, images: list[Array]
     return pixels, differing, difference
 
 
-def _samples(original: Predictor, tiles: Path | None, seed: int) -> list[Array]:
+def _samples(original: Predictor, tiles: Location | None, seed: int) -> list[Array]:
     """Return windows to compare on: random images that have areas, edges and noise, and windows of real tiles."""
     import numpy as np
 
@@ -214,14 +214,14 @@ def _samples(original: Predictor, tiles: Path | None, seed: int) -> list[Array]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp export`."""
     add_out(parser, "the model to write")
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="checkpoint to export (required)")
+    parser.add_argument("--checkpoint", type=location, metavar="FILE", help="checkpoint to export (required)")
     parser.add_argument(
         "--type", dest="kind", choices=("onnx", "jit", "pt2"), default="jit",
         help="ONNX, TorchScript or torch.export (default: jit)",
     )  # fmt: skip
     add_config(parser)
     parser.add_argument(
-        "--tiles", type=Path, default=None, metavar="TILES",
+        "--tiles", type=location, default=None, metavar="TILES",
         help="also compare the export with the checkpoint on some of these tiles",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the random images to compare on (default: 0)")

@@ -12,12 +12,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rsp.shared.arguments import add_out, require
+from rsp.shared.atomic import is_stream
 from rsp.shared.claims import GEOJSON, Output, check_paths
 from rsp.shared.errors import FeatureError
+from rsp.shared.locations import Location, location, on_disk
 from rsp.shared.progress import progress
 from rsp.shared.report import Result
 
@@ -57,7 +58,7 @@ class ExtractResult(Result):
 
 
 def extract(
-    pbf: Path, out: Path, *, kind: str, index: Index = "flex_mem", with_hidden: bool = False
+    pbf: Location, out: Location, *, kind: str, index: Index = "flex_mem", with_hidden: bool = False
 ) -> ExtractResult:
     """Write the features of one type from OpenStreetMap data as GeoJSON, in degrees.
 
@@ -97,14 +98,14 @@ def extract(
 
     check_paths([Output(out, GEOJSON)], [pbf])
     extractor = find_extractor(kind)
-    with Source(pbf.expanduser()) as source:
+    with on_disk(pbf) as file, Source(file) as source:
         while True:
             reader = OsmReader(source, extractor, index, with_hidden=with_hidden)
             try:
                 result, unreadable = _write(reader, out, extractor, kind, pbf)
                 break
             except DisorderError as error:
-                if out.exists() and not out.is_file():  # what went into a pipe cannot be taken back
+                if is_stream(out):  # what went into a pipe cannot be taken back
                     raise FeatureError(
                         f"{pbf} is not sorted by type and id ({error}); sort it first: "
                         f"osmium sort {pbf} -o sorted.osm.pbf"
@@ -118,7 +119,7 @@ def extract(
 
 
 def _write(
-    reader: OsmReader, out: Path, extractor: Extractor, kind: str, pbf: Path
+    reader: OsmReader, out: Location, extractor: Extractor, kind: str, pbf: Location
 ) -> tuple[ExtractResult, list[str]]:
     """Write what the reader yields; return what was done, and the tags that could not be read."""
     from rsp.shared.features import feature_writer
@@ -140,7 +141,7 @@ def _write(
     ), unreadable
 
 
-def _nothing_left(reader: OsmReader, kind: str, pbf: Path) -> str:
+def _nothing_left(reader: OsmReader, kind: str, pbf: Location) -> str:
     """Return the message for data of which every object had to be left out."""
     from rsp.components.extract.reader import INVALID, MISSING, OPEN
 
@@ -219,7 +220,7 @@ def _tell(reader: OsmReader, unreadable: list[str]) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp extract`."""
     parser.add_argument(
-        "pbf", type=Path,
+        "pbf", type=location,
         help="OpenStreetMap data: .osm.pbf, .osm (XML), .o5m or .opl, the two texts also as .gz or .bz2",
     )  # fmt: skip
     add_out(parser, "GeoJSON file to write")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
@@ -13,6 +12,7 @@ from rsp.shared.images import Array, decode, decode_mask, encode_mask
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.inference import GPU_BATCH, Precision, load_predictor
 from rsp.shared.learning.windows import TileImages, in_strips, read_window
+from rsp.shared.locations import Location
 from rsp.shared.parallel import parallel_map
 from rsp.shared.progress import progress
 from rsp.shared.tiles import Tile, zxy
@@ -55,7 +55,7 @@ class Local:
 
     def __init__(
         self,
-        path: Path,
+        path: Location,
         *,
         device: str | None,
         batch_size: int | None,

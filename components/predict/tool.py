@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rsp.shared.arguments import Once, add_config, add_out, add_trust_model, add_web_ui, add_workers, require
 from rsp.shared.claims import check_paths, tile_set, tiles_output
+from rsp.shared.locations import Location, location
 from rsp.shared.report import Result
 
 if TYPE_CHECKING:
@@ -42,17 +42,17 @@ class PredictResult(Result):
 
 
 def predict(
-    tiles: Path,
-    out: Path,
+    tiles: Location,
+    out: Location,
     *,
-    checkpoint: Path | None = None,
+    checkpoint: Location | None = None,
     endpoint: str | None = None,
     source: str | None = None,
-    config: Path | None = None,
+    config: Location | None = None,
     model: str | None = None,
     tile_size: int | None = None,
     tile_overlap: int | None = None,
-    cover: Path | None = None,
+    cover: Location | None = None,
     resume: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
@@ -60,7 +60,7 @@ def predict(
     precision: Literal["float32", "bfloat16"] = "float32",
     trust_model: bool = False,
     web_ui_base_url: str = "./",
-    web_ui_template: Path | None = None,
+    web_ui_template: Location | None = None,
     web_ui: bool = True,
 ) -> PredictResult:
     """Write a mask for each tile: paletted PNG, pixel = class index, in the colours of the classes.
@@ -174,7 +174,7 @@ def predict(
     )
 
 
-def _check(card: ModelCard, config: Path | None, model: str | None, tile_size: int | None) -> None:
+def _check(card: ModelCard, config: Location | None, model: str | None, tile_size: int | None) -> None:
     """Raise where arguments that described the network, and need not any more, contradict the model's card."""
     from rsp.shared.config import load_config
     from rsp.shared.errors import UsageError
@@ -199,11 +199,13 @@ def _check(card: ModelCard, config: Path | None, model: str | None, tile_size: i
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp predict`."""
-    parser.add_argument("tiles", type=Path, help="tile set of images, or a folder that holds one for each channel")
+    parser.add_argument(
+        "tiles", type=location, help="tile set of images, or a folder that holds one for each channel"
+    )
     add_out(parser, "tile set of masks to write (a directory, or a .pmtiles file)")
     parser.add_argument(
         "--checkpoint",
-        type=Path,
+        type=location,
         action=Once,
         metavar="FILE",
         help="checkpoint, or exported model (ONNX, TorchScript, pt2)",
@@ -225,7 +227,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile_overlap", type=int, metavar="PIXELS",
         help="pixels of neighbouring tiles to include on each side (default: the model's)",
     )  # fmt: skip
-    parser.add_argument("--cover", type=Path, metavar="FILE", help="predict only the tiles of this cover")
+    parser.add_argument("--cover", type=location, metavar="FILE", help="predict only the tiles of this cover")
     parser.add_argument("--resume", action="store_true", help="keep existing masks")
     parser.add_argument(
         "--batch_size", "--bs", type=int, metavar="N", help="tiles per batch on a GPU (default: 8)"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from rsp.components.rasterize.source import Bounds
 from rsp.shared.errors import TileError
 from rsp.shared.images import Mask, Rgb, decode_mask, encode_mask
 from rsp.shared.jobs import Failure, attempt
+from rsp.shared.locations import Location
 from rsp.shared.mercator import AROUND
 from rsp.shared.tiles import Tile, bounds_mercator
 from rsp.shared.tileset import open_reader
@@ -162,7 +162,7 @@ class Job:
     size: int
     value: int
     colors: tuple[Rgb, ...]
-    present: Path | None = None
+    present: Location | None = None
 
     def open(self) -> Burner:
         """Open the labels that are there."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -13,6 +12,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rsp.shared.features import expand, polygonal, project, read_crs, read_features
+from rsp.shared.locations import Location
 
 Bounds = tuple[float, float, float, float]
 
@@ -58,7 +58,7 @@ class GeoJsonSource:
         for path in self._paths:
             yield from self._file(path)
 
-    def _file(self, path: Path) -> Iterator[BaseGeometry]:
+    def _file(self, path: Location) -> Iterator[BaseGeometry]:
         epsg = read_crs(path) if self._epsg is None else self._epsg
         found = False
         for feature in read_features(path, broken=self._broken):

@@ -13,12 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsp.shared.arguments import add_config, add_out, add_web_ui, add_workers, require
 from rsp.shared.claims import check_paths, tiles_output
 from rsp.shared.errors import TileError, UsageError
+from rsp.shared.locations import Address, Location, exists, location
 from rsp.shared.progress import progress
 from rsp.shared.report import Result, note_failures
 
@@ -57,12 +57,12 @@ class RasterizeResult(Result):
 
 
 def rasterize(
-    cover: Path,
-    out: Path,
+    cover: Location,
+    out: Location,
     *,
     geojson: str | None = None,
     postgis: str | None = None,
-    config: Path | None = None,
+    config: Location | None = None,
     tile_size: int | None = None,
     kind: str | None = None,
     append: bool = False,
@@ -71,7 +71,7 @@ def rasterize(
     workers: int | None = None,
     resume: bool = False,
     web_ui_base_url: str = "./",
-    web_ui_template: Path | None = None,
+    web_ui_template: Location | None = None,
     web_ui: bool = True,
     crs: str | None = None,
 ) -> RasterizeResult:
@@ -167,7 +167,7 @@ def rasterize(
 
 
 def _settings(
-    config: Path | None, tile_size: int | None, present: Path | None, connecting: bool
+    config: Location | None, tile_size: int | None, present: Location | None, connecting: bool
 ) -> tuple[Sequence[ClassDef], int, str | None]:
     """Return the classes, the side of a tile and the connection to PostGIS.
 
@@ -245,7 +245,7 @@ def _counted(outside: int) -> Counter[str]:
     return Counter({OUTSIDE: outside})
 
 
-def _tell(skipped: dict[str, int], used: int, cover: Path) -> None:
+def _tell(skipped: dict[str, int], used: int, cover: Location) -> None:
     """Say on stderr what was left out, and whether nothing is left."""
     for reason, count in skipped.items():
         print(f"rasterize: left out {count} features: {reason}", file=sys.stderr)
@@ -253,7 +253,7 @@ def _tell(skipped: dict[str, int], used: int, cover: Path) -> None:
         print(f"rasterize: warning: no feature meets {cover}; all labels are background", file=sys.stderr)
 
 
-def _has_labels(out: Path) -> bool:
+def _has_labels(out: Location) -> bool:
     """Tell whether there is a tile set to append to; raise where what is there cannot be read."""
     from rsp.shared.errors import TileSetError
     from rsp.shared.tileset import open_reader
@@ -261,7 +261,10 @@ def _has_labels(out: Path) -> bool:
     try:
         open_reader(out).close()
     except TileSetError:
-        if out.is_file() or (out.is_dir() and any(out.glob("*/*/*"))):
+        if isinstance(out, Address):
+            if exists(out):
+                raise
+        elif out.is_file() or (out.is_dir() and any(out.glob("*/*/*"))):
             raise
         return False
     return True
@@ -277,7 +280,7 @@ def _each_tile(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp rasterize`."""
-    parser.add_argument("cover", type=Path, help="cover of the labels, in CSV (x,y,z)")
+    parser.add_argument("cover", type=location, help="cover of the labels, in CSV (x,y,z)")
     add_out(parser, "tile set to write: a directory, or a PMTiles file")
     inputs = parser.add_argument_group("Polygons (one of)")
     inputs.add_argument("--geojson", metavar="FILE", help="GeoJSON file, or a glob pattern in quotes")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 from rsp.shared.arguments import add_out, add_web_ui
 from rsp.shared.claims import check_paths, tiles_output
 from rsp.shared.errors import TileError, TileSetError, UsageError
+from rsp.shared.locations import Address, Location, location, remove
 from rsp.shared.progress import progress
 from rsp.shared.report import Result, note_failures
 from rsp.shared.tiles import Tile, read_cover
@@ -40,14 +41,14 @@ class SubsetResult(Result):
 
 
 def subset(
-    tiles: Path,
-    cover: Path,
-    out: Path | None = None,
+    tiles: Location,
+    cover: Location,
+    out: Location | None = None,
     *,
     mode: Mode = "copy",
     resume: bool = False,
     web_ui_base_url: str = "./",
-    web_ui_template: Path | None = None,
+    web_ui_template: Location | None = None,
     web_ui: bool = True,
 ) -> SubsetResult:
     """Copy, move or delete tiles; their bytes stay as they are.
@@ -75,10 +76,10 @@ def subset(
         raise UsageError(f"--mode is copy, move or delete, got {mode!r}")
     if mode == "delete" and out is not None:
         raise UsageError("`--mode delete` takes the tiles out of --dir and has no output")
-    source, target = Path(tiles).expanduser(), (out or Path()).expanduser()
+    source, target = location(tiles).expanduser(), location(out or Path()).expanduser()
     if mode == "delete":
         check_paths([], [tiles], cover=cover)
-    elif target.resolve() == Path.cwd():
+    elif isinstance(target, Path) and target.resolve() == Path.cwd():
         # The default output: what is read may lie in it, beside the folders of the zooms.
         check_paths([tiles_output(target, web_ui=web_ui)], [], inside=[tiles, cover, web_ui_template])
     else:
@@ -90,10 +91,10 @@ def subset(
         if not present and not (resume and mode == "move"):
             raise TileSetError(f"{source} has none of the {len(wanted)} tiles of {cover}")
         if mode == "delete":
-            done = _remove(reader, progress(present, "delete"), failed)
+            done = _remove(reader, source, progress(present, "delete"), failed)
             note_failures(source, failed)
             return SubsetResult(tiles=len(done), failed=failed)
-        done, skipped = _copy(reader, present, target, failed, move=mode == "move", resume=resume)
+        done, skipped = _copy(reader, source, present, target, failed, move=mode == "move", resume=resume)
         tile_format = reader.format
     note_failures(target, failed)
     if not done and not skipped:
@@ -107,18 +108,24 @@ def subset(
 
 
 def _copy(
-    reader: TileReader, tiles: list[Tile], target: Path, failed: dict[Tile, str], *, move: bool, resume: bool
+    reader: TileReader,
+    source: Location,
+    tiles: list[Tile],
+    target: Location,
+    failed: dict[Tile, str],
+    *,
+    move: bool,
+    resume: bool,
 ) -> tuple[list[Tile], int]:
     """Copy tiles, and take away what was moved; return the tiles written, and how many were there before."""
-    from rsp.shared.tileset import is_archive, open_writer
+    from rsp.shared.tileset import DirectoryReader, is_archive, open_writer
+    from rsp.shared.tileset.remote import StoredReader
 
     if len(reader.formats) > 1:
-        raise TileSetError(
-            f"{reader.path} mixes {' and '.join(sorted(reader.formats))} tiles; a subset has one format"
-        )
+        raise TileSetError(f"{source} mixes {' and '.join(sorted(reader.formats))} tiles; a subset has one format")
     done: list[Tile] = []
-    # A tile that lies in a directory is safe at once, one in an archive when the archive is there.
-    at_once = move and not is_archive(target) and reader.path.is_dir()
+    # A tile in a directory or below a prefix is safe at once, one in an archive when the archive is there.
+    at_once = move and not is_archive(target) and isinstance(reader, DirectoryReader | StoredReader)
     with open_writer(target, reader.format, resume=resume) as writer:
         writer.describe(reader.metadata)
         before = [tile for tile in tiles if tile in writer.done]
@@ -134,20 +141,27 @@ def _copy(
             writer.write(tile, data)
             done.append(tile)
             if at_once:
-                _remove(reader, [tile], failed, prune=False)
+                _remove(reader, source, [tile], failed, prune=False)
     if move:
         # An interrupted move may have written tiles without removing them; those already removed do no harm.
-        _remove(reader, done + before, failed)
+        _remove(reader, source, done + before, failed)
     return done, len(before) + len(moved)
 
 
 def _remove(
-    reader: TileReader, tiles: Iterable[Tile], failed: dict[Tile, str], *, prune: bool = True
+    reader: TileReader, source: Location, tiles: Iterable[Tile], failed: dict[Tile, str], *, prune: bool = True
 ) -> list[Tile]:
     """Take tiles out of a tile set, and folders that become empty; return the tiles taken."""
     from rsp.shared.tileset import SIDECAR, DirectoryReader, open_writer
+    from rsp.shared.tileset.remote import StoredReader
 
     gone: list[Tile] = []
+    if isinstance(reader, StoredReader):
+        gone = list(tiles)
+        reader.delete(gone)
+        if isinstance(source, Address) and len(gone) == len(reader):
+            remove(source.plain / SIDECAR)
+        return gone
     if isinstance(reader, DirectoryReader):
         for tile in tiles:
             try:
@@ -163,12 +177,12 @@ def _remove(
     leaving = set(tiles)
     rest = [tile for tile in reader.tiles() if tile not in leaving]
     if rest:
-        with open_writer(reader.path, reader.format) as writer:
+        with open_writer(source.plain if isinstance(source, Address) else source, reader.format) as writer:
             writer.describe(reader.metadata)
             for tile in progress(rest, "keep"):
                 writer.write(tile, reader.read(tile))
     else:
-        reader.path.unlink()  # an archive holds at least one tile
+        remove(source.plain if isinstance(source, Address) else source)  # an archive holds at least one tile
     return sorted(leaving)
 
 
@@ -185,12 +199,14 @@ def _prune(root: Path, tiles: list[Tile]) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp subset`."""
     add_out(parser, "where the tiles go, a directory or FILE.pmtiles (default: the current directory)")
-    parser.add_argument("--dir", dest="tiles", type=Path, required=True, metavar="TILES", help="source tile set")
+    parser.add_argument(
+        "--dir", dest="tiles", type=location, required=True, metavar="TILES", help="source tile set"
+    )
     parser.add_argument(
         "--filter",
         "--cover",
         dest="cover",
-        type=Path,
+        type=location,
         required=True,
         metavar="CSV",
         help="cover of the tiles to take",

@@ -10,13 +10,13 @@ from __future__ import annotations
 import argparse
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rsp.shared.arguments import add_config, add_web_ui, add_workers, bounded, int_list
 from rsp.shared.claims import check_paths, tiles_output
 from rsp.shared.errors import CoverError, RasterError, UsageError
 from rsp.shared.jobs import Failure, run_job
+from rsp.shared.locations import Location, location
 from rsp.shared.progress import progress
 from rsp.shared.report import Result, note_failures
 from rsp.shared.tiles import MAX_TILES, MAX_ZOOM, Tile, read_cover, tiles_of_blocks, zoom_of, zxy
@@ -53,21 +53,21 @@ class TileResult(Result):
 
 def tile(
     rasters: list[str],
-    out: Path,
+    out: Location,
     *,
     zoom: int,
-    config: Path | None = None,
+    config: Location | None = None,
     no_data: int | None = None,
     kind: Kind = "image",
     tile_size: int = 512,
     tile_format: str | None = None,
     bands: list[int] | None = None,
     value_range: list[float] | None = None,
-    cover: Path | None = None,
+    cover: Location | None = None,
     workers: int | None = None,
     resume: bool = False,
     web_ui_base_url: str = "./",
-    web_ui_template: Path | None = None,
+    web_ui_template: Location | None = None,
     web_ui: bool = True,
     max_tiles: int = MAX_TILES,
 ) -> TileResult:
@@ -77,8 +77,9 @@ def tile(
     their rest black (labels: class 0).
 
     Args:
-        rasters: Paths, glob patterns or URLs that GDAL reads, all of the same bands and type. Where they overlap,
-            the first one is on top; where it has no data (by its mask, alpha band or no-data value), the next one.
+        rasters: Paths, addresses in S3, glob patterns of either, or URLs that GDAL reads, all of the same bands
+            and type. Where they overlap, the first one is on top; where it has no data (by its mask, alpha band
+            or no-data value), the next one.
         out: Where the tiles go, a directory or a `.pmtiles` archive.
         zoom: Zoom of the tiles.
         config: The configuration that names the classes, for labels.
@@ -108,6 +109,7 @@ def tile(
     """
     from rsp.shared import rasters as files
     from rsp.shared import warp
+    from rsp.shared.gdal import RasterEnv
     from rsp.shared.tileset import classes_metadata, open_writer
 
     if not rasters:
@@ -133,10 +135,11 @@ def tile(
             )
         classes = load_config(config).classes
     paths = files.expand(rasters)
-    source = files.inspect(paths, bands, label=kind == "label")
-    tile_format = _format(tile_format, source, kind)
-    scale = _range(value_range, tile_format, source, kind)
-    blocks = [files.footprint(path, zoom, tile_size) for path in paths]
+    with RasterEnv(paths):
+        source = files.inspect(paths, bands, label=kind == "label")
+        tile_format = _format(tile_format, source, kind)
+        scale = _range(value_range, tile_format, source, kind)
+        blocks = [files.footprint(path, zoom, tile_size) for path in paths]
     grid = _grid(blocks, None if cover is None else _wanted(cover, zoom), max_tiles, zoom)
     if not grid:
         raise CoverError(f"none of the tiles of {cover} is in the rasters")
@@ -181,7 +184,7 @@ def tile(
     )
 
 
-def _wanted(cover: Path, zoom: int) -> list[Tile]:
+def _wanted(cover: Location, zoom: int) -> list[Tile]:
     """Return the tiles of a cover; raise `CoverError` where it has another zoom."""
     wanted = read_cover(cover)
     if zoom_of(wanted, cover) != zoom:
@@ -265,7 +268,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="rasters to tile (paths, glob patterns, URLs); where several overlap the first is on top. The last "
         "argument is the output, a directory or FILE.pmtiles, unless --out names it",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, help="where the tiles go, a directory or FILE.pmtiles")
+    parser.add_argument("--out", type=location, help="where the tiles go, a directory or FILE.pmtiles")
     parser.add_argument("--zoom", type=int, required=True, help="zoom of the tiles")
     add_config(parser)
     parser.add_argument(
@@ -298,7 +301,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="values that become 0 and 255 (default, for 16-bit values in png, jpg and webp: 0 and the maximum "
         "of the sensor's bit depth, 8 to 16)",
     )  # fmt: skip
-    parser.add_argument("--cover", type=Path, metavar="CSV", help="make only these tiles")
+    parser.add_argument("--cover", type=location, metavar="CSV", help="make only these tiles")
     parser.add_argument(
         "--max_tiles", type=int, default=MAX_TILES, metavar="N",
         help=f"refuse to make more tiles than this (default: {MAX_TILES})",
@@ -312,6 +315,6 @@ def resolve(args: argparse.Namespace) -> None:
     """Take the last positional as the output where --out does not name it."""
     if args.out is None:
         *args.rasters, out = args.rasters
-        args.out = Path(out)
+        args.out = location(out)
     if not args.rasters:
         raise UsageError("give the rasters, and then the output")

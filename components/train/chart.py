@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from rsp.components.train.result import TrainResult
 from rsp.shared.atomic import atomic_text
+from rsp.shared.locations import Location
 
 WIDTH, HEIGHT, MARGIN = 480, 260, 44
 COLORS = {"training": "#6b7280", "validation": "#be185d"}
@@ -31,7 +31,7 @@ HOW_MEASURED = (
 Values = Sequence[float | None]
 
 
-def write_chart(path: Path, result: TrainResult) -> None:
+def write_chart(path: Location, result: TrainResult) -> None:
     """Write the history of a training: loss, IoU of each class but the background, and all numbers in a table."""
     rows: list[dict[str, Any]] = list(result.history)
     epochs = [int(row["epoch"]) for row in rows]

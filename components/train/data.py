@@ -2,11 +2,11 @@
 
 `[model] loader` names ours (`tiles`), `module:attribute`, or an entry point of the group `rsp.loaders`. A loader
 is made as `make(folder, channels, num_classes, tile_size)`, `folder` being `dataset/training` or
-`dataset/validation`; it can be pickled, and has `tiles` (the tiles, in a fixed order), `notes` (what a person
-should know of them) and `read(tile)`, which returns the image (tile_size, tile_size, bands) and the label
-(tile_size, tile_size) uint8, or raises `TileError`. It may have `channels`, those it was given with the value
-types and divisors of its tiles filled in, and `digest()`, as `rsp.shared.tileset.tiles_digest`: both go into the
-model card.
+`dataset/validation`: a `Path`, or an `rsp.shared.locations.Address` in S3. It can be pickled, and has `tiles` (the
+tiles, in a fixed order), `notes` (what a person should know of them) and `read(tile)`, which returns the image
+(tile_size, tile_size, bands) and the label (tile_size, tile_size) uint8, or raises `TileError`. It may have
+`channels`, those it was given with the value types and divisors of its tiles filled in, and `digest()`, as
+`rsp.shared.tileset.tiles_digest`: both go into the model card.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,8 +25,10 @@ from rsp.components.train.augmentation import augment, load_augmentation
 from rsp.shared import plugins
 from rsp.shared.config import Channel, Config
 from rsp.shared.errors import PluginError, RspError, TileError, TileSetError
+from rsp.shared.filecache import fits
 from rsp.shared.images import Array, Mask, decode, decode_mask, natural_divisor, value_type
 from rsp.shared.learning.normalise import normalise, pick_bands, scale, stack_bands
+from rsp.shared.locations import Address, Location, fetched
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import TileReader, find_tileset, open_reader, tiles_digest
 
@@ -46,6 +47,16 @@ class Loader(Protocol):
         """Return image and label of a tile."""
 
 
+def nearby(tiles: Location) -> Location:
+    """Return the copy of an archive in S3 on this machine: training reads every tile again in each epoch.
+
+    What the cache cannot hold stays where it is and is read by ranges; so do tiles that are objects of their own.
+    """
+    if isinstance(tiles, Address) and tiles.suffix.lower() == ".pmtiles" and fits(tiles):
+        return fetched(tiles)
+    return tiles
+
+
 class TileLoader:
     """Reads tile sets `<folder>/<channel>` and `<folder>/labels`, directories or archives (`.pmtiles`).
 
@@ -55,9 +66,10 @@ class TileLoader:
         TileSetError: a tile set is missing, or they have no tile in common.
     """
 
-    def __init__(self, folder: Path, channels: Sequence[Channel], num_classes: int, tile_size: int) -> None:
+    def __init__(self, folder: Location, channels: Sequence[Channel], num_classes: int, tile_size: int) -> None:
         self.channels, self.num_classes, self.tile_size = tuple(channels), num_classes, tile_size
         self.paths = {name: find_tileset(folder, name) for name in [*(c.name for c in channels), "labels"]}
+        self._near = {name: nearby(path) for name, path in self.paths.items()}
         self.notes: list[str] = []
         self._readers: dict[str, TileReader] = {}
         self._owner = 0
@@ -102,7 +114,7 @@ class TileLoader:
         if self._owner != os.getpid():
             self._readers, self._owner = {}, os.getpid()
         if name not in self._readers:
-            self._readers[name] = open_reader(self.paths[name])
+            self._readers[name] = open_reader(self._near[name])
         return self._readers[name]
 
     def read(self, tile: Tile) -> tuple[Array, Mask]:
@@ -178,7 +190,7 @@ class TileDataset(Dataset[Item]):
     reading raised, which so keeps its words on the way out of a worker process.
     """
 
-    def __init__(self, config: Config, folder: Path, *, training: bool, seed: int = 0) -> None:
+    def __init__(self, config: Config, folder: Location, *, training: bool, seed: int = 0) -> None:
         self.loader = make_loader(config, folder)
         # With what the loader knows of the values of the tiles.
         known = getattr(self.loader, "channels", None)
@@ -228,7 +240,7 @@ class TileDataset(Dataset[Item]):
 BUILTIN = {"tiles": TileLoader, "semseg": TileLoader, "semsegtiles": TileLoader}
 
 
-def make_loader(config: Config, folder: Path) -> Loader:
+def make_loader(config: Config, folder: Location) -> Loader:
     """Return the loader that the configuration names; raise `PluginError` where it is not one."""
     name = config.model.loader
     make = plugins.load(name, "rsp.loaders", BUILTIN)

@@ -13,6 +13,7 @@ import torch
 
 from rsp.shared.atomic import atomic_path, atomic_text
 from rsp.shared.errors import ModelError, StorageError
+from rsp.shared.locations import Location, exists, on_disk
 
 LOG, HISTORY_JSON, HISTORY_CSV, STATE = "log", "history.json", "history.csv", "state.pt"
 VERSION = 1
@@ -64,23 +65,24 @@ def write_state(out: Path, state: State) -> None:
         raise StorageError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
 
 
-def read_state(folder: Path) -> State | None:
-    """Return the state in a folder, or None where there is none. Nothing in the file can run code.
+def read_state(folder: Location) -> State | None:
+    """Return the state in a folder or below a prefix, or None where there is none. Nothing in it can run code.
 
     Raises:
         ModelError: it is damaged, or of another version.
     """
     path = folder / STATE
-    if not path.exists():
+    if not exists(path):
         return None
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
+        with on_disk(path) as file:
+            data = torch.load(file, map_location="cpu", weights_only=True)
         if data.pop("version") != VERSION:
             raise ModelError(
                 f"{path} was written by another version; train without --resume, or continue with --checkpoint"
             )
         return State(**{**data, "history": json.loads(data["history"])})
-    except ModelError:
+    except (ModelError, StorageError):
         raise
     except Exception as error:  # torch raises what it likes on a damaged file
         raise ModelError(f"{path} is damaged, so there is nothing to resume from: {error}") from error
@@ -119,13 +121,16 @@ def flatten(row: Row, prefix: str = "") -> dict[str, Any]:
 
 
 class Log:
-    """Prints lines and appends them to the text log; silent in all processes but the main one."""
+    """Prints lines and appends them to the text log in a folder.
 
-    def __init__(self, out: Path, *, silent: bool) -> None:
-        self.path, self.silent = out / LOG, silent
+    Without a folder, as in all processes but the main one, it is silent.
+    """
+
+    def __init__(self, out: Path | None) -> None:
+        self.path = None if out is None else out / LOG
 
     def __call__(self, text: str = "") -> None:
-        if self.silent:
+        if self.path is None:
             return
         print(text, flush=True)
         try:

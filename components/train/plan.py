@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from rsp.shared.config import Channel, ClassDef, Config, ModelConfig
 from rsp.shared.errors import UsageError
+from rsp.shared.locations import Location, location
 
 
 @dataclass
@@ -27,11 +27,11 @@ class Plan:
     """
 
     config: Config
-    dataset: Path
-    out: Path
+    dataset: Location
+    out: Location
     epochs: int = 10
     resume: bool = False
-    checkpoint: Path | None = None
+    checkpoint: Location | None = None
     workers: int | None = None
     seed: int = 0
 
@@ -58,7 +58,7 @@ class Plan:
         data = json.loads(text)
         config = data.pop("config")
         paths = {
-            name: None if data[name] is None else Path(data[name]) for name in ("dataset", "out", "checkpoint")
+            name: None if data[name] is None else location(data[name]) for name in ("dataset", "out", "checkpoint")
         }
         folder = config["dataset"]
         return cls(
@@ -66,7 +66,7 @@ class Plan:
                 channels=tuple(Channel(**_tuples(row)) for row in config["channels"]),
                 classes=tuple(ClassDef(**_tuples(row)) for row in config["classes"]),
                 model=ModelConfig(**{**config["model"], "metrics": tuple(config["model"]["metrics"])}),
-                dataset=None if folder is None else Path(folder),
+                dataset=None if folder is None else location(folder),
                 pg_dsn=config["pg_dsn"],
             ),
             **{**data, **paths},

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
+from rsp.shared.locations import Location, location
 from rsp.shared.report import Result
 
 
@@ -40,7 +40,7 @@ class TrainResult(Result):
     loss: float
     confusion: list[list[int]]
     classes: list[str]
-    checkpoint: Path
+    checkpoint: Location
     training_tiles: int
     validation_tiles: int
     seconds: float
@@ -62,4 +62,4 @@ class TrainResult(Result):
     def from_json(cls, text: str) -> TrainResult:
         """Return what `to_json` wrote."""
         data = json.loads(text)
-        return cls(**{**data, "checkpoint": Path(data["checkpoint"])})
+        return cls(**{**data, "checkpoint": location(data["checkpoint"])})

@@ -18,6 +18,7 @@ from rsp.shared.errors import ConfigError, ModelError, UsageError
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.checkpoint import load_checkpoint, load_weights
 from rsp.shared.learning.models import build_model
+from rsp.shared.locations import Location
 
 # The rate climbs over the first tenth of the steps, then falls along a cosine to this fraction of itself.
 WARM_UP, FLOOR = 0.1, 0.01
@@ -67,7 +68,7 @@ def starting_point(plan: Plan, log: Log) -> StartingPoint:
     return StartingPoint(model, state.optimizer, state.epoch, state.history)
 
 
-def _from_checkpoint(plan: Plan, path: Path, log: Log) -> StartingPoint:
+def _from_checkpoint(plan: Plan, path: Location, log: Log) -> StartingPoint:
     model, card = load_checkpoint(path)
     _check_card(plan, card, str(path))
     if not plan.resume:
@@ -76,7 +77,7 @@ def _from_checkpoint(plan: Plan, path: Path, log: Log) -> StartingPoint:
     _check_left(plan, card.epoch, str(path))
     log(f"resuming from {path}, after epoch {card.epoch}")
     state: State | None = read_state(path.parent)
-    here = path.parent.resolve() == plan.out.resolve()
+    here = _resolved(path.parent) == _resolved(plan.out)
     point = StartingPoint(model, None, card.epoch, [], 1 if here else card.epoch + 1)
     if state is not None and state.uuid == card.uuid:
         point.optimizer = state.optimizer
@@ -85,6 +86,10 @@ def _from_checkpoint(plan: Plan, path: Path, log: Log) -> StartingPoint:
     if state is not None:
         point.history = [row for row in state.history if row["epoch"] <= card.epoch]
     return point
+
+
+def _resolved(place: Location) -> Location:
+    return place.expanduser().resolve() if isinstance(place, Path) else place.plain
 
 
 def _check_card(plan: Plan, card: ModelCard, where: str) -> None:

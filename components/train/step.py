@@ -12,6 +12,7 @@ from rsp.components.train.chart import write_chart
 from rsp.components.train.result import TrainResult
 from rsp.components.train.tool import train
 from rsp.shared.config import load_config
+from rsp.shared.locations import fetched, location
 from rsp.shared.tileset import open_reader
 
 
@@ -29,7 +30,7 @@ def train_step(
     """Train on tile sets wherever they are, and keep the best checkpoint.
 
     Args:
-        training: Paths of the tile sets `images` and `labels`.
+        training: Paths of the tile sets `images` and `labels`, or addresses of archives in S3, which are fetched.
         validation: Likewise.
         config: The configuration file.
         checkpoint: Where the best checkpoint goes.
@@ -45,11 +46,11 @@ def train_step(
         for part, sets in (("training", training), ("validation", validation)):
             (root / "dataset" / part).mkdir(parents=True)
             for link in [*dict.fromkeys(channel.name for channel in settings.channels), "labels"]:
-                source = Path(sets["labels" if link == "labels" else "images"]).resolve()
+                source = fetched(location(sets["labels" if link == "labels" else "images"])).resolve()
                 with open_reader(source):  # says what is wrong under the name that the pipeline knows
                     pass
                 (root / "dataset" / part / link).symlink_to(source)
         result = train(root / "out", config=config, dataset=root / "dataset", epochs=epochs, seed=seed, gpus=gpus)
-        shutil.copyfile(result.checkpoint, checkpoint)
+        shutil.copyfile(fetched(result.checkpoint), checkpoint)
     write_chart(chart, result)
     return replace(result, checkpoint=checkpoint)

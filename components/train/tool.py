@@ -15,20 +15,20 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rsp.components.train.result import TrainResult
 from rsp.shared.arguments import add_config, add_out, require
 from rsp.shared.claims import FOLDER, Output, check_paths
 from rsp.shared.errors import UsageError
+from rsp.shared.locations import Location, location
 
 
 def train(
-    out: Path,
+    out: Location,
     *,
-    config: Path | None = None,
-    dataset: Path | None = None,
+    config: Location | None = None,
+    dataset: Location | None = None,
     bs: int | None = None,
     lr: float | None = None,
     ts: int | None = None,
@@ -36,7 +36,7 @@ def train(
     loss: str | None = None,
     epochs: int = 10,
     resume: bool = False,
-    checkpoint: Path | None = None,
+    checkpoint: Location | None = None,
     workers: int | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -108,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
         "--dataset",
-        type=Path,
+        type=location,
         metavar="DIR",
         help="folder with training/ and validation/ (default: [dataset] path)",
     )
@@ -136,7 +136,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="resume from --checkpoint, or else from OUT; finished epochs count",
     )  # fmt: skip
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="initial weights; without --resume they are fine-tuned"
+        "--checkpoint", type=location, metavar="FILE", help="initial weights; without --resume they are fine-tuned"
     )
     parser.add_argument(
         "--workers", type=int, metavar="N",

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from rsp.components.train.data import Batches, TileDataset, make_batches
+from rsp.components.train.folder import OutFolder
 from rsp.components.train.history import Log, Row, State, finite, write_history, write_state
 from rsp.components.train.losses import build_loss, class_weights, measure_loss
 from rsp.components.train.metrics import RunningMetrics, load_metrics, measure
@@ -25,7 +27,7 @@ from rsp.components.train.processes import World
 from rsp.components.train.result import TrainResult
 from rsp.components.train.start import learning_rate, make_optimizer, starting_point
 from rsp.shared.atomic import atomic_path
-from rsp.shared.errors import ModelError, PluginError, RspError, StorageError
+from rsp.shared.errors import ModelError, PluginError, RspError
 from rsp.shared.learning.answers import check_logits, guarded_network
 from rsp.shared.learning.card import ModelCard, library_versions
 from rsp.shared.learning.checkpoint import fingerprint, save_checkpoint
@@ -42,14 +44,20 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 class Trainer:
     """One training. Make it and call `run`, in every process of the world."""
 
-    def __init__(self, plan: Plan, world: World) -> None:
+    def __init__(self, plan: Plan, world: World, folder: OutFolder | None) -> None:
+        """Prepare it.
+
+        Args:
+            plan: What to train.
+            world: This process among those that train together.
+            folder: Where to write; None in all processes but the main one.
+        """
         self.plan, self.world, self.config = plan, world, plan.config
         self.device = world.device
         keep_memory()
         plan.check()
-        if world.is_main:
-            make_folder(plan.out)
-        self.log = Log(plan.out, silent=not world.is_main)
+        self.folder = folder
+        self.log = Log(self.folder.path if self.folder else None)
         self.training, self.validation = [
             TileDataset(self.config, plan.dataset / part, training=part == "training", seed=plan.seed)
             for part in ("training", "validation")
@@ -120,8 +128,8 @@ class Trainer:
             }
             self.history.append(finite(row))
             self._report(row)
-            if self.world.is_main:
-                self._save(epoch)
+            if self.folder:
+                self._save(epoch, self.folder)
             if not math.isfinite(training["loss"]):
                 raise ModelError(
                     f"the loss is {training['loss']} in epoch {epoch}: training diverged; lower the learning rate "
@@ -286,9 +294,9 @@ class Trainer:
             versions=library_versions("torch", "transformers"),
         )
 
-    def _save(self, epoch: int) -> None:
+    def _save(self, epoch: int, folder: OutFolder) -> None:
         """Write checkpoints, history and, once they are there, the state to resume from."""
-        out, row = self.plan.out, self.history[-1]
+        out, row = folder.path, self.history[-1]
         part = row["validation"]
         identity = fingerprint(self.model)
         metrics = {name: _number(part[name]) for name in ("loss", *self.metrics)}
@@ -308,6 +316,7 @@ class Trainer:
             history=self.history,
         )
         write_state(out, state)
+        folder.publish()
 
     def _result(self, seconds: float) -> TrainResult:
         best = self._best()
@@ -334,14 +343,6 @@ def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
 
 
-def make_folder(path: Path) -> None:
-    """Make the output folder; raise `StorageError` where that fails."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make the folder {path}: {error.strerror}") from error
-
-
 def link_checkpoint(out: Path, epoch: int, epochs: int) -> None:
     """Offer the last checkpoint under the name that the seed gave it, `checkpoint-00003-of-00010.pth`.
 
@@ -361,4 +362,6 @@ def link_checkpoint(out: Path, epoch: int, epochs: int) -> None:
 
 def train_model(plan: Plan, world: World) -> TrainResult:
     """Train; see `Plan` and `TrainResult`. Every process of the world calls it."""
-    return Trainer(plan, world).run()
+    plan.check()
+    with OutFolder(plan.out) if world.is_main else nullcontext() as folder:
+        return Trainer(plan, world, folder).run()

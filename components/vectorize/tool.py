@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsp.shared.arguments import add_config, add_out, add_workers, bounded, require
 from rsp.shared.claims import FAILED, GEOJSON, Output, check_paths
 from rsp.shared.errors import UsageError
+from rsp.shared.locations import Location, location
 from rsp.shared.report import Result, note_failures
 from rsp.shared.tiles import Tile
 
@@ -42,11 +42,11 @@ class VectorizeResult(Result):
 
 
 def vectorize(
-    masks: Path,
-    out: Path,
+    masks: Location,
+    out: Location,
     *,
     kind: str,
-    config: Path | None = None,
+    config: Location | None = None,
     min_area: float = 1.0,
     simplify: float = 1.0,
     merge: bool = True,
@@ -95,7 +95,7 @@ def vectorize(
     failed: dict[Tile, str] = {}
 
     def found() -> Iterator[TilePolygons]:
-        job = Job(Path(masks), grid, value, len(classes), simplify, min_area, merge)
+        job = Job(location(masks), grid, value, len(classes), simplify, min_area, merge)
         traced = run_job(job, tiles, len(tiles), workers, worth=TILES_A_PROCESS)
         for tile, one in progress(traced, "vectorize", len(tiles)):
             if isinstance(one, Failure):
@@ -119,7 +119,7 @@ def vectorize(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp vectorize`."""
-    parser.add_argument("masks", type=Path, help="tile set of masks")
+    parser.add_argument("masks", type=location, help="tile set of masks")
     add_out(parser, "where the GeoJSON goes")
     parser.add_argument(
         "--type", dest="kind", required=True, metavar="TITLE", help="title of the class, in any case"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rsp.components.vectorize.merge import Edge, TilePolygons, reaches
 from rsp.shared.errors import RspError, TileError, TileSetError
 from rsp.shared.images import decode_mask
+from rsp.shared.locations import Location
 from rsp.shared.polygons import Grid, finish, polygons_of
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import TileReader, open_reader
@@ -30,7 +30,7 @@ class Job:
         merge: Whether tiles beside each other are looked at.
     """
 
-    masks: Path
+    masks: Location
     grid: Grid
     value: int
     classes: int

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
-import rasterio
 from rasterio.warp import calculate_default_transform
 
 from rsp.serving.sources.layers import Extent, Layer, NoTileError, tile_at
 from rsp.shared.errors import RasterError, SourceError, TileError
+from rsp.shared.gdal import RasterEnv
 from rsp.shared.images import Array
 from rsp.shared.mercator import AROUND, MAX_LATITUDE
 from rsp.shared.rasters import MERCATOR, default_range, geographic_bounds, inspect, open_raster
@@ -57,7 +56,7 @@ class Readers:
         self.generation = 0
 
     def _enter(self) -> None:
-        rasterio.Env(**self._options).__enter__()  # for the life of the thread
+        RasterEnv([self.path], **self._options).__enter__()  # for the life of the thread
         self._local.mosaics, self._local.generation = {}, -1
 
     def describe(self) -> tuple[Extent, float]:
@@ -65,6 +64,10 @@ class Readers:
         return self._pool.submit(self._describe).result()
 
     def _describe(self) -> tuple[Extent, float]:
+        with RasterEnv([self.path]):  # with credentials that have not expired
+            return self._described()
+
+    def _described(self) -> tuple[Extent, float]:
         group = inspect([self.path], self._bands, label=False)
         with open_raster(self.path) as raster:
             west, south, east, north = geographic_bounds(raster)
@@ -202,7 +205,7 @@ class _Sized(Layer):
 
 def sensor_range(address: str) -> tuple[float, float]:
     """Return what `rsp tile` scales a 16-bit raster by where nobody says anything else."""
-    with rasterio.Env(**_options(address)):
+    with RasterEnv([address], **_options(address)):
         return default_range(inspect([address], None, label=False))
 
 
@@ -212,14 +215,4 @@ def _options(address: str) -> dict[str, Any]:
         return {}
     parts = urlsplit(address)
     vsi = f"/vsis3/{parts.netloc}{parts.path}" if parts.scheme == "s3" else f"/vsicurl/{address}"
-    options: dict[str, Any] = {**NETWORK, "CPL_VSIL_CURL_NON_CACHED": vsi}
-    names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "S3_ENDPOINT")
-    endpoint = next((os.environ[name] for name in names if os.environ.get(name)), "")
-    if parts.scheme == "s3" and endpoint:
-        where = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
-        options |= {
-            "AWS_S3_ENDPOINT": where.netloc,
-            "AWS_HTTPS": "YES" if where.scheme == "https" else "NO",
-            "AWS_VIRTUAL_HOSTING": "FALSE",
-        }
-    return options
+    return {**NETWORK, "CPL_VSIL_CURL_NON_CACHED": vsi}

@@ -18,11 +18,12 @@ from rsp.shared.atomic import atomic_path, atomic_text
 from rsp.shared.errors import ModelError, StorageError
 from rsp.shared.learning.card import MAX_BYTES, ModelCard
 from rsp.shared.learning.models import build_model, plan_of
+from rsp.shared.locations import Location, location, on_disk
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
-def save_checkpoint(path: Path, model: nn.Module, card: ModelCard) -> None:
+def save_checkpoint(path: Location, model: nn.Module, card: ModelCard) -> None:
     """Write a checkpoint atomically, and its card once more, for people, as `<path>.json`.
 
     Args:
@@ -64,7 +65,7 @@ def _sort_header(path: Path) -> None:
             file.write(text.ljust(length))
 
 
-def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
+def load_checkpoint(path: Location, *, device: str | torch.device = "cpu") -> tuple[nn.Module, ModelCard]:
     """Build the network that a checkpoint describes and load its weights, all of them.
 
     Nothing is fetched, and no pretrained weights are asked for. A network that is a plug-in must be installed.
@@ -74,20 +75,20 @@ def load_checkpoint(path: Path, *, device: str | torch.device = "cpu") -> tuple[
 
     Raises:
         ModelError: no checkpoint, a damaged one, or weights of another network than the card says.
+        StorageError: it is in S3, and there is none, or the store cannot be reached.
     """
-    path = Path(path)
-    card, plan = _read_header(path)
-    model = build_model(card.model_config(), card.in_channels, card.num_classes, plan=plan)
-    weights = _read_weights(path, card)
-    load_weights(model, weights, str(path))
+    with on_disk(location(path)) as file:
+        card, plan = _read_header(file)
+        model = build_model(card.model_config(), card.in_channels, card.num_classes, plan=plan)
+        load_weights(model, _read_weights(file, card), str(file))
     return model.to(device).eval(), card
 
 
-def check_checkpoint(path: Path) -> ModelCard:
+def check_checkpoint(path: Location) -> ModelCard:
     """Return the card of a checkpoint whose weights are whole; raise `ModelError` where they are not."""
-    path = Path(path)
-    card, _ = _read_header(path)
-    _read_weights(path, card)
+    with on_disk(location(path)) as file:
+        card, _ = _read_header(file)
+        _read_weights(file, card)
     return card
 
 
@@ -120,9 +121,10 @@ def load_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], where: s
     model.load_state_dict(dict(weights))
 
 
-def read_card(path: Path) -> ModelCard:
+def read_card(path: Location) -> ModelCard:
     """Return the card of a checkpoint without reading its weights; raise `ModelError` where it is not one."""
-    return _read_header(Path(path))[0]
+    with on_disk(location(path)) as file:
+        return _read_header(file)[0]
 
 
 def fingerprint(model: nn.Module) -> str:

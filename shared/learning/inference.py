@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +25,7 @@ from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.formats import STRIDE, Kind, Network, load_network, read_model_card, window_side
 from rsp.shared.learning.normalise import normalise_pixels, pick_bands, stacked_type
 from rsp.shared.learning.windows import TileImages, in_strips, read_window
+from rsp.shared.locations import Location
 from rsp.shared.memory import keep_memory
 
 __all__ = [
@@ -187,7 +187,7 @@ class Predictor:
 
 
 def load_predictor(
-    path: Path,
+    path: Location,
     *,
     device: str | None = None,
     threads: int | None = None,
@@ -198,7 +198,7 @@ def load_predictor(
     """Load a checkpoint, or an exported model, told by content.
 
     Args:
-        path: A checkpoint, or an ONNX, TorchScript or torch.export file of `rsp export`.
+        path: A checkpoint, or an ONNX, TorchScript or torch.export file of `rsp export`; one in S3 is downloaded.
         device: As `cpu` or `cuda:0`; a GPU if there is one where None.
         threads: Windows that a CPU works on at once; 1 where None. The answers are the same for every number.
         batch_size: Windows that a GPU works on at once.
@@ -209,7 +209,6 @@ def load_predictor(
         ModelError: no model, a damaged one, an exported one that could do more than a network does, no such
             device, or one that does not compute in this precision.
     """
-    path = Path(path)
     keep_memory()
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

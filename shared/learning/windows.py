@@ -16,6 +16,7 @@ from rsp.shared.config import Channel
 from rsp.shared.errors import ModelError, TileError, TileSetError
 from rsp.shared.images import Array
 from rsp.shared.learning.normalise import check_type, pick_bands, stack_bands
+from rsp.shared.locations import Location
 from rsp.shared.tiles import Tile, neighbours
 from rsp.shared.tileset import TileReader, find_tileset, is_archive, open_reader
 
@@ -28,7 +29,7 @@ KEPT_BYTES = 512 << 20
 
 
 @contextmanager
-def open_channels(path: Path, channels: Sequence[Channel]) -> Iterator[dict[str, TileReader]]:
+def open_channels(path: Location, channels: Sequence[Channel]) -> Iterator[dict[str, TileReader]]:
     """Open the tile set of each channel of a model, by name.
 
     Args:
@@ -40,13 +41,13 @@ def open_channels(path: Path, channels: Sequence[Channel]) -> Iterator[dict[str,
         TileSetError: no tile set, or not one for each channel.
     """
     names = sorted({channel.name for channel in channels})
-    sources: dict[str, Path] = {}
+    sources: dict[str, Location] = {}
     try:
         sources = {name: find_tileset(path, name) for name in names}
     except TileSetError:
         if len(names) == 1:
             sources = {names[0]: path}
-        elif is_archive(path) or not path.is_dir():
+        elif is_archive(path) or (isinstance(path, Path) and not path.is_dir()):
             raise TileSetError(
                 f"the model has the channels {', '.join(names)}: {path} must be a folder that holds a tile "
                 "set for each, under these names"
@@ -61,7 +62,7 @@ class Tiles(Protocol):
     """What `TileImages` needs of a tile set, or of what stands for one."""
 
     @property
-    def path(self) -> Path | str:
+    def path(self) -> Location | str:
         """What messages call it."""
         ...
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import cast
 
-from rsp.shared.errors import TileSetError
+from rsp.shared.errors import TileSetError, UsageError
+from rsp.shared.locations import Address, Location, Place, exists, is_address, location
 from rsp.shared.tileset.archive import ArchiveReader, ArchiveWriter, read_archive_metadata
 from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
 from rsp.shared.tileset.digest import tiles_digest
@@ -45,12 +47,12 @@ __all__ = [
 ]
 
 
-def is_archive(path: str | Path) -> bool:
+def is_archive(path: str | Location) -> bool:
     """Tell whether a tile set to be written at this path is an archive."""
-    return Path(path).suffix.lower() == ".pmtiles"
+    return location(path).suffix.lower() == ".pmtiles"
 
 
-def open_reader(path: str | Path) -> TileReader:
+def open_reader(path: str | Location) -> TileReader:
     """Open a tile set, whichever its form.
 
     Args:
@@ -61,7 +63,7 @@ def open_reader(path: str | Path) -> TileReader:
         TileSetError: nothing there, neither a directory nor an archive, or no tile in it.
         StorageError: a remote one that cannot be reached.
     """
-    if is_remote(path):
+    if isinstance(path, Address) or is_remote(path):
         return open_remote(str(path))
     path = Path(path).expanduser()
     if path.is_dir():
@@ -71,13 +73,13 @@ def open_reader(path: str | Path) -> TileReader:
     return ArchiveReader(path)
 
 
-def read_info(path: str | Path) -> TileSetInfo:
+def read_info(path: str | Location) -> TileSetInfo:
     """Return what a tile set says of itself, without looking for its tiles. See `open_reader`.
 
     Raises:
         TileSetError: nothing there, neither a directory nor an archive, or metadata that are damaged.
     """
-    if is_remote(path):
+    if isinstance(path, Address) or is_remote(path):
         with open_remote(str(path)) as reader:
             return reader.info
     path = Path(path).expanduser()
@@ -90,7 +92,7 @@ def read_info(path: str | Path) -> TileSetInfo:
     return parse_info(metadata, f"the metadata of {path}")
 
 
-def open_writer(path: str | Path, tiles_format: str, *, resume: bool = False) -> TileWriter:
+def open_writer(path: str | Location, tiles_format: str, *, resume: bool = False) -> TileWriter:
     """Open a tile set for writing: an archive where the path ends in `.pmtiles`, else a directory.
 
     Args:
@@ -99,17 +101,19 @@ def open_writer(path: str | Path, tiles_format: str, *, resume: bool = False) ->
         resume: Keep the tiles that are there (`done` lists them). Without it an archive starts over, and a
             directory has its tiles replaced one by one.
     """
+    if isinstance(path, Address) or is_address(path):
+        raise UsageError(f"tile sets cannot be written to {path} yet")
     path = Path(path).expanduser()
     if is_archive(path):
         return ArchiveWriter(path, tile_format(tiles_format), resume=resume)
     return DirectoryWriter(path, tile_format(tiles_format), resume=resume)
 
 
-def find_tileset(parent: Path, name: str) -> Path:
+def find_tileset(parent: Place, name: str) -> Place:
     """Return `parent/name` or `parent/name.pmtiles`, whichever is there; raise `TileSetError` if neither is."""
     for candidate in (parent / name, parent / f"{name}.pmtiles"):
-        if candidate.exists():
-            return candidate
+        if exists(candidate):
+            return cast("Place", candidate)
     raise TileSetError(f"no tile set {name} (nor {name}.pmtiles) in {parent}")
 
 

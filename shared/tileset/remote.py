@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,6 +92,12 @@ class StoredReader(TileReader):
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def delete(self, tiles: Iterable[Tile]) -> None:
+        """Remove the objects of tiles; raise `StorageError` where the store refuses."""
+        keys = [self._keys[tile] for tile in tiles if tile in self._keys]
+        if keys:
+            self._storage.delete(*keys)
 
     def read(self, tile: Tile) -> bytes:
         try:

@@ -12,12 +12,12 @@ from base64 import b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from rsp.shared.atomic import atomic_text
 from rsp.shared.errors import TileSetError, UsageError
+from rsp.shared.locations import Location, location, read_text
 from rsp.shared.tiles import Tile, bounds_lonlat, zxy
 from rsp.shared.tileset import FORMATS, is_archive
 
@@ -60,15 +60,15 @@ class Extent(NamedTuple):
 
 
 def write_webmap(
-    out: Path,
+    out: Location,
     tiles: Sequence[Tile],
     tile_format: str,
     *,
     base_url: str = "./",
-    template: Path | None = None,
+    template: Location | None = None,
     page: Page = "leaflet",
     notes: Notes | None = None,
-) -> Path:
+) -> Location:
     """Write the web page of a tile set: `index.html` and `tiles.json` in a directory, or `x.pmtiles.html`.
 
     Args:
@@ -89,7 +89,7 @@ def write_webmap(
         TileSetError: there is no tile.
         StorageError: the page cannot be written.
     """
-    out = Path(out).expanduser()
+    out = location(out).expanduser()
     archive = is_archive(out)
     ordered = sorted(set(tiles))
     if not ordered:
@@ -273,11 +273,11 @@ def _resource(name: str) -> str:
     return files("rsp.shared.webmap").joinpath(name).read_text("utf-8")
 
 
-def _template(page: Page, own: Path | None) -> str:
+def _template(page: Page, own: Location | None) -> str:
     if own is None:
         return _resource(f"{page}.html")
     try:
-        return Path(own).expanduser().read_text("utf-8")
+        return read_text(location(own))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the web UI template {own}: {error}") from error
 

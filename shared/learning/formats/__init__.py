@@ -27,6 +27,7 @@ from rsp.shared.learning.formats.archives import NOTHING, open_archive
 from rsp.shared.learning.formats.onnx import check_digest, check_onnx, load_onnx, read_onnx_card, write_onnx
 from rsp.shared.learning.formats.pt2 import clean_pt2, load_pt2, load_trusted_pt2, write_pt2
 from rsp.shared.learning.formats.torchscript import clean_jit, load_jit, write_jit
+from rsp.shared.locations import Location, location, on_disk
 
 __all__ = [
     "MAX_BATCH",
@@ -92,14 +93,18 @@ def sniff(path: Path) -> Kind:
     )
 
 
-def read_model_card(path: Path) -> ModelCard:
+def read_model_card(path: Location) -> ModelCard:
     """Return the card of a model in any form, without loading its weights.
 
     Raises:
         ModelError: no model, a damaged one, or one without a card.
+        StorageError: it is in S3, and there is none, or the store cannot be reached.
     """
-    path = Path(path)
-    kind = sniff(path)
+    with on_disk(location(path)) as file:
+        return _read_card(file, sniff(file))
+
+
+def _read_card(path: Path, kind: Kind) -> ModelCard:
     if kind == "checkpoint":
         from rsp.shared.learning.checkpoint import read_card
 
@@ -113,7 +118,7 @@ def read_model_card(path: Path) -> ModelCard:
         raise ModelError(f"{path}: {error}") from error
 
 
-def check_model(path: Path, *, trust_model: bool = False) -> ModelCard:
+def check_model(path: Location, *, trust_model: bool = False) -> ModelCard:
     """Check a model without loading it: that it is whole, and a program only of what a network needs.
 
     Args:
@@ -125,14 +130,19 @@ def check_model(path: Path, *, trust_model: bool = False) -> ModelCard:
 
     Raises:
         ModelError: no model, a damaged one, one without a card, or one that could do more than a network does.
+        StorageError: it is in S3, and there is none, or the store cannot be reached.
     """
-    path = Path(path)
+    with on_disk(location(path)) as file:
+        return _check(file, trust_model)
+
+
+def _check(path: Path, trust_model: bool) -> ModelCard:
     kind = sniff(path)
     if kind == "checkpoint":
         from rsp.shared.learning.checkpoint import check_checkpoint
 
         return check_checkpoint(path)
-    card = read_model_card(path)
+    card = _read_card(path, kind)
     if kind == "onnx":
         check_digest(path)
     if not trust_model:
@@ -147,7 +157,9 @@ def check_model(path: Path, *, trust_model: bool = False) -> ModelCard:
     return card
 
 
-def load_network(path: Path, device: str = "cpu", *, trust_model: bool = False) -> tuple[Network, ModelCard, Kind]:
+def load_network(
+    path: Location, device: str = "cpu", *, trust_model: bool = False
+) -> tuple[Network, ModelCard, Kind]:
     """Load a model of any form, ready to answer.
 
     Args:
@@ -159,15 +171,20 @@ def load_network(path: Path, device: str = "cpu", *, trust_model: bool = False) 
     Raises:
         ModelError: no model, a damaged one, one without a card or of another shape than its card says, one that
             could do more than a network does, or a device that is not there.
+        StorageError: it is in S3, and there is none, or the store cannot be reached.
     """
-    path = Path(path)
+    with on_disk(location(path)) as file:
+        return _load(file, device, trust_model)
+
+
+def _load(path: Path, device: str, trust_model: bool) -> tuple[Network, ModelCard, Kind]:
     kind = sniff(path)
     if kind == "checkpoint":
         from rsp.shared.learning.checkpoint import load_checkpoint
 
         model, card = load_checkpoint(path, device=device)
         return model, card, kind
-    card = read_model_card(path)
+    card = _read_card(path, kind)
     try:
         if kind == "onnx":
             return _load_onnx(path, device, card, trust_model), card, kind
