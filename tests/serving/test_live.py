@@ -165,6 +165,7 @@ def test_no_more_at_once_than_asked_for_and_no_more_in_line(upstream, tiles):
         assert {answer.status_code for answer in refused} == {429}
         assert all(int(answer.headers["Retry-After"]) >= 1 for answer in refused)
         assert "wait already" in refused[0].json()["detail"]
+        wait_for(lambda: upstream.most == 2)  # both that are let through have come this far
         upstream.gate.set()
         assert sum(answer.result().status_code == 200 for answer in answers) == 5
     assert upstream.most == 2
