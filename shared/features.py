@@ -356,16 +356,25 @@ class FeatureWriter:
 
     def write(self, geometry: BaseGeometry, properties: dict[str, Any]) -> None:
         """Write a feature, its coordinates in degrees; rings turn as RFC 7946 wants, NaN becomes null."""
-        rounded = shapely.transform(shapely.orient_polygons(geometry), lambda points: points.round(DECIMALS))
-        finite = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in properties.items()
-        }
-        feature = {"type": "Feature", "properties": finite, "geometry": mapping(rounded)}
+        self.write_text(feature_text(geometry, properties))
+
+    def write_text(self, text: str) -> None:
+        """Write what `feature_text` has made."""
         self._file.write(",\n" if self.count else "")
-        # Not json.dump: writing in pieces, it takes a path several times slower than dumps.
-        self._file.write(json.dumps(feature, separators=(",", ":"), ensure_ascii=False))
+        self._file.write(text)
         self.count += 1
+
+
+def feature_text(geometry: BaseGeometry, properties: dict[str, Any]) -> str:
+    """Return a feature as `FeatureWriter.write` writes it, on one line."""
+    rounded = shapely.transform(shapely.orient_polygons(geometry), lambda points: points.round(DECIMALS))
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in properties.items()
+    }
+    feature = {"type": "Feature", "properties": finite, "geometry": mapping(rounded)}
+    # Not json.dump: writing in pieces, it takes a path several times slower than dumps.
+    return json.dumps(feature, separators=(",", ":"), ensure_ascii=False)
 
 
 @contextmanager

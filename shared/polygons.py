@@ -6,6 +6,7 @@ whole numbers, so that parts of a feature in neighbouring tiles fit together exa
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,6 +60,12 @@ class Feature:
     area: float
     start: Tile
     tiles: int
+
+    @property
+    def order(self) -> tuple[int, int, tuple[float, ...], str, int]:
+        """What sorts features: the tile where they start, their bounds, and what tells two apart at last."""
+        ending = hashlib.blake2b(shapely.to_wkb(self.polygon), digest_size=8).hexdigest()
+        return self.start.y, self.start.x, self.polygon.bounds, ending, self.tiles
 
     def properties(self, title: str) -> dict[str, Any]:
         """Return the properties that it has as GeoJSON, where the class has this title."""

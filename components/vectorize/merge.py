@@ -6,7 +6,7 @@ finished and go.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal, NamedTuple
@@ -36,13 +36,25 @@ class TilePolygons:
     Attributes:
         whole: Features that reach no edge shared with another tile: finished.
         cut: Polygons that reach such an edge, in pixels of the grid.
+        beyond: Which of these reach a tile of another block, by their places in `cut`.
         dropped: How many were too small.
     """
 
     tile: Tile
     whole: list[Feature] = field(default_factory=list)
     cut: list[Polygon] = field(default_factory=list)
+    beyond: frozenset[int] = frozenset()
     dropped: int = 0
+
+
+class Member(NamedTuple):
+    """A piece of a feature: its number in the order of the sweep, its place among the cut ones of its tile."""
+
+    number: int
+    tile: Tile
+    place: int
+    polygon: Polygon
+    beyond: bool
 
 
 def edges(tile: Tile, size: int) -> dict[Edge, tuple[int, float]]:
@@ -88,30 +100,45 @@ def contacts(one: list[Span], other: list[Span]) -> Iterator[tuple[int, int]]:
 
 
 class Sweep:
-    """Joins the polygons of tiles that come in row by row, from north to south, each row from west to east."""
+    """Joins the polygons of tiles that come in row by row, from north to south, each row from west to east.
 
-    def __init__(self, grid: Grid, tiles: Iterable[Tile], tolerance: float, min_area: float) -> None:
+    Of a block of a larger area, what reaches tiles of other blocks is not finished: `left` has its pieces.
+
+    Attributes:
+        dropped: How many features were too small.
+        left: The pieces of features that go on in other blocks.
+    """
+
+    def __init__(
+        self, grid: Grid, tiles: Container[tuple[int, int, int]], tolerance: float, min_area: float
+    ) -> None:
         self.grid, self.tolerance, self.min_area = grid, tolerance, min_area
         self.dropped = 0
-        self._tiles: frozenset[tuple[int, int, int]] = frozenset(tiles)
+        self.left: list[Member] = []
+        self._tiles = tiles
         self._next = 0
         self._parent: dict[int, int] = {}
-        self._members: dict[int, list[tuple[Polygon, Tile]]] = {}  # by root
+        self._members: dict[int, list[Member]] = {}  # by root
         self._south: dict[int, list[Span]] = {}  # spans on the southern edge of the last row, by tile.x
 
     def features(self, found: Iterable[TilePolygons]) -> Iterator[Feature]:
         """Yield the features, in an order that follows from the tiles alone."""
+        for _, features in self.rows(found):
+            yield from features
+
+    def rows(self, found: Iterable[TilePolygons]) -> Iterator[tuple[int, list[Feature]]]:
+        """Yield the features that are whole after each row of tiles, with the row; see `Feature.order`."""
         last = None
         for y, row in groupby(found, key=lambda one: one.tile.y):
             if last is not None and y != last + 1:
-                self._south = {}
+                yield last + 1, self._row(())
             last = y
-            yield from self._row(row)
-        # A row that failed as a whole may have been expected below the last one.
-        self._south = {}
-        yield from self._close()
+            yield y, self._row(row)
+        # What waits for the row below ends here: that row failed as a whole, or has nothing.
+        if last is not None:
+            yield last + 1, self._row(())
 
-    def _row(self, row: Iterable[TilePolygons]) -> Iterator[Feature]:
+    def _row(self, row: Iterable[TilePolygons]) -> list[Feature]:
         done: list[Feature] = []
         south: dict[int, list[Span]] = {}
         east: tuple[int, list[Span]] = (-2, [])
@@ -119,8 +146,8 @@ class Sweep:
             self.dropped += one.dropped
             done += one.whole
             at: dict[Edge, list[Span]] = {"north": [], "south": [], "west": [], "east": []}
-            for polygon in one.cut:
-                number = self._add(polygon, one.tile)
+            for place, polygon in enumerate(one.cut):
+                number = self._add(one.tile, place, polygon, beyond=place in one.beyond)
                 for edge, (axis, value) in edges(one.tile, self.grid.size).items():
                     at[edge] += spans(polygon, axis, value, number)
             if east[0] == one.tile.x - 1:
@@ -131,13 +158,13 @@ class Sweep:
                 south[one.tile.x] = at["south"]
         self._south = south
         done += self._close()
-        yield from sorted(done, key=lambda feature: (feature.start.y, feature.start.x, feature.polygon.bounds))
+        return sorted(done, key=lambda feature: feature.order)
 
-    def _add(self, polygon: Polygon, tile: Tile) -> int:
+    def _add(self, tile: Tile, place: int, polygon: Polygon, *, beyond: bool) -> int:
         number = self._next
         self._next += 1
         self._parent[number] = number
-        self._members[number] = [(polygon, tile)]
+        self._members[number] = [Member(number, tile, place, polygon, beyond)]
         return number
 
     def _root(self, number: int) -> int:
@@ -158,9 +185,15 @@ class Sweep:
         held = {self._root(span.number) for row in self._south.values() for span in row}
         for root in [root for root in self._members if root not in held]:
             members = self._members.pop(root)
+            if any(member.beyond for member in members):
+                self.left += members
+                continue
+            # A union depends on the order of its pieces. It is that of the tiles, however they came together, so
+            # that blocks and the whole area end with the same vertices.
+            members.sort(key=lambda member: member.number)
             found = finish(
-                [polygon for polygon, _ in members],
-                {tile for _, tile in members},
+                [member.polygon for member in members],
+                {member.tile for member in members},
                 self.grid, self.tolerance, self.min_area,
             )  # fmt: skip
             self.dropped += not found

@@ -7,19 +7,12 @@ rsp vectorize --type building --min_area 10 --simplify 1.5 masks.pmtiles buildin
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rsp.shared.arguments import add_config, add_out, add_workers, bounded, require
 from rsp.shared.claims import FAILED, GEOJSON, Output, check_paths
-from rsp.shared.errors import UsageError
 from rsp.shared.locations import Location, location
 from rsp.shared.report import Result, note_failures
-from rsp.shared.tiles import Tile
-
-if TYPE_CHECKING:
-    from rsp.components.vectorize.merge import TilePolygons
 
 
 @dataclass(kw_only=True)
@@ -76,44 +69,22 @@ def vectorize(
         TileSetError: no mask can be read.
     """
     from rsp.components.vectorize.merge import Sweep
-    from rsp.components.vectorize.work import TILES_A_PROCESS, Job, grid_of
-    from rsp.shared.classes import class_index, find_classes
+    from rsp.components.vectorize.work import trace
     from rsp.shared.features import feature_writer
-    from rsp.shared.jobs import Failure, run_job
-    from rsp.shared.progress import progress
-    from rsp.shared.tileset import open_reader
 
     check_paths([Output(out, GEOJSON, (FAILED,))], [masks, config])
-    if min_area < 0 or simplify < 0:
-        raise UsageError("--min_area and --simplify must be 0 or more")
-    classes = find_classes(config, [masks])
-    value = class_index(classes, kind)
-    title = classes[value].title
-    with open_reader(masks) as reader:
-        grid = grid_of(reader)
-        tiles = sorted(reader.tiles(), key=lambda tile: (tile.y, tile.x))
-    failed: dict[Tile, str] = {}
-
-    def found() -> Iterator[TilePolygons]:
-        job = Job(location(masks), grid, value, len(classes), simplify, min_area, merge)
-        traced = run_job(job, tiles, len(tiles), workers, worth=TILES_A_PROCESS)
-        for tile, one in progress(traced, "vectorize", len(tiles)):
-            if isinstance(one, Failure):
-                failed[tile] = one.reason
-            else:
-                yield one
-
-    sweep = Sweep(grid, tiles, simplify, min_area)
+    traced = trace(location(masks), kind, config, min_area=min_area, simplify=simplify, merge=merge)
+    sweep = Sweep(traced.job.grid, frozenset(traced.tiles), simplify, min_area)
     merged, total = 0, 0.0
     with feature_writer(out) as writer:
-        for feature in sweep.features(found()):
-            writer.write(feature.polygon, feature.properties(title))
+        for feature in sweep.features(traced.found(workers)):
+            writer.write(feature.polygon, feature.properties(traced.title))
             merged += feature.tiles > 1
             total += feature.area
-    note_failures(out, failed)
+    note_failures(out, traced.failed)
     return VectorizeResult(
-        tiles=len(tiles) - len(failed), features=writer.count, merged=merged, dropped=sweep.dropped,
-        area_m2=round(total, 2), failed=failed,
+        tiles=len(traced.tiles) - len(traced.failed), features=writer.count, merged=merged,
+        dropped=sweep.dropped, area_m2=round(total, 2), failed=traced.failed,
     )  # fmt: skip
 
 

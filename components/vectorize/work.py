@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from rsp.components.vectorize.merge import Edge, TilePolygons, reaches
-from rsp.shared.errors import RspError, TileError, TileSetError
+from rsp.shared.classes import class_index, find_classes
+from rsp.shared.errors import RspError, TileError, TileSetError, UsageError
 from rsp.shared.images import decode_mask
+from rsp.shared.jobs import Failure, run_job
 from rsp.shared.locations import Location
 from rsp.shared.polygons import Grid, finish, polygons_of
+from rsp.shared.progress import progress
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import TileReader, open_reader
 
@@ -28,6 +32,7 @@ class Job:
         tolerance: How far outlines may move, in pixels.
         min_area: What is smaller is left out, in square metres.
         merge: Whether tiles beside each other are looked at.
+        ring: Tiles of other blocks that lie beside these.
     """
 
     masks: Location
@@ -37,6 +42,7 @@ class Job:
     tolerance: float
     min_area: float
     merge: bool
+    ring: frozenset[tuple[int, int, int]] = frozenset()
 
     def open(self) -> Tracer:
         """Open the masks."""
@@ -63,25 +69,87 @@ class Tracer:
                 f"the mask holds class {int(mask.max())}; there are {job.classes} classes (0 to {job.classes - 1})"
             )
         polygons = polygons_of(mask, job.value, tile, size)
-        shared = self._shared(tile) if job.merge else []
+        around = self._around(tile) if job.merge else {}
+        beyond = [edge for edge, other in around.items() if other not in self.reader]
         found = TilePolygons(tile)
+        places = set()
         for polygon in polygons:
-            if reaches(polygon, tile, size, shared):
+            if reaches(polygon, tile, size, around):
+                if reaches(polygon, tile, size, beyond):
+                    places.add(len(found.cut))
                 found.cut.append(polygon)
                 continue
             features = finish([polygon], {tile}, job.grid, job.tolerance, job.min_area)
             found.dropped += not features
             found.whole += features
+        found.beyond = frozenset(places)
         return found
 
-    def _shared(self, tile: Tile) -> list[Edge]:
-        """Return the edges on which another tile of the set lies."""
+    def _around(self, tile: Tile) -> dict[Edge, tuple[int, int, int]]:
+        """Return the tiles of the set, or of other blocks, that lie on the edges of a tile."""
         x, y, z = tile
         # Plain tuples: beyond the edge of the world there is no Tile. Features end at the antimeridian.
         around: dict[Edge, tuple[int, int, int]] = {
             "north": (x, y - 1, z), "south": (x, y + 1, z), "west": (x - 1, y, z), "east": (x + 1, y, z)
         }  # fmt: skip
-        return [edge for edge, other in around.items() if other in self.reader]
+        return {edge: other for edge, other in around.items() if other in self.reader or other in self.job.ring}
+
+
+@dataclass
+class Trace:
+    """Masks that are about to be traced.
+
+    Attributes:
+        job: What is done with each.
+        title: Title of the class.
+        tiles: The masks, row by row.
+        failed: Those that could not be read so far, with the reason.
+    """
+
+    job: Job
+    title: str
+    tiles: list[Tile]
+    failed: dict[Tile, str] = field(default_factory=dict)
+
+    def found(self, workers: int | None) -> Iterator[TilePolygons]:
+        """Yield what each mask holds, in order."""
+        traced = run_job(self.job, self.tiles, len(self.tiles), workers, worth=TILES_A_PROCESS)
+        for tile, one in progress(traced, "vectorize", len(self.tiles)):
+            if isinstance(one, Failure):
+                self.failed[tile] = one.reason
+            else:
+                yield one
+
+
+def trace(
+    masks: Location,
+    kind: str,
+    config: Location | None,
+    *,
+    min_area: float,
+    simplify: float,
+    merge: bool = True,
+    seen: frozenset[Tile] = frozenset(),
+) -> Trace:
+    """Look what masks there are and of what class.
+
+    See `rsp.components.vectorize.tool.vectorize` for the arguments; of `seen`, what has no mask here belongs to
+    other blocks.
+
+    Raises:
+        ConfigError: no class of that title, or no configuration where one is needed.
+        UsageError: masks and configuration have other classes, or a number below 0.
+        TileSetError: no mask can be read.
+    """
+    if min_area < 0 or simplify < 0:
+        raise UsageError("--min_area and --simplify must be 0 or more")
+    classes = find_classes(config, [masks])
+    value = class_index(classes, kind)
+    with open_reader(masks) as reader:
+        grid = grid_of(reader)
+        tiles = sorted(reader.tiles(), key=lambda tile: (tile.y, tile.x))
+    job = Job(masks, grid, value, len(classes), simplify, min_area, merge, seen.difference(tiles))
+    return Trace(job, classes[value].title, tiles)
 
 
 def grid_of(reader: TileReader) -> Grid:

@@ -1,0 +1,131 @@
+"""Makes one feature set of the parts of blocks, in one sweep: the very set that all masks at once would give.
+
+Memory follows what a row of tiles cuts, as in `rsp.components.vectorize.merge`, not how many blocks there are: the
+file of a part is open only while the sweep is in its rows.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import Any, TypeVar
+
+from rsp.components.vectorize.merge import Sweep, TilePolygons
+from rsp.components.vectorize.parts import Below, Finished, Part, Piece
+from rsp.components.vectorize.tool import VectorizeResult
+from rsp.shared.claims import GEOJSON, Output, check_paths
+from rsp.shared.errors import FeatureError, UsageError
+from rsp.shared.features import feature_writer
+from rsp.shared.locations import Location
+from rsp.shared.polygons import Grid
+from rsp.shared.tiles import Tile
+
+Row = TypeVar("Row", Finished, Piece)
+
+
+def join(parts: Sequence[Location], out: Location) -> VectorizeResult:
+    """Join the parts of blocks to one GeoJSON file, byte for byte that of `vectorize` over all masks.
+
+    Args:
+        parts: What `vectorize_block` wrote for each block; their order does not matter.
+        out: Where the GeoJSON goes.
+
+    Raises:
+        UsageError: no part, parts of different classes, grids or options, or a block that is given twice.
+        FeatureError: a part is damaged.
+    """
+    check_paths([Output(out, GEOJSON)], parts)
+    if not parts:
+        raise UsageError("there is no part to join")
+    opened = [Part(part) for part in parts]
+    _check(opened)
+    headers = [part.header for part in opened]
+    filled = [part for part in opened if part.header.size]
+    title = headers[0].title
+    grid = Grid(headers[0].zoom, filled[0].header.size if filled else 0)
+    sweep = Sweep(grid, Below(headers), headers[0].tolerance, headers[0].min_area)
+
+    def joined() -> Iterator[Finished]:
+        pieces = staggered([(part.header.first, part.pieces) for part in filled])
+        for row, features in sweep.rows(_tiles(pieces, grid.zoom)):
+            for feature in features:
+                yield Finished.of(row, feature, title)
+
+    merged, total = 0, 0.0
+    streams = [(part.header.first, part.features) for part in filled]
+    with feature_writer(out) as writer:
+        for feature in heapq.merge(staggered(streams), joined()):
+            writer.write_text(feature.text)
+            merged += feature.tiles > 1
+            total += feature.area
+    return VectorizeResult(
+        tiles=sum(header.masks for header in headers), features=writer.count, merged=merged,
+        dropped=sweep.dropped + sum(header.dropped for header in headers), area_m2=round(total, 2),
+    )  # fmt: skip
+
+
+def _check(parts: list[Part]) -> None:
+    """Raise `UsageError` where parts do not go together."""
+    seen: dict[str, Part] = {}
+    for part in parts:
+        ours, first = part.header, parts[0].header
+        for what, mine, others in (
+            ("class", ours.title, first.title), ("zoom", ours.zoom, first.zoom),
+            ("simplification", ours.tolerance, first.tolerance), ("least area", ours.min_area, first.min_area),
+        ):  # fmt: skip
+            if mine != others:
+                raise UsageError(
+                    f"{part.where} has the {what} {mine}, {parts[0].where} {others}; join one run's parts"
+                )
+        if ours.size:
+            other = seen.setdefault(ours.tiles, part)
+            if other is not part:
+                raise UsageError(f"{part.where} and {other.where} are of the same block; give each once")
+    sizes = {part.header.size: part for part in parts if part.header.size}
+    if len(sizes) > 1:
+        listed = ", ".join(f"{size} pixels in {part.where}" for size, part in sorted(sizes.items()))
+        raise UsageError(f"the masks of the parts differ in size: {listed}; join one run's parts")
+
+
+def staggered(streams: Iterable[tuple[int | None, Callable[[], Iterator[Row]]]]) -> Iterator[Row]:
+    """Merge sorted streams that begin at known rows, each opened only when the merging comes to its first row.
+
+    Args:
+        streams: For each the row before which it has nothing (None: it is empty), and what opens it. What they
+            yield begins with its row.
+
+    Raises:
+        FeatureError: a stream is not sorted, or begins before its row.
+    """
+    waiting = sorted(
+        ((first, number, start) for number, (first, start) in enumerate(streams) if first is not None),
+        reverse=True, key=lambda one: one[:2],
+    )  # fmt: skip
+    heads: list[tuple[tuple[Any, ...], int, Row, Iterator[Row]]] = []
+    row = -1
+    while waiting or heads:
+        while waiting and (not heads or waiting[-1][0] <= heads[0][0][0]):
+            _, number, start = waiting.pop()
+            stream = start()
+            head = next(stream, None)
+            if head is not None:
+                heapq.heappush(heads, (head[:3], number, head, stream))
+        if not heads:
+            continue
+        _, number, item, stream = heads[0]
+        if item[0] < row:
+            raise FeatureError(f"a part is damaged: its row {item[0]} comes after row {row}; make it again")
+        row = item[0]
+        yield item
+        head = next(stream, None)
+        if head is None:
+            heapq.heappop(heads)
+        else:
+            heapq.heapreplace(heads, (head[:3], number, head, stream))
+
+
+def _tiles(pieces: Iterable[Piece], zoom: int) -> Iterator[TilePolygons]:
+    """Yield the pieces of each tile."""
+    for (y, x), group in groupby(pieces, key=lambda piece: (piece.y, piece.x)):
+        yield TilePolygons(Tile(x, y, zoom), cut=[piece.polygon for piece in group])

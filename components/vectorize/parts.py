@@ -1,0 +1,262 @@
+"""The part of a feature set that comes from one block: what is whole, and the pieces of what is not.
+
+A part is a zip file with `header.json`, `features` (finished ones) and `pieces` (polygons in pixels of the grid),
+both of one JSON array a line and sorted as `rsp.components.vectorize.join` reads them: row by row.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from shapely.geometry import Polygon
+
+from rsp.components.vectorize.merge import Member, Sweep
+from rsp.components.vectorize.work import trace
+from rsp.shared.atomic import atomic_path
+from rsp.shared.errors import FeatureError
+from rsp.shared.features import feature_text
+from rsp.shared.locations import Location, fetched
+from rsp.shared.polygons import Feature
+from rsp.shared.report import Result, note_failures
+from rsp.shared.tiles import Tile, read_cover
+
+FORMAT = 1
+
+# Zip files cannot be older; the same part is the same bytes whenever it is written.
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+class Finished(NamedTuple):
+    """A finished feature as it is written, after what sorts it.
+
+    Attributes:
+        row: The row of tiles after which it is whole.
+        order: See `rsp.shared.polygons.Feature.order`.
+        area: In square metres.
+        text: The GeoJSON of the feature.
+    """
+
+    row: int
+    order: tuple[Any, ...]
+    area: float
+    text: str
+
+    @classmethod
+    def of(cls, row: int, feature: Feature, title: str) -> Finished:
+        """Return a feature of a class as it is written."""
+        return cls(row, feature.order, feature.area, feature_text(feature.polygon, feature.properties(title)))
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles it lies in."""
+        return int(self.order[-1])
+
+
+class Piece(NamedTuple):
+    """A polygon of a tile whose feature goes on in other blocks."""
+
+    y: int
+    x: int
+    place: int
+    polygon: Polygon
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a part says of itself.
+
+    Attributes:
+        zoom: Zoom of the grid.
+        size: Pixels of a tile of the grid; 0 where the block has no mask.
+        title: Title of the class.
+        tolerance: How far, in pixels, outlines may have moved.
+        min_area: What is smaller, in square metres, was dropped.
+        masks: How many masks there were.
+        tiles: SHA-256 of their tiles: no two parts of a set have the same.
+        dropped: How many features were too small.
+        first: The first row that anything is in; None in an empty part.
+        below: Tiles with a mask that lie south of pieces or of another block, as `x << 32 | y`.
+    """
+
+    zoom: int
+    size: int
+    title: str
+    tolerance: float
+    min_area: float
+    masks: int
+    tiles: str
+    dropped: int
+    first: int | None
+    below: list[int]
+
+
+@dataclass(kw_only=True)
+class PartResult(Result):
+    """What `vectorize_block` did.
+
+    Attributes:
+        tiles: How many masks were read.
+        features: How many features were finished.
+        pieces: How many polygons are left to be joined with those of other blocks.
+        dropped: How many features were smaller than the least area.
+    """
+
+    tiles: int
+    features: int
+    pieces: int
+    dropped: int
+
+
+def vectorize_block(
+    masks: Location,
+    seen: Location,
+    out: Location,
+    *,
+    kind: str,
+    config: Location | None = None,
+    min_area: float = 1.0,
+    simplify: float = 1.0,
+    workers: int | None = None,
+) -> PartResult:
+    """Trace the masks of a block: write the features that are whole, and the pieces of those that are not.
+
+    Args:
+        masks: Tile set of the block's masks.
+        seen: Cover of the block and the tiles around it; those without a mask here belong to other blocks.
+        out: Where the part goes, a file for `join`.
+        kind: See `rsp.components.vectorize.tool.vectorize`, as for the other arguments.
+        config: The same.
+        min_area: The same.
+        simplify: The same.
+        workers: The same.
+
+    Raises:
+        CoverError: the cover cannot be read.
+        ConfigError, UsageError, TileSetError: see `rsp.components.vectorize.work.trace`.
+    """
+    around = frozenset(read_cover(seen))
+    traced = trace(masks, kind, config, min_area=min_area, simplify=simplify, seen=around)
+    ours = frozenset(traced.tiles)
+    grid = traced.job.grid
+    sweep = Sweep(grid, ours, simplify, min_area)
+    count, first = 0, None
+    with atomic_path(out) as path, zipfile.ZipFile(path, "w") as archive:
+        with _member(archive, "features") as file:
+            for row, features in sweep.rows(traced.found(workers)):
+                for feature in features:
+                    file.write(_line(Finished.of(row, feature, traced.title)))
+                    count += 1
+                    first = row if first is None else first
+        left = sorted(sweep.left, key=lambda member: member.number)
+        with _member(archive, "pieces") as file:
+            for member in left:
+                file.write(_line(_encoded(member)))
+        if left:
+            first = left[0].tile.y if first is None else min(first, left[0].tile.y)
+        under = {(x, y + 1, z) for x, y, z in (member.tile for member in left)} & ours
+        under |= {tile for tile in ours if (north := (tile.x, tile.y - 1, tile.z)) in around and north not in ours}
+        header = Header(
+            zoom=grid.zoom, size=grid.size, title=traced.title, tolerance=float(simplify),
+            min_area=float(min_area), masks=len(ours) - len(traced.failed), tiles=_digest(ours),
+            dropped=sweep.dropped, first=first, below=sorted(key(x, y) for x, y, _ in under),
+        )  # fmt: skip
+        with _member(archive, "header.json") as file:
+            file.write(json.dumps({"format": FORMAT} | asdict(header)).encode())
+    note_failures(out, traced.failed)
+    return PartResult(
+        tiles=header.masks, features=count, pieces=len(left), dropped=sweep.dropped, failed=traced.failed
+    )
+
+
+class Part:
+    """A part that is there to be read; its file is open only while something is read from it.
+
+    Args:
+        where: A file, or an object, which is fetched whole.
+
+    Raises:
+        FeatureError: no part, a damaged one, or one of another version.
+    """
+
+    def __init__(self, where: Location) -> None:
+        self.where = where
+        self.path: Path = fetched(where)
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                fields = json.loads(archive.read("header.json"))
+            version = fields.pop("format")
+            if version != FORMAT:
+                raise FeatureError(
+                    f"{where} is a part of version {version}, and this is for {FORMAT}; make it again"
+                )
+            self.header = Header(**fields)
+        except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+            raise FeatureError(f"{where} is no part of features, or is damaged: {error}") from error
+
+    def features(self) -> Iterator[Finished]:
+        """Yield the finished features, by row and order."""
+        for row, (y, x, bounds, ending, tiles), area, text in self._lines("features"):
+            yield Finished(row, (y, x, tuple(bounds), ending, tiles), area, text)
+
+    def pieces(self) -> Iterator[Piece]:
+        """Yield the pieces of features that go on in other blocks, by row, column and place."""
+        for y, x, place, data in self._lines("pieces"):
+            polygon = shapely.from_wkb(base64.b64decode(data))
+            assert isinstance(polygon, Polygon)
+            yield Piece(y, x, place, polygon)
+
+    def _lines(self, name: str) -> Iterator[Any]:
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(name) as file:
+                for line in file:
+                    yield json.loads(line)
+        except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+            raise FeatureError(f"{self.where} is damaged: {error}; make it again") from error
+
+
+def key(x: int, y: int) -> int:
+    """Return a tile as one number."""
+    return x << 32 | y
+
+
+class Below:
+    """The tiles that have one of another block, or a piece, in the north: for a sweep over parts of one zoom."""
+
+    def __init__(self, headers: Iterable[Header]) -> None:
+        found = [np.array(header.below, np.int64) for header in headers]
+        self._keys: npt.NDArray[np.int64] = np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+
+    def __contains__(self, tile: object) -> bool:
+        assert isinstance(tile, tuple)
+        wanted = key(tile[0], tile[1])
+        place = int(np.searchsorted(self._keys, wanted))
+        return place < len(self._keys) and int(self._keys[place]) == wanted
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
+    info = zipfile.ZipInfo(name, _EPOCH)
+    info.compress_type = zipfile.ZIP_DEFLATED
+    return archive.open(info, "w", force_zip64=True)
+
+
+def _line(values: tuple[Any, ...]) -> bytes:
+    return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+def _encoded(member: Member) -> tuple[int, int, int, str]:
+    data = base64.b64encode(shapely.to_wkb(member.polygon)).decode()
+    return member.tile.y, member.tile.x, member.place, data
+
+
+def _digest(tiles: frozenset[Tile]) -> str:
+    return hashlib.sha256("".join(f"{tile.x},{tile.y}\n" for tile in sorted(tiles)).encode()).hexdigest()
