@@ -188,9 +188,8 @@ class Sweep:
             if any(member.beyond for member in members):
                 self.left += members
                 continue
-            # A union depends on the order of its pieces. It is that of the tiles, however they came together, so
-            # that blocks and the whole area end with the same vertices.
-            members.sort(key=lambda member: member.number)
+            # A union depends on the order of its pieces. It follows from their contacts alone, row by row, so that
+            # a sweep over the parts of blocks ends with the same vertices.
             found = finish(
                 [member.polygon for member in members],
                 {member.tile for member in members},

@@ -8,7 +8,7 @@ import mercantile
 import numpy as np
 import pytest
 
-from rsp.components.cover.blocks import OWN, SEEN, blocks, cut, quadkeys, read_keys, ring
+from rsp.components.cover.blocks import OWN, SEEN, Block, blocks, cut, quadkeys, read_keys, ring
 from rsp.shared.errors import CoverError, UsageError
 from rsp.shared.tiles import Tile, neighbours, read_cover, write_cover
 
@@ -75,6 +75,12 @@ def test_what_is_far_away_leaves_a_block_as_it_is():
     missing = near - {Tile(1020, 2020, 18)}
     changed = {block.name for block in cut(keys_of(missing), 18, 200)} - alone
     assert 0 < len(changed) < 8
+
+
+def test_the_name_tells_rings_of_equal_length_apart():
+    own, one, other = keys_of([Tile(5, 5, 9)]), keys_of([Tile(5, 6, 9)]), keys_of([Tile(6, 5, 9)])
+    assert Block(9, own, one).name == Block(9, own, one.copy()).name != Block(9, own, other).name
+    assert Block(9, own, one).name != Block(8, own, one).name
 
 
 def test_a_ring_of_one_tile_and_of_all():
