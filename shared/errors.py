@@ -88,6 +88,10 @@ class PipelineError(RspError):
     """A pipeline that cannot be compiled, run, submitted or scheduled."""
 
 
+class ClusterError(RspError):
+    """A Kubernetes API that refuses or cannot be reached, or what runs there and failed."""
+
+
 class PartialError(RspError):
     """A tool that did what it could, and failed on some tiles (raised where exit code 3 cannot be used)."""
 

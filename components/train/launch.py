@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -55,20 +56,28 @@ def launch(plan: Plan, device: str, processes: int) -> TrainResult:
         return TrainResult.from_json((folder / RESULT).read_text("utf-8"))
 
 
-def write_error(path: Path, error: errors.RspError) -> None:
-    """Leave an error for the process that waits."""
+def text_of(error: errors.RspError) -> dict[str, str]:
+    """Return an error as JSON has it, for `error_of`."""
     kind = type(error)
-    data = {"module": kind.__module__, "name": kind.__qualname__, "message": str(error)}
-    path.write_text(json.dumps(data), "utf-8")
+    return {"module": kind.__module__, "name": kind.__qualname__, "message": str(error)}
 
 
-def read_error(path: Path) -> errors.RspError:
+def error_of(data: Mapping[str, str]) -> errors.RspError:
     """Return the error that a process left: itself if it is ours, else a `PluginError` that names it."""
-    data = json.loads(path.read_text("utf-8"))
     if data["module"] == errors.__name__:
         kind: type[errors.RspError] = getattr(errors, data["name"])
         return kind(data["message"])
     return errors.PluginError(f"{data['module']}.{data['name']}: {data['message']}")
+
+
+def write_error(path: Path, error: errors.RspError) -> None:
+    """Leave an error for the process that waits."""
+    path.write_text(json.dumps(text_of(error)), "utf-8")
+
+
+def read_error(path: Path) -> errors.RspError:
+    """Return the error that a process left in a file; see `error_of`."""
+    return error_of(json.loads(path.read_text("utf-8")))
 
 
 def worker(folder: Path, device: str) -> int:

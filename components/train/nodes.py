@@ -1,0 +1,224 @@
+"""Training on several nodes: the step says what to train, the pods of a TrainJob train it, all through the store.
+
+All that passes between them lies below a prefix in S3, which is named by what is trained, so that another attempt
+goes on from the last epoch that this one finished:
+
+    <work>/out/            what `rsp train` writes, after each epoch
+    <work>/result.json     the result, when all is done
+    <work>/<TrainJob>/     what this attempt is told (plan.json), and the errors of its processes
+
+This module is also the program of the pods: torchrun -m rsp.components.train.nodes <address of plan.json>.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rsp import __version__
+from rsp.components.train.launch import error_of, text_of
+from rsp.components.train.plan import Plan
+from rsp.components.train.result import TrainResult
+from rsp.components.train.sets import Sets, link_sets
+from rsp.components.train.trainjob import Inherited, Nodes, build
+from rsp.shared.config import Config
+from rsp.shared.errors import ClusterError, RspError, UsageError
+from rsp.shared.locations import Address, location, parse_address
+
+FORMAT = 1
+PLAN, RESULT, ERROR = "plan.json", "result.json", "error-"
+
+
+def addressed(sets: Sets) -> dict[str, dict[str, str]]:
+    """Return the texts of tile sets, if every node can read them.
+
+    Raises:
+        UsageError: one is no archive in S3.
+    """
+    for part, texts in sets.items():
+        for name, text in texts.items():
+            where = location(text)
+            if not isinstance(where, Address) or where.suffix.lower() != ".pmtiles":
+                raise UsageError(
+                    f"the {name} of the {part} part are {text!r}: several nodes read archives in S3 "
+                    "(s3://bucket/key.pmtiles), so give the pipeline a data_root"
+                )
+    return {part: dict(texts) for part, texts in sets.items()}
+
+
+def place(data_root: str, what: Mapping[str, Any]) -> Address:
+    """Return the prefix of a training: the same for the same training.
+
+    Args:
+        data_root: s3://bucket/prefix.
+        what: All that decides the result.
+
+    Raises:
+        UsageError: `data_root` is no address.
+    """
+    root = location(data_root) if data_root else None
+    if not isinstance(root, Address):
+        raise UsageError(
+            f"training on several nodes needs a data_root in S3, as s3://bucket/prefix; got {data_root!r}"
+        )
+    text = json.dumps([FORMAT, what], sort_keys=True, default=str)
+    return root / "train" / hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def train_on_nodes(
+    sets: Sets,
+    config: Config,
+    data_root: str,
+    nodes: Nodes,
+    *,
+    epochs: int,
+    seed: int,
+    refresh: str = "",
+    image: str = "",
+    poll: float | None = None,
+) -> TrainResult:
+    """Train as a TrainJob on several nodes, and wait for the end.
+
+    Args:
+        sets: The tile sets, archives in S3.
+        config: The configuration.
+        data_root: Where the work goes: s3://bucket/prefix.
+        nodes: How many nodes, and which.
+        epochs: Epochs of training.
+        seed: See `train`.
+        refresh: Another text trains again what was trained before.
+        image: What the nodes run, in place of the image of this pod.
+        poll: Seconds between looks at the training.
+
+    Returns:
+        The result; its checkpoint is an address.
+
+    Raises:
+        UsageError: data that not every node can read, or nodes that cannot be.
+        ClusterError: the cluster refuses the training, or it fails there.
+        RspError: what a process of the training raised.
+    """
+    from rsp.components.train.cluster import Cluster
+    from rsp.components.train.follow import POLL, run
+
+    nodes.check()
+    texts = addressed(sets)
+    # The training reads no database, and a DSN may hold a password.
+    config = replace(config, pg_dsn=None)
+    what = {
+        "sets": texts, "config": config, "epochs": epochs, "seed": seed, "refresh": refresh,
+        "processes": nodes.count * nodes.processes, "gpus": nodes.gpus > 0, "version": __version__,
+    }  # fmt: skip
+    work = place(data_root, what)
+    if (done := _result(work)) is not None:
+        print(f"trained before: {work / RESULT}", flush=True)
+        return done
+    plan = Plan(config, Path("dataset"), work / "out", epochs, resume=True, seed=seed)
+    plan.check()
+    cluster = Cluster()
+    pod = cluster.own_pod() or Inherited()
+    name = f"rsp-train-{secrets.token_hex(5)}"
+    attempt = (work / name).storage()
+    told = {
+        "format": FORMAT, "sets": texts, "plan": plan.to_json(), "result": str(work / RESULT),
+        "device": "cuda" if nodes.gpus else "cpu",
+    }  # fmt: skip
+    manifest = build(name, [str(work / name / PLAN)], nodes, replace(pod, image=image or pod.image))
+    attempt.write(PLAN, json.dumps(told).encode())
+    try:
+        run(cluster, manifest, told=lambda: first_error(work / name), poll=poll or POLL)
+    finally:
+        attempt.delete(*(each.key for each in attempt.list()))
+    if (result := _result(work)) is None:
+        raise ClusterError(
+            f"the TrainJob {name} ended well and left no {work / RESULT}; does it run another image?"
+        )
+    return result
+
+
+def _result(work: Address) -> TrainResult | None:
+    storage, key = (work / RESULT).open()
+    if storage.stat(key) is None:
+        return None
+    return TrainResult.from_json(storage.read(key)[0].decode())
+
+
+def first_error(attempt: Address) -> RspError | None:
+    """Return the error that the processes of a training left: the first one, as others follow from it."""
+    storage = attempt.storage()
+    found = [json.loads(storage.read(each.key)[0]) for each in storage.list(ERROR)]
+    if not found:
+        return None
+    first = min(found, key=lambda each: (each["time"], each["rank"]))
+    return error_of(first)
+
+
+def worker(where: Address) -> int:
+    """Train as one process of several, on one of several nodes; the exit code."""
+    from rsp.components.train.processes import join
+    from rsp.components.train.training import train_model
+
+    storage, key = where.open()
+    told = json.loads(storage.read(key)[0])
+    rank = int(os.environ["RANK"])
+    try:
+        if told["format"] != FORMAT:
+            raise UsageError(f"{where} is of format {told['format']}, and this image knows {FORMAT}")
+        _check_device(told["device"])
+        plan = Plan.from_json(told["plan"])
+        with TemporaryDirectory() as folder:
+            plan.dataset = link_sets(Path(folder) / "dataset", plan.config, told["sets"])
+            with join(told["device"]) as world:
+                try:
+                    result = train_model(replace(plan, resume=not _finished(plan)), world)
+                except RspError as error:
+                    # Before the group is left: what that does to the others comes later than this.
+                    _leave(where, rank, error)
+                    return error.exit_code
+                if world.is_main:
+                    storage, key = parse_address(told["result"]).open()
+                    storage.write(key, result.to_json().encode())
+    except RspError as error:
+        _leave(where, rank, error)
+        return error.exit_code
+    return 0
+
+
+def _finished(plan: Plan) -> bool:
+    """Tell whether all epochs are done: an earlier attempt was cut off before it wrote its result."""
+    from rsp.components.train.history import read_state
+
+    state = read_state(plan.out)
+    return state is not None and state.epoch >= plan.epochs
+
+
+def _check_device(device: str) -> None:
+    """Raise `UsageError` where a node lacks the GPU that it was asked for: a CPU would take for ever."""
+    import torch
+
+    if device == "cuda" and torch.cuda.device_count() <= int(os.environ["LOCAL_RANK"]):
+        raise UsageError(
+            f"this node shows {torch.cuda.device_count()} GPUs to torch {torch.__version__}: too few for its "
+            "processes; is it an image with CUDA, and the accelerator the one of the cluster?"
+        )
+
+
+def _leave(where: Address, rank: int, error: RspError) -> None:
+    """Leave an error for the step; one that a rank has left stays."""
+    print(f"error: {error}", file=sys.stderr, flush=True)
+    where.parent.storage().write(f"{ERROR}{rank}.json", json.dumps(
+        {**text_of(error), "rank": rank, "time": time.time()}
+    ).encode())  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(worker(parse_address(sys.argv[1])))
