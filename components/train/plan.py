@@ -10,6 +10,8 @@ from rsp.shared.config import Channel, ClassDef, Config, ModelConfig
 from rsp.shared.errors import UsageError
 from rsp.shared.locations import Location, location
 
+LOCATIONS = ("dataset", "out", "checkpoint")
+
 
 @dataclass
 class Plan:
@@ -50,16 +52,20 @@ class Plan:
 
     def to_json(self) -> str:
         """Return the plan as text for `from_json`, in another process of this program."""
-        return json.dumps(asdict(self), default=str)
+        data = asdict(self)
+        # `asdict` takes an Address apart: it is a dataclass, too.
+        places = [(data, self, name) for name in LOCATIONS] + [(data["config"], self.config, "dataset")]
+        for target, source, name in places:
+            value = getattr(source, name)
+            target[name] = None if value is None else str(value)
+        return json.dumps(data)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """Return what `to_json` wrote."""
         data = json.loads(text)
         config = data.pop("config")
-        paths = {
-            name: None if data[name] is None else location(data[name]) for name in ("dataset", "out", "checkpoint")
-        }
+        paths = {name: None if data[name] is None else location(data[name]) for name in LOCATIONS}
         folder = config["dataset"]
         return cls(
             config=Config(

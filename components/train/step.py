@@ -9,11 +9,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rsp.components.train.chart import write_chart
+from rsp.components.train.nodes import train_on_nodes
 from rsp.components.train.result import TrainResult
+from rsp.components.train.sets import link_sets
 from rsp.components.train.tool import train
+from rsp.components.train.trainjob import Nodes
 from rsp.shared.config import load_config
-from rsp.shared.locations import fetched, location
-from rsp.shared.tileset import open_reader
+from rsp.shared.errors import UsageError
+from rsp.shared.locations import fetched
 
 
 def train_step(
@@ -26,6 +29,9 @@ def train_step(
     epochs: int,
     gpus: int,
     seed: int,
+    nodes: Nodes | None = None,
+    data_root: str = "",
+    refresh: str = "",
 ) -> TrainResult:
     """Train on tile sets wherever they are, and keep the best checkpoint.
 
@@ -38,19 +44,27 @@ def train_step(
         epochs: Epochs of training.
         gpus: How many GPUs; 0 for the CPU.
         seed: See `train`.
+        nodes: Train as a TrainJob on so many nodes, if there are several; the tile sets are then archives in S3.
+        data_root: Where the work of several nodes goes, s3://bucket/prefix.
+        refresh: Another text trains again what several nodes have trained before.
     """
     settings = load_config(config)
+    sets = {"training": training, "validation": validation}
+    if nodes is not None and nodes.count != 1:
+        if gpus:
+            raise UsageError(
+                f"with {nodes.count} nodes the step only waits, and its own {gpus} GPUs would be idle: "
+                "set gpus to 0, and node_gpus to the GPUs of each node"
+            )
+        result = train_on_nodes(sets, settings, data_root, nodes, epochs=epochs, seed=seed, refresh=refresh)
+        shutil.copyfile(fetched(result.checkpoint), checkpoint)
+        write_chart(chart, result)
+        return replace(result, checkpoint=checkpoint)
     # In the folder of the checkpoint, which has room for it; /tmp of a pod may be small.
     with TemporaryDirectory(dir=checkpoint.parent, prefix=".rsp-train-") as name:
         root = Path(name)
-        for part, sets in (("training", training), ("validation", validation)):
-            (root / "dataset" / part).mkdir(parents=True)
-            for link in [*dict.fromkeys(channel.name for channel in settings.channels), "labels"]:
-                source = fetched(location(sets["labels" if link == "labels" else "images"])).resolve()
-                with open_reader(source):  # says what is wrong under the name that the pipeline knows
-                    pass
-                (root / "dataset" / part / link).symlink_to(source)
-        result = train(root / "out", config=config, dataset=root / "dataset", epochs=epochs, seed=seed, gpus=gpus)
+        dataset = link_sets(root / "dataset", settings, sets)
+        result = train(root / "out", config=config, dataset=dataset, epochs=epochs, seed=seed, gpus=gpus)
         shutil.copyfile(fetched(result.checkpoint), checkpoint)
     write_chart(chart, result)
     return replace(result, checkpoint=checkpoint)

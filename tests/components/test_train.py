@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from rsp.components.train.tool import train
 from rsp.shared.config import load_config
 from rsp.shared.errors import ConfigError, PluginError, RspError, TileError, TileSetError, UsageError
 from rsp.shared.learning.checkpoint import load_checkpoint, read_card
+from rsp.shared.locations import Address
 from rsp.shared.tileset import open_reader, tiles_digest
 from tests.tilesets import CONFIG
 from tests.toy import TRAINING, make_config, make_dataset
@@ -241,6 +243,9 @@ def test_a_plan_survives_the_way_to_another_process(tmp_path, toy):
     assert Plan.from_json(plan.to_json()) == plan
     plan = Plan(load_config(make_config(tmp_path / "other.toml")), toy, tmp_path)
     assert Plan.from_json(plan.to_json()) == plan
+    far = replace(plan, dataset=Address("b", "data", "0f"), out=Address("b", "out"), checkpoint=Address("b", "c"))
+    far.config = replace(plan.config, dataset=Address("b", "of the configuration"))
+    assert Plan.from_json(far.to_json()) == far
 
 
 # --- the component ----------------------------------------------------------------------------------------------
