@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from rsp.components.compare.overview import overview
+from rsp.shared import page as page_parts
 from rsp.shared.images import complementary, encode, encode_mask
 from rsp.shared.tiles import Tile, read_cover
 from rsp.shared.tileset import open_writer
-from rsp.shared.webmap import embed_webmap, write_webmap
+from rsp.shared.webmap import Extent, embed_webmap, write_webmap
 from tests.browser import Tab, chromium, serve
 from tests.tilesets import COLORS, CONFIG, make_tileset, noise, squares
 
@@ -301,8 +302,35 @@ def test_the_map_of_the_component_in_a_sandbox(tmp_path, site, tab):
     frame.locator("text=Copied").wait_for()
 
 
-def test_a_part_of_a_map_says_so(tmp_path, tab):
+@pytest.mark.parametrize(("scheme", "back"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 22, 26)")])
+def test_the_pages_of_steps_follow_the_colour_scheme_in_a_sandbox(tmp_path, browser, scheme, back):
+    """They need no script, and ask for nothing."""
+    body = page_parts.chart("loss", [1, 2], {"training": [2.0, 1.0], "validation": [2.0, None]})
+    body += page_parts.confusion_matrix(["a", "<b>"], [[1, 2], [3, 4]]) + page_parts.numbers({"IoU": "0.5"})
+    text = html.escape(page_parts.document("Training", body + page_parts.histogram("q", [0, 1, 2], [3, 4])))
+    (tmp_path / "frame.html").write_text(f'<iframe sandbox srcdoc="{text}" width="900" height="700"></iframe>')
+    tab = Tab(browser.new_page(color_scheme=scheme))
+    tab.page.goto((tmp_path / "frame.html").as_uri())
+    frame = tab.page.frame_locator("iframe")
+    frame.locator("svg").nth(1).wait_for()
+    assert frame.locator("body").evaluate("body => getComputedStyle(body).backgroundColor") == back
+    drawn = "line => [getComputedStyle(line).stroke, line.getTotalLength() > 0]"
+    assert frame.locator("path.s0").evaluate(drawn)[1]
+    assert frame.locator("td", has_text="<b>").count() == 1
+    tab.page.close()
+    assert (tab.errors, tab.hosts) == ([], set())
+
+
+def test_a_part_of_a_map_says_so_and_shows_all_below(tmp_path, tab):
     images = {tile: ("image/png", encode(noise(tile), "png")) for tile in TILES}
+    box = Extent(4.0, 45.0, 5.5, 46.0)
+    below = encode(np.zeros((3, 2, 3), np.uint8), "png")
+    (tmp_path / "map.html").write_text(embed_webmap(images, title="part", total=500, underlay=(box, below)))
+    tab.open((tmp_path / "map.html").as_uri())
+    picture = tab.page.wait_for_selector("img.underlay")
+    place = picture.bounding_box()
+    # All of it is in sight, beside the panel.
+    assert place["x"] >= 0 and place["x"] + place["width"] < 1200 - 264 and place["width"] > 100
     (tmp_path / "map.html").write_text(embed_webmap(images, title="part", total=500))
     tab.open((tmp_path / "map.html").as_uri())
     tab.wait_for_images(len(TILES))

@@ -1,11 +1,10 @@
-"""What people look at after a prediction: a map of the stacked tiles, and the worst tiles side by side."""
+"""What people look at after a prediction: a page with the numbers and the worst tiles, and a map."""
 
 from __future__ import annotations
 
 import io
 from base64 import b64encode
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from rsp.components.compare.pictures import shrink, side, stack
+from rsp.components.compare.scores import Scores, read_scores
 from rsp.components.compare.tool import CompareResult, compare
 from rsp.components.compare.work import Comparer, Job
 from rsp.shared.atomic import atomic_text
@@ -20,28 +20,28 @@ from rsp.shared.classes import find_classes
 from rsp.shared.config import ClassDef
 from rsp.shared.errors import RspError
 from rsp.shared.images import Array, complementary
-from rsp.shared.locations import Location, location, read_text
+from rsp.shared.locations import Location, location
+from rsp.shared.metrics import f1_per_class, iou_per_class, precision_per_class, recall_per_class
+from rsp.shared.page import (
+    PAGE_BYTES,
+    confusion_matrix,
+    document,
+    histogram,
+    number,
+    numbers,
+    paragraph,
+    table,
+)
 from rsp.shared.tiles import Tile
 from rsp.shared.webmap import embed_webmap
 
-# The KFP UI loads an HTML artifact as a whole, into a frame; a page stays below this whatever the area.
-PAGE_BYTES = 1_000_000
 # The worst tiles on the map, as large as they all fit into a page.
 MAP_TILES = 400
 MAP_PIXELS = (192, 128, 96, 64)
 WORST_TILES = 12
 WORST_PIXELS = 192
-
-STYLE = """
-body { font: 14px/1.5 system-ui, sans-serif; color: #1f2937; background: #fff; margin: 24px; max-width: 1060px; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin-bottom: 24px; }
-td, th { padding: 2px 12px; text-align: right; border-bottom: 1px solid #e5e7eb; }
-td:first-child, th:first-child { text-align: left; padding-left: 0; }
-figure { margin: 0 0 20px; }
-figure img { display: block; max-width: 100%; }
-"""
-
-Scores = dict[Tile, dict[str, float]]
+BINS = 20
+TITLE = "Masks against labels"
 
 
 def overview(
@@ -53,7 +53,7 @@ def overview(
     webmap: Location,
     side_by_side: Location,
 ) -> CompareResult:
-    """Score masks against labels; write a map and the worst tiles side by side, two HTML pages.
+    """Score masks against labels; write two HTML pages: a map, and the numbers with the worst tiles side by side.
 
     Args:
         images: Tile set of the images.
@@ -61,7 +61,8 @@ def overview(
         masks: Tile set of the masks, of the same tiles.
         config: Configuration, read for its classes; None where labels or masks tell them.
         webmap: Where the map goes.
-        side_by_side: Where the pictures side by side go. Either page holds all it needs, and is below 1 MB.
+        side_by_side: Where the numbers and the pictures side by side go. Either page holds all it needs, and is
+            below 1 MB whatever the area.
 
     Returns:
         The measures of all tiles.
@@ -70,27 +71,40 @@ def overview(
     with TemporaryDirectory() as folder:
         listed = Path(folder) / "list"
         result = compare(listed, [images], mode="list", labels=labels, masks=masks, config=config)
-        scores = _read_list(listed)
+        scores = read_scores(listed)
     job = Job("stack", (images, labels, masks), labels, masks, 0, (0, 0), (100, 100), False, "png")
-    comparer = Comparer(job)
-    try:
-        worst = sorted(scores, key=lambda tile: (scores[tile]["qod"], -scores[tile]["fg"], tile))
-        with atomic_text(webmap) as file:
-            file.write(_map(comparer, worst[:MAP_TILES], scores, find_classes(config, [labels, masks])[1:]))
-        with atomic_text(side_by_side) as file:
-            file.write(_side_by_side(comparer, worst[:WORST_TILES], scores, result))
-    finally:
-        comparer.close()
+    classes = find_classes(config, [labels, masks])[1:]
+    write_pages(job, scores, result, classes, webmap=webmap, side_by_side=side_by_side)
     return result
 
 
-def _read_list(path: Location) -> Scores:
-    scores: Scores = {}
-    for line in read_text(path).splitlines():
-        tile, fg, qod = line.split("\t\t")
-        x, y, z = map(int, tile.split(","))
-        scores[Tile(x, y, z)] = {"fg": float(fg), "qod": float(qod)}
-    return scores
+def write_pages(
+    job: Job,
+    scores: Scores,
+    result: CompareResult,
+    classes: Sequence[ClassDef],
+    *,
+    webmap: Location,
+    side_by_side: Location,
+) -> None:
+    """Write the two pages of a comparison.
+
+    Args:
+        job: Has images, labels and masks, in this order.
+        scores: Of all tiles.
+        result: Of all tiles.
+        classes: Without the background.
+        webmap: Where the map goes.
+        side_by_side: Where the numbers and the worst tiles go.
+    """
+    comparer = Comparer(job)
+    try:
+        with atomic_text(webmap) as file:
+            file.write(_map(comparer, scores, classes))
+        with atomic_text(side_by_side) as file:
+            file.write(_report(comparer, scores, result))
+    finally:
+        comparer.close()
 
 
 def _pictures(comparer: Comparer, tile: Tile) -> list[Array] | None:
@@ -113,9 +127,10 @@ def _data_uri(picture: Array) -> str:
     return f"data:image/webp;base64,{b64encode(_webp(picture)).decode()}"
 
 
-def _map(comparer: Comparer, tiles: Sequence[Tile], scores: Scores, classes: Sequence[ClassDef]) -> str:
+def _map(comparer: Comparer, scores: Scores, classes: Sequence[ClassDef]) -> str:
+    worst = scores.worst(MAP_TILES)
     stacked = {}
-    for tile in tiles:
+    for tile in worst:
         pictures = _pictures(comparer, tile)
         if pictures:
             stacked[tile] = shrink(stack(pictures), MAP_PIXELS[0])
@@ -125,10 +140,21 @@ def _map(comparer: Comparer, tiles: Sequence[Tile], scores: Scores, classes: Seq
         for entry, (red, green, blue) in zip(classes, colors, strict=True):
             meaning = what if len(classes) == 1 else f"{entry.title}, {what}"
             legend.append((f"#{red:02x}{green:02x}{blue:02x}", meaning))
+    # A part of the tiles has a picture: the quality of all of them lies below.
+    below = None
+    if len(scores) > len(stacked):
+        below = scores.picture()
+        legend += scores.legend()
 
     def page(found: dict[Tile, tuple[str, bytes]]) -> str:
-        notes = {tile: scores[tile] for tile in found}
-        return embed_webmap(found, title="Image, label and mask", notes=notes, total=len(scores), legend=legend)
+        return embed_webmap(
+            found,
+            title="Image, label and mask",
+            notes={tile: worst[tile] for tile in found},
+            total=len(scores),
+            legend=legend,
+            underlay=below,
+        )
 
     room = PAGE_BYTES - len(page(dict.fromkeys(stacked, ("image/webp", b""))).encode())
     return page(_fitting(stacked, room))
@@ -150,25 +176,27 @@ def _fitting(pictures: dict[Tile, Array], room: int) -> dict[Tile, tuple[str, by
     return found
 
 
-def _side_by_side(comparer: Comparer, tiles: Sequence[Tile], scores: Scores, result: CompareResult) -> str:
-    counts = np.array(result.confusion)
-    rows = []
-    for index, (title, iou) in enumerate(result.classes.items()):
-        labelled, predicted = int(counts[index].sum()), int(counts[:, index].sum())
-        rows.append([title, _number(iou), f"{labelled:,}", f"{predicted:,}"])
-    failed = f", {len(result.failed)} more failed" if result.failed else ""
-    measures = [_number(result.iou), _number(result.miou), _number(result.mcc), _number(result.qod, 1)]
-    text = (
-        "<!DOCTYPE html>\n<html lang='en'><head><meta charset='utf-8'><title>Masks against labels</title>"
-        f"<style>{STYLE}</style></head><body>\n"
-        f"<h1>Masks against labels</h1>\n<p>{result.tiles} tiles{failed}.</p>\n"
-        + _table(["IoU", "mIoU", "MCC", "mean QoD"], [measures])
-        + _table(["class", "IoU", "labelled pixels", "predicted pixels"], rows)
-        + "<h2>The tiles of lowest quality of data</h2>\n<p>Image, label (complementary colours) and mask. "
-        "<em>fg</em> is the larger foreground share in percent.</p>\n"
+def _report(comparer: Comparer, scores: Scores, result: CompareResult) -> str:
+    """Return the page of the numbers and the worst tiles, as many as fit."""
+    failed = f", {len(result.failed):,} more failed" if result.failed else ""
+    body = f"<p>{result.tiles:,} tiles{failed}.</p>\n" + numbers(
+        {
+            "foreground IoU": number(result.iou),
+            "mIoU": number(result.miou),
+            "MCC": number(result.mcc),
+            "mean QoD": number(result.qod, 1),
+        }
     )
-    end = "</body></html>\n"
-    for tile in tiles:
+    body += table(["class", "IoU", "precision", "recall", "F1", "labelled pixels", "predicted"], _classes(result))
+    body += "<h2>Confusion matrix</h2>\n" + confusion_matrix(list(result.classes), result.confusion)
+    counts, edges, without = scores.histogram(BINS)
+    body += "<h2>Quality of data, tile by tile</h2>\n"
+    body += histogram("tiles with foreground, by QoD", edges, counts)
+    body += paragraph(f"{without:,} more tiles have no foreground, in the label as in the mask.")
+    body += "<h2>The tiles of lowest quality of data</h2>\n" + paragraph(
+        "Image, label (complementary colours) and mask. fg is the larger foreground share in percent."
+    )
+    for tile, notes in scores.worst(WORST_TILES).items():
         pictures = _pictures(comparer, tile)
         if not pictures:
             continue
@@ -176,19 +204,26 @@ def _side_by_side(comparer: Comparer, tiles: Sequence[Tile], scores: Scores, res
         name = f"{tile.x},{tile.y},{tile.z}"
         figure = (
             f"<figure><img alt='image, label and mask of {name}' src='{_data_uri(joined)}'>"
-            f"<figcaption>{name}: fg {scores[tile]['fg']:.1f}, QoD {scores[tile]['qod']:.1f}</figcaption>"
-            "</figure>\n"
+            f"<figcaption>{name}: fg {notes['fg']:.1f}, QoD {notes['qod']:.1f}</figcaption></figure>\n"
         )
-        if len((text + figure + end).encode()) > PAGE_BYTES:
+        if len(document(TITLE, body + figure).encode()) > PAGE_BYTES:
             break
-        text += figure
-    return text + end
+        body += figure
+    return document(TITLE, body)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["<table><tr>" + "".join(f"<th>{escape(head)}</th>" for head in heads) + "</tr>\n"]
-    lines += ["<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>\n" for row in rows]
-    return "".join(lines) + "</table>\n"
+def _classes(result: CompareResult) -> list[list[str]]:
+    counts = np.array(result.confusion)
+    columns = [iou_per_class(counts), precision_per_class(counts), recall_per_class(counts), f1_per_class(counts)]
+    return [
+        [
+            title,
+            *(number(float(column[index])) for column in columns),
+            f"{int(counts[index].sum()):,}",
+            f"{int(counts[:, index].sum()):,}",
+        ]
+        for index, title in enumerate(result.classes)
+    ]
 
 
 def _framed(picture: Array) -> Array:
@@ -198,7 +233,3 @@ def _framed(picture: Array) -> Array:
     for edge in (np.s_[:width], np.s_[-width:], np.s_[:, :width], np.s_[:, -width:]):
         framed[edge] = 128
     return framed
-
-
-def _number(value: float | None, decimals: int = 3) -> str:
-    return "undefined" if value is None or value != value else f"{value:.{decimals}f}"

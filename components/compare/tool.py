@@ -145,7 +145,7 @@ def compare(
         tile_format=format_name(tile_format),
     )
     tiles = tiles_of(job, cover)
-    tally = _Tally(len(titles))
+    tally = _Tally(len(titles), keep=mode != "list")
     if mode == "list":
         found = progress(compare_tiles(job, [(tile, False) for tile in tiles], workers), "compare", len(tiles))
         _write_list(out, tally, found, geojson)
@@ -169,16 +169,22 @@ def compare(
     return tally.result(titles)
 
 
-class _Tally:
-    """Counts what comes out tile by tile."""
+def _note(found: Compared) -> dict[str, float]:
+    return {"fg": round(found.fg, 1), "qod": round(found.qod, 1)}
 
-    def __init__(self, classes: int) -> None:
+
+class _Tally:
+    """Counts what comes out tile by tile, and keeps what the web page says of the tiles that passed."""
+
+    def __init__(self, classes: int, *, keep: bool) -> None:
         import numpy as np
+
+        self.keep = keep
 
         self.counts = np.zeros((classes, classes), np.int64)
         self.failed: dict[Tile, str] = {}
         self.notes: dict[Tile, dict[str, float]] = {}  # of the tiles that passed
-        self.compared = 0
+        self.compared = self.passed = 0
         self.quality = 0.0
 
     def over(self, results: Outcomes) -> Iterator[Compared]:
@@ -192,7 +198,9 @@ class _Tally:
                 self.counts += found.counts
                 self.quality += found.qod
             if found.passed:
-                self.notes[found.tile] = {"fg": round(found.fg, 1), "qod": round(found.qod, 1)}
+                self.passed += 1
+                if self.keep:
+                    self.notes[found.tile] = _note(found)
                 yield found
 
     def check(self) -> None:
@@ -203,7 +211,7 @@ class _Tally:
 
     def result(self, titles: list[str]) -> CompareResult:
         """Return the measures of all tiles."""
-        result = CompareResult(tiles=self.compared, written=len(self.notes), failed=self.failed)
+        result = CompareResult(tiles=self.compared, written=self.passed, failed=self.failed)
         if titles:
             from rsp.shared.metrics import foreground_iou, iou_per_class, mcc, miou
 
@@ -221,7 +229,7 @@ def _write_list(out: Location, tally: _Tally, found: Outcomes, geojson: bool) ->
 
     with atomic_text(out) as file:
         if geojson:
-            file.writelines(footprints((one.tile, tally.notes[one.tile]) for one in tally.over(found)))
+            file.writelines(footprints((one.tile, _note(one)) for one in tally.over(found)))
         else:
             for one in tally.over(found):
                 tile = one.tile

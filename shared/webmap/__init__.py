@@ -138,6 +138,7 @@ def embed_webmap(
     notes: Notes | None = None,
     total: int | None = None,
     legend: Sequence[tuple[str, str]] = (),
+    underlay: tuple[Extent, bytes] | None = None,
 ) -> str:
     """Return a map that holds its images itself, for where a page is shown alone (the KFP UI shows it in a frame).
 
@@ -147,6 +148,7 @@ def embed_webmap(
         notes: Numbers of tiles, shown under the pointer; `qod` or `iou` also ranks them.
         total: How many tiles there are in all, where `images` is a part of them.
         legend: Colours, as `#RRGGBB`, and what each means.
+        underlay: A PNG below the images, and where it lies, in web mercator's projection; the map shows all of it.
     """
     tiles = sorted(images)
     if not tiles:
@@ -160,6 +162,11 @@ def embed_webmap(
         for tile, (kind, content) in sorted(images.items())
     }
     data["notes"] = {zxy(tile): dict(values) for tile, values in sorted((notes or {}).items())}
+    if underlay:
+        box, picture = underlay
+        data["bounds"] = [round(value, 6) for value in box]
+        data["center"] = [round(value, 6) for value in reversed(box.center)]
+        data["underlay"] = f"data:image/png;base64,{b64encode(picture).decode()}"
     return render(_template("leaflet", None), data)
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 
 import numpy as np
 import pytest
 from kfp import dsl
+from PIL import Image
 
 from rsp.components.compare.component import compare as compare_component
-from rsp.components.compare.overview import MAP_TILES, PAGE_BYTES, overview
+from rsp.components.compare.overview import MAP_TILES, write_pages
 from rsp.components.compare.pictures import side, stack, to_rgb
-from rsp.components.compare.tool import compare
+from rsp.components.compare.scores import RAMP, Scores
+from rsp.components.compare.tool import CompareResult, compare
+from rsp.components.compare.work import Job
+from rsp.shared.config import ClassDef
 from rsp.shared.errors import ConfigError, CoverError, TileError, TileSetError
 from rsp.shared.images import complementary, decode, encode, encode_mask
 from rsp.shared.metrics import qod
-from rsp.shared.tiles import Tile, read_cover, write_cover
+from rsp.shared.page import MATRIX_CLASSES, PAGE_BYTES
+from rsp.shared.tiles import Tile, bounds_lonlat, read_cover, write_cover
 from rsp.shared.tileset import open_reader, open_writer
 from tests.tilesets import BLOCK, COLORS, CONFIG, make_tileset, noise, squares
 
@@ -346,23 +352,57 @@ def test_component(run_component, sets):
 
 
 def test_pages_stay_small_whatever_the_area(tmp_path):
-    """Noise compresses worst, and there are more tiles than a page shows."""
-    tiles = [Tile(x, y, 15) for x in range(21) for y in range(20)]
+    """10^5 tiles, of which the worst have pictures of noise, which compresses worst; 60 classes."""
+    tiles = [Tile(x, y, 18) for x in range(21) for y in range(20)]
     random = np.random.default_rng(0)
     pictures = [encode(random.integers(0, 256, (192, 192, 3), np.uint8), "png") for _ in range(8)]
     mask = encode_mask(random.integers(0, 2, (192, 192), np.uint8), COLORS)
-    for name in ("images", "labels", "masks"):
-        with open_writer(tmp_path / f"{name}.pmtiles", "png") as writer:
+    sets = tuple(tmp_path / f"{name}.pmtiles" for name in ("images", "labels", "masks"))
+    for path in sets:
+        with open_writer(path, "png") as writer:
             for index, tile in enumerate(tiles):
-                writer.write(tile, pictures[index % 8] if name == "images" else mask)
-    (tmp_path / "config.toml").write_text(CONFIG)
-    sets = [tmp_path / f"{name}.pmtiles" for name in ("images", "labels", "masks")]
+                writer.write(tile, pictures[index % 8] if path.stem == "images" else mask)
+    x, y = (axis.ravel() for axis in np.mgrid[:400, :250])
+    worst = (x < 21) & (y < 20)
+    quality = np.where(worst, 10.0, random.uniform(20, 100, x.size))
+    scores = Scores(np.stack([x, y, np.full_like(x, 18)], axis=1), np.full(x.size, 50.0), quality)
+    titles = [f"class {number}" for number in range(60)]
+    result = CompareResult(
+        tiles=x.size, written=x.size, iou=0.5, miou=0.5, mcc=0.5, qod=60.0, classes=dict.fromkeys(titles, 0.5),
+        confusion=random.integers(0, 10**9, (60, 60)).tolist(),
+    )  # fmt: skip
+    job = Job("stack", sets, sets[1], sets[2], 0, (0, 0), (100, 100), False, "png")
     pages = {"webmap": tmp_path / "map.html", "side_by_side": tmp_path / "worst.html"}
-    overview(*sets, config=tmp_path / "config.toml", **pages)
+    write_pages(job, scores, result, [ClassDef("building", (255, 0, 0))], **pages)
     assert max(path.stat().st_size for path in pages.values()) < PAGE_BYTES <= 1_000_000
-    shown = pages["webmap"].read_text().count("data:image/webp")
-    assert 200 < shown <= MAP_TILES < len(tiles)
-    assert pages["side_by_side"].read_text().count("data:image/webp") >= 9
+    map_page, report = (path.read_text() for path in pages.values())
+    assert 200 < map_page.count("data:image/webp") <= MAP_TILES
+    assert '"total":100000' in map_page and '"underlay":"data:image/png' in map_page and "QoD 50" in map_page
+    assert report.count("data:image/webp") >= 9
+    assert report.count("<td>class") == 60 + MATRIX_CLASSES - 1 and "37 others" in report
+    assert "100,000 tiles" in report and "http" not in report.replace("http-equiv", "")
+
+
+def test_a_picture_of_all_tiles():
+    """Across 180 degrees; a pixel is two tiles a side, where more than 512 lie beside each other."""
+    side, y = 1 << 12, 1001
+    columns = [*range(side - 300, side), *range(400)]
+    tiles = np.array([(x, row, 12) for x in columns for row in (y, y + 3)])
+    empty = tiles[:, 0] == 0
+    scores = Scores(tiles, np.where(empty, 0.0, 5.0), np.where(tiles[:, 0] > 2000, 0.0, 100.0))
+    box, data = scores.picture()
+    found = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
+    assert found.shape == (3, 350, 4)
+    assert [tuple(found[row, 0]) for row in range(3)] == [(*RAMP[0], 255), (0, 0, 0, 0), (*RAMP[0], 255)]
+    # The square with an empty tile has the quality of the other.
+    assert [tuple(found[0, column]) for column in (149, 150, 349)] == [(*RAMP[0], 255), *2 * [(*RAMP[-1], 255)]]
+    west, south, east, north = box
+    assert (west, east) == pytest.approx((180 - 300 * 360 / side, 180 + 400 * 360 / side))
+    assert (north, south) == pytest.approx(
+        (bounds_lonlat(Tile(0, 1000, 12))[3], bounds_lonlat(Tile(0, 1005, 12))[1])
+    )
+    assert scores.histogram(2) == ([600, 798], [0.0, 50.0, 100.0], 2)
+    assert list(scores.worst(2)) == [Tile(side - 300, y, 12), Tile(side - 300, y + 3, 12)]
 
 
 def test_titles_of_classes_are_text_on_the_page(run_component, sets):
