@@ -7,10 +7,10 @@ STAMP := $(VENV)/.made
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos mutants coverage lint docs pipelines images manifests bench clean
+.PHONY: help setup demo test chaos mutants coverage lint docs pipelines images push test-images manifests bench clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Make .venv with all that the project, its tests and its tools need
 	@$(if $(filter setup,$(MAKECMDGOALS)),echo "Done. To use rsp in this shell: source $(BIN)/activate")
@@ -51,7 +51,7 @@ lint: setup ## Check style, types, the one-way imports and the Dockerfiles
 	$(BIN)/ruff format --check .
 	MYPYPATH=src $(BIN)/mypy -p rsp -p examples
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/hadolint components/Dockerfile serving/Dockerfile
+	$(BIN)/hadolint components/Dockerfile components/bases.Dockerfile serving/Dockerfile
 
 docs: setup ## Regenerate docs/tools.md, config.md, models.md, READMEs of components, dashboard and alerts
 	$(BIN)/python -m docs.generate
@@ -61,6 +61,13 @@ pipelines: setup ## Compile every pipeline into pipelines/compiled
 
 images: setup ## Build the images of all tools and of TorchServe from the commit, or those in NAMES="cover serving"
 	@components/images.sh $(NAMES)
+
+push: setup ## Build them, and push them with their bases to RSP_IMAGE_REGISTRY
+	@components/images.sh --push $(NAMES)
+
+test-images: setup ## Build the images with a real engine, and run every tool and two pipelines in them (as root)
+	@tests/images/install.sh
+	$(BIN)/pytest tests/images/images.py
 
 manifests: setup ## Print the manifests of OVERLAY (gpu, local, front ...) with the images of this commit, for kubectl apply -f -
 	@$(BIN)/python -m rsp.components.container k8s/overlays/$(or $(OVERLAY),gpu)

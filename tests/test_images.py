@@ -2,41 +2,55 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from rsp.components import bases
 from rsp.components.container import IMAGES, PLACEHOLDER
 
 ROOT = Path(__file__).parents[1]
-DOCKERFILES = ("components/Dockerfile", "serving/Dockerfile")
+BASES = "components/bases.Dockerfile"
+DOCKERFILES = (BASES, "components/Dockerfile", "serving/Dockerfile")
+SCRIPTS = ("components/images.sh", "components/bases.py", "components/sbom.py")
 
+# It has the images whose names are lines of $LOG/local, and its registry those of $LOG/registry.
 ENGINE = """#!/bin/sh
-printf '%s\\n' "$@" >> "$LOG/arguments"
-tar -t > "$LOG/context"
+case $1 in
+  image) exec grep -qxF "$3" "$LOG/local" ;;
+  pull) exec grep -qxF "$3" "$LOG/registry" ;;
+  build) tar -t > "$LOG/context" ;;
+esac
+echo "$@" >> "$LOG/calls"
 """
 
 
 @pytest.fixture
 def checkout(tmp_path) -> Path:
-    """A checkout with the build script and one tool."""
+    """A checkout with what builds images, and two tools: one on each base."""
     root = tmp_path / "checkout"
-    for name in ("components/images.sh", "pyproject.toml", *DOCKERFILES):
+    for name in (*SCRIPTS, "pyproject.toml", "constraints.txt", *DOCKERFILES):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, root / name)
-    (root / "components" / "cover").mkdir()
-    (root / "components" / "cover" / "component.py").write_text("")
-    (root / ".gitignore").write_text("secret\n")
+    for tool in ("cover", "train"):
+        (root / "components" / tool).mkdir()
+        (root / "components" / tool / "component.py").write_text("")
+    (root / ".gitignore").write_text("secret\nbuild/\n")
     for argv in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
         git(root, *argv)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "docker").write_text(ENGINE)
     (tmp_path / "bin" / "docker").chmod(0o755)
+    for name in ("local", "registry", "calls"):
+        (tmp_path / name).touch()
     return root
 
 
@@ -52,22 +66,112 @@ def build(checkout: Path, *names: str, **env: str) -> subprocess.CompletedProces
     return subprocess.run([checkout / "components/images.sh", *names], env=env, capture_output=True, text=True)
 
 
+def calls(checkout: Path, kind: str) -> list[list[str]]:
+    """What the engine was asked to do, in order: `calls(checkout, "build")`."""
+    lines = (checkout.parent / "calls").read_text().splitlines()
+    return [line.split() for line in lines if line.startswith(f"{kind} ")]
+
+
+def base(checkout: Path, name: str, registry: str = IMAGES, torch: str = "cuda", refresh: str = "") -> str:
+    return f"{registry}/rsp-{name}:{bases.base_tag(checkout, '', torch, refresh)}"
+
+
 def test_images_of_a_commit(checkout):
     (checkout / "secret").write_text("what git ignores stays out")
-    done = build(checkout, RSP_IMAGE_REGISTRY="r.example/x")
+    done = build(checkout, RSP_IMAGE_REGISTRY="r.example/x/")
     assert done.returncode == 0, done.stderr
     revision = git(checkout, "rev-parse", "HEAD")
-    tag = f"0.2.0.dev1-g{revision[:9]}"
-    assert done.stdout.split() == [f"r.example/x/rsp-cover:{tag}", f"r.example/x/rsp-serving:{tag}"]
-    arguments = (checkout.parent / "arguments").read_text().split("\n")
-    assert {"TOOL=cover", f"RSP_VERSION={tag.replace('-', '+')}", f"RSP_REVISION={revision}"} <= set(arguments)
+    version = f"0.2.0.dev1+g{revision[:9]}"
+    tag = version.replace("+", "-")
+    assert done.stdout.split() == [f"r.example/x/rsp-{name}:{tag}" for name in ("cover", "train", "serving")]
+    built = calls(checkout, "build")
+    # Each base once, before the first image that stands on it.
+    data, torch = (base(checkout, name, "r.example/x") for name in ("data", "torch"))
+    tagged = [words[words.index("--tag") + 1] for words in built]
+    cover, train, serving = done.stdout.split()
+    assert tagged == [data, cover, torch, train, serving]
+    assert [words[words.index("--target") + 1] for words in (built[0], built[2])] == ["data", "torch"]
+    assert {f"BASE={data}", "TOOL=cover", f"RSP_VERSION={version}", f"RSP_REVISION={revision}"} <= set(built[1])
+    assert {f"BASE={torch}", "TOOL=train"} <= set(built[3]) and f"BASE={torch}" in built[4]
     context = (checkout.parent / "context").read_text().split()
     assert "serving/Dockerfile" in context and "secret" not in context
+    # What is in each of them is written beside them.
+    assert {path.name for path in (checkout / "build/sbom").iterdir()} == {
+        f"rsp-{name}-{tag}.cdx.json" for name in ("cover", "train", "serving")
+    }
+    assert all("--network none" in " ".join(words) for words in calls(checkout, "run"))
+    assert not calls(checkout, "push")
 
 
 def test_one_image_of_a_release(checkout):
     git(checkout, "tag", "v1.2.3")
     assert build(checkout, "cover").stdout == f"{IMAGES}/rsp-cover:1.2.3\n"
+
+
+@pytest.mark.parametrize("where", ["local", "registry"])
+def test_a_base_that_is_there_is_not_built_again(checkout, where):
+    (checkout.parent / where).write_text(base(checkout, "data") + "\n")
+    assert build(checkout, "cover").returncode == 0
+    ((_, *words),) = calls(checkout, "build")
+    assert f"BASE={base(checkout, 'data')}" in words
+    # With other packages, another build of torch, or Debian's updates of another month it is another base.
+    for changed in ({"RSP_TORCH": "cpu"}, {"RSP_BASE_REFRESH": "2031-05"}):
+        (checkout.parent / "calls").write_text("")
+        assert build(checkout, "cover", **changed).returncode == 0
+        assert len(calls(checkout, "build")) == 2
+
+
+def test_a_base_changes_with_what_is_in_it_and_not_with_the_code(checkout):
+    before = bases.base_tag(checkout)
+    assert re.fullmatch(r"deps-[0-9a-f]{12}", before)
+    path = checkout / "pyproject.toml"
+    text = path.read_text()
+    path.write_text(text.replace("line-length = 115", "line-length = 99").replace("moto[server]>=5", "moto>=5"))
+    (checkout / "components/cover/component.py").write_text("# changed")
+    assert bases.base_tag(checkout) == before
+    path.write_text(text.replace('"rasterio>=1.4,<1.5"', '"rasterio>=1.4.1,<1.5"'))
+    assert bases.base_tag(checkout) != before
+    path.write_text(text)
+    for name in ("constraints.txt", BASES):
+        with (checkout / name).open("a") as file:
+            file.write("# more\n")
+        assert bases.base_tag(checkout) not in (before, None)
+        before = bases.base_tag(checkout)
+
+
+def test_push_after_all_are_built(checkout):
+    done = build(checkout, "--push", "cover", "serving")
+    pushed = [words[-1] for words in calls(checkout, "push")]
+    assert pushed == [base(checkout, "data"), base(checkout, "torch"), *done.stdout.split()]
+    last = [line.split()[0] for line in (checkout.parent / "calls").read_text().splitlines()][-4:]
+    assert last == ["push"] * 4
+
+
+def test_each_tool_stands_on_the_least_base_that_has_its_needs():
+    about = bases.project(ROOT)
+    assert bases.tools(about) == sorted(path.parent.name for path in (ROOT / "components").glob("*/component.py"))
+    on = {tool: bases.base_of(about, tool) for tool in bases.tools(about)}
+    torch = {tool for tool, base in on.items() if base == "torch"}
+    assert torch == {"train", "export", "predict", "deploy"}
+    held: set[str] = set()
+    for name in ("data", "torch", "serving"):
+        lines = bases.requirements(about, name)
+        assert not held & set(lines) and not any(line.startswith(about["name"]) for line in lines)
+        held.update(lines)
+        for tool in [tool for tool in on if on[tool] == name] + (["serve"] if name == "serving" else []):
+            assert bases.needs(about, tool) | set(about["dependencies"]) <= held, tool
+    with pytest.raises(ValueError, match="no base is called cuda; expected data, torch, serving"):
+        bases.requirements(about, "cuda")
+
+
+def test_every_image_that_something_runs_in_is_built():
+    built = {*bases.tools(bases.project(ROOT)), "serving"}
+    texts = [
+        path.read_text()
+        for path in (*(ROOT / "pipelines/compiled").glob("*.yaml"), *(ROOT / "k8s").rglob("*.yaml"))
+    ]
+    named = set(re.findall(rf"{re.escape(IMAGES)}/rsp-([\w-]+)", "\n".join(texts)))
+    assert "cover" in named and named <= built
 
 
 @pytest.mark.parametrize("change", ["edited", "added"])
@@ -76,12 +180,12 @@ def test_a_dirty_tree_is_refused(checkout, change):
     path.write_text("# not committed")
     done = build(checkout)
     assert done.returncode == 1 and path.name in done.stderr and "images hold what is committed" in done.stderr
-    assert not (checkout.parent / "arguments").exists()
+    assert not calls(checkout, "build")
 
 
 def test_an_unknown_image(checkout):
-    done = build(checkout, "nothing")
-    assert done.returncode == 2 and "no image is called nothing" in done.stderr
+    done = build(checkout, "cover", "nothing")
+    assert done.returncode == 2 and "no image is called nothing" in done.stderr and not calls(checkout, "build")
 
 
 def test_the_version_of_the_build_is_the_tag_that_is_submitted(checkout, monkeypatch):
@@ -94,33 +198,148 @@ def test_the_version_of_the_build_is_the_tag_that_is_submitted(checkout, monkeyp
     )
 
 
-@pytest.mark.parametrize("path", DOCKERFILES)
-def test_a_build_without_a_version_ends_at_once(path):
-    """The first stage tests the arguments, and nothing is installed before it: run what it runs."""
-    first, _, rest = (ROOT / path).read_text().partition("\nFROM ${BASE_IMAGE}\n")
-    script = re.search(r"^RUN ((?:.*\\\n)*.*)", first, re.M)[1].replace("\\\n", "").replace(" > /rsp-", " > rsp-")
-    assert "pip install" not in first and "COPY --from=arguments" in rest
-    given = {"TOOL": "cover", "RSP_VERSION": "1.2"}
-    wanted = re.findall(r"^ARG (TOOL|RSP_VERSION)$", first, re.M)
-    for name in wanted:
-        env = {"PATH": os.environ["PATH"], **{key: value for key, value in given.items() if key != name}}
-        done = subprocess.run(["sh", "-c", script], env=env, capture_output=True, text=True)
-        assert done.returncode == 1 and f"--build-arg {name}=" in done.stderr
+@dataclass(frozen=True)
+class Stage:
+    """A stage of a Dockerfile: what it stands on, and its steps as (instruction, text)."""
+
+    below: str
+    steps: list[tuple[str, str]]
+
+    def where(self, instruction: str, text: str) -> int:
+        """Return the number of the first step that has the text."""
+        return next(n for n, step in enumerate(self.steps) if step[0] == instruction and text in step[1])
+
+
+def stages(path: str) -> dict[str, Stage]:
+    """Read a Dockerfile; the last stage is `""` if it has no name."""
+    text = re.sub(r"^\s*#.*\n", "", (ROOT / path).read_text(), flags=re.M).replace("\\\n", " ")
+    found: dict[str, Stage] = {}
+    for line in filter(None, map(str.strip, text.splitlines())):
+        instruction, _, rest = line.partition(" ")
+        if instruction == "FROM":
+            below, _, name = rest.partition(" AS ")
+            steps = found.setdefault(name, Stage(below, [])).steps
+        elif found:
+            steps.append((instruction, rest))
+    return found
+
+
+def test_the_reader_of_dockerfiles_reads_all_of_them():
+    assert set(stages(BASES)) == {"requirements", "data", "torch"}
+    assert set(stages("components/Dockerfile")) == {"code", ""}
+    assert set(stages("serving/Dockerfile")) == {"requirements", "needs", "code", ""}
+    assert stages("components/Dockerfile")[""].steps[0] == ("COPY", "--from=code /code/ /")
 
 
 @pytest.mark.parametrize("path", DOCKERFILES)
-def test_code_is_copied_after_what_it_needs_is_installed(path):
-    """A change of the code must not install torch once more."""
+def test_a_dockerfile_is_clean(path):
+    hadolint = Path(sys.executable).with_name("hadolint")
+    if not hadolint.exists():
+        pytest.skip("no hadolint")
+    done = subprocess.run([hadolint, ROOT / path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", DOCKERFILES)
+def test_nothing_in_a_dockerfile_moves(path):
+    """What it stands on is named by a whole tag, and nothing is fetched but by apt and pip."""
     text = (ROOT / path).read_text()
-    install = text.index('pip install --constraint constraints.txt ".[')
-    assert install < text.index("COPY src ") < text.index("--no-deps --force-reinstall .")
-    # setuptools takes what it finds in build/ for newer than the code: the empty package was installed once more.
-    assert install < text.index("rm -r src build") and "rsp.__version__ == os.environ['RSP_VERSION']" in text
-    # An argument that changes with every commit spoils the cache of all steps after it.
-    final = text.rindex("FROM ${BASE_IMAGE}")
-    assert text.index("ARG RSP_VERSION", final) > text.index("COPY pipelines ")
-    for label in ("version", "revision", "source", "licenses"):
+    for default in re.findall(r"^ARG BASE_IMAGE=(.*)$", text, re.M):
+        assert re.fullmatch(r"python:3\.11-slim-[a-z]+", default)
+    own = set(stages(path))
+    for stage in stages(path).values():
+        assert stage.below in {"${BASE_IMAGE}", "${BASE}", *own}
+    assert not re.search(r"^ADD |curl|wget|git clone|:latest", text, re.M)
+
+
+@pytest.mark.parametrize("path", DOCKERFILES)
+def test_whoever_runs_an_image_is_nobody_by_number(path):
+    for name, stage in stages(path).items():
+        users = [text for instruction, text in stage.steps if instruction == "USER"]
+        if name in ("", "data", "torch"):
+            assert users[-1] == "10001"
+
+
+def test_a_change_of_the_code_installs_nothing_else():
+    """The code is above all packages, and what changes with every commit is above the code's own packages."""
+    for name, stage in stages(BASES).items():
+        copied = [text for instruction, text in stage.steps if instruction == "COPY"]
+        wanted = ["pyproject.toml components/bases.py ./"] if name == "requirements" else []
+        assert [
+            text for text in copied if not text.startswith(("--from=requirements", "constraints.txt"))
+        ] == wanted
+        assert not any("RSP_VERSION" in text for _, text in stage.steps)
+    for path in DOCKERFILES[1:]:
+        code, image = stages(path)["code"], stages(path)[""]
+        version = code.where("ARG", "RSP_VERSION")
+        assert code.where("RUN", "pip install") < version < code.where("COPY", "src ./src")
+        # It builds with what is there: pip would fetch the packages that build it each time.
+        assert "--no-build-isolation --no-deps --root /code" in code.steps[-1][1]
+        # Above the code nothing is installed, and an argument that differs spoils no layer of it.
+        assert image.steps[0] == ("COPY", "--from=code /code/ /")
+        assert not any(instruction in ("COPY", "ADD") for instruction, _ in image.steps[1:])
+        assert not any("pip install" in text or "apt-get" in text for _, text in image.steps)
+    needs = stages("serving/Dockerfile")["needs"]
+    assert not any("RSP_VERSION" in text for _, text in needs.steps)
+
+
+def test_the_code_is_the_same_layer_in_all_images_of_a_base():
+    """The stage that makes it does not know for which tool."""
+    assert not any(
+        "TOOL" in text for _, text in stages("components/Dockerfile")["code"].steps if "RSP_TOOL" not in text
+    )
+    assert ("ENV", "RSP_TOOL=${TOOL}") in stages("components/Dockerfile")[""].steps
+
+
+def test_what_builds_the_code_is_what_pyproject_asks_for():
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    for path in DOCKERFILES[1:]:
+        code = stages(path)["code"]
+        installed = code.steps[code.where("RUN", "pip install")][1]
+        assert set(re.findall(r"'([^']+)'", installed)) == set(wanted)
+
+
+@pytest.mark.parametrize(("path", "stage", "name"), [
+    ("components/Dockerfile", "", "TOOL"), ("components/Dockerfile", "code", "RSP_VERSION"),
+    ("serving/Dockerfile", "code", "RSP_VERSION"),
+])  # fmt: skip
+def test_a_build_without_an_argument_says_which(path, stage, name):
+    steps = stages(path)[stage].steps
+    script = next(text for instruction, text in steps if instruction == "RUN" and f'test -n "${{{name}}}"' in text)
+    done = subprocess.run(["sh", "-c", script], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert done.returncode == 1 and f"--build-arg {name}=" in done.stderr
+
+
+@pytest.mark.parametrize("path", DOCKERFILES[1:])
+def test_labels_say_what_an_image_is(path):
+    (text,) = (text for instruction, text in stages(path)[""].steps if instruction == "LABEL")
+    for label in ("title", "description", "version", "revision", "source", "licenses"):
         assert f"org.opencontainers.image.{label}=" in text
+
+
+def test_an_sbom_is_valid_names_each_package_once_and_is_the_same_each_time(tmp_path):
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
+    # As on Debian, whose Python has a package in one folder and another version of it in the next.
+    (tmp_path / "rasterio-0.1.dist-info").mkdir()
+    about = "Metadata-Version: 2.4\nName: rasterio\nVersion: 0.1\nLicense-Expression: BSD-3-Clause\n"
+    (tmp_path / "rasterio-0.1.dist-info" / "METADATA").write_text(about)
+    command = [sys.executable, "-", "rsp-cover", "1.2.3+gabc"]
+    options = {
+        "input": (ROOT / "components/sbom.py").read_text(),
+        "env": {**os.environ, "PYTHONPATH": str(tmp_path)},
+    }
+    first, second = (
+        subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout for _ in range(2)
+    )
+    assert first == second and JsonStrictValidator(SchemaVersion.V1_6).validate_str(first) is None
+    document = json.loads(first)
+    parts = {part["purl"]: part for part in document["components"]}
+    assert len(parts) == len(document["components"])
+    assert [purl for purl in parts if "/rasterio@" in purl] == ["pkg:pypi/rasterio@0.1"]
+    assert parts["pkg:pypi/rasterio@0.1"]["licenses"] == [{"expression": "BSD-3-Clause"}]
+    assert document["metadata"]["component"]["version"] == "1.2.3+gabc"
 
 
 @pytest.mark.parametrize("path", ["k8s/base/kustomization.yaml", "k8s/overlays/front/kustomization.yaml"])

@@ -283,6 +283,6 @@ def test_steps_of_pipelines(path):
 
 def test_images_of_steps_are_those_of_a_user_by_number():
     """`runAsNonRoot`, which namespaces ask for, takes a number and no name."""
-    for path in [*(ROOT / "components").rglob("Dockerfile"), *(ROOT / "serving").rglob("Dockerfile")]:
+    for path in [*(ROOT / "components").rglob("*Dockerfile"), *(ROOT / "serving").rglob("*Dockerfile")]:
         users = re.findall(r"^USER (\S+)", path.read_text(), re.M)
         assert users and users[-1].partition(":")[0].isdecimal() and int(users[-1].partition(":")[0]) > 0, path

@@ -1,0 +1,408 @@
+"""`make test-images`: the images, built by a real engine and run as a cluster runs them.
+
+Every tool runs as nobody in particular, on a root file system that cannot be written, without a capability and
+without a network, and writes byte for byte what the command line writes here. The file is named as no test of the
+suite is: it needs root, 6 GB of disk and some minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+from safetensors.numpy import load_file
+
+from examples import demo
+from examples.town.generate import Scene, load_scene
+from examples.town.server import CONFIG
+from rsp.components.bases import base_of, project, tools
+from rsp.components.container import image_tag, with_images
+from rsp.pipelines.compiler import check_parameters, compile_pipeline
+from rsp.pipelines.compiler import parameters as compiled_parameters
+from rsp.pipelines.local import run_local
+from rsp.shared.images import decode_mask
+from rsp.shared.tileset import open_reader
+from tests.images import sizes
+from tests.images.bases import base_image, build_environment
+from tests.images.engine import docker, engine
+from tests.pipelines import toys
+
+ROOT = Path(__file__).parents[2]
+REGISTRY = "localhost/rsp-tools"
+USER = "10001:10001"
+# What runs a step on a cluster with restricted pod security, and no network.
+LOCKED = [
+    "--user", USER, "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
+    "--tmpfs", "/tmp:rw,exec,nosuid,nodev,mode=1777", "--env", "OMP_NUM_THREADS=1",
+]  # fmt: skip
+ABOUT = project(ROOT)
+TOOLS = tools(ABOUT)
+# A short training is enough: what is asked is whether both ways agree.
+EPOCHS = 1
+# These name the version of rsp that wrote them, which is another one where `make setup` ran before the last
+# commit, and how long the training took.
+DIFFER = re.compile(r"(models/|model\.|store/)")
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images that were built."""
+
+    tag: str
+    sbom: Path
+    below: str
+    revision: str
+
+    def __getitem__(self, name: str) -> str:
+        return f"{REGISTRY}/rsp-{name}:{self.tag}"
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Iterator[Images]:
+    """All images of this commit, built by components/images.sh."""
+    folder = tmp_path_factory.mktemp("build")
+    named = re.search(r"^ARG BASE_IMAGE=(.*)$", (ROOT / "components/bases.Dockerfile").read_text(), re.M)[1]
+    tag = image_tag()
+    command = ["git", "rev-parse", "HEAD"]
+    revision = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    with engine():
+        base = base_image(named, folder)
+        with build_environment() as environment:
+            command = [ROOT / "components/images.sh"]
+            environment = {
+                **os.environ, **environment, "RSP_IMAGE_REGISTRY": REGISTRY, "RSP_TORCH": "cpu",
+                "RSP_BASE_IMAGE": base, "RSP_SBOM": str(folder / "sbom"), "PYTHON": sys.executable,
+            }  # fmt: skip
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-6000:]
+        built = Images(tag, folder / "sbom", base, revision)
+        assert done.stdout.split() == [built[name] for name in (*TOOLS, "serving")]
+        yield built
+
+
+def open_up(folder: Path) -> Path:
+    """Let the user of the images reach and write a folder, which pytest makes for root alone."""
+    for parent in folder.parents:
+        if parent.name.startswith("pytest-"):
+            parent.chmod(0o755)
+    subprocess.run(["chmod", "-R", "a+rwX", folder], check=True)
+    return folder
+
+
+@contextlib.contextmanager
+def started(image: str, *argv: object, options: list[object]) -> Iterator[str]:
+    """Run a container in the background; yields its name."""
+    name = docker("run", "--detach", *LOCKED, *options, image, *argv).stdout.strip()[:12]
+    try:
+        yield name
+    finally:
+        docker("rm", "--force", "--volumes", name, check=False)
+
+
+@dataclass(frozen=True)
+class Town:
+    """A generated town: its files, how HelloWorld is told of it, and in which network its tile server is."""
+
+    scene: Scene
+    parameters: dict[str, Any]
+    network: str
+
+
+@pytest.fixture(scope="session")
+def town(images, tmp_path_factory) -> Iterator[Town]:
+    """A town of twenty tiles, whose server answers twice under one address: here, and where nothing else is."""
+    folder = tmp_path_factory.mktemp("town")
+    with demo.generated(folder, tiles=20, epochs=EPOCHS) as job:
+        shutil.copy(CONFIG, folder / "config.toml")
+        open_up(folder)
+        port = urlsplit(job.parameters["url"]).port
+        options = ["--volume", f"{folder}:/town:ro", "--volume", f"{ROOT / 'examples'}:/code/examples:ro",
+                   "--env", "PYTHONPATH=/code", "--network", "none", "--entrypoint", "python3"]  # fmt: skip
+        argv = ["-m", "examples.town.server", "/town", "--port", port]
+        with started(images["extract"], *argv, options=options) as name:
+            yield Town(load_scene(folder), job.parameters, f"container:{name}")
+
+
+def chain(scene: Scene, url: str) -> list[str]:
+    """Every tool that works on files, in a folder that has the town as `town`; with and without archives."""
+    parts = [
+        f"subset --dir {name} --filter {part}.csv dataset/{part}/{name}.pmtiles"
+        for part in ("training", "validation")
+        for name in ("images", "labels")
+    ]
+    return [
+        f"cover --type bbox {scene.bbox_text} --zoom {scene.zoom} cover.csv",
+        f"download --type WMS --rate 100 '{url}' cover.csv downloaded.pmtiles",
+        "tile --zoom 19 --ts 256 --cover cover.csv town/town.tif images",
+        "extract --type building town/town.osm.pbf extracted.json",
+        "rasterize --config town/config.toml --geojson town/buildings.geojson cover.csv labels",
+        "cover --dir images --splits 70,30 --block 2 training.csv validation.csv",
+        *parts,
+        f"train --config town/config.toml --dataset dataset --epochs {EPOCHS} --workers 0 models",
+        "export --checkpoint models/best.safetensors --type pt2 model.pt2",
+        "export --checkpoint models/best.safetensors --type onnx model.onnx",
+        "predict --checkpoint model.pt2 images masks.pmtiles",
+        "compare --mode list --labels labels --masks masks.pmtiles list.txt",
+        "compare --mode side --images images labels masks.pmtiles side",
+        "vectorize --config town/config.toml --type building masks.pmtiles found.json",
+        "deploy --model model.pt2 --checkpoint models/best.safetensors --golden images --store store --name town",
+    ]
+
+
+@pytest.fixture(scope="session")
+def worked(images, town, tmp_path_factory) -> tuple[Path, Path]:
+    """What the chain wrote: by the command line here, and by the images."""
+    here, boxed = (open_up(tmp_path_factory.mktemp(name)) for name in ("here", "boxed"))
+    for folder in (here, boxed):
+        shutil.copytree(town.scene.path, folder / "town")
+        open_up(folder)
+    ran = set()
+    for command in chain(town.scene, town.parameters["url"]):
+        tool = command.split()[0]
+        rsp = f"{Path(sys.executable).with_name('rsp')} {command}"
+        done = subprocess.run(
+            ["bash", "-c", rsp],
+            cwd=here,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        words = subprocess.run(
+            ["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True
+        ).stdout.split("\0")[1:-1]
+        at = town.network if tool == "download" else "none"
+        docker("run", "--rm", *LOCKED, "--network", at, "--volume", f"{boxed}:/work", "--workdir", "/work",
+               images[tool], *words)  # fmt: skip
+        ran.add(tool)
+    assert ran == set(TOOLS)
+    return here, boxed
+
+
+def files(folder: Path) -> dict[str, Path]:
+    return {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_tool_writes_what_it_writes_without_an_image(worked):
+    here, boxed = (
+        {name: path for name, path in files(folder).items() if not name.startswith("store/")} for folder in worked
+    )
+    assert set(here) == set(boxed)
+    same = [name for name in here if not DIFFER.match(name)]
+    assert len(same) > 60 and not [name for name in same if here[name].read_bytes() != boxed[name].read_bytes()]
+    assert boxed["masks.pmtiles"].stat().st_uid == boxed["models/best.safetensors"].stat().st_uid == 10001
+
+
+def test_a_training_in_an_image_has_the_same_weights(worked):
+    here, boxed = (load_file(folder / "models/best.safetensors") for folder in worked)
+    assert set(here) == set(boxed) and all(np.array_equal(here[name], boxed[name]) for name in here)
+    cards = [json.loads((folder / "model.pt2.json").read_text()) for folder in worked]
+    for card in cards:
+        del card["versions"]["rsp"]
+    assert cards[0] == cards[1]
+
+
+# What a container asks of itself.
+LOOK = """
+import os
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+assert os.getuid() == os.getgid() == 10001
+assert int(status["CapEff"], 16) == int(status["CapBnd"], 16) == 0 and status["NoNewPrivs"].strip() == "1"
+assert os.listdir("/sys/class/net") == ["lo"]
+open("/tmp/file", "w")
+for path in ("/file", "/home/rsp/file", "/usr/local/file", "/opt/rsp/file"):
+    try:
+        open(path, "w")
+    except OSError:
+        continue
+    raise SystemExit(f"{path} can be written")
+"""
+
+
+def test_containers_are_locked_as_the_other_tests_have_it(images):
+    for name in ("cover", "train", "serving"):
+        options = [*LOCKED, "--network", "none", "--entrypoint", "python3"]
+        docker("run", "--rm", *options, images[name], "-c", LOOK)
+
+
+def test_images_of_a_base_differ_in_nothing_but_their_name(images):
+    digests = {name: sizes.digests(images[name]) for name in (*TOOLS, "serving")}
+    for name in ("data", "torch"):
+        on = [tool for tool in TOOLS if base_of(ABOUT, tool) == name]
+        below = sizes.base(REGISTRY, name)
+        lowest = sizes.digests(below)
+        assert len(on) >= 4
+        for tool in on:
+            assert digests[tool] == digests[on[0]] and digests[tool][: len(lowest)] == lowest
+        # What a new commit brings is the code: some megabytes of pages, scripts and Python.
+        code = sizes.layers(images[on[0]])[len(sizes.layers(below)) :]
+        assert 0 < sum(layer.size for layer in code) < 10e6
+    torch = sizes.digests(sizes.base(REGISTRY, "torch"))
+    assert digests["serving"][: len(torch)] == torch
+
+
+def test_images_say_what_they_are(images):
+    for name in (*TOOLS, "serving"):
+        (about,) = json.loads(docker("image", "inspect", images[name]).stdout)
+        labels = {key.rpartition(".")[2]: value for key, value in about["Config"]["Labels"].items()}
+        assert labels["title"] == f"rsp-{name}" and labels["revision"] == images.revision
+        assert labels["version"].replace("+", "-") == images.tag
+        assert about["Config"]["User"] == "10001" and about["Config"]["Entrypoint"][:2] == ["tini", "--"]
+
+
+def test_the_sbom_of_an_image_is_valid_and_names_what_is_in_it(images):
+    for name, wanted in {
+        "cover": ("pkg:pypi/rasterio@", "pkg:pypi/kfp@", "pkg:deb/debian/libexpat1@"),
+        "train": ("pkg:pypi/torch@2.13.0%2Bcpu", "pkg:pypi/rsp-tools@"),
+        "serving": ("pkg:pypi/torchserve@", "pkg:deb/debian/openjdk-17-jre-headless@"),
+    }.items():
+        text = (images.sbom / f"rsp-{name}-{images.tag}.cdx.json").read_text()
+        assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+        found = [part["purl"] for part in json.loads(text)["components"]]
+        assert all(any(purl.startswith(want) for purl in found) for want in wanted), name
+
+
+def run_in_images(
+    name: Any, images: Images, root: Path, parameters: dict, network: str, mounts: dict[Path, str] | None = None
+) -> tuple[int, str, Path]:
+    """Run a pipeline with kfp's DockerRunner in the images of this commit.
+
+    Returns the exit code, what it printed, and where its outputs are.
+    """
+    text = with_images(compile_pipeline(name), images.tag, REGISTRY).replace("registry/toy:1", images["cover"])
+    assert text.count(f"image: {REGISTRY}/") == text.count("image: ") > 0
+    folder, outputs = root / "run", root / "outputs"
+    folder.mkdir(parents=True)
+    outputs.mkdir()
+    open_up(root)
+    options = {
+        "user": USER, "read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"],
+        "tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777"}, "network_mode": network,
+        "environment": {"OMP_NUM_THREADS": "1"},
+    }  # fmt: skip
+    run = {
+        "root": str(outputs), "parameters": check_parameters(text, parameters), "options": options,
+        "volumes": {str(path): {"bind": str(path), "mode": mode} for path, mode in (mounts or {}).items()},
+    }  # fmt: skip
+    (folder / "pipeline.yaml").write_text(text)
+    (folder / "run.json").write_text(json.dumps(run))
+    command = [sys.executable, "-m", "tests.images.docker_runner", folder]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return done.returncode, done.stdout, outputs
+
+
+def artifacts(folder: Path, differ: str = "") -> dict[str, bytes]:
+    """Return all that the steps of a run wrote, by step and name, but for steps that note version and seconds."""
+    (run,) = (path for path in folder.iterdir() if path.is_dir())
+    found = {f"{path.parent.name}/{path.name}": path for path in run.rglob("*") if path.is_file()}
+    return {
+        name: path.read_bytes()
+        for name, path in found.items()
+        if path.name != "executor_output.json" and not (differ and re.match(differ, name))
+    }
+
+
+def test_hello_world_through_kfp_in_the_images(images, town, tmp_path):
+    stores = {name: tmp_path / name for name in ("here", "boxed")}
+    for store in stores.values():
+        store.mkdir()
+        open_up(store)
+    parameters = {**town.parameters, "threshold": 0.0}
+    code, said, boxed = run_in_images(
+        "hello_world", images, tmp_path / "run", {**parameters, "store": str(stores["boxed"])}, town.network,
+        mounts={town.scene.path: "ro", stores["boxed"]: "rw"},
+    )  # fmt: skip
+    assert code == 0, said[-4000:]
+    local = run_local("hello_world", {**parameters, "store": str(stores["here"])}, tmp_path / "local",
+                      env={"OMP_NUM_THREADS": "1"})  # fmt: skip
+    here, there = (artifacts(folder, "train/|export/") for folder in (local.folder, boxed))
+    assert here == there and {"predict", "vectorize", "compare"} <= {name.split("/")[0] for name in here}
+    assert all(len(list(store.glob("*/releases/*/release.json"))) == 1 for store in stores.values())
+
+
+def test_prediction_through_kfp_in_the_images(images, town, worked, tmp_path):
+    here, _ = worked
+    model = open_up(shutil.copytree(here, tmp_path / "model", ignore=lambda *_: {"dataset", "town"})) / "model.pt2"
+    declared = compiled_parameters(compile_pipeline("prediction"))
+    parameters = {name: value for name, value in town.parameters.items() if name in declared}
+    code, said, boxed = run_in_images(
+        "prediction", images, tmp_path / "run", {**parameters, "model": str(model)}, town.network,
+        mounts={town.scene.path: "ro", model.parent: "ro"},
+    )  # fmt: skip
+    assert code == 0, said[-4000:]
+    local = run_local("prediction", {**parameters, "model": str(model)}, tmp_path / "local",
+                      env={"OMP_NUM_THREADS": "1"})  # fmt: skip
+    here, there = artifacts(local.folder), artifacts(boxed)
+    assert here == there and {"download", "predict", "vectorize"} <= {name.split("/")[0] for name in here}
+    assert "FAILURE" not in said
+
+
+def test_a_step_that_fails_in_its_image_is_a_failure(images, tmp_path):
+    """kfp's own runner took half of such containers for successes; run as often as shows it."""
+    for attempt in range(5):
+        code, said, _ = run_in_images(toys.failing, images, tmp_path / f"{attempt}", {}, "none")
+        assert code and "ValueError: this is wrong" in said and "FAILURE" in said
+
+
+def test_an_image_that_is_not_there_is_not_pulled(images, tmp_path):
+    nowhere = replace(images, tag="no-such-tag")
+    code, said, _ = run_in_images(toys.plain, nowhere, tmp_path / "run", {"text": "abc"}, "none")
+    assert code and "No such image" in said and "Pulling" not in said
+
+
+def test_the_serving_image_serves_a_release_of_a_folder(images, town, worked, tmp_path):
+    here, boxed = worked
+    options = ["--network", "none", "--volume", f"{boxed / 'store'}:/store:ro", "--env", "RSP_STORE=/store",
+               "--env", "RSP_NAMES=town", "--env", "RSP_DRAIN=0",
+               "--tmpfs", "/cache:rw,mode=0700,uid=10001,gid=10001"]  # fmt: skip
+    with started(images["serving"], options=options) as name:
+        (about,) = json.loads(docker("image", "inspect", images["serving"]).stdout)
+        kind, *probe = about["Config"]["Healthcheck"]["Test"]
+        assert kind == "CMD"
+        deadline = time.monotonic() + 180
+        while docker("exec", name, *probe, check=False).returncode:
+            running = docker("inspect", "--format", "{{.State.Running}}", name).stdout.strip()
+            assert running == "true" and time.monotonic() < deadline, docker(
+                "logs", name, stderr=subprocess.STDOUT
+            ).stdout
+            time.sleep(1)
+        # A pod beside it in the same network, with the image of `predict`.
+        docker("run", "--rm", *LOCKED, "--network", f"container:{name}", "--volume", f"{boxed}:/work",
+               "--workdir", "/work", images["predict"], "--endpoint", "http://127.0.0.1:8080/predictions/town",
+               "images", "served.pmtiles")  # fmt: skip
+        with open_reader(boxed / "served.pmtiles") as served, open_reader(here / "masks.pmtiles") as masks:
+            assert served.tiles() == masks.tiles() == sorted(town.scene.tiles)
+            for tile in masks.tiles():
+                assert np.array_equal(decode_mask(served.read(tile)), decode_mask(masks.read(tile)))
+        # tini hands SIGTERM on, and the server ends in order.
+        docker("stop", "--time", "60", name)
+        assert docker("inspect", "--format", "{{.State.ExitCode}}", name).stdout.strip() == "0"
+
+
+def test_sizes_in_the_docs_are_about_those_of_the_images(images):
+    """`RSP_WRITE_SIZES=1 make test-images` writes them; a base that grows by half wants a look."""
+    measured = {name: sum(layer.size for layer in sizes.layers(images[name])) for name in (*TOOLS, "serving")}
+    if os.environ.get("RSP_WRITE_SIZES"):
+        sizes.write(ROOT / "docs" / "images.md", REGISTRY, images.tag, images.below)
+    stated = sizes.read(ROOT / "docs" / "images.md")
+    assert set(stated) == {"data", "torch", "code", "serving"}
+    for image, size in {
+        "cover": stated["data"] + stated["code"],
+        "train": stated["data"] + stated["torch"],
+    }.items():
+        assert 0.5 < measured[image] / size < 1.5, image
