@@ -44,15 +44,17 @@ def addressed(sets: Sets) -> dict[str, dict[str, str]]:
     Raises:
         UsageError: one is no archive in S3.
     """
-    for part, texts in sets.items():
-        for name, text in texts.items():
-            where = location(text)
+    found: dict[str, dict[str, str]] = {}
+    for part, places in sets.items():
+        for name, at in places.items():
+            where = location(at)
             if not isinstance(where, Address) or where.suffix.lower() != ".pmtiles":
                 raise UsageError(
-                    f"the {name} of the {part} part are {text!r}: several nodes read archives in S3 "
+                    f"the {name} of the {part} part are {str(at)!r}: several nodes read archives in S3 "
                     "(s3://bucket/key.pmtiles), so give the pipeline a data_root"
                 )
-    return {part: dict(texts) for part, texts in sets.items()}
+            found.setdefault(part, {})[name] = str(where)
+    return found
 
 
 def place(data_root: str, what: Mapping[str, Any]) -> Address:

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rsp.shared.config import Config
-from rsp.shared.locations import fetched, location
+from rsp.shared.locations import Location, fetched, location
 from rsp.shared.tileset import open_reader
 
-# `training` and `validation`, each with the texts of `images` and `labels`: paths, or addresses of archives in S3.
-Sets = Mapping[str, Mapping[str, str]]
+# `training` and `validation`, each with the places of `images` and `labels`: paths, or archives in S3.
+Sets = Mapping[str, Mapping[str, str | Location]]
 
 
 def link_sets(folder: Path, config: Config, sets: Sets) -> Path:
@@ -28,10 +28,10 @@ def link_sets(folder: Path, config: Config, sets: Sets) -> Path:
         TileSetError: a tile set is missing or damaged.
         StorageError: one cannot be fetched.
     """
-    for part, texts in sets.items():
+    for part, places in sets.items():
         (folder / part).mkdir(parents=True)
         for link in [*dict.fromkeys(channel.name for channel in config.channels), "labels"]:
-            source = fetched(location(texts["labels" if link == "labels" else "images"])).resolve()
+            source = fetched(location(places["labels" if link == "labels" else "images"])).resolve()
             with open_reader(source):  # says what is wrong under the name that the pipeline knows
                 pass
             (folder / part / link).symlink_to(source)

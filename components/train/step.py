@@ -16,12 +16,12 @@ from rsp.components.train.tool import train
 from rsp.components.train.trainjob import Nodes
 from rsp.shared.config import load_config
 from rsp.shared.errors import UsageError
-from rsp.shared.locations import fetched
+from rsp.shared.locations import Location, fetched
 
 
 def train_step(
-    training: Mapping[str, str],
-    validation: Mapping[str, str],
+    training: Mapping[str, str | Location],
+    validation: Mapping[str, str | Location],
     *,
     config: Path,
     checkpoint: Path,
@@ -36,7 +36,7 @@ def train_step(
     """Train on tile sets wherever they are, and keep the best checkpoint.
 
     Args:
-        training: Paths of the tile sets `images` and `labels`, or addresses of archives in S3, which are fetched.
+        training: Where the tile sets `images` and `labels` are: paths, or archives in S3, which are fetched.
         validation: Likewise.
         config: The configuration file.
         checkpoint: Where the best checkpoint goes.

@@ -220,15 +220,18 @@ def test_the_same_training_has_the_same_place(config):
     assert here != place("s3://bucket/root", {**what, "config": replace(settings, model=model)})
 
 
-def test_a_training_that_ends_well_and_leaves_nothing(root, toy, config, cluster, monkeypatch):
-    cluster.behave = lambda job: job.condition("Complete")
-    settings = replace(load_config(config), pg_dsn="postgresql://someone:hidden@db/osm")
-    kept = []
-    monkeypatch.setattr(program, "build", lambda *args: kept.append(args) or build(*args))
-    from rsp.components.train.trainjob import build
+def test_a_training_that_ends_well_and_leaves_nothing(root, toy, config, cluster):
+    told = []
 
+    def behave(job: Job) -> None:
+        told.append(read(location(job.manifest["spec"]["trainer"]["command"][-1])).decode())
+        job.condition("Complete")
+
+    cluster.behave = behave
+    settings = replace(load_config(config), pg_dsn="postgresql://someone:hidden@db/osm")
     with pytest.raises(ClusterError, match="does it run another image"):
         train_on_nodes(stored(root, toy), settings, str(root), ONE, epochs=1, seed=0, poll=0.02)
-    (job,) = cluster.made
-    assert "hidden" not in json.dumps(job.manifest) and job.manifest["metadata"]["ownerReferences"]
+    (job,), (plan,) = cluster.made, told
+    assert "s3://" in plan and "hidden" not in plan + json.dumps(job.manifest)
+    assert job.manifest["metadata"]["ownerReferences"]
     assert not list(root.storage().list("train/"))
