@@ -5,7 +5,7 @@ goes on from the last epoch that this one finished:
 
     <work>/out/            what `rsp train` writes, after each epoch
     <work>/result.json     the result, when all is done
-    <work>/<TrainJob>/     what this attempt is told (plan.json), and the errors of its processes
+    <work>/<TrainJob>/     what this attempt is told (plan.json), a sign that its step is there, errors
 
 This module is also the program of the pods: torchrun -m rsp.components.train.nodes <address of plan.json>.
 """
@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import secrets
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -26,16 +27,18 @@ from typing import Any
 
 from rsp import __version__
 from rsp.components.train.launch import error_of, text_of
+from rsp.components.train.lease import Lease
 from rsp.components.train.plan import Plan
 from rsp.components.train.result import TrainResult
 from rsp.components.train.sets import Sets, link_sets
 from rsp.components.train.trainjob import Inherited, Nodes, build
 from rsp.shared.config import Config
-from rsp.shared.errors import ClusterError, RspError, UsageError
+from rsp.shared.errors import ClusterError, RspError, StorageError, UsageError
 from rsp.shared.locations import Address, location, parse_address
 
 FORMAT = 1
 PLAN, RESULT, ERROR = "plan.json", "result.json", "error-"
+GONE = "the step that made this training is gone, and nobody waits for the result"
 
 
 def addressed(sets: Sets) -> dict[str, dict[str, str]]:
@@ -136,8 +139,15 @@ def train_on_nodes(
     }  # fmt: skip
     manifest = build(name, [str(work / name / PLAN)], nodes, replace(pod, image=image or pod.image))
     attempt.write(PLAN, json.dumps(told).encode())
+    lease = Lease(work / name)
+
+    def look() -> RspError | None:
+        lease.renew()
+        return first_error(work / name)
+
     try:
-        run(cluster, manifest, told=lambda: first_error(work / name), poll=poll or POLL)
+        lease.renew()
+        run(cluster, manifest, told=look, poll=poll or POLL)
     finally:
         attempt.delete(*(each.key for each in attempt.list()))
     if (result := _result(work)) is None:
@@ -157,7 +167,10 @@ def _result(work: Address) -> TrainResult | None:
 def first_error(attempt: Address) -> RspError | None:
     """Return the error that the processes of a training left: the first one, as others follow from it."""
     storage = attempt.storage()
-    found = [json.loads(storage.read(each.key)[0]) for each in storage.list(ERROR)]
+    try:
+        found = [json.loads(storage.read(each.key)[0]) for each in storage.list(ERROR)]
+    except StorageError:
+        return None  # the store is away for a while: the training is not
     if not found:
         return None
     first = min(found, key=lambda each: (each["time"], each["rank"]))
@@ -169,9 +182,13 @@ def worker(where: Address) -> int:
     from rsp.components.train.processes import join
     from rsp.components.train.training import train_model
 
-    storage, key = where.open()
-    told = json.loads(storage.read(key)[0])
+    lease, storage = Lease(where.parent), where.parent.storage()
+    if lease.expired():
+        print(f"error: {GONE}", file=sys.stderr, flush=True)
+        return 1
+    told = json.loads(storage.read(PLAN)[0])
     rank = int(os.environ["RANK"])
+    watch = lease.watch(_gone)
     try:
         if told["format"] != FORMAT:
             raise UsageError(f"{where} is of format {told['format']}, and this image knows {FORMAT}")
@@ -192,7 +209,15 @@ def worker(where: Address) -> int:
     except RspError as error:
         _leave(where, rank, error)
         return error.exit_code
+    finally:
+        watch.set()
     return 0
+
+
+def _gone() -> None:
+    """End this process, and with it, through torchrun, this node and then the others."""
+    print(f"error: {GONE}", file=sys.stderr, flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _finished(plan: Plan) -> bool:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from rsp.components.train import follow
+from rsp.components.train import follow, lease
 from rsp.components.train import nodes as program
 from rsp.components.train.launch import launch
+from rsp.components.train.lease import Lease
 from rsp.components.train.nodes import PLAN, addressed, first_error, place, train_on_nodes, worker
 from rsp.components.train.plan import Plan
 from rsp.components.train.step import train_step
@@ -139,6 +145,7 @@ def write_plan(root: Address, sets, config: Path, **changes) -> Address:
     where = root / "work" / "job" / PLAN
     storage, key = where.open()
     storage.write(key, json.dumps(told).encode())
+    Lease(where.parent).renew()
     return where
 
 
@@ -190,6 +197,31 @@ def test_the_first_error_counts(root):
         storage.write(f"error-{rank}.json", json.dumps({**data, "time": moment}).encode())
     error = first_error(root / "job")
     assert type(error) is TileError and str(error) == "tile 1/2/3: not an image"
+
+
+def test_nodes_that_nobody_waits_for_end(root, config, alone, capsys, monkeypatch):
+    """A step that was killed at once could not remove its training, and GPUs would go on for a week."""
+    where = write_plan(root, {}, config)
+    there = Lease(where.parent)
+    assert not there.expired()
+    ended = threading.Event()
+    monkeypatch.setattr(lease, "EVERY", 0.01)
+    stop = there.watch(ended.set)
+    storage = where.parent.storage()
+    storage.write(lease.ALIVE, f"{time.time() - lease.SILENCE - 1:.0f}".encode())
+    assert ended.wait(20)
+    stop.set()
+    assert worker(where) == 1 and "nobody waits" in capsys.readouterr().err  # started again by the cluster
+    there.renew()
+    assert not there.expired()
+    storage.delete(lease.ALIVE)
+    assert there.expired()
+
+
+def test_a_process_ends_when_its_step_is_gone():
+    script = "from rsp.components.train.nodes import _gone; _gone(); input()"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, stdin=subprocess.PIPE)
+    assert done.returncode == -signal.SIGTERM and "nobody waits" in done.stderr
 
 
 # --- what a step refuses ------------------------------------------------------------------------------------
