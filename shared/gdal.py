@@ -21,10 +21,11 @@ from rsp.shared.locations import is_address, parse_address, stat_of
 from rsp.shared.storage.connection import Pool
 from rsp.shared.storage.settings import AWS, certificates, find_credentials, find_endpoint
 
-# GDAL asks again where a server says "not now". It looks for what may lie beside a raster (.ovr, .aux.xml, world
-# files) by name, and does not list a prefix that may hold millions of objects.
+# GDAL asks again where a server says "not now". It does not look for what may lie beside a raster (.ovr, .aux.xml,
+# world files): that would list a prefix that may hold millions of objects, and rasterio would stop every other
+# thread of this process meanwhile.
 OPTIONS = {
-    "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
     "GDAL_HTTP_CONNECTTIMEOUT": "10",
     "GDAL_HTTP_TIMEOUT": "60",
     "GDAL_HTTP_MAX_RETRY": "5",

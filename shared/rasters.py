@@ -31,8 +31,8 @@ DEPTHS = (8, 10, 11, 12, 13, 14, 15, 16)
 SAMPLE = 1024  # side in pixels of the overview in which the greatest value is looked for
 
 _NO_GEOREFERENCE = (
-    "has no georeference, so nothing says where its tiles are. If there is a world file, put it beside; if you "
-    "know the CRS and the corners: "
+    "has no georeference, so nothing says where its tiles are. If there is a world file, put it beside (in S3 it "
+    "is not looked for: make a GeoTIFF of both); if you know the CRS and the corners: "
     "gdal_translate -a_srs EPSG:<code> -a_ullr <west> <north> <east> <south> {path} new.tif"
 )
 
