@@ -11,10 +11,9 @@ import logging
 import os
 import re
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rsp.shared.arguments import bounded
+from rsp.shared.arguments import bounded, local_folder
 from rsp.shared.errors import ServingError, UsageError
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class Front(Protocol):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp serve` that are the front's."""
     parser.add_argument(
-        "folders", nargs="*", type=Path, metavar="FOLDER",
+        "folders", nargs="*", type=local_folder, metavar="FOLDER",
         help="show the tile sets, maps and GeoJSON of folders, instead of serving a model",
     )  # fmt: skip
     group = parser.add_argument_group("live tiles")
@@ -65,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{WIDTH} with --endpoint)",
     )  # fmt: skip
     group.add_argument(
-        "--tile_cache", type=Path, default=os.environ.get("RSP_TILE_CACHE"), metavar="DIR",
+        "--tile_cache", type=local_folder, default=os.environ.get("RSP_TILE_CACHE"), metavar="DIR",
         help="keep tiles in a folder, too, that outlives this process (RSP_TILE_CACHE)",
     )  # fmt: skip
     group.add_argument(

@@ -46,7 +46,7 @@ from rsp.serving.routes import Routes
 from rsp.serving.supervisor import Supervisor
 from rsp.serving.tokens import Tokens
 from rsp.serving.torchserve import TorchServe, loopback
-from rsp.shared.arguments import bounded
+from rsp.shared.arguments import bounded, local_folder
 from rsp.shared.errors import RspError, ServingError, UsageError
 from rsp.shared.http import Backoff
 from rsp.shared.locations import location, on_disk
@@ -275,7 +275,7 @@ def make_parser() -> argparse.ArgumentParser:
         "default: rsp)",
     )  # fmt: skip
     parser.add_argument(
-        "--cache", type=Path, metavar="DIR", default=env("RSP_CACHE"),
+        "--cache", type=local_folder, metavar="DIR", default=env("RSP_CACHE"),
         help="folder for releases, from which it starts where the store does not answer (RSP_CACHE; default: the "
         "user's cache)",
     )  # fmt: skip

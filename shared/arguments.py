@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rsp.shared.errors import UsageError
@@ -31,6 +32,14 @@ def bounded(kind: Callable[[str], float], low: float, high: float) -> Callable[[
         return value
 
     return parse
+
+
+def local_folder(text: str) -> Path:
+    """Parse the path of a folder that has to be on this machine."""
+    place = location(text)
+    if not isinstance(place, Path):
+        raise argparse.ArgumentTypeError(f"expected a folder on this machine, got {text}")
+    return place
 
 
 class Once(argparse.Action):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from secrets import token_hex
 from typing import Any
 from xml.etree import ElementTree
@@ -35,6 +35,19 @@ _PROGRESS = MiB
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+
+# What browsers have to know of an object to show it; it follows from the name.
+_MEDIA = {
+    ".html": "text/html; charset=utf-8",
+    ".csv": "text/csv; charset=utf-8",
+    ".json": "application/json",
+    ".geojson": "application/geo+json",
+    ".png": "image/png",
+    ".jpg": "image/jpeg",
+    ".webp": "image/webp",
+    ".tif": "image/tiff",
+    ".pmtiles": "application/vnd.pmtiles",
+}
 
 _ABSENT = ("NoSuchKey", "NoSuchObject", "NoSuchVersion")
 _REFUSED = ("PreconditionFailed", "ConditionalRequestConflict", "ConditionNotMet")
@@ -135,7 +148,11 @@ class S3Storage(Storage):
             if size > SINGLE:
                 etag = put_parts(self._client, self._pool, self.bucket, name, source, size)
             else:
-                etag = self._client.put_object(self.bucket, name, source, size, part_size=SINGLE + PART).etag or ""
+                kind = _MEDIA.get(PurePosixPath(name).suffix.lower(), "application/octet-stream")
+                written = self._client.put_object(
+                    self.bucket, name, source, size, content_type=kind, part_size=SINGLE + PART
+                )
+                etag = written.etag or ""
         return Stat(key, size, etag)
 
     def write_if(self, key: str, data: bytes, *, etag: str | None) -> Stat:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from rsp.shared.atomic import atomic_path, atomic_text, write_bytes
-from rsp.shared.errors import ChangedError, NotFoundError, StorageError, UsageError
+from rsp.shared.claims import COVER, Output, check_paths, reporting, tile_set, tiles_output
+from rsp.shared.errors import ChangedError, ConfigError, NotFoundError, StorageError, UsageError
 from rsp.shared.filecache import folder
-from rsp.shared.locations import Address, etag_of, exists, fetched, location, pinned
+from rsp.shared.locations import Address, etag_of, exists, fetched, location, matching, on_disk, pinned
 from rsp.shared.storage import open_storage
 
 
@@ -172,3 +173,55 @@ def test_the_cache_of_somebody_else_is_refused(store, monkeypatch, tmp_path):
     (tmp_path / f"rsp-{os.getuid()}").chmod(0o777)
     with pytest.raises(StorageError, match="others may write"):
         fetched(location(f"{store.address}/a"))
+
+
+def test_patterns_name_objects_and_do_not_reach_across_a_slash(store):
+    where = location(store.address)
+    for key in ("roads/a.json", "roads/b.json", "roads/old/c.json", "roads/d[1].json", "roads/e.csv"):
+        store.write(key, b"{}")
+
+    def names(pattern):
+        return [str(found).removeprefix(f"{where}/") for found in matching(where / pattern)]
+
+    assert names("roads/[ab].json") == ["roads/a.json", "roads/b.json"]
+    assert names("*/?.json") == ["roads/a.json", "roads/b.json"]
+    assert names("roads/d[1].json") == ["roads/d[1].json"]
+    assert names("roads/none.json") == ["roads/none.json"]  # for its reader to miss
+    assert names("roads/*.none") == []
+
+
+def test_outputs_that_would_hurt_inputs_are_refused_in_s3_too(store):
+    where = location(store.address)
+    store.write("tiles/3/1/1.png", b"1")
+    store.write("sets/images/3/1/1.png", b"1")
+    # A prefix with a tile set for each channel may hold outputs; a tile set may not.
+    assert tile_set(where / "tiles") == where / "tiles"
+    assert tile_set(where / "sets") is None
+    check_paths([tiles_output(where / "sets" / "masks", web_ui=True)], [tile_set(where / "sets")])
+    for output, read in {where / "a.csv": f"{where}/a.csv#1f", where / "tiles/a.csv": where / "tiles"}.items():
+        with pytest.raises(UsageError, match="the output"):
+            check_paths([Output(output, COVER)], [read])
+    with pytest.raises(UsageError, match="written twice"):
+        check_paths([Output(where / "a", COVER), Output(where / "a", COVER)], [])
+    with reporting(where / "a.csv"), pytest.raises(UsageError, match="written twice"):
+        check_paths([Output(where / "a.csv", COVER)], [])
+
+
+def test_errors_name_the_address_and_not_the_file_in_the_cache(store):
+    store.write("a.txt", b"1")
+    where = location(f"{store.address}/a.txt")
+    with pytest.raises(ConfigError) as caught, on_disk(where) as path:
+        raise ConfigError(f"{path} is wrong")
+    assert str(caught.value) == f"{where} is wrong"
+
+
+def test_browsers_are_told_what_an_object_is(s3, store):
+    bucket = store.address.removeprefix("s3://")
+    for name, kind in {"a.html": "text/html; charset=utf-8", "b.bin": "application/octet-stream"}.items():
+        write_bytes(location(f"{store.address}/{name}"), b"1")
+        assert s3.client().stat_object(bucket, name).content_type == kind
+
+
+def test_what_must_be_a_folder_here_is_refused_in_s3(rsp):
+    ran = rsp("serve", "s3://bucket/results")
+    assert ran.code == 2 and "expected a folder on this machine" in ran.stderr
