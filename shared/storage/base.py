@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from rsp.shared.atomic import PREFIX
@@ -24,11 +25,13 @@ class Stat:
         key: Its name, relative to the store.
         size: In bytes.
         etag: Another one whenever the content is another. Equal contents need not have equal ETags.
+        modified: When it was written, by the clock of the store; None where that was not asked for. A list has it.
     """
 
     key: str
     size: int
     etag: str
+    modified: datetime | None = field(default=None, compare=False)
 
 
 def check_key(key: str) -> str:

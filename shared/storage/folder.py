@@ -9,6 +9,7 @@ import stat as modes
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
@@ -258,7 +259,7 @@ def _stat(key: str, file: IO[bytes]) -> Stat:
             data = file.read(HASHED + 1)
             file.seek(0)
             if len(data) <= HASHED:
-                return Stat(key, len(data), _digest(data))
+                return Stat(key, len(data), _digest(data), _modified(status))
             continue  # it has grown since
         step = STEP if status.st_ctime_ns % 1_000_000_000 else WHOLE_SECONDS
         age = time.time() - status.st_ctime_ns / 1e9
@@ -269,7 +270,11 @@ def _stat(key: str, file: IO[bytes]) -> Stat:
         if (again.st_ctime_ns, again.st_size) == (status.st_ctime_ns, status.st_size):
             break
     parts = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-    return Stat(key, status.st_size, "-".join(f"{part:x}" for part in parts))
+    return Stat(key, status.st_size, "-".join(f"{part:x}" for part in parts), _modified(status))
+
+
+def _modified(status: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(status.st_mtime_ns / 1e9, UTC)
 
 
 @contextmanager

@@ -194,7 +194,7 @@ class S3Storage(Storage):
                 key = (found.object_name or "")[len(self.prefix) :]
                 # A key that ends in a slash is how some tools draw a folder.
                 if key and not key.endswith("/") and f"/{PREFIX}" not in f"/{key}":
-                    yield Stat(key, found.size or 0, (found.etag or "").strip('"'))
+                    yield Stat(key, found.size or 0, (found.etag or "").strip('"'), found.last_modified)
 
     def delete(self, *keys: str) -> None:
         names = [self._name(key) for key in keys]

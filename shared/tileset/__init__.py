@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import cast
 
-from rsp.shared.errors import TileSetError, UsageError
+from rsp.shared.errors import TileSetError
 from rsp.shared.locations import Address, Location, Place, exists, is_address, location
 from rsp.shared.tileset.archive import ArchiveReader, ArchiveWriter, read_archive_metadata
 from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
@@ -96,13 +96,17 @@ def open_writer(path: str | Location, tiles_format: str, *, resume: bool = False
     """Open a tile set for writing: an archive where the path ends in `.pmtiles`, else a directory.
 
     Args:
-        path: Where to write.
+        path: Where to write; in S3 an archive.
         tiles_format: The format of every tile: png, jpg, webp or tif.
         resume: Keep the tiles that are there (`done` lists them). Without it an archive starts over, and a
             directory has its tiles replaced one by one.
     """
     if isinstance(path, Address) or is_address(path):
-        raise UsageError(f"tile sets cannot be written to {path} yet")
+        from rsp.shared.tileset.staged import StagedArchiveWriter
+
+        address = location(path)
+        assert isinstance(address, Address)
+        return StagedArchiveWriter(address, tile_format(tiles_format), resume=resume)
     path = Path(path).expanduser()
     if is_archive(path):
         return ArchiveWriter(path, tile_format(tiles_format), resume=resume)

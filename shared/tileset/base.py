@@ -32,11 +32,13 @@ class TileReader(ABC):
 
     Attributes:
         path: Where it is.
+        address: Where it is if that is no path of this machine: a URL, or an address in S3.
         format: The format of its tiles (of the first, where a directory mixes formats).
         formats: All formats of its tiles.
     """
 
     path: Path
+    address: str | None = None
     format: str
     formats: frozenset[str]
 

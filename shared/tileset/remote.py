@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsp.shared.errors import NotFoundError, TileError, TileSetError
+from rsp.shared.errors import ChangedError, NotFoundError, TileError, TileSetError
 from rsp.shared.tiles import MAX_ZOOM, Tile, zxy
 from rsp.shared.tileset.base import FORMATS, TileReader, tile_format
 from rsp.shared.tileset.metadata import MAX_BYTES, SIDECAR, parse_metadata
@@ -27,9 +27,11 @@ def open_remote(address: str) -> TileReader:
 
     Raises:
         TileSetError: there is neither.
+        ChangedError: the archive at `s3://...#etag` has another ETag.
         StorageError: it cannot be reached, or not by ranges.
     """
-    from rsp.shared.storage import open_object, open_storage
+    from rsp.shared.locations import parse_address
+    from rsp.shared.storage import open_storage
     from rsp.shared.tileset.ranged import RangedReader
     from rsp.shared.tileset.ranges import HttpRanges, Ranges, StoredRanges
 
@@ -38,7 +40,12 @@ def open_remote(address: str) -> TileReader:
         if not address.lower().startswith("s3://"):
             source = HttpRanges(address)
         elif address.rstrip("/").count("/") > 2 and not address.endswith("/"):
-            source = StoredRanges(*open_object(address))
+            meant = parse_address(address)
+            source = StoredRanges(*meant.open())
+            if meant.etag not in (None, source.etag):
+                raise ChangedError(
+                    f"{meant.plain} was replaced: its ETag is {source.etag}, and {meant.etag} was expected"
+                )
         else:
             return StoredReader(open_storage(address))
     except NotFoundError as error:

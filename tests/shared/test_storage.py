@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def test_write_and_read(store):
         assert written.size == len(data)
     assert [found.key for found in store.list()] == sorted(ODD_KEYS)
     assert list(store.list()) == [store.stat(key) for key in sorted(ODD_KEYS)]
+    assert all(abs(time.time() - found.modified.timestamp()) < 600 for found in store.list())
     assert [found.key for found in store.list("b/b")] == ["b/b c/%20.txt", "b/bb"]
     assert [found.key for found in store.list("b/b c/")] == ["b/b c/%20.txt"]
     assert list(store.list("nothing")) == list(store.list("no/thing/")) == []
