@@ -1,11 +1,11 @@
 """Training on several nodes: the step says what to train, the pods of a TrainJob train it, all through the store.
 
-All that passes between them lies below a prefix in S3, which is named by what is trained, so that another attempt
-goes on from the last epoch that this one finished:
+All that passes between them lies in S3, under names of what is trained (`{data_root}/train/{key}`), so that
+another attempt goes on from the last epoch that this one finished:
 
-    <work>/out/            what `rsp train` writes, after each epoch
-    <work>/result.json     the result, when all is done
-    <work>/<TrainJob>/     what this attempt is told (plan.json), a sign that its step is there, errors
+    <work>.run/            what `rsp train` writes, after each epoch
+    <work>.json            the result, when all is done
+    <work>.<TrainJob>/     what this attempt is told (plan.json), a sign that its step is there, errors
 
 This module is also the program of the pods: torchrun -m rsp.components.train.nodes <address of plan.json>.
 """
@@ -37,7 +37,9 @@ from rsp.shared.errors import ClusterError, RspError, StorageError, UsageError
 from rsp.shared.locations import Address, location, parse_address
 
 FORMAT = 1
-PLAN, RESULT, ERROR = "plan.json", "result.json", "error-"
+PLAN, ERROR = "plan.json", "error-"
+# What stands behind the key, as with all results below a data root.
+RUN, RESULT = ".run", ".json"
 GONE = "the step that made this training is gone, and nobody waits for the result"
 
 
@@ -61,7 +63,7 @@ def addressed(sets: Sets) -> dict[str, dict[str, str]]:
 
 
 def place(data_root: str, what: Mapping[str, Any]) -> Address:
-    """Return the prefix of a training: the same for the same training.
+    """Return the place of a training, to which suffixes are added: the same for the same training.
 
     Args:
         data_root: s3://bucket/prefix.
@@ -125,40 +127,45 @@ def train_on_nodes(
     }  # fmt: skip
     work = place(data_root, what)
     if (done := _result(work)) is not None:
-        print(f"trained before: {work / RESULT}", flush=True)
+        print(f"trained before: {_beside(work, RESULT)}", flush=True)
         return done
-    plan = Plan(config, Path("dataset"), work / "out", epochs, resume=True, seed=seed)
+    plan = Plan(config, Path("dataset"), _beside(work, RUN), epochs, resume=True, seed=seed)
     plan.check()
     cluster = Cluster()
     pod = cluster.own_pod() or Inherited()
     name = f"rsp-train-{secrets.token_hex(5)}"
-    attempt = (work / name).storage()
+    attempt = _beside(work, f".{name}")
+    storage = attempt.storage()
     told = {
-        "format": FORMAT, "sets": texts, "plan": plan.to_json(), "result": str(work / RESULT),
+        "format": FORMAT, "sets": texts, "plan": plan.to_json(), "result": str(_beside(work, RESULT)),
         "device": "cuda" if nodes.gpus else "cpu",
     }  # fmt: skip
-    manifest = build(name, [str(work / name / PLAN)], nodes, replace(pod, image=image or pod.image))
-    attempt.write(PLAN, json.dumps(told).encode())
-    lease = Lease(work / name)
+    manifest = build(name, [str(attempt / PLAN)], nodes, replace(pod, image=image or pod.image))
+    storage.write(PLAN, json.dumps(told).encode())
+    lease = Lease(attempt)
 
     def look() -> RspError | None:
         lease.renew()
-        return first_error(work / name)
+        return first_error(attempt)
 
     try:
         lease.renew()
         run(cluster, manifest, told=look, poll=poll or POLL)
     finally:
-        attempt.delete(*(each.key for each in attempt.list()))
+        storage.delete(*(each.key for each in storage.list()))
     if (result := _result(work)) is None:
         raise ClusterError(
-            f"the TrainJob {name} ended well and left no {work / RESULT}; does it run another image?"
+            f"the TrainJob {name} ended well and left no {_beside(work, RESULT)}; does it run another image?"
         )
     return result
 
 
+def _beside(work: Address, suffix: str) -> Address:
+    return work.with_name(work.name + suffix)
+
+
 def _result(work: Address) -> TrainResult | None:
-    storage, key = (work / RESULT).open()
+    storage, key = _beside(work, RESULT).open()
     if storage.stat(key) is None:
         return None
     return TrainResult.from_json(storage.read(key)[0].decode())

@@ -115,9 +115,9 @@ def test_two_nodes_train_what_two_processes_of_one_node_do(
 
     # Rank 0 wrote, the other one nothing; what the attempt was told is gone.
     work = place(str(root / "data"), {}).parent
-    names = {each.key.partition("/")[2] for each in work.storage().list()}
-    assert {"result.json", "out/best.safetensors", "out/state.pt"} <= names
-    assert not [name for name in names if "plan.json" in name or "error" in name]
+    names = {each.key.partition(".")[2] for each in work.storage().list()}
+    assert {"json", "run/best.safetensors", "run/state.pt"} <= names
+    assert {name.partition("/")[0] for name in names} == {"json", "run"}
 
     # The same once more is there already.
     again = train_on_nodes(sets, load_config(config), str(root / "data"), ONE, epochs=1, seed=7)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -80,9 +81,9 @@ def follow(**options):
 
 
 @pytest.mark.parametrize("nodes", [Nodes(2), Nodes(16, "torch-gpu", gpus=8, cpu="64", memory="512Gi")])
-@pytest.mark.parametrize("pod", [Inherited(IMAGE), inherited(STEP)])
+@pytest.mark.parametrize("pod", [lambda: Inherited(IMAGE), lambda: inherited(STEP)])
 def test_the_manifest_is_what_the_crd_takes(nodes, pod):
-    made = manifest(nodes=nodes, pod=pod)
+    made = manifest(nodes=nodes, pod=pod())
     assert described(made) == []
     made["spec"]["trainer"]["comand"] = made["spec"]["trainer"].pop("command")
     assert "comand" in str(described(made))  # the check can fail
@@ -213,9 +214,20 @@ def test_one_that_fails_says_how_its_nodes_ended(server):
 
 def test_what_a_process_left_is_raised_and_the_others_are_ended(server):
     """Without waiting for the cluster, which would start them again and again."""
-    server.behave = lambda job: job.pod().write("training")
+
+    def behave(job: Job) -> None:
+        job.pod().write("training")
+        asked.wait(20)
+        job.condition("Complete")
+
+    def told() -> TileError:
+        if server.calls.count("list pods") > 3:
+            asked.set()
+        return TileError("tile 15/1/2: not an image")
+
+    server.behave, asked = behave, threading.Event()
     with pytest.raises(TileError, match="15/1/2: not an image"):
-        follow(told=lambda: TileError("tile 15/1/2: not an image"))
+        follow(told=told)
     assert not server.jobs
 
 
@@ -292,6 +304,8 @@ def test_pods_that_wait_for_a_node_are_waited_for(server):
         why = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
         pod.status = {"phase": "Pending", "conditions": [why]}
         looked.wait(20)
+        while server.calls.count("list pods") < 5 and server.jobs:
+            time.sleep(0.01)
         job.condition("Complete")
 
     looked, said = threading.Event(), []
