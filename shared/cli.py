@@ -121,7 +121,8 @@ def _help(known: dict[str, str]) -> None:
     print("\nand:")
     for name, text in COMMANDS.items():
         print(f"  {name:<10} {text}")
-    print("\nExit codes: 0 done, 1 error, 2 wrong usage, 3 done except for some tiles.")
+    print("\nEvery file and tile set may be in S3: s3://bucket/key, also as an output.")
+    print("Exit codes: 0 done, 1 error, 2 wrong usage, 3 done except for some tiles.")
 
 
 def _completion(known: dict[str, str], argv: list[str]) -> int:

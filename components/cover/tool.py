@@ -50,8 +50,9 @@ def cover(
     """Write the tiles that cover something, sorted, each once.
 
     Args:
-        source: A GeoJSON path or glob pattern, `west,south,east,north[,EPSG:code]` (degrees unless a code is
-            given; west beyond east crosses the antimeridian), or a tile set.
+        source: A GeoJSON path, an address in S3 or a glob pattern of either; or
+            `west,south,east,north[,EPSG:code]` (degrees unless a code is given; west beyond east crosses the
+            antimeridian), or a tile set.
         out: Where the covers go: one path, or as many as there are splits.
         kind: What `source` is.
         zoom: The zoom of the cover, needed for `geojson` and `bbox`.
@@ -118,9 +119,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp cover`."""
     parser.add_argument(
         "source", nargs="?", default=argparse.SUPPRESS, metavar="input",
-        help="GeoJSON file (or glob pattern), bounding box, or tile set, as --type says",
+        help="GeoJSON file (or glob pattern), bounding box, or tile set, as --type says; files and tile sets also "
+        "as s3://bucket/key",
     )  # fmt: skip
-    add_out(parser, "where to write the cover; one path for each of the splits", several=True)
+    add_out(parser, "where to write the cover, path or s3://bucket/key; one for each of the splits", several=True)
     parser.add_argument(
         "--type", dest="kind", choices=("geojson", "bbox", "dir"), default="geojson",
         help="what the input is (default: geojson)",

@@ -221,7 +221,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp extract`."""
     parser.add_argument(
         "pbf", type=location,
-        help="OpenStreetMap data: .osm.pbf, .osm (XML), .o5m or .opl, the two texts also as .gz or .bz2",
+        help="OpenStreetMap data, a path or s3://bucket/key: .osm.pbf, .osm (XML), .o5m or .opl, the two texts "
+        "also as .gz or .bz2",
     )  # fmt: skip
     add_out(parser, "GeoJSON file to write")
     parser.add_argument(

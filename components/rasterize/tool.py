@@ -84,7 +84,7 @@ def rasterize(
     Args:
         cover: The cover; all its tiles have one zoom.
         out: The tile set to write.
-        geojson: A GeoJSON path or glob pattern.
+        geojson: A GeoJSON path, an address in S3, or a glob pattern of either.
         postgis: A SELECT whose column `geom` holds the polygons; the connection is the configuration's.
         config: The configuration file, for the classes and the size of a tile. With `append` it is not needed
             where the labels that are there tell both, as ours do; it may then add classes at the end.
@@ -283,7 +283,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("cover", type=location, help="cover of the labels, in CSV (x,y,z)")
     add_out(parser, "tile set to write: a directory, or a PMTiles file")
     inputs = parser.add_argument_group("Polygons (one of)")
-    inputs.add_argument("--geojson", metavar="FILE", help="GeoJSON file, or a glob pattern in quotes")
+    inputs.add_argument(
+        "--geojson", metavar="FILE", help="GeoJSON file, a path or s3://bucket/key, or a glob pattern in quotes"
+    )
     inputs.add_argument(
         "--crs", metavar="EPSG:CODE", help="CRS of the GeoJSON, as EPSG:2154 (default: what it says, else degrees)"
     )

@@ -265,8 +265,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp tile`."""
     parser.add_argument(
         "rasters", nargs="+", metavar="raster",
-        help="rasters to tile (paths, glob patterns, URLs); where several overlap the first is on top. The last "
-        "argument is the output, a directory or FILE.pmtiles, unless --out names it",
+        help="rasters to tile (paths, s3:// addresses, glob patterns of either, URLs); where several overlap the "
+        "first is on top. The last argument is the output, a directory or FILE.pmtiles, unless --out names it",
     )  # fmt: skip
     parser.add_argument("--out", type=location, help="where the tiles go, a directory or FILE.pmtiles")
     parser.add_argument("--zoom", type=int, required=True, help="zoom of the tiles")

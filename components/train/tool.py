@@ -7,7 +7,8 @@ rsp train --config config.toml --dataset dataset --checkpoint out/best.safetenso
 DATASET holds training/ and validation/, each with one tile set for every [[channels]] of the configuration
 and one named `labels`: directories, or archives (images.pmtiles, labels.pmtiles). OUT gets best.safetensors
 (by the IoU on the validation tiles), last.safetensors, checkpoint-EPOCH-of-EPOCHS.pth (a link to the last),
-history.json, history.csv, the log, and state.pt, from which --resume goes on.
+history.json, history.csv, the log, and state.pt, from which --resume goes on. Both may be in S3 (s3://bucket/key):
+all but the link is uploaded after every epoch, and --resume goes on from there on any machine.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ def train(
     """Train, and keep the best and the last checkpoint.
 
     Args:
-        out: Folder for checkpoints, history and log.
+        out: Folder for checkpoints, history and log. Below an address in S3 they are uploaded after every epoch.
         config: The configuration file (default: `$RSP_CONFIG`, then `~/.rsp_config`).
-        dataset: Folder with `training` and `validation` (default: `[dataset] path`).
+        dataset: Folder with `training` and `validation` (default: `[dataset] path`). Archives in S3 are fetched
+            whole, where the cache has room.
         bs: Tiles in a batch, on each device (default: the configuration's, as all that follow up to `loss`).
         lr: Peak of the learning rate, which climbs over the first tenth of the steps and then falls along a
             cosine.
@@ -104,13 +106,13 @@ def train(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp train`."""
-    add_out(parser, "folder for checkpoints, history and log")
+    add_out(parser, "folder for checkpoints, history and log, or a prefix s3://bucket/key")
     add_config(parser)
     parser.add_argument(
         "--dataset",
         type=location,
         metavar="DIR",
-        help="folder with training/ and validation/ (default: [dataset] path)",
+        help="folder with training/ and validation/, or a prefix s3://bucket/key (default: [dataset] path)",
     )
     group = parser.add_argument_group("Overrides of the configuration")
     group.add_argument(

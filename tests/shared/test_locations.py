@@ -184,6 +184,7 @@ def test_patterns_name_objects_and_do_not_reach_across_a_slash(store):
         return [str(found).removeprefix(f"{where}/") for found in matching(where / pattern)]
 
     assert names("roads/[ab].json") == ["roads/a.json", "roads/b.json"]
+    assert names("roads/*") == ["roads/a.json", "roads/b.json", "roads/d[1].json", "roads/e.csv"]
     assert names("*/?.json") == ["roads/a.json", "roads/b.json"]
     assert names("roads/d[1].json") == ["roads/d[1].json"]
     assert names("roads/none.json") == ["roads/none.json"]  # for its reader to miss

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 
+import numpy as np
 import pytest
+import rasterio
+from rasterio.transform import from_origin
 
 from rsp.shared.errors import ChangedError, ConflictError, StorageError
 from rsp.shared.http import Backoff
@@ -121,3 +125,27 @@ def test_parts(store, monkeypatch, tmp_path, server):
 def test_missing_buckets(environ):
     with pytest.raises(StorageError, match="there is no bucket not-there at"):
         open_storage("s3://not-there").stat("a")
+
+
+def test_tools_read_and_write_with_signatures(store, rsp, tmp_path, monkeypatch):
+    """Whole files through our client, a raster through GDAL: both sign as the server wants it."""
+    monkeypatch.setenv("RSP_CACHE", str(tmp_path / "cache"))
+    raster = tmp_path / "ortho.tif"
+    with rasterio.open(
+        raster, "w", driver="GTiff", width=64, height=64, count=3, dtype="uint8", crs="EPSG:3857",
+        transform=from_origin(0, 0, 10, 10),
+    ) as file:  # fmt: skip
+        file.write(np.full((3, 64, 64), 7, np.uint8))
+    store.upload("in/an ortho.tif", raster)
+    bounds = "0,-0.005,0.005,0"
+    ran = rsp("cover", "--bbox", bounds, "--zoom", 15, f"{store.address}/in/cover.csv")
+    assert ran.code == 0, ran.stderr
+    ran = rsp(
+        "tile", "--zoom", 15, "--ts", 64, f"{store.address}/in/an ortho.tif", "--out", tmp_path / "tiles",
+        "--cover", f"{store.address}/in/cover.csv", "--report", f"{store.address}/out/report.json",
+    )  # fmt: skip
+    assert ran.code == 0, ran.stderr
+    assert json.loads(store.read("out/report.json")[0])["tiles"] == 1
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a wrong key")
+    ran = rsp("tile", "--zoom", 15, f"{store.address}/in/an ortho.tif", tmp_path / "none")
+    assert ran.code == 1 and "does not accept the credentials" in ran.stderr and "a wrong key" not in ran.stderr
