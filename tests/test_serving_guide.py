@@ -1,4 +1,7 @@
-"""docs/serving.md: the real parsers take its commands, its tables name what there is, its laptop part runs."""
+"""docs/serving.md: the real parsers take its commands, its tables name what there is, its laptop part runs.
+
+The commands of docs/kubeflow.md are held to the same.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ import yaml
 from PIL import Image
 
 from rsp.components.export.tool import export
+from rsp.pipelines.cli import make_parser as pipeline_parser
 from rsp.serving.host import free_ports
 from rsp.serving.logs import FIELDS
 from rsp.serving.metrics import Metrics
@@ -41,13 +45,17 @@ def blocks(language: str, heading: str | None = None) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, re.S | re.M)
 
 
-COMMANDS = [line for block in blocks("bash") for line in block.splitlines()]
+KUBEFLOW = re.findall(r"^```bash\n(.*?)^```$", (ROOT / "docs" / "kubeflow.md").read_text("utf-8"), re.S | re.M)
+COMMANDS = [line for block in [*blocks("bash"), *KUBEFLOW] for line in block.splitlines()]
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if re.match(r"(\w+=\S+ )*rsp ", line)])
 def test_commands_are_taken_by_the_real_parsers(line):
     words = shlex.split(line)
     _, name, *argv = words[words.index("rsp") :]
+    if name == "pipeline":
+        pipeline_parser().parse_args(argv)
+        return
     module = import_module(tools()[name])
     parser = module.make_parser() if hasattr(module, "make_parser") else make_parser(name, module)
     parse(parser, argv)
@@ -57,7 +65,7 @@ def test_every_other_command_is_one_that_is_checked_here():
     for line in COMMANDS:
         if overlay := re.search(r"OVERLAY=(\w+)", line):
             assert (ROOT / "k8s" / "overlays" / overlay[1]).is_dir()
-        assert re.match(r"(\w+=\S+ )*(rsp|curl|kubectl|make|echo|chmod) ", line), line
+        assert re.match(r"(\w+=\S+ )*(rsp|curl|kubectl|make|echo|chmod|kind|export|git) ", line), line
         assert " #" not in line  # zsh takes no comments at its prompt
 
 
