@@ -147,7 +147,7 @@ def predict(
     with ExitStack() as stack:
         stack.enter_context(answerer)
         readers = stack.enter_context(open_channels(tiles, card.channels))
-        check_paths([target], [reader.address or reader.path for reader in readers.values()])
+        check_paths([target], [reader.path for reader in readers.values()])
         if wanted is None:
             wanted = sorted(set().union(*(reader.tiles() for reader in readers.values())))
             zoom_of(wanted, tiles)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 from rsp.shared.atomic import PREFIX
 from rsp.shared.errors import ConflictError, StorageError
@@ -32,6 +33,14 @@ class Stat:
     size: int
     etag: str
     modified: datetime | None = field(default=None, compare=False)
+
+
+class Readable(Protocol):
+    """A file that is read once, in parts."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return so many bytes, fewer only at the end."""
+        ...
 
 
 def check_key(key: str) -> str:
@@ -147,6 +156,19 @@ class Storage(ABC):
     @abstractmethod
     def upload(self, key: str, path: Path) -> Stat:
         """Store a file of any size, in place of an object that is there."""
+
+    @abstractmethod
+    def upload_from(self, key: str, source: Readable, size: int) -> Stat:
+        """Store what a source gives, of any size, in place of an object that is there.
+
+        Args:
+            key: Which.
+            source: Read once, from where it stands to its end.
+            size: How many bytes it gives.
+
+        Raises:
+            StorageError: it gives another number of bytes; what was there stays.
+        """
 
     @abstractmethod
     def write(self, key: str, data: bytes) -> Stat:

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
-from typing import IO
 from xml.etree import ElementTree
 
 from minio import Minio
@@ -17,7 +16,7 @@ from minio.error import MinioException, S3Error, ServerError
 from urllib3.response import BaseHTTPResponse
 
 from rsp.shared.errors import StorageError
-from rsp.shared.storage.base import MiB
+from rsp.shared.storage.base import MiB, Readable
 from rsp.shared.storage.connection import Pool
 
 # So much is held in memory for each of those that are under way.
@@ -75,7 +74,7 @@ def _text(answer: BaseHTTPResponse, tag: str) -> str | None:
     return next((element.text for element in root.iter() if element.tag.rpartition("}")[2] == tag), None)
 
 
-def put_parts(client: Minio, pool: Pool, bucket: str, name: str, source: IO[bytes], size: int) -> str:
+def put_parts(client: Minio, pool: Pool, bucket: str, name: str, source: Readable, size: int) -> str:
     """Store an object in parts, and return its ETag; whatever fails leaves no part behind.
 
     Raises:

@@ -22,7 +22,7 @@ from urllib3.response import BaseHTTPResponse
 from rsp.shared.atomic import PREFIX, atomic_path
 from rsp.shared.errors import ChangedError, NotFoundError, StorageError, UsageError
 from rsp.shared.http import Backoff, TryAgain, connection_problem, retry
-from rsp.shared.storage.base import MiB, Stat, Storage, check_digest, check_key, check_limit, conflict
+from rsp.shared.storage.base import MiB, Readable, Stat, Storage, check_digest, check_key, check_limit, conflict
 from rsp.shared.storage.connection import BACKOFF, Pool, UnreachableError, explain
 from rsp.shared.storage.multipart import PART, put_parts, send
 from rsp.shared.storage.settings import find_credentials, find_endpoint
@@ -135,25 +135,35 @@ class S3Storage(Storage):
     def upload(self, key: str, path: Path) -> Stat:
         try:
             with path.open("rb") as source:
-                return self._put(key, source, path.stat().st_size)
+                size = path.stat().st_size
+                return self._parts(key, source, size) if size > SINGLE else self._put(key, source, size)
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
+
+    def upload_from(self, key: str, source: Readable, size: int) -> Stat:
+        if size > SINGLE:
+            return self._parts(key, source, size)
+        # In one piece, which can be sent again when the connection breaks.
+        data = source.read(size + 1)
+        if len(data) != size:
+            raise StorageError(f"cannot write {self._where(key)}: {len(data)} bytes came, {size} were announced")
+        return self.write(key, data)
 
     def write(self, key: str, data: bytes) -> Stat:
         return self._put(key, io.BytesIO(data), len(data))
 
-    def _put(self, key: str, source: io.BufferedReader | io.BytesIO, size: int) -> Stat:
-        name = self._name(key)
+    def _parts(self, key: str, source: Readable, size: int) -> Stat:
         with self._asking("write", key):
-            if size > SINGLE:
-                etag = put_parts(self._client, self._pool, self.bucket, name, source, size)
-            else:
-                kind = _MEDIA.get(PurePosixPath(name).suffix.lower(), "application/octet-stream")
-                written = self._client.put_object(
-                    self.bucket, name, source, size, content_type=kind, part_size=SINGLE + PART
-                )
-                etag = written.etag or ""
+            etag = put_parts(self._client, self._pool, self.bucket, self._name(key), source, size)
         return Stat(key, size, etag)
+
+    def _put(self, key: str, source: io.BufferedReader | io.BytesIO, size: int) -> Stat:
+        kind = _MEDIA.get(PurePosixPath(key).suffix.lower(), "application/octet-stream")
+        with self._asking("write", key):
+            done = self._client.put_object(
+                self.bucket, self._name(key), source, size, content_type=kind, part_size=SINGLE + PART
+            )
+        return Stat(key, size, done.etag or "")
 
     def write_if(self, key: str, data: bytes, *, etag: str | None) -> Stat:
         # A server that ignores conditions overwrites: at least what is seen beforehand counts everywhere.

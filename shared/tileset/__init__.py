@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import cast
 
 from rsp.shared.errors import TileSetError
-from rsp.shared.locations import Address, Location, Place, exists, is_address, location
+from rsp.shared.locations import Address, Location, Place, exists, location, remove
 from rsp.shared.tileset.archive import ArchiveReader, ArchiveWriter, read_archive_metadata
 from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
 from rsp.shared.tileset.digest import tiles_digest
 from rsp.shared.tileset.directory import DirectoryReader, DirectoryWriter, read_sidecar, scan
 from rsp.shared.tileset.metadata import SIDECAR, TileSetInfo, classes_metadata, parse_info
-from rsp.shared.tileset.remote import is_remote, open_remote
+from rsp.shared.tileset.remote import StoredReader, is_remote, open_remote
 
 __all__ = [
     "FORMATS",
@@ -64,7 +64,7 @@ def open_reader(path: str | Location) -> TileReader:
         StorageError: a remote one that cannot be reached.
     """
     if isinstance(path, Address) or is_remote(path):
-        return open_remote(str(path))
+        return open_remote(path if isinstance(path, Address) else str(path))
     path = Path(path).expanduser()
     if path.is_dir():
         return DirectoryReader(path)
@@ -80,7 +80,7 @@ def read_info(path: str | Location) -> TileSetInfo:
         TileSetError: nothing there, neither a directory nor an archive, or metadata that are damaged.
     """
     if isinstance(path, Address) or is_remote(path):
-        with open_remote(str(path)) as reader:
+        with open_remote(path if isinstance(path, Address) else str(path)) as reader:
             return reader.info
     path = Path(path).expanduser()
     if path.is_dir():
@@ -96,18 +96,20 @@ def open_writer(path: str | Location, tiles_format: str, *, resume: bool = False
     """Open a tile set for writing: an archive where the path ends in `.pmtiles`, else a directory.
 
     Args:
-        path: Where to write; in S3 an archive.
+        path: Where to write: a path, or an address in S3 (`s3://bucket/images.pmtiles`, or a prefix).
         tiles_format: The format of every tile: png, jpg, webp or tif.
         resume: Keep the tiles that are there (`done` lists them). Without it an archive starts over, and a
             directory has its tiles replaced one by one.
-    """
-    if isinstance(path, Address) or is_address(path):
-        from rsp.shared.tileset.staged import StagedArchiveWriter
 
-        address = location(path)
-        assert isinstance(address, Address)
-        return StagedArchiveWriter(address, tile_format(tiles_format), resume=resume)
-    path = Path(path).expanduser()
+    Raises:
+        TileSetError: it cannot be written there, or holds tiles of another format.
+        StorageError: the disk, or the store, refuses.
+    """
+    path = location(path).expanduser()
+    if isinstance(path, Address):
+        from rsp.shared.tileset.stored import open_stored
+
+        return open_stored(path, tile_format(tiles_format), resume=resume)
     if is_archive(path):
         return ArchiveWriter(path, tile_format(tiles_format), resume=resume)
     return DirectoryWriter(path, tile_format(tiles_format), resume=resume)
@@ -121,9 +123,14 @@ def find_tileset(parent: Place, name: str) -> Place:
     raise TileSetError(f"no tile set {name} (nor {name}.pmtiles) in {parent}")
 
 
-def remove_tileset(path: Path) -> None:
+def remove_tileset(path: Location) -> None:
     """Remove a tile set, whichever its form; nothing happens where there is none."""
-    if path.is_dir():
+    if isinstance(path, Address):
+        if is_archive(path):
+            return remove(path)
+        storage = path.storage()
+        storage.delete(*StoredReader.present(storage).values(), SIDECAR)
+    elif path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

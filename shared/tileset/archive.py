@@ -7,6 +7,7 @@ import os
 import struct
 import threading
 import zlib
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import cached_property
 from hashlib import blake2b
@@ -20,6 +21,7 @@ from pmtiles.writer import finalize_header
 
 from rsp.shared.atomic import PREFIX, atomic_path
 from rsp.shared.errors import StorageError, TileError, TileSetError
+from rsp.shared.locations import Location
 from rsp.shared.tiles import Tile, bounds_lonlat, zxy
 from rsp.shared.tileset.base import TileReader, TileWriter
 from rsp.shared.tileset.entries import (
@@ -42,6 +44,8 @@ from rsp.shared.tileset.metadata import MAX_BYTES, complete, parse_metadata
 
 class ArchiveReader(TileReader):
     """One PMTiles file, read in place: its directories once into an index, its tiles from the memory map."""
+
+    path: Path
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -152,10 +156,14 @@ class ArchiveWriter(TileWriter):
     def __init__(self, path: Path, tiles_format: str, *, resume: bool) -> None:
         if path.is_dir():
             raise TileSetError(f"cannot write the archive {path}: it is a directory")
+        self._begin(path, path.parent / f"{PREFIX}{path.name}.journal", tiles_format, resume=resume)
+
+    def _begin(self, path: Location, journal: Path, tiles_format: str, *, resume: bool) -> None:
+        """Open the journal of an archive, and take over what is there."""
         self.path, self.format, self.metadata = path, tiles_format, {}
-        self._journal = Journal(path.parent / f"{PREFIX}{path.name}.journal", path, tiles_format, resume=resume)
+        self._journal = Journal(journal, path, tiles_format, resume=resume)
         try:
-            if resume and path.exists():
+            if resume:
                 self._adopt()
         except BaseException:
             self.abandon()
@@ -164,16 +172,23 @@ class ArchiveWriter(TileWriter):
 
     def _adopt(self) -> None:
         """Take over the tiles of the archive that is there."""
+        assert isinstance(self.path, Path)
+        if not self.path.exists():
+            return
         with ArchiveReader(self.path) as reader:
-            if reader.format != self.format:
-                raise TileSetError(
-                    f"{self.path} holds {reader.format} tiles and {self.format} was asked for; "
-                    "choose another output or the same --format"
-                )
+            self._check_format(reader)
             self.metadata = reader.metadata
             for tile in reader.tiles():
                 if id_of(tile) not in self._journal.records:
                     self.write(tile, reader.read(tile))
+
+    def _check_format(self, reader: TileReader) -> None:
+        """Raise `TileSetError` where the archive that is there has tiles of another format."""
+        if reader.format != self.format:
+            raise TileSetError(
+                f"{self.path} holds {reader.format} tiles and {self.format} was asked for; "
+                "choose another output or the same --format"
+            )
 
     def write(self, tile: Tile, data: bytes) -> None:
         self._journal.append(id_of(tile), data)
@@ -211,12 +226,21 @@ class ArchiveWriter(TileWriter):
             self._header(), len(records), entries, len(stored), metadata, True, size
         )
         # fmt: on
-        with atomic_path(self.path) as temporary, temporary.open("wb") as archive:
-            for part in head:
-                archive.write(part)
-            for offset, length in sources:
-                archive.write(self._journal.read(offset, length))
+        self._publish(head, sources, size)
         self._journal.remove()
+
+    def _publish(self, head: Iterable[bytes], sources: Iterable[tuple[int, int]], size: int) -> None:
+        """Make the archive visible.
+
+        Args:
+            head: All that stands before the tiles.
+            sources: Offset and length in the journal of each stored tile, in order.
+            size: Of these together, in bytes.
+        """
+        assert isinstance(self.path, Path)
+        with atomic_path(self.path) as temporary, temporary.open("wb") as archive:
+            archive.writelines(head)
+            archive.writelines(self._journal.read(*source) for source in sources)
 
     def _ids(self) -> NDArray[np.uint64]:
         return np.fromiter(self._journal.records, np.uint64, len(self._journal.records))
@@ -262,12 +286,12 @@ class Journal:
     _HEAD = len(_MAGIC) + 8  # and the format of the tiles
     _RECORD = struct.Struct("<QII")  # tile id, length, CRC of the data
 
-    def __init__(self, path: Path, target: Path, tiles_format: str, *, resume: bool) -> None:
+    def __init__(self, path: Path, target: Location, tiles_format: str, *, resume: bool) -> None:
         self.path, self.target = path, target
         self.records: dict[int, tuple[int, int, bytes]] = {}
         self._lock = threading.Lock()
         self._open = False
-        head = self._MAGIC + tiles_format.encode().ljust(8)
+        head = self.head(tiles_format)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = hold(path)
@@ -276,12 +300,8 @@ class Journal:
             if resume and found == head:
                 self._recover()
                 return
-            if resume and found.startswith(self._MAGIC) and len(found) == self._HEAD:
-                raise TileSetError(
-                    f"an interrupted run had begun {target} with {found[len(self._MAGIC) :].decode().strip()} "
-                    f"tiles and {tiles_format} was asked for; choose the same --format, or start over "
-                    "without --resume"
-                )
+            if resume:
+                self._check_format(found, tiles_format, target)
             os.ftruncate(self._file, 0)
             self._end = 0
             self._put(head)
@@ -293,6 +313,36 @@ class Journal:
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def head(cls, tiles_format: str) -> bytes:
+        """Return what stands before the records."""
+        return cls._MAGIC + tiles_format.encode().ljust(8)
+
+    @classmethod
+    def _check_format(cls, head: bytes, tiles_format: str, target: Location) -> None:
+        """Raise `TileSetError` where a journal is one of tiles of another format."""
+        if head.startswith(cls._MAGIC) and len(head) == cls._HEAD and head != cls.head(tiles_format):
+            raise TileSetError(
+                f"an interrupted run had begun {target} with {head[len(cls._MAGIC) :].decode().strip()} tiles and "
+                f"{tiles_format} was asked for; choose the same --format, or start over without --resume"
+            )
+
+    @classmethod
+    def records_of(cls, segment: bytes, tiles_format: str, target: Location) -> bytes:
+        """Return the records of a part of a journal that was stored with a head of its own; empty if damaged.
+
+        Raises:
+            TileSetError: its tiles are of another format.
+        """
+        head = segment[: cls._HEAD]
+        cls._check_format(head, tiles_format, target)
+        return segment[cls._HEAD :] if head == cls.head(tiles_format) else b""
+
+    @property
+    def end(self) -> int:
+        """Where the last whole record ends, in bytes."""
+        return self._end
 
     def _recover(self) -> None:
         """Read the records of an interrupted writer and cut off the one that it did not finish."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from rsp.shared.errors import UsageError
+from rsp.shared.locations import Location
 from rsp.shared.tiles import Tile, zoom_of
 from rsp.shared.tileset.metadata import TileSetInfo, join_metadata, parse_info
 
@@ -31,14 +31,12 @@ class TileReader(ABC):
     """A tile set open for reading. Use it as a context manager.
 
     Attributes:
-        path: Where it is.
-        address: Where it is if that is no path of this machine: a URL, or an address in S3.
+        path: Where it is; a text where that is a URL.
         format: The format of its tiles (of the first, where a directory mixes formats).
         formats: All formats of its tiles.
     """
 
-    path: Path
-    address: str | None = None
+    path: Location | str
     format: str
     formats: frozenset[str]
 
@@ -103,7 +101,7 @@ class TileWriter(ABC):
             directory in `metadata.json`. What follows from the tiles is added at the end.
     """
 
-    path: Path
+    path: Location
     format: str
     done: frozenset[Tile]
     metadata: dict[str, Any]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import shutil
@@ -17,7 +16,7 @@ from rsp.shared.errors import StorageError, TileError, TileSetError
 from rsp.shared.tiles import MAX_ZOOM, Tile, zxy
 from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
 from rsp.shared.tileset.locks import hold, try_lock
-from rsp.shared.tileset.metadata import MAX_BYTES, SIDECAR, complete, foreign, parse_metadata
+from rsp.shared.tileset.metadata import MAX_BYTES, SIDECAR, complete, foreign, parse_metadata, to_json
 
 
 def scan(root: Path) -> Iterator[tuple[Tile, str]]:
@@ -52,6 +51,8 @@ def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
 
 class DirectoryReader(TileReader):
     """Tiles as files `{z}/{x}/{y}.{ext}`."""
+
+    path: Path
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -120,6 +121,8 @@ class DirectoryWriter(TileWriter):
     Files are made in a hidden folder within the directory and moved to their place when whole. A writer that
     is killed leaves that folder behind; the next one removes it.
     """
+
+    path: Path
 
     def __init__(self, path: Path, tiles_format: str, *, resume: bool) -> None:
         if path.exists() and not path.is_dir():
@@ -204,7 +207,7 @@ class DirectoryWriter(TileWriter):
             first = b""
         metadata = complete(self.metadata, self.format, self._zooms, first)
         with atomic_text(self.path / SIDECAR) as file:
-            file.write(json.dumps(metadata, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+            file.write(to_json(metadata))
 
     def abandon(self) -> None:
         """Whole tiles stay; a folder that was made for tiles, and got none, does not."""

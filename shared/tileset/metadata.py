@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rsp.shared.config import ClassDef, parse_classes
@@ -109,7 +108,7 @@ def image_metadata(data: bytes) -> dict[str, Any]:
     return found | ({"tile_size": width} if width == height else {})
 
 
-def join_metadata(before: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> dict[str, Any]:
+def join_metadata(before: Mapping[str, Any], now: Mapping[str, Any], where: object) -> dict[str, Any]:
     """Return the metadata of a set to which tiles are added. Classes may be added at the end.
 
     Raises:
@@ -133,6 +132,11 @@ def join_metadata(before: Mapping[str, Any], now: Mapping[str, Any], where: Path
 def titles(classes: Sequence[ClassDef]) -> str:
     """Return the titles of classes as messages show them."""
     return ", ".join(entry.title for entry in classes)
+
+
+def to_json(metadata: Mapping[str, Any]) -> str:
+    """Return what `metadata.json` holds."""
+    return json.dumps(metadata, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def foreign(metadata: Mapping[str, Any]) -> dict[str, Any]:

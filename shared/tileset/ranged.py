@@ -7,13 +7,13 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsp.shared.errors import TileError, TileSetError
+from rsp.shared.locations import is_address, location
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset.base import TileReader
 from rsp.shared.tileset.entries import (
@@ -60,7 +60,8 @@ class RangedReader(TileReader):
 
     def __init__(self, source: Ranges) -> None:
         self._source = source
-        self.address, self.etag, self.path = source.address, source.etag, Path(source.address)
+        self.address, self.etag = source.address, source.etag
+        self.path = location(self.address) if is_address(self.address) else self.address
         self._lock = threading.Lock()
         self._leaves: OrderedDict[Span, Directory] = OrderedDict()
         self._held = 0

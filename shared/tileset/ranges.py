@@ -55,14 +55,26 @@ class Ranges(ABC):
 
 
 class StoredRanges(Ranges):
-    """An object of a store."""
+    """An object of a store.
 
-    def __init__(self, storage: Storage, key: str) -> None:
+    Args:
+        storage: The store.
+        key: The object.
+        etag: The version that it has to be; None takes the one that is there.
+
+    Raises:
+        NotFoundError: it is not there.
+        ChangedError: it is of another version.
+    """
+
+    def __init__(self, storage: Storage, key: str, etag: str | None = None) -> None:
         self._storage, self._key = storage, key
         self.address = f"{storage.address}/{key}"
         found = storage.stat(key)
         if found is None:
             raise NotFoundError(f"there is no {self.address}")
+        if etag not in (None, found.etag):
+            raise ChangedError(f"{self.address} was replaced: its ETag is {found.etag}, and {etag} was expected")
         self.size, self.etag = found.size, found.etag
         self.head = self.read(0, min(HEAD, self.size))
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsp.shared.errors import ChangedError, NotFoundError, TileError, TileSetError
+from rsp.shared.errors import NotFoundError, TileError, TileSetError
+from rsp.shared.locations import Address, etag_of, is_address, location, parse_address
 from rsp.shared.tiles import MAX_ZOOM, Tile, zxy
 from rsp.shared.tileset.base import FORMATS, TileReader, tile_format
 from rsp.shared.tileset.metadata import MAX_BYTES, SIDECAR, parse_metadata
@@ -22,35 +23,29 @@ def is_remote(path: str | Path) -> bool:
     return str(path).lower().startswith(_SCHEMES)
 
 
-def open_remote(address: str) -> TileReader:
+def open_remote(where: str | Address) -> TileReader:
     """Open an archive at `http(s)://...` or `s3://...`, or a folder of tiles `z/x/y.ext` below `s3://...`.
 
     Raises:
         TileSetError: there is neither.
-        ChangedError: the archive at `s3://...#etag` has another ETag.
+        ChangedError: an address says which ETag it has, and there is another.
         StorageError: it cannot be reached, or not by ranges.
     """
-    from rsp.shared.locations import parse_address
-    from rsp.shared.storage import open_storage
     from rsp.shared.tileset.ranged import RangedReader
     from rsp.shared.tileset.ranges import HttpRanges, Ranges, StoredRanges
 
+    address = where if isinstance(where, Address) else parse_address(where) if is_address(where) else None
     source: Ranges
     try:
-        if not address.lower().startswith("s3://"):
-            source = HttpRanges(address)
-        elif address.rstrip("/").count("/") > 2 and not address.endswith("/"):
-            meant = parse_address(address)
-            source = StoredRanges(*meant.open())
-            if meant.etag not in (None, source.etag):
-                raise ChangedError(
-                    f"{meant.plain} was replaced: its ETag is {source.etag}, and {meant.etag} was expected"
-                )
+        if address is None:
+            source = HttpRanges(str(where))
+        elif not address.key or str(where).endswith("/"):
+            return _folder(address)
         else:
-            return StoredReader(open_storage(address))
+            source = StoredRanges(*address.open(), address.etag)
     except NotFoundError as error:
-        if address.lower().startswith("s3://") and not address.lower().endswith(".pmtiles"):
-            return StoredReader(open_storage(address))
+        if address is not None and address.suffix.lower() != ".pmtiles":
+            return _folder(address)
         raise TileSetError(f"no tile set: {error}") from error
     try:
         return RangedReader(source)
@@ -59,21 +54,19 @@ def open_remote(address: str) -> TileReader:
         raise
 
 
+def _folder(address: Address) -> TileReader:
+    if address.etag is not None:
+        etag_of(address)  # raises where it is another
+    return StoredReader(address.storage())
+
+
 class StoredReader(TileReader):
     """Tiles as objects `z/x/y.ext` of a store. They are listed once, when it is opened."""
 
     def __init__(self, storage: Storage) -> None:
-        self._storage = storage
-        self.address, self.path = storage.address, Path(storage.address)
-        self._keys: dict[Tile, str] = {}
-        for found in storage.list():
-            if tile := _tile(found.key):
-                if tile in self._keys:
-                    raise TileSetError(
-                        f"{self.address} holds tile {zxy(tile)} twice, as {self._keys[tile]} and {found.key}; "
-                        "remove one of them"
-                    )
-                self._keys[tile] = found.key
+        self._storage, self.address = storage, storage.address
+        self.path = location(self.address)
+        self._keys = self.present(storage)
         if not self._keys:
             raise TileSetError(
                 f"no tile set at {self.address}; expected objects z/x/y with one of {', '.join(FORMATS)}, or a "
@@ -82,6 +75,20 @@ class StoredReader(TileReader):
         self._tiles = sorted(self._keys)
         self.format = _format(self._keys[self._tiles[0]])
         self.formats = frozenset(map(_format, self._keys.values()))
+
+    @staticmethod
+    def present(storage: Storage) -> dict[Tile, str]:
+        """Return the key of each tile that a store has; raise `TileSetError` where one has two."""
+        keys: dict[Tile, str] = {}
+        for found in storage.list():
+            if tile := _tile(found.key):
+                if tile in keys:
+                    raise TileSetError(
+                        f"{storage.address} holds tile {zxy(tile)} twice, as {keys[tile]} and {found.key}; "
+                        "remove one of them"
+                    )
+                keys[tile] = found.key
+        return keys
 
     @property
     def metadata(self) -> dict[str, Any]:

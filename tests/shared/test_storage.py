@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import pickle
 import random
 import time
@@ -127,6 +128,14 @@ def test_files_go_there_and_back(store, size, tmp_path):
     assert [path.name for path in target.parent.iterdir()] == ["target"]
     with pytest.raises(StorageError, match=r"cannot read .*nowhere: No such file"):
         store.upload("a/b", tmp_path / "nowhere")
+
+
+def test_what_a_source_gives(store):
+    assert store.upload_from("a", io.BytesIO(b"whole"), 5).size == 5
+    for size in (4, 6):
+        with pytest.raises(StorageError, match=f"{size} were announced"):
+            store.upload_from("a", io.BytesIO(b"other"[: 9 - size] if size == 6 else b"other"), size)
+    assert store.read("a")[0] == b"whole"
 
 
 def test_writes_on_condition(store):

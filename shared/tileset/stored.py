@@ -1,0 +1,284 @@
+"""Tile sets written to S3: an archive as one object, or one object a tile.
+
+An archive is put together from a journal in a scratch file, as on the disk. So that another machine can go on
+where one was stopped, whole records of the journal are stored beside the archive as they grow, in segments:
+
+    <name>.pmtiles.journal/owner       who writes now
+    <name>.pmtiles.journal/00000001    the journal's records, in the order in which they were written
+
+The writer that came last owns the journal. One that was taken over notices when it stores the next segment or
+commits, and says so: a pod that is thought dead and is not must not spoil what its successor does.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from rsp.shared.atomic import PREFIX
+from rsp.shared.errors import NotFoundError, StorageError, TileSetError, UsageError
+from rsp.shared.locations import Address
+from rsp.shared.storage import Stat
+from rsp.shared.tiles import Tile
+from rsp.shared.tileset.archive import ArchiveWriter, Journal
+from rsp.shared.tileset.base import TileWriter, tile_format
+from rsp.shared.tileset.hilbert import id_of
+from rsp.shared.tileset.metadata import SIDECAR, complete, foreign, parse_metadata, to_json
+from rsp.shared.tileset.ranged import RangedReader
+from rsp.shared.tileset.ranges import StoredRanges
+from rsp.shared.tileset.remote import StoredReader
+
+# Records are stored when they are this large together, or this old. What a killed writer had beyond is lost.
+SEGMENT, SECONDS = 16 << 20, 30.0
+# Tiles of an archive that is there already, which are copied at a time.
+COPIED = 256
+# Tiles that are on their way to the store at once, where each is an object.
+AT_ONCE = 16
+OWNER = "owner"
+
+
+class StoredArchiveWriter(ArchiveWriter):
+    """Writes a PMTiles archive to S3. Memory grows with the number of tiles, the scratch file with their size.
+
+    Attributes:
+        etag: Of the archive, when it is committed.
+    """
+
+    etag: str | None = None
+
+    def __init__(self, address: Address, tiles_format: str, *, resume: bool) -> None:
+        self.path = address
+        self._storage, self._key = address.open()
+        self._segments = f"{self._key}.journal/"
+        self._scratch = TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
+        self._base: RangedReader | None = None
+        self._kept: frozenset[Tile] = frozenset()
+        self._flushing = threading.Lock()
+        self._number, self._last = 0, time.monotonic()
+        try:
+            self._own()
+            path = Path(self._scratch.name) / "journal"
+            self._collect(path, tiles_format, resume=resume)
+            self._begin(address, path, tiles_format, resume=resume)
+        except BaseException:
+            self._close()
+            raise
+        self._flushed = self._journal.end
+        self.done |= self._kept
+
+    # --- who writes ------------------------------------------------------------------------------------------
+
+    def _own(self) -> None:
+        self._name = f"{os.uname().nodename} {os.getpid()} {secrets.token_hex(8)}".encode()
+        self._storage.write(self._segments + OWNER, self._name)
+
+    def _check_owner(self) -> None:
+        """Raise `TileSetError` where another writer has taken over."""
+        try:
+            found, _ = self._storage.read(self._segments + OWNER)
+        except NotFoundError:
+            found = b""
+        if found != self._name:
+            who = f"on {found.decode(errors='replace').partition(' ')[0]} " if found else ""
+            raise TileSetError(
+                f"another process {who}has begun to write {self.path} and goes on in place of this one"
+            )
+
+    # --- what is there ---------------------------------------------------------------------------------------
+
+    def _collect(self, path: Path, tiles_format: str, *, resume: bool) -> None:
+        """Put together the journal of a writer that was interrupted; without `resume` remove what it left."""
+        stored = [each for each in self._storage.list(self._segments) if not each.key.endswith(OWNER)]
+        if not resume:
+            self._storage.delete(*(each.key for each in stored))
+            return
+        if stored:
+            self._number = int(stored[-1].key.rpartition("/")[2])
+            with path.open("wb") as journal:
+                journal.write(Journal.head(tiles_format))
+                for each in stored:
+                    data, _ = self._storage.read(each.key, limit=max(each.size, 1))
+                    journal.write(Journal.records_of(data, tiles_format, self.path))
+
+    def _adopt(self) -> None:
+        """Take over the tiles of the archive that is there: they stay where they are until something is added."""
+        try:
+            self._base = RangedReader(StoredRanges(self._storage, self._key))
+        except NotFoundError:
+            return
+        self._check_format(self._base)
+        self.metadata = self._base.metadata
+        self._before = dict(self.metadata)
+        self._kept = frozenset(self._base.tiles())
+
+    # --- writing ---------------------------------------------------------------------------------------------
+
+    def write(self, tile: Tile, data: bytes) -> None:
+        super().write(tile, data)
+        if self._journal.end - self._flushed >= SEGMENT or time.monotonic() - self._last >= SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Store the records that are not stored yet, in one segment."""
+        with self._flushing:
+            start, end = self._flushed, self._journal.end
+            if start == end:
+                return
+            self._check_owner()
+            self._number += 1
+            segment = Journal.head(self.format) + self._journal.read(start, end - start)
+            self._storage.write(f"{self._segments}{self._number:08d}", segment)
+            self._flushed, self._last = end, time.monotonic()
+
+    def commit(self) -> None:
+        try:
+            if self._base is not None:
+                new = any(id_of(tile) not in self._journal.records for tile in self._kept)
+                if not self._journal.records and self.metadata == self._before:
+                    self.etag = self._base.etag
+                elif new:
+                    self._copy(tile for tile in sorted(self._kept) if id_of(tile) not in self._journal.records)
+            if self.etag is None:
+                super()._commit()
+            self._storage.delete(*(each.key for each in self._storage.list(self._segments)))
+        except BaseException:
+            self.abandon()
+            raise
+        self._close()
+
+    def _copy(self, tiles: Iterable[Tile]) -> None:
+        assert self._base is not None
+        tiles = iter(tiles)
+        while chunk := [tile for tile, _ in zip(tiles, range(COPIED), strict=False)]:
+            for tile, data in self._base.read_many(chunk).items():
+                self._journal.append(id_of(tile), data)
+
+    def _publish(self, head: Iterable[bytes], sources: Iterable[tuple[int, int]], size: int) -> None:
+        self._check_owner()
+        parts = list(head)
+        stream = _Stream(self._content(parts, sources))
+        self.etag = self._storage.upload_from(self._key, stream, sum(map(len, parts)) + size).etag
+
+    def _content(self, head: list[bytes], sources: Iterable[tuple[int, int]]) -> Iterator[bytes]:
+        yield from head
+        for offset, length in sources:
+            yield self._journal.read(offset, length)
+
+    def abandon(self) -> None:
+        """Store what was written, so that a writer that resumes has it, and let go."""
+        with suppress(StorageError, TileSetError, OSError):
+            if self._journal.records:
+                self._flush()
+            else:
+                self._forget()
+        self._close()
+
+    def _forget(self) -> None:
+        """Leave no trace of a writer that wrote nothing."""
+        self._check_owner()
+        self._storage.delete(self._segments + OWNER)
+
+    def _close(self) -> None:
+        if self._base is not None:
+            self._base.close()
+        if hasattr(self, "_journal"):
+            self._journal.close()
+        self._scratch.cleanup()
+
+
+class _Stream(io.RawIOBase):
+    """What an iterator yields, as a file that is read once."""
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        self._parts, self._rest = parts, b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Return so many bytes, fewer only at the end."""
+        found, there = [self._rest], len(self._rest)
+        while size < 0 or there < size:
+            part = next(self._parts, None)
+            if part is None:
+                break
+            found.append(part)
+            there += len(part)
+        data = b"".join(found)
+        cut = len(data) if size < 0 else size
+        self._rest = data[cut:]
+        return data[:cut]
+
+
+class StoredWriter(TileWriter):
+    """Writes each tile as an object `{z}/{x}/{y}.{ext}` below a prefix, and `metadata.json` when all are there."""
+
+    def __init__(self, address: Address, tiles_format: str, *, resume: bool) -> None:
+        self.path = address
+        self.format, self.done = tiles_format, frozenset()
+        self._storage = address.storage()
+        present = StoredReader.present(self._storage)
+        other = {tile_format(key.rpartition(".")[2]) for key in present.values()} - {tiles_format}
+        if other:
+            raise TileSetError(
+                f"{address} already holds .{', .'.join(sorted(other))} tiles and {tiles_format} was asked for; "
+                "choose another output or the same --format"
+            )
+        self._keys = present  # a tile may be there as .jpeg
+        before = self._sidecar()
+        self.metadata = before if resume else foreign(before)
+        if resume:
+            self.done = frozenset(present)
+        self._pool = ThreadPoolExecutor(AT_ONCE, "store")
+        self._under_way: deque[Future[Stat]] = deque()
+        self._lock = threading.Lock()
+
+    def _sidecar(self) -> dict[str, Any]:
+        try:
+            return parse_metadata(self._storage.read(SIDECAR)[0], f"{self.path}/{SIDECAR}")
+        except NotFoundError:
+            return {}
+
+    def write(self, tile: Tile, data: bytes) -> None:
+        with self._lock:
+            key = self._keys.setdefault(tile, f"{tile.z}/{tile.x}/{tile.y}.{self.format}")
+            if len(self._under_way) >= 2 * AT_ONCE:
+                self._under_way.popleft().result()
+            self._under_way.append(self._pool.submit(self._storage.write, key, data))
+
+    def commit(self) -> None:
+        try:
+            while self._under_way:
+                self._under_way.popleft().result()
+            if self._keys:
+                first, _ = self._storage.read(self._keys[min(self._keys)])
+                metadata = complete(self.metadata, self.format, {tile.z for tile in self._keys}, first)
+                self._storage.write(SIDECAR, to_json(metadata).encode())
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def abandon(self) -> None:
+        """Whole tiles stay."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def open_stored(address: Address, tiles_format: str, *, resume: bool) -> TileWriter:
+    """Open a tile set in S3 for writing; see `rsp.shared.tileset.open_writer`.
+
+    Raises:
+        UsageError: the address has an ETag.
+    """
+    if address.etag is not None:
+        raise UsageError(f"cannot write {address}: an output has no ETag yet; give {address.plain}")
+    kind = StoredArchiveWriter if address.suffix.lower() == ".pmtiles" else StoredWriter
+    return kind(address, tiles_format, resume=resume)
