@@ -17,7 +17,9 @@ from rsp.shared.report import Result
 from rsp.shared.storage import Stat, Storage
 
 # The folders whose results may go. Everything else below a data root is left alone.
-TOOLS = ("blocks", "compare", "download", "extract", "predict", "rasterize", "subset", "tile", "vectorize")
+TOOLS = (
+    "blocks", "compare", "download", "extract", "predict", "rasterize", "subset", "tile", "train", "vectorize",
+)  # fmt: skip
 
 # A result, or the journal of one that is being written.
 _RESULT = re.compile(r"\.?(?P<key>[0-9a-f]{24})\.[^/]+(/[^/]+)?")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from copy import deepcopy
 from typing import Any
@@ -106,8 +110,10 @@ def test_the_check_of_the_standard_finds_what_it_is_for(path, value, said):
 def test_what_pods_have_and_have_not(folder):
     accounts = of_kind(folder, "ServiceAccount")
     assert all(account["automountServiceAccountToken"] is False for account in accounts.values())
+    walls = [each["spec"]["podSelector"]["matchLabels"] for each in of_kind(folder, "NetworkPolicy").values()]
     for name, template in templates(folder).items():
         pod = template["spec"]
+        assert sum(labels.items() <= template["metadata"]["labels"].items() for labels in walls) == 1, name
         assert pod["automountServiceAccountToken"] is False, name  # none of ours asks the Kubernetes API
         for container in pod["containers"] + pod.get("initContainers", []):
             assert {"cpu", "memory", "ephemeral-storage"} <= set(container["resources"]["requests"]), name
@@ -209,7 +215,7 @@ def test_limit_ranges_admit_our_pods(place):
     (limits,) = of_kind(place, "LimitRange").values()
     by_type = {each["type"]: each for each in limits["spec"]["limits"]}
     largest = amount(by_type["Container"]["max"]["memory"])
-    for folder in ("base", "overlays/gpu", "overlays/local", "overlays/front"):
+    for folder in ("base", "overlays/gpu", "overlays/local", "overlays/front", "overlays/retention"):
         for template in templates(folder).values():
             for each in template["spec"]["containers"]:
                 assert amount(each["resources"]["limits"]["memory"]) <= largest
@@ -250,6 +256,31 @@ def test_the_account_of_runs_may_train_and_no_more(place, account):
     }  # fmt: skip
     named = "\n".join(text(place).splitlines())
     assert place != "overlays/profile" or named.replace("my-profile", "team-a").count("team-a") >= 2
+
+
+# --- retention ----------------------------------------------------------------------------------------------
+
+
+def test_the_job_removes_what_is_old_and_says_so(tmp_path):
+    from tests.s3 import moto
+
+    (template,) = templates("overlays/retention").values()
+    (container,) = template["spec"]["containers"]
+    (settings,) = of_kind("overlays/retention", "ConfigMap").values()
+    assert container["envFrom"] == [{"configMapRef": {"name": settings["metadata"]["name"]}}]
+    with moto() as s3:
+        here = {**s3.environ, **settings["data"], "PATH": os.environ["PATH"]}
+        bucket = s3.bucket()
+        here["DATA_ROOT"] = here["DATA_ROOT"].replace("s3://rsp", f"s3://{bucket}")
+        name = "data/predict/0123456789abcdef01234567.pmtiles"
+        s3.client().put_object(bucket, name, io.BytesIO(b"x"), 1)
+        command = [sys.executable, *container["command"][1:], *container["args"]]
+        done = subprocess.run(command, env=here, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "removed 0 results of 0 bytes, kept 1\n"
+        here["KEEP_DAYS"] = "0.5"
+        done = subprocess.run(command, env=here, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 1 and "at least 1 day" in done.stderr
 
 
 # --- pipelines ----------------------------------------------------------------------------------------------

@@ -36,11 +36,13 @@ def test_only_results_of_steps_go(root):
     ]  # fmt: skip
     put(root, *kept, f"predict/{KEY}.pmtiles", f"predict/{KEY}.json", f"predict/.{KEY}.pmtiles.journal/3")
     put(root, f"blocks/{OTHER}.csv", f"blocks/{OTHER}.seen.csv", f"vectorize/{KEY}.part")
+    # What is left of a training on several nodes (components/train/nodes.py).
+    put(root, f"train/{KEY}.run/state.pt", f"train/{KEY}.json", f"train/{KEY}.rsp-train-0a/plan.json")
     outside = location(f"s3://{root.bucket}/team/database/predict")
     put(outside, f"{KEY}.pmtiles")
     result = prune(root, 20, now=LATER)
     assert names(root) == sorted(kept) and names(outside) == [f"{KEY}.pmtiles"]
-    assert (result.results, result.objects, result.bytes, result.kept) == (3, 6, 60, 0)
+    assert (result.results, result.objects, result.bytes, result.kept) == (4, 9, 90, 0)
 
 
 def test_what_is_young_stays(root):
