@@ -358,3 +358,17 @@ def test_manifests_with_the_images_of_a_commit(overlay):
     command[-1] = ROOT / "k8s" / "overlays" / "nowhere"
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 1 and "kubectl cannot render" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_tests_of_images_believe_no_result_of_a_runner_that_they_do_not_know(monkeypatch):
+    """kfp takes a container that it does not find for a success; where it calls another function, ours is idle."""
+    from kfp.local import docker_task_handler as handler
+
+    from tests.images import docker_runner
+
+    monkeypatch.setattr(handler, "run_docker_container", handler.run_docker_container)
+    docker_runner.replace_runner()
+    assert handler.run_docker_container is docker_runner.run_container
+    monkeypatch.delattr(handler, "run_docker_container")
+    with pytest.raises(RuntimeError, match="its results cannot be believed"):
+        docker_runner.replace_runner()

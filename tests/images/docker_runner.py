@@ -38,6 +38,20 @@ def run_container(client: Any, image: str, command: list[str], volumes: dict[str
         container.remove(force=True, v=True)
 
 
+def replace_runner() -> None:
+    """Let kfp's DockerRunner run containers with `run_container`.
+
+    Raises:
+        RuntimeError: this kfp runs them in another way, and would not come to call it.
+    """
+    import kfp.local.docker_task_handler as handler
+
+    name = "run_docker_container"
+    if not hasattr(handler, name) or name not in handler.DockerTaskHandler.run.__code__.co_names:
+        raise RuntimeError(f"kfp's DockerRunner calls no {name} any more: its results cannot be believed")
+    handler.run_docker_container = run_container
+
+
 # More volumes for each container: kfp gives it the root of the run alone.
 VOLUMES: dict[str, Any] = {}
 
@@ -45,12 +59,11 @@ VOLUMES: dict[str, Any] = {}
 def main(folder: Path) -> None:
     """Run what the folder holds."""
     warnings.simplefilter("ignore")
-    import kfp.local.docker_task_handler as handler
     from kfp import components, local
 
     run = json.loads((folder / "run.json").read_text("utf-8"))
     VOLUMES.update(run["volumes"])
-    handler.run_docker_container = run_container
+    replace_runner()
     # kfp makes the folders of the outputs, as whoever runs it; the steps are somebody else.
     os.umask(0)
     workspace = folder / "workspace"

@@ -7,10 +7,10 @@ suite is: it needs root, 6 GB of disk and some minutes.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -31,25 +31,18 @@ from examples import demo
 from examples.town.generate import Scene, load_scene
 from examples.town.server import CONFIG
 from rsp.components.bases import base_of, project, tools
-from rsp.components.container import image_tag, with_images
-from rsp.pipelines.compiler import check_parameters, compile_pipeline
+from rsp.components.container import image_tag
+from rsp.pipelines.compiler import compile_pipeline
 from rsp.pipelines.compiler import parameters as compiled_parameters
 from rsp.pipelines.local import run_local
 from rsp.shared.images import decode_mask
 from rsp.shared.tileset import open_reader
 from tests.images import sizes
 from tests.images.bases import base_image, build_environment
+from tests.images.boxes import LOCKED, REGISTRY, ROOT, THREADS, Images, at_once, open_up, run_in_images, started
 from tests.images.engine import docker, engine
 from tests.pipelines import toys
 
-ROOT = Path(__file__).parents[2]
-REGISTRY = "localhost/rsp-tools"
-USER = "10001:10001"
-# What runs a step on a cluster with restricted pod security, and no network.
-LOCKED = [
-    "--user", USER, "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
-    "--tmpfs", "/tmp:rw,exec,nosuid,nodev,mode=1777", "--env", "OMP_NUM_THREADS=1",
-]  # fmt: skip
 ABOUT = project(ROOT)
 TOOLS = tools(ABOUT)
 # A short training is enough: what is asked is whether both ways agree.
@@ -57,19 +50,6 @@ EPOCHS = 1
 # These name the version of rsp that wrote them, which is another one where `make setup` ran before the last
 # commit, and how long the training took.
 DIFFER = re.compile(r"(models/|model\.|store/)")
-
-
-@dataclass(frozen=True)
-class Images:
-    """The images that were built."""
-
-    tag: str
-    sbom: Path
-    below: str
-    revision: str
-
-    def __getitem__(self, name: str) -> str:
-        return f"{REGISTRY}/rsp-{name}:{self.tag}"
 
 
 @pytest.fixture(scope="session")
@@ -93,25 +73,6 @@ def images(tmp_path_factory) -> Iterator[Images]:
         built = Images(tag, folder / "sbom", base, revision)
         assert done.stdout.split() == [built[name] for name in (*TOOLS, "serving")]
         yield built
-
-
-def open_up(folder: Path) -> Path:
-    """Let the user of the images reach and write a folder, which pytest makes for root alone."""
-    for parent in folder.parents:
-        if parent.name.startswith("pytest-"):
-            parent.chmod(0o755)
-    subprocess.run(["chmod", "-R", "a+rwX", folder], check=True)
-    return folder
-
-
-@contextlib.contextmanager
-def started(image: str, *argv: object, options: list[object]) -> Iterator[str]:
-    """Run a container in the background; yields its name."""
-    name = docker("run", "--detach", *LOCKED, *options, image, *argv).stdout.strip()[:12]
-    try:
-        yield name
-    finally:
-        docker("rm", "--force", "--volumes", name, check=False)
 
 
 @dataclass(frozen=True)
@@ -171,26 +132,22 @@ def worked(images, town, tmp_path_factory) -> tuple[Path, Path]:
     for folder in (here, boxed):
         shutil.copytree(town.scene.path, folder / "town")
         open_up(folder)
-    ran = set()
-    for command in chain(town.scene, town.parameters["url"]):
-        tool = command.split()[0]
-        rsp = f"{Path(sys.executable).with_name('rsp')} {command}"
-        done = subprocess.run(
-            ["bash", "-c", rsp],
-            cwd=here,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        words = subprocess.run(
-            ["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, text=True, check=True
-        ).stdout.split("\0")[1:-1]
-        at = town.network if tool == "download" else "none"
-        docker("run", "--rm", *LOCKED, "--network", at, "--volume", f"{boxed}:/work", "--workdir", "/work",
-               images[tool], *words)  # fmt: skip
-        ran.add(tool)
-    assert ran == set(TOOLS)
+    commands = [shlex.split(command) for command in chain(town.scene, town.parameters["url"])]
+    assert {command[0] for command in commands} == set(TOOLS)
+
+    def work_here() -> None:
+        for command in commands:
+            argv = [Path(sys.executable).with_name("rsp"), *command]
+            done = subprocess.run(argv, cwd=here, env={**os.environ, **THREADS}, capture_output=True, text=True)
+            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+    def work_boxed() -> None:
+        for tool, *words in commands:
+            network = town.network if tool == "download" else "none"
+            options = [*LOCKED, "--network", network, "--volume", f"{boxed}:/work", "--workdir", "/work"]
+            docker("run", "--rm", *options, images[tool], *words)
+
+    at_once(work_here, work_boxed)
     return here, boxed
 
 
@@ -277,35 +234,6 @@ def test_the_sbom_of_an_image_is_valid_and_names_what_is_in_it(images):
         assert all(any(purl.startswith(want) for purl in found) for want in wanted), name
 
 
-def run_in_images(
-    name: Any, images: Images, root: Path, parameters: dict, network: str, mounts: dict[Path, str] | None = None
-) -> tuple[int, str, Path]:
-    """Run a pipeline with kfp's DockerRunner in the images of this commit.
-
-    Returns the exit code, what it printed, and where its outputs are.
-    """
-    text = with_images(compile_pipeline(name), images.tag, REGISTRY).replace("registry/toy:1", images["cover"])
-    assert text.count(f"image: {REGISTRY}/") == text.count("image: ") > 0
-    folder, outputs = root / "run", root / "outputs"
-    folder.mkdir(parents=True)
-    outputs.mkdir()
-    open_up(root)
-    options = {
-        "user": USER, "read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"],
-        "tmpfs": {"/tmp": "rw,exec,nosuid,nodev,mode=1777"}, "network_mode": network,
-        "environment": {"OMP_NUM_THREADS": "1"},
-    }  # fmt: skip
-    run = {
-        "root": str(outputs), "parameters": check_parameters(text, parameters), "options": options,
-        "volumes": {str(path): {"bind": str(path), "mode": mode} for path, mode in (mounts or {}).items()},
-    }  # fmt: skip
-    (folder / "pipeline.yaml").write_text(text)
-    (folder / "run.json").write_text(json.dumps(run))
-    command = [sys.executable, "-m", "tests.images.docker_runner", folder]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    return done.returncode, done.stdout, outputs
-
-
 def artifacts(folder: Path, differ: str = "") -> dict[str, bytes]:
     """Return all that the steps of a run wrote, by step and name, but for steps that note version and seconds."""
     (run,) = (path for path in folder.iterdir() if path.is_dir())
@@ -318,38 +246,35 @@ def artifacts(folder: Path, differ: str = "") -> dict[str, bytes]:
 
 
 def test_hello_world_through_kfp_in_the_images(images, town, tmp_path):
-    stores = {name: tmp_path / name for name in ("here", "boxed")}
-    for store in stores.values():
+    stores = [tmp_path / name for name in ("here", "boxed")]
+    for store in stores:
         store.mkdir()
         open_up(store)
-    parameters = {**town.parameters, "threshold": 0.0}
-    code, said, boxed = run_in_images(
-        "hello_world", images, tmp_path / "run", {**parameters, "store": str(stores["boxed"])}, town.network,
-        mounts={town.scene.path: "ro", stores["boxed"]: "rw"},
-    )  # fmt: skip
+    here, boxed = ({**town.parameters, "threshold": 0.0, "store": str(store)} for store in stores)
+    mounts = {town.scene.path: "ro", stores[1]: "rw"}
+    local, (code, said, outputs) = at_once(
+        lambda: run_local("hello_world", here, tmp_path / "local", env=THREADS),
+        lambda: run_in_images("hello_world", images, tmp_path / "run", boxed, town.network, mounts),
+    )
     assert code == 0, said[-4000:]
-    local = run_local("hello_world", {**parameters, "store": str(stores["here"])}, tmp_path / "local",
-                      env={"OMP_NUM_THREADS": "1"})  # fmt: skip
-    here, there = (artifacts(folder, "train/|export/") for folder in (local.folder, boxed))
-    assert here == there and {"predict", "vectorize", "compare"} <= {name.split("/")[0] for name in here}
-    assert all(len(list(store.glob("*/releases/*/release.json"))) == 1 for store in stores.values())
+    wrote, in_images = (artifacts(folder, "train/|export/") for folder in (local.folder, outputs))
+    assert wrote == in_images and {"predict", "vectorize", "compare"} <= {name.split("/")[0] for name in wrote}
+    assert all(len(list(store.glob("*/releases/*/release.json"))) == 1 for store in stores)
 
 
 def test_prediction_through_kfp_in_the_images(images, town, worked, tmp_path):
-    here, _ = worked
-    model = open_up(shutil.copytree(here, tmp_path / "model", ignore=lambda *_: {"dataset", "town"})) / "model.pt2"
+    model = open_up(shutil.copytree(worked[0] / "models", tmp_path / "models")) / "best.safetensors"
     declared = compiled_parameters(compile_pipeline("prediction"))
     parameters = {name: value for name, value in town.parameters.items() if name in declared}
-    code, said, boxed = run_in_images(
-        "prediction", images, tmp_path / "run", {**parameters, "model": str(model)}, town.network,
-        mounts={town.scene.path: "ro", model.parent: "ro"},
-    )  # fmt: skip
-    assert code == 0, said[-4000:]
-    local = run_local("prediction", {**parameters, "model": str(model)}, tmp_path / "local",
-                      env={"OMP_NUM_THREADS": "1"})  # fmt: skip
-    here, there = artifacts(local.folder), artifacts(boxed)
-    assert here == there and {"download", "predict", "vectorize"} <= {name.split("/")[0] for name in here}
-    assert "FAILURE" not in said
+    parameters["model"] = str(model)
+    mounts = {town.scene.path: "ro", model.parent: "ro"}
+    local, (code, said, outputs) = at_once(
+        lambda: run_local("prediction", parameters, tmp_path / "local", env=THREADS),
+        lambda: run_in_images("prediction", images, tmp_path / "run", parameters, town.network, mounts),
+    )
+    assert code == 0 and "FAILURE" not in said, said[-4000:]
+    wrote, in_images = artifacts(local.folder), artifacts(outputs)
+    assert wrote == in_images and {"download", "predict", "vectorize"} <= {name.split("/")[0] for name in wrote}
 
 
 def test_a_step_that_fails_in_its_image_is_a_failure(images, tmp_path):
