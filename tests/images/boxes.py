@@ -33,15 +33,24 @@ LOCKED = [
 
 @dataclass(frozen=True)
 class Images:
-    """The images that were built."""
+    """The images that were built.
+
+    Attributes:
+        tag: Their tag.
+        bases: That of the two bases.
+        below: The image that the bases stand on.
+        revision: The commit that they are of.
+        sbom: The folder of their SBOMs.
+    """
 
     tag: str
-    sbom: Path
+    bases: str
     below: str
     revision: str
+    sbom: Path
 
     def __getitem__(self, name: str) -> str:
-        return f"{REGISTRY}/rsp-{name}:{self.tag}"
+        return f"{REGISTRY}/rsp-{name}:{self.bases if name in ('data', 'torch') else self.tag}"
 
 
 def open_up(folder: Path) -> Path:

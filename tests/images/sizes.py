@@ -7,9 +7,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.images.boxes import Images
 from tests.images.engine import docker
 
 BEGIN, END = "<!-- sizes: written by make test-images -->", "<!-- end of sizes -->"
+# A part of the images, what is in it, and its megabytes before compression.
+Row = tuple[str, str, float]
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,9 @@ class Layer:
 
 def layers(image: str) -> list[Layer]:
     """Return the layers of an image that hold anything, the lowest first."""
-    listed = docker("history", "--no-trunc", "--human=false", "--format", "{{json .}}", image).stdout.splitlines()
-    found = [Layer(entry["CreatedBy"], int(entry["Size"])) for entry in map(json.loads, listed)]
-    return [layer for layer in reversed(found) if layer.size]
+    command = ["history", "--no-trunc", "--human=false", "--format", "{{json .}}", image]
+    listed = [json.loads(line) for line in docker(*command).stdout.splitlines()]
+    return [Layer(entry["CreatedBy"], int(entry["Size"])) for entry in reversed(listed) if int(entry["Size"])]
 
 
 def digests(image: str) -> list[str]:
@@ -32,42 +35,41 @@ def digests(image: str) -> list[str]:
     return json.loads(docker("image", "inspect", "--format", "{{json .RootFS.Layers}}", image).stdout)
 
 
-def base(registry: str, name: str) -> str:
-    """Return the one image of a base that the engine has."""
-    listed = docker("images", "--format", "{{.Repository}}:{{.Tag}}", f"{registry}/rsp-{name}").stdout.split()
-    assert len(listed) == 1, listed
-    return listed[0]
+def measure(images: Images) -> list[Row]:
+    """Return the rows of the table."""
+    below, data, torch, train, serving = (
+        layers(image)
+        for image in (images.below, *(images[name] for name in ("data", "torch", "train", "serving")))
+    )
+    above = torch[len(data) :]
+    wheel = [layer for layer in above if "torch==" in layer.made_by]
+    server = serving[len(torch) :]
+    java = [layer for layer in server if "openjdk" in layer.made_by]
+    code = server[-1:]
+    parts = [
+        ("data", "what the bases stand on: Debian with Python 3.11", below),
+        ("data", "libexpat1, tini, rasterio, shapely, osmium ... and kfp's executor", data[len(below) :]),
+        ("torch", "torch itself, its CPU build", wheel),
+        ("torch", "transformers, onnxruntime, kornia ...", [layer for layer in above if layer not in wheel]),
+        ("code", "the tools", train[len(torch) :]),
+        ("serving", "Java", java),
+        ("serving", "TorchServe, uvicorn ...", [layer for layer in server[:-1] if layer not in java]),
+        ("serving", "the code", code),
+    ]
+    return [(part, text, round(sum(layer.size for layer in of) / 1e6, 1)) for part, text, of in parts]
 
 
-def table(registry: str, tag: str, below: str) -> str:
-    """Return the table of docs/images.md; `below` is the image that the bases stand on."""
-    bottom, data, torch = layers(below), layers(base(registry, "data")), layers(base(registry, "torch"))
-    tool, serving = layers(f"{registry}/rsp-train:{tag}"), layers(f"{registry}/rsp-serving:{tag}")
-    rows = [
-        ("data", "the image below: Debian with Python 3.11", bottom),
-        ("data", "libexpat1, tini, a user; rasterio, shapely, osmium ... and kfp's executor", data[len(bottom) :]),
-        ("torch", "torch, its CPU build", [layer for layer in torch[len(data) :] if "torch==" in layer.made_by]),
-        ("torch", "transformers, onnxruntime, kornia ...",
-         [layer for layer in torch[len(data) :] if "torch==" not in layer.made_by]),
-        ("code", "the tools themselves", tool[len(torch) :]),
-        ("serving", "Java, TorchServe, uvicorn ... and the code", serving[len(torch) :]),
-    ]  # fmt: skip
-    lines = ["| part | what is in it | MB |", "| :--- | :--- | ---: |"]
-    lines += [f"| {part} | {text} | {sum(each.size for each in of) / 1e6:.1f} |" for part, text, of in rows]
-    return "\n".join(lines)
-
-
-def write(path: Path, registry: str, tag: str, below: str) -> None:
+def write(page: Path, images: Images) -> None:
     """Write the table into the page."""
-    text = path.read_text("utf-8")
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    path.write_text(f"{before}{BEGIN}\n\n{table(registry, tag, below)}\n\n{END}{after}", "utf-8")
+    lines = ["| part | what is in it | MB |", "| :--- | :--- | ---: |"]
+    lines += [f"| {part} | {text} | {size:.1f} |" for part, text, size in measure(images)]
+    before, _, rest = page.read_text("utf-8").partition(BEGIN)
+    table = "\n".join(lines)
+    page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}", "utf-8")
 
 
-def read(path: Path) -> dict[str, float]:
-    """Return the bytes that the page states, by part."""
-    stated: dict[str, float] = {}
-    for part, size in re.findall(r"^\| (\w+) \|.*\| ([\d.]+) \|$", path.read_text("utf-8"), re.M):
-        stated[part] = stated.get(part, 0) + float(size) * 1e6
-    return stated
+def read(page: Path) -> list[Row]:
+    """Return the rows that the page has."""
+    table = page.read_text("utf-8").partition(BEGIN)[2].partition(END)[0]
+    found = re.findall(r"^\| (\w+) \| (.*) \| ([\d.]+) \|$", table, re.M)
+    return [(part, text, float(size)) for part, text, size in found]
