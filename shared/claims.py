@@ -66,7 +66,7 @@ class Output(NamedTuple):
 
 
 # Beside every output of a tool that may fail on single tiles: a cover, which can be fed back in.
-FAILED = ".failed.csv"
+FAILED, ABSENT = ".failed.csv", ".absent.csv"
 
 _report: ContextVar[Location | None] = ContextVar("_report", default=None)
 
@@ -85,7 +85,7 @@ def tiles_output(path: Location, *, web_ui: bool) -> Output:
     """Return a tile set as an output: an archive has its web page beside it, a folder has it inside."""
     path = location(path)
     page = web_ui and path.suffix.lower() == ".pmtiles"
-    return Output(path, TILES, (FAILED, *((".html",) if page else ())))
+    return Output(path, TILES, (FAILED, ABSENT, *((".html",) if page else ())))
 
 
 def tile_set(path: Location | None) -> Location | None:
@@ -154,7 +154,7 @@ def check_paths(
         place = _place(source)
         for number, (path, target) in enumerate(places):
             if target[0] == place[0]:
-                if source == cover and number >= own and str(path).endswith(FAILED):
+                if source == cover and number >= own and str(path).endswith((FAILED, ABSENT)):
                     continue  # failed tiles that are tried again
                 raise UsageError(f"the output {path} is the input {source}; choose another output")
             if place[0] in target:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import sys
+from collections.abc import Collection
 from typing import Any
 
 from rsp.shared.atomic import atomic_text
@@ -19,14 +20,18 @@ class Result:
 
     Attributes:
         failed: The tiles on which the tool failed, with the reason of each.
+        absent: Tiles that do not exist where they were looked for, which is no failure.
     """
 
     failed: dict[Tile, str] = dataclasses.field(default_factory=dict)
+    absent: list[Tile] = dataclasses.field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result in types of JSON: paths as text, NaN as null, failed tiles as a list."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        failed = fields.pop("failed")
+        failed, absent = fields.pop("failed"), fields.pop("absent")
+        if absent:
+            fields["absent"] = [[tile.x, tile.y, tile.z] for tile in sorted(absent)]
         fields["failed"] = [
             {"tile": [tile.x, tile.y, tile.z], "reason": reason} for tile, reason in sorted(failed.items())
         ]
@@ -55,9 +60,28 @@ def write_report(path: Location, tool: str, result: Result) -> None:
 
 def failed_cover(out: Location) -> Location:
     """Return where the tiles on which a tool failed are listed: beside its output."""
+    return _beside(out, ".failed.csv")
+
+
+def absent_cover(out: Location) -> Location:
+    """Return where the tiles are listed that do not exist: beside the output."""
+    return _beside(out, ".absent.csv")
+
+
+def _beside(out: Location, suffix: str) -> Location:
     if not isinstance(out, Address) and out.name in ("", ".."):
         out = out.resolve()  # `.` has a name too
-    return out.parent / f"{out.name}.failed.csv"
+    return out.parent / f"{out.name}{suffix}"
+
+
+def note_absent(out: Location, absent: Collection[Tile]) -> None:
+    """List tiles that do not exist in a cover beside the output; remove the list of an earlier run if all do."""
+    path = absent_cover(out)
+    if not absent:
+        remove(path)
+        return
+    write_cover(path, sorted(absent))
+    print(f"{len(absent)} tiles do not exist there; {path} lists them", file=sys.stderr)
 
 
 def note_failures(out: Location, failed: dict[Tile, str]) -> None:

@@ -56,11 +56,12 @@ class FetchError(Exception):
     Attributes:
         server: The fault is the server's as a whole (unreachable, refusing, overloaded), not of this tile.
         absent: The server says that it has no such tile.
+        forbidden: It said 403: object stores do where there is none, and so do servers that want credentials.
     """
 
-    def __init__(self, reason: str, *, server: bool, absent: bool = False) -> None:
+    def __init__(self, reason: str, *, server: bool, absent: bool = False, forbidden: bool = False) -> None:
         super().__init__(reason)
-        self.server, self.absent = server, absent
+        self.server, self.absent, self.forbidden = server, absent, forbidden
 
 
 def masked(text: str) -> str:
@@ -234,7 +235,7 @@ def _refusal(response: requests.Response) -> FetchError:
     """Return the error of an answer whose status is not 200."""
     status = response.status_code
     reason = f"HTTP {status} {response.reason or ''}".strip()
-    return FetchError(reason, server=status in _SERVER, absent=status in _ABSENT)
+    return FetchError(reason, server=status in _SERVER, absent=status in _ABSENT, forbidden=status == 403)
 
 
 def error_text(answer: Answer) -> str | None:

@@ -4,7 +4,8 @@ rsp download https://tiles.example/{z}/{x}/{y}.jpg cover images
 rsp download --type WMS "https://wms.example/?SERVICE=WMS&REQUEST=GetMap&BBOX={xmin},{ymin},{xmax},{ymax}&..." cover images
 rsp download --rate 50 --format png https://tiles.example/{z}/{x}/{-y}.png cover images.pmtiles
 
-The same command, run again, continues where it stopped. Credentials are best given in the environment:
+The same command, run again, continues where it stopped. Tiles that the server does not have (404) are listed beside
+the output, in FILE.absent.csv, and are not asked for again. Credentials are best given in the environment:
 RSP_HTTP_HEADERS holds headers for the server, one `Name: value` per line (as `Authorization: Bearer ...`).
 """  # noqa: E501
 
@@ -20,10 +21,10 @@ from rsp.components.download.failures import FailureLimit
 from rsp.shared.arguments import add_out, add_web_ui, require
 from rsp.shared.claims import check_paths, tiles_output
 from rsp.shared.errors import DownloadError, TileError, UsageError
-from rsp.shared.locations import Location, location
+from rsp.shared.locations import Location, exists, location
 from rsp.shared.parallel import parallel_map
 from rsp.shared.progress import progress
-from rsp.shared.report import Result, note_failures
+from rsp.shared.report import Result, absent_cover, note_absent, note_failures
 from rsp.shared.tiles import Tile, read_cover
 from rsp.shared.tileserver import Answer, Client, FetchError, Kind, check_url, error_text, tile_url
 
@@ -72,7 +73,7 @@ def download(
         tile_format: What tiles are stored as. An answer of this format is stored as it
             came, any other is re-encoded.
         workers: How many requests are under way at once; None is as many as `rate`, but 16 at most.
-        overwrite: Fetch tiles again that are there.
+        overwrite: Fetch tiles again that are there, and ask again for those that were absent.
         web_ui_base_url: Where the web page finds the tiles.
         web_ui_template: A template of the user's own for it.
         web_ui: Write the web page.
@@ -101,37 +102,55 @@ def download(
             return error
 
     failed: dict[Tile, str] = {}
+    absent = set() if overwrite else _known_absent(out).intersection(wanted)
     sides: Counter[int] = Counter()
+    reasons: Counter[str] = Counter()
     with open_writer(out, tile_format, resume=not overwrite) as writer:
-        missing = samples_first([tile for tile in wanted if tile not in writer.done], FailureLimit.NONE)
-        there = len(wanted) - len(missing)
+        missing = [tile for tile in wanted if tile not in writer.done and tile not in absent]
+        missing = samples_first(missing, FailureLimit.NONE)
+        there = len(writer.done.intersection(wanted))
+        absent -= writer.done
         limit = FailureLimit(there)
         # The client goes first where something fails, and wakes the threads that wait.
         with closing(parallel_map(fetch, missing, workers, threads=True)) as results, client:
             for tile, result in zip(missing, progress(results, "download", len(missing)), strict=True):
                 if isinstance(result, FetchError):
-                    failed[tile] = str(result)
+                    if result.absent and not result.forbidden:
+                        absent.add(tile)
+                        reasons[str(result)] += 1
+                    else:
+                        failed[tile] = str(result)
                     limit.failed(result)
                 else:
                     data, side = result
                     writer.write(tile, data)
                     sides[side] += 1
                     limit.succeeded()
+        if not limit.good and not missing:
+            raise DownloadError(
+                f"none of the {len(wanted)} tiles exists there, as {absent_cover(out)} says; --overwrite asks again"
+            )
         if not limit.good:
-            reason, count = Counter(failed.values()).most_common(1)[0]
+            reason, count = (reasons + Counter(failed.values())).most_common(1)[0]
             raise DownloadError(f"none of the {len(wanted)} tiles could be fetched; {count} times: {reason}")
     if len(sides) > 1:
         counts = ", ".join(f"{count} of {side} pixels" for side, count in sorted(sides.items()))
         print(f"warning: the tiles differ in size: {counts}", file=sys.stderr)
     note_failures(out, failed)
+    note_absent(out, absent)
     if web_ui:
         from rsp.shared.webmap import write_webmap
 
-        shown = [tile for tile in wanted if tile not in failed]
+        shown = [tile for tile in wanted if tile not in failed and tile not in absent]
         write_webmap(out, shown, tile_format, base_url=web_ui_base_url, template=web_ui_template)
-    return DownloadResult(
-        tiles=len(wanted) - len(failed), downloaded=len(missing) - len(failed), skipped=there, failed=failed
-    )
+    done = len(wanted) - len(failed) - len(absent)
+    return DownloadResult(tiles=done, downloaded=done - there, skipped=there, failed=failed, absent=sorted(absent))
+
+
+def _known_absent(out: Location) -> set[Tile]:
+    """Return the tiles of which an earlier run noted that they do not exist."""
+    path = absent_cover(out)
+    return set(read_cover(path)) if exists(path) else set()
 
 
 def checked(answer: Answer, tile_format: str) -> tuple[bytes, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -169,8 +170,7 @@ def test_the_same_command_goes_on_where_it_was_left(tmp_path, cover, rsp):
 
 
 REPLIES = {
-    "404": (Reply(status=404), "HTTP 404 Not Found"),
-    "204": (Reply(status=204), "HTTP 204 No Content"),
+    "403": (Reply(status=403), "HTTP 403 Forbidden"),
     "400": (Reply(b"<html>no</html>", status=400), "HTTP 400 Bad Request"),
     "exception": (
         Reply(
@@ -335,11 +335,41 @@ def test_sparse_tiles_are_not_given_up(tmp_path, large):
     """A cover begins at a corner where a server may have nothing."""
     with TileServer(lambda path, _: good(path) if tile_of(path).x >= 17 else Reply(status=404)) as server:
         result = run(server, large, tmp_path / "out", rate=10000, tile_format="png")
-    assert result.tiles == 60 and len(result.failed) == 340
+    assert result.tiles == 60 and len(result.absent) == 340 and not result.failed
     tiles = read_cover(large)
     ordered = samples_first(tiles, 100)
     assert sorted(ordered) == sorted(tiles) and len({tile.x for tile in ordered[:100]}) == 20
     assert samples_first(tiles[:3], 100) == tiles[:3] and samples_first([], 100) == []
+
+
+@pytest.mark.parametrize("status", [204, 404, 410])
+@pytest.mark.parametrize("out", ["out", "out.pmtiles"])
+def test_tiles_that_do_not_exist_are_no_failure(tmp_path, cover, rsp, status, out):
+    gone = sorted(BLOCK)[3:5]
+    with TileServer(lambda path, _: Reply(status=status) if tile_of(path) in gone else good(path)) as server:
+        command = ["download", server.url + "/{z}/{x}/{y}.png", cover, tmp_path / out, "--rate", 900]
+        ran = rsp(*command, "--report", tmp_path / "report.json")
+        assert (
+            ran.code == 0 and f"2 tiles do not exist there; {tmp_path / out}.absent.csv lists them" in ran.stderr
+        )
+        assert sorted(read_cover(tmp_path / f"{out}.absent.csv")) == gone
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert (report["tiles"], report["absent"], report["failed"]) == (10, [[*tile] for tile in gone], [])
+        assert not (tmp_path / f"{out}.failed.csv").exists()
+        assert server.asked.total() == 12, "none is asked for twice"
+        assert rsp(*command).code == 0 and server.asked.total() == 12, "nor by the next run"
+        assert rsp(*command, "--overwrite").code == 0 and server.asked.total() == 24
+    with TileServer(lambda path, _: good(path)) as server:
+        command[1] = server.url + "/{z}/{x}/{y}.png"
+        assert rsp(*command, "--overwrite").code == 0
+    assert not (tmp_path / f"{out}.absent.csv").exists()
+
+
+def test_an_area_of_which_nothing_exists(tmp_path, cover, rsp):
+    write_cover(tmp_path / "out.absent.csv", BLOCK)
+    with TileServer(lambda path, _: good(path)) as server:
+        ran = rsp("download", server.url + "/{z}/{x}/{y}.png", cover, tmp_path / "out")
+        assert ran.code == 1 and "none of the 12 tiles exists there" in ran.stderr and not server.asked
 
 
 def test_tiles_that_differ_in_size_are_said(tmp_path, cover, capsys):
@@ -466,7 +496,7 @@ def test_component(run_component, tmp_path, cover):
 
 def test_a_component_fails_where_tiles_do(run_component, cover):
     with (
-        TileServer(lambda path, _: Reply(status=404) if tile_of(path) == BLOCK[0] else good(path)) as server,
+        TileServer(lambda path, _: Reply(status=403) if tile_of(path) == BLOCK[0] else good(path)) as server,
         pytest.raises(RuntimeError),
     ):
         run_component(download_component, {"cover": cover}, url=server.url + "/{z}/{x}/{y}.jpg", rate=500)
