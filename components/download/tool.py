@@ -128,7 +128,8 @@ def download(
                     limit.succeeded()
         if not limit.good and not missing:
             raise DownloadError(
-                f"none of the {len(wanted)} tiles exists there, as {absent_cover(out)} says; --overwrite asks again"
+                f"none of the {len(wanted)} tiles exists there, as {absent_cover(out)} says; ask again with "
+                "--overwrite"
             )
         if not limit.good:
             reason, count = (reasons + Counter(failed.values())).most_common(1)[0]
