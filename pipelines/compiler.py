@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from rsp.components.container import PLACEHOLDER, with_images
 from rsp.shared.atomic import write_bytes
-from rsp.shared.errors import PipelineError, UsageError
+from rsp.shared.config import parse_tables
+from rsp.shared.errors import ConfigError, PipelineError, UsageError
+from rsp.shared.keys import shortened
 
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
@@ -202,7 +204,7 @@ def _typed(parameter: Parameter, value: Any) -> Any:
         "NUMBER_DOUBLE": "a number",
         "BOOLEAN": "true or false",
         "LIST": "a list",
-        "STRUCT": "a table",
+        "STRUCT": "a table, TOML or JSON",
     }[parameter.kind]
     try:
         match parameter.kind, value:
@@ -226,9 +228,10 @@ def _typed(parameter: Parameter, value: Any) -> Any:
             case "STRUCT", dict():
                 return value
             case "LIST" | "STRUCT", str():
-                parsed = json.loads(value)
+                # A table may be the text of a configuration, as `-p config=@config.toml` gives it.
+                parsed = parse_tables(value) if parameter.kind == "STRUCT" else json.loads(value)
                 if isinstance(parsed, list if parameter.kind == "LIST" else dict):
                     return parsed
-    except ValueError:
+    except (ConfigError, ValueError):
         pass
-    raise UsageError(f"the parameter {parameter.name} is {wanted}, got {value!r}")
+    raise UsageError(f"the parameter {parameter.name} is {wanted}, got {shortened(value)}")

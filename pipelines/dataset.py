@@ -1,43 +1,63 @@
 """Make a data set: imagery and labels of an area, split for training and validation."""
 
-# mypy: disable-error-code="untyped-decorator"
-
-from typing import NamedTuple
+# mypy: disable-error-code="untyped-decorator, type-arg"
 
 from kfp import dsl
 
 from rsp.pipelines import steps
-from rsp.pipelines.parameters import documented
-
-
-class Data(NamedTuple):
-    """A data set, as a pipeline gives it out."""
-
-    training_images: dsl.Dataset
-    training_labels: dsl.Dataset
-    validation_images: dsl.Dataset
-    validation_labels: dsl.Dataset
+from rsp.pipelines.parameters import CONFIG, documented
 
 
 @dsl.pipeline(name="dataset")
 @documented
 def dataset(
     source: str,
-    url: str,
-    features: str,
-    config: str,
+    url: str = "",
+    raster: str = "",
+    features: str = "",
+    pbf: str = "",
+    pbf_kind: str = "building",
+    config: dict = CONFIG,
+    config_uri: str = "",
     kind: str = "bbox",
     zoom: int = 18,
     url_type: str = "XYZ",
     rate: int = 10,
     tile_format: str = "webp",
+    max_failed: float = 0.01,
     seed: int = 0,
     share: int = 70,
     block: int = 1,
-) -> Data:
-    """Cover, download, rasterize and split."""
-    imagery = steps.Imagery(source, kind, zoom, url, url_type, rate, tile_format)
-    cover, images = steps.download(imagery)
-    labels = steps.rasterize(cover, config, features)
-    parts = steps.split(images, labels, share, seed, block)
-    return Data(*parts[:4])
+    data_root: str = "",
+    refresh: str = "",
+) -> None:
+    """Cover, get images from a tile server or from rasters, rasterize features, and split.
+
+    Images come from `url`, or from `raster` where that is given; labels from `features`, or from `pbf` where that
+    is given.
+    """
+    with steps.notified("dataset"):
+        found = steps.resolve(source=source, features=features, pbf=pbf, raster=raster, config_uri=config_uri)
+        settings = steps.Config(config, found["config_uri"])
+        imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed)
+        covered = steps.cover(found["source"], kind, zoom)
+
+        def body(place: steps.Place) -> None:
+            images = steps.either(
+                raster == "",
+                lambda: steps.download(place, covered, imagery),
+                lambda: steps.cut(place, covered, found["raster"], zoom, tile_format),
+            )
+
+            def extracted() -> steps.Tiles:
+                polygons = steps.extract(place, found["pbf"], pbf_kind)
+                return steps.rasterize(place, covered, settings, features=polygons, name="rasterize-osm")
+
+            labels = steps.either(
+                pbf == "",
+                lambda: steps.rasterize(place, covered, settings, features_at=found["features"]),
+                extracted,
+            )
+            steps.split(place, images, labels, share, seed, block)
+
+        steps.both(body, data_root, refresh)

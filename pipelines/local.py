@@ -40,6 +40,9 @@ DEFAULTS = {
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
+# What the names of steps end in that pass tile sets on as addresses.
+REMOTE = "-s3"
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _START = re.compile(r"Executing task '(?P<step>[^']+)'$")
 _END = re.compile(r"Task '(?P<step>[^']+)' finished with status (?P<status>SUCCESS|FAILURE)$")
@@ -204,7 +207,7 @@ def run_local(
     schemas = _schemas(text)
     for step in steps.values():
         _collect(folder, step, schemas)
-    run = LocalRun(folder, log, seconds, steps, [name for name in _executed(text) if name not in steps])
+    run = LocalRun(folder, log, seconds, steps, _skipped(_executed(text), steps))
     with atomic_text(folder / "run.json") as file:
         json.dump(run.as_dict(), file, indent=2)
     return run
@@ -321,6 +324,12 @@ def _schemas(text: str) -> dict[tuple[str, str], str]:
         for component, spec in next(yaml.safe_load_all(text))["components"].items()
         for name, output in spec.get("outputDefinitions", {}).get("artifacts", {}).items()
     }
+
+
+def _skipped(executed: list[str], steps: dict[str, Step]) -> list[str]:
+    """Return the steps that a condition left out. Our pipelines have most steps twice, of which one may run."""
+    names = dict.fromkeys(name.removesuffix(REMOTE) for name in executed)
+    return [name for name in names if not {name, f"{name}{REMOTE}"} & set(steps)]
 
 
 def _collect(folder: Path, step: Step, schemas: dict[tuple[str, str], str]) -> None:

@@ -8,27 +8,68 @@ from typing import Any, TypeVar
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# What `config.toml` says: a test keeps the two alike. The UI shows it in an editor.
+CONFIG: dict[str, Any] = {
+    "channels": [
+        {"name": "images", "bands": [1, 2, 3], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+    ],
+    "classes": [{"title": "background", "color": "white"}, {"title": "building", "color": "deeppink"}],
+    "model": {
+        "nn": "unet",
+        "encoder": "resnet50",
+        "pretrained": True,
+        "loss": "lovasz",
+        "ts": 512,
+        "bs": 2,
+        "lr": 0.000025,
+        "dap": 0.75,
+    },
+}
+# What device plug-ins of NVIDIA taint their nodes with.
+TOLERATIONS: list[dict[str, str]] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+
 TEXTS = {
     "accelerator": "What Kubernetes calls the accelerator.",
     "baseline_iou": "An IoU that a model must reach to be deployed, beside that of the store's current release.",
     "block": "Side in tiles of the squares that the split keeps together.",
     "class_title": "The class of the configuration that is turned into features.",
-    "config": "The configuration, as TOML text.",
+    "config": "The configuration: the tables and keys of config.toml, which docs/config.md explains. Whole "
+    "numbers may be written as 3.0.",
+    "config_uri": "Where the configuration is, in place of `config`: a path or s3://bucket/key, TOML or JSON.",
+    "data_root": "s3://bucket/prefix where tile sets go and are found again; empty passes them on as artifacts of "
+    "KFP, for small areas.",
     "endpoint": "URL of the server that predicts; a prediction with an empty one is made by the step itself.",
     "epochs": "Epochs of training.",
-    "features": "Path of the GeoJSON with what is to be learnt.",
+    "features": "Where the GeoJSON with what is to be learnt is: a path or s3://bucket/key.",
+    "gpu_nodes": "Labels of the nodes that steps with accelerators run on, as a table; empty for any.",
+    "gpu_tolerations": "Taints of nodes with accelerators that their steps tolerate, as a list of Kubernetes "
+    "tolerations.",
     "gpus": 'How many accelerators to train on, as text; "0" trains on the processor.',
-    "images": "Where the tile set of images is: a path, or on a cluster an address that KFP can fetch.",
+    "images": "Where the tile set of images is: a path or s3://bucket/key; without `data_root` any address "
+    "that KFP can fetch.",
     "kind": "What `source` is: bbox, geojson or dir.",
     "labels": "Where the tile set of labels is: a path or an address, as for `images`.",
     "masks": "Where the tile set of masks is: a path or an address, as for `images`.",
-    "model": "Where the checkpoint or exported model is: a path, or on a cluster an address that KFP can fetch.",
+    "max_failed": "The share of tiles, 0 to 1, that may fail without failing the run; they are listed as a cover.",
+    "model": "Where the checkpoint or exported model is: a path or s3://bucket/key; without `data_root` any "
+    "address that KFP can fetch.",
     "model_name": "Name of the model on the server.",
     "model_version": "Version of the model on the server; by default it is derived from the model.",
+    "pbf": "Where OpenStreetMap data are to extract what is to be learnt from, in place of `features`: a "
+    "path or s3://bucket/key.",
+    "pbf_kind": "What is extracted from `pbf`: building, road, a plug-in, or module:attribute.",
+    "predict_gpus": 'How many accelerators to predict on, as text: "0" or "1".',
+    "raster": "Where rasters are to cut images from, in place of `url`: a path, a glob pattern, a URL or "
+    "s3://bucket/key.",
     "rate": "Requests a second that the tile server is asked at most.",
+    "refresh": "Any text; another one than in an earlier run makes tile sets again that are in `data_root` "
+    "already.",
+    "review_fg": "List tiles for review that have at least this percentage of foreground.",
+    "review_qod": "List tiles for review that have at most this quality of data, 0 to 100.",
     "seed": "Seed of the split and of the training; keep it, and the validation tiles stay the same.",
     "share": "Percentage of the tiles that is trained on.",
-    "source": "The area: west,south,east,north for a bbox, else a path, as `rsp cover` takes it.",
+    "source": "The area: west,south,east,north for a bbox, else a path or s3://bucket/key, as `rsp cover` "
+    "takes it.",
     "status": "URLs of the servers' status, which have to serve a model that is deployed; empty waits for nobody.",
     "store": "The release store that servers follow, as s3://bucket/prefix; empty deploys nothing.",
     "threshold": "The least IoU of a model that is deployed.",
@@ -42,11 +83,22 @@ TEXTS = {
 def documented(pipeline: F) -> F:
     """Add the texts of its parameters to the docstring of a pipeline, where kfp looks for them.
 
-    It has to stand below `@dsl.pipeline`, which reads the docstring.
+    They go into the description, too: it is what the UI shows, whose form has but the names of parameters. This
+    has to stand below `@dsl.pipeline`, which reads the docstring.
 
     Raises:
         KeyError: a parameter has no text.
     """
-    texts = [f"    {name}: {TEXTS[name]}" for name in inspect.signature(pipeline).parameters]
-    pipeline.__doc__ = "\n".join([inspect.getdoc(pipeline) or "", "", "Args:", *texts])
+    texts = {name: TEXTS[name] for name in inspect.signature(pipeline).parameters}
+    pipeline.__doc__ = "\n".join(
+        [
+            inspect.getdoc(pipeline) or "",
+            "",
+            "What to fill in -",
+            *(f"{name}: {text}" for name, text in texts.items()),
+            "",
+            "Args:",
+            *(f"    {name}: {text}" for name, text in texts.items()),
+        ]
+    )
     return pipeline

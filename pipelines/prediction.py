@@ -1,11 +1,11 @@
 """Map an area with a model that is there."""
 
-# mypy: disable-error-code="untyped-decorator"
+# mypy: disable-error-code="untyped-decorator, type-arg"
 
 from kfp import dsl
 
 from rsp.pipelines import steps
-from rsp.pipelines.parameters import documented
+from rsp.pipelines.parameters import TOLERATIONS, documented
 
 
 @dsl.pipeline(name="prediction")
@@ -14,17 +14,38 @@ def prediction(
     source: str,
     url: str,
     model: str,
-    config: str,
+    config: dict = {},
+    config_uri: str = "",
     kind: str = "bbox",
     zoom: int = 18,
     url_type: str = "XYZ",
     rate: int = 10,
     tile_format: str = "webp",
+    max_failed: float = 0.01,
     class_title: str = "building",
     endpoint: str = "",
+    predict_gpus: str = "0",
+    accelerator: str = "nvidia.com/gpu",
+    gpu_tolerations: list = TOLERATIONS,
+    gpu_nodes: dict = {},
+    data_root: str = "",
+    refresh: str = "",
 ) -> None:
-    """Cover, download, predict and vectorize."""
-    imagery = steps.Imagery(source, kind, zoom, url, url_type, rate, tile_format)
-    _, images = steps.download(imagery)
-    masks = steps.predict(images, steps.imported(model, dsl.Model), endpoint)
-    steps.vectorize(masks, class_title, config)
+    """Cover, download, predict and vectorize.
+
+    No configuration is needed: masks tell the classes of the model.
+    """
+    with steps.notified("prediction"):
+        found = steps.resolve(source=source, model=model, config_uri=config_uri)
+        settings = steps.Config(config, found["config_uri"])
+        imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed)
+        devices = steps.Accelerators("0", predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
+        covered = steps.cover(found["source"], kind, zoom)
+
+        def body(place: steps.Place) -> None:
+            images = steps.download(place, covered, imagery)
+            given = place.imported(model, found["model"], "model")
+            masks = steps.predict(place, images, given, devices, endpoint=endpoint, max_failed=max_failed)
+            steps.vectorize(place, masks, class_title, settings)
+
+        steps.both(body, data_root, refresh)

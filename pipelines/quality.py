@@ -1,6 +1,6 @@
 """Measure masks against labels."""
 
-# mypy: disable-error-code="untyped-decorator"
+# mypy: disable-error-code="untyped-decorator, type-arg"
 
 from kfp import dsl
 
@@ -10,6 +10,30 @@ from rsp.pipelines.parameters import documented
 
 @dsl.pipeline(name="quality")
 @documented
-def quality(images: str, labels: str, masks: str, config: str) -> None:
-    """Compare masks with labels: IoU and more, the confusion matrix, a map, and the worst tiles side by side."""
-    steps.compare(steps.imported(images), steps.imported(labels), steps.imported(masks), config)
+def quality(
+    images: str,
+    labels: str,
+    masks: str,
+    config: dict = {},
+    config_uri: str = "",
+    review_fg: float = 5.0,
+    review_qod: float = 80.0,
+    data_root: str = "",
+) -> None:
+    """Compare masks with labels: IoU and more, the confusion matrix, a map, and the worst tiles side by side.
+
+    The tiles to review are listed with their scores, as GeoJSON, and as a cover to label again. No configuration
+    is needed where labels or masks tell their classes.
+    """
+    with steps.notified("quality"):
+        found = steps.resolve(images=images, labels=labels, masks=masks, config_uri=config_uri)
+        settings = steps.Config(config, found["config_uri"])
+
+        def body(place: steps.Place) -> None:
+            shown = place.tiles(images, found["images"])
+            truth = place.tiles(labels, found["labels"])
+            predicted = place.tiles(masks, found["masks"])
+            steps.compare(place, shown, truth, predicted, settings)
+            steps.review(place, truth, predicted, settings, review_fg, review_qod)
+
+        steps.both(body, data_root, "")

@@ -1,5 +1,8 @@
 """The wiring that the pipelines share: each function adds steps to the pipeline that is being defined.
 
+A pipeline's body is written once and stands twice in what is compiled (`both`): tile sets go from step to step as
+artifacts of KFP where there is no `data_root`, and as addresses in S3 where there is one: `Place` is what differs.
+
 What a step asks of its machine stands here too. Steps are named by copies of their component and not by
 `set_display_name`: KFP's backend up to 2.5 looks for the outputs of a step under its display name and does not
 find them (https://github.com/kubeflow/pipelines/issues/11173).
@@ -8,6 +11,7 @@ find them (https://github.com/kubeflow/pipelines/issues/11173).
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kfp import dsl, kubernetes
@@ -15,29 +19,147 @@ from kfp.dsl.pipeline_task import PipelineTask
 from kfp.dsl.python_component import PythonComponent
 
 from rsp.components.compare.component import compare as compare_component
+from rsp.components.compare.component import review as review_component
 from rsp.components.cover.component import cover as cover_component
 from rsp.components.cover.component import split as split_component
 from rsp.components.deploy.component import deploy as deploy_component
 from rsp.components.download.component import download as download_component
 from rsp.components.export.component import export as export_component
+from rsp.components.extract.component import extract as extract_component
 from rsp.components.predict.component import predict as predict_component
 from rsp.components.rasterize.component import rasterize as rasterize_component
 from rsp.components.subset.component import subset as subset_component
+from rsp.components.tile.component import tile as tile_component
 from rsp.components.train.component import train as train_component
 from rsp.components.vectorize.component import vectorize as vectorize_component
 from rsp.pipelines.gate import gate as gate_component
+from rsp.pipelines.local import REMOTE
+from rsp.pipelines.notify import notify as notify_component
+from rsp.pipelines.resolve import resolve as resolve_component
 
 # The loaders of several GPUs share batches through /dev/shm, of which a pod has 64 MiB by itself.
 SHARED_MEMORY = "8Gi"
-# What the secrets for a server's gateway and for object stores hold, and what the environment calls it.
-TOKEN = {"token": "RSP_TORCHSERVE_TOKEN"}
-S3 = {
-    "access_key": "AWS_ACCESS_KEY_ID",
-    "secret_key": "AWS_SECRET_ACCESS_KEY",
-    "session_token": "AWS_SESSION_TOKEN",
-    "endpoint": "AWS_ENDPOINT_URL_S3",
-    "region": "AWS_REGION",
+# What secrets hold, and what the environment calls it.
+SECRETS = {
+    "rsp-torchserve": {"token": "RSP_TORCHSERVE_TOKEN"},
+    "rsp-s3": {
+        "access_key": "AWS_ACCESS_KEY_ID",
+        "secret_key": "AWS_SECRET_ACCESS_KEY",
+        "session_token": "AWS_SESSION_TOKEN",
+        "endpoint": "AWS_ENDPOINT_URL_S3",
+        "region": "AWS_REGION",
+    },
+    "rsp-download": {"headers": "RSP_HTTP_HEADERS"},
+    "rsp-postgis": {"password": "PGPASSWORD"},
+    "rsp-webhook": {"url": "RSP_WEBHOOK_URL"},
 }
+
+
+class Size(NamedTuple):
+    """What a step asks of its machine: what it gets for sure, and what it may take where there is more.
+
+    A CPU limit is what the tools count their workers by. A pod above its memory limit is killed.
+    """
+
+    cpu: str
+    memory: str
+    cpu_limit: str
+    memory_limit: str
+
+
+SMALL = Size("500m", "512Mi", "1", "2Gi")
+DATA = Size("1", "2Gi", "4", "8Gi")
+MODEL = Size("2", "4Gi", "8", "16Gi")
+TRAINING = Size("2", "8Gi", "16", "64Gi")
+
+
+class Kind(NamedTuple):
+    """How long a step may take before it counts as hanging, and how often it is tried again.
+
+    Attributes:
+        seconds: Of all attempts that are one pod, queueing included.
+        retries: Attempts after the first.
+        backoff: How long to wait before the second; twice as long before each one after.
+    """
+
+    seconds: int
+    retries: int
+    backoff: str
+
+
+HOUR = 3600
+# What looks something up or writes a small file.
+QUICK = Kind(HOUR, 2, "5s")
+# What reads or writes tile sets. With a data_root an attempt goes on where the last one stopped.
+WORK = Kind(72 * HOUR, 2, "30s")
+# What begins from nothing at every attempt, and takes accelerators from others.
+LEARN = Kind(168 * HOUR, 1, "60s")
+# What acts on a server. It may be repeated, and waits for servers.
+ACT = Kind(2 * HOUR, 1, "30s")
+
+
+class Tiles(NamedTuple):
+    """A tile set on its way between steps: as an artifact, or as the text of an address."""
+
+    artifact: Any
+    at: Any = ""
+
+
+class Place(NamedTuple):
+    """Where tile sets go: into artifacts, or below a `data_root` in S3."""
+
+    data_root: Any = None
+    refresh: Any = ""
+
+    @property
+    def remote(self) -> bool:
+        """Whether they go to S3."""
+        return self.data_root is not None
+
+    def inputs(self, **sets: Tiles) -> dict[str, Any]:
+        """Return the arguments that give tile sets to a component."""
+        if self.remote:
+            return {f"{name}_at": tiles.at for name, tiles in sets.items()}
+        return {name: tiles.artifact for name, tiles in sets.items()}
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """Return the arguments that tell a component where to write its tile set."""
+        return {"data_root": self.data_root, "refresh": self.refresh} if self.remote else {}
+
+    def imported(self, given: Any, resolved: Any, name: str) -> dict[str, Any]:
+        """Return the argument that gives a component what another pipeline, or nobody at all, has made.
+
+        Args:
+            given: Its address as the run was given it.
+            resolved: The same from `resolve`, which says what was there.
+            name: Name of the argument.
+        """
+        return {f"{name}_at": resolved} if self.remote else {name: imported(given, dsl.Model)}
+
+    def tiles(self, given: Any, resolved: Any) -> Tiles:
+        """Return a tile set that another pipeline, or nobody at all, has made; see `imported`."""
+        return Tiles(None, resolved) if self.remote else Tiles(imported(given))
+
+    def step(self, component: Any, name: str = "") -> PythonComponent:
+        """Return a component under the name of its steps here."""
+        name = name or component.component_spec.name
+        return called(component, f"{name}{REMOTE}" if self.remote else name)
+
+
+def both(body: Callable[[Place], object], data_root: Any, refresh: Any) -> None:
+    """Add the steps of a body twice, of which those run that fit the `data_root` of the run."""
+    with dsl.If(data_root == "", name="artifacts"):
+        body(Place())
+    with dsl.Else(name="addresses"):
+        body(Place(data_root, refresh))
+
+
+def notified(pipeline: str) -> dsl.ExitHandler:
+    """Return the context of all other steps, after which somebody is told where one of them failed."""
+    task = notify_component(pipeline=pipeline)
+    prepare(task, QUICK, SMALL, "rsp-webhook")
+    return dsl.ExitHandler(task, name="run")
 
 
 class Parts(NamedTuple):
@@ -57,16 +179,43 @@ def called(component: Any, name: str) -> PythonComponent:
     return PythonComponent(component_spec=spec, python_func=component.python_func)
 
 
-def request(task: PipelineTask, cpu: str, memory: str) -> PipelineTask:
-    """Ask for processors and memory."""
-    task.set_cpu_request(cpu)
-    task.set_memory_request(memory)
+def prepare(task: PipelineTask, kind: Kind, size: Size, *secrets: str) -> PipelineTask:
+    """Say what a step needs, how long it may take, and how often it is tried again.
+
+    Args:
+        task: The step.
+        kind: What kind of step it is.
+        size: What it asks of its machine.
+        secrets: Kubernetes secrets whose keys, those that there are, it finds in its environment.
+    """
+    task.set_cpu_request(size.cpu).set_memory_request(size.memory)
+    task.set_cpu_limit(size.cpu_limit).set_memory_limit(size.memory_limit)
+    task.set_retry(num_retries=kind.retries, backoff_duration=kind.backoff, backoff_factor=2.0)
+    kubernetes.set_timeout(task, kind.seconds)
+    for name in secrets:
+        kubernetes.use_secret_as_env(task, secret_name=name, secret_key_to_env=SECRETS[name], optional=True)
     return task
 
 
-def _secret(task: PipelineTask, name: str, variables: dict[str, str]) -> None:
-    """Put keys of a Kubernetes secret into the environment of a step, those that there are."""
-    kubernetes.use_secret_as_env(task, secret_name=name, secret_key_to_env=variables, optional=True)
+class Accelerators(NamedTuple):
+    """What steps may compute on; the parameters of the pipelines by these names say more."""
+
+    gpus: Any
+    predict_gpus: Any
+    accelerator: Any
+    gpu_tolerations: Any
+    gpu_nodes: Any
+
+    def on(self, task: PipelineTask, count: Any) -> PipelineTask:
+        """Let a step have accelerators, and go where they are."""
+        # KFP's backend reads the count of a resource as text: from a whole number it takes nothing, and says so
+        # nowhere. Hence `gpus` is text in every pipeline. "0" is a limit of zero, which the scheduler passes over.
+        task.set_accelerator_type(self.accelerator).set_accelerator_limit(count)
+        # kfp forgets to hand these two down into conditions.
+        task.register_pipeline_channels([each for each in (self.accelerator, count) if not isinstance(each, str)])
+        kubernetes.add_toleration_json(task, self.gpu_tolerations)
+        kubernetes.add_node_selector_json(task, self.gpu_nodes)
+        return task
 
 
 def imported(address: Any, kind: Any = dsl.Dataset) -> Any:
@@ -74,107 +223,181 @@ def imported(address: Any, kind: Any = dsl.Dataset) -> Any:
     return dsl.importer(artifact_uri=address, artifact_class=kind, reimport=False).output
 
 
-class Imagery(NamedTuple):
-    """Which area, and which server has its tiles; the parameters of the pipelines by these names say more."""
+def resolve(**texts: Any) -> dict[str, Any]:
+    """Find out what lies at addresses in S3 now; returns the same texts, each with an ETag."""
+    task = resolve_component(**texts)
+    # It has to look every time: what it finds is what tells a cache whether it still answers.
+    task.set_caching_options(False)
+    prepare(task, QUICK, SMALL, "rsp-s3")
+    return {name: task.outputs[name] for name in texts}
 
-    source: Any
-    kind: Any
-    zoom: Any
+
+class Config(NamedTuple):
+    """The configuration: its tables, or where it is."""
+
+    config: Any
+    config_uri: Any
+
+
+class Imagery(NamedTuple):
+    """Where images come from; the parameters of the pipelines by these names say more."""
+
     url: Any
     url_type: Any
     rate: Any
     tile_format: Any
+    max_failed: Any
 
 
-def download(imagery: Imagery, *, cached: bool = True) -> tuple[Any, Any]:
-    """Cover an area and download its tiles; returns the cover and the images.
+def cover(source: Any, kind: Any, zoom: Any) -> Any:
+    """Cover an area; returns the cover."""
+    task = cover_component(source=source, kind=kind, zoom=zoom)
+    return prepare(task, QUICK, SMALL, "rsp-s3").outputs["cover"]
+
+
+def download(place: Place, covered: Any, imagery: Imagery, *, cached: bool = True) -> Tiles:
+    """Download the tiles of a cover.
 
     `cached` is False where the same request is expected to bring something new.
     """
-    covered = request(
-        cover_component(source=imagery.source, kind=imagery.kind, zoom=imagery.zoom), "500m", "512Mi"
-    )
-    covered.set_caching_options(cached)
-    tiles = download_component(
-        cover=covered.outputs["cover"],
+    task = place.step(download_component)(
+        cover=covered,
         url=imagery.url,
         kind=imagery.url_type,
         rate=imagery.rate,
         tile_format=imagery.tile_format,
+        max_failed=imagery.max_failed,
+        **place.outputs,
     )
-    _secret(tiles, "rsp-download", {"headers": "RSP_HTTP_HEADERS"})
-    tiles.set_caching_options(cached)
-    # Servers have bad minutes; what one attempt fetched is not kept, so the attempts are few.
-    tiles.set_retry(num_retries=2, backoff_duration="30s", backoff_factor=2.0)
-    return covered.outputs["cover"], request(tiles, "1", "1Gi").outputs["tiles"]
+    task.set_caching_options(cached)
+    prepare(task, WORK, DATA, "rsp-download", "rsp-s3")
+    return Tiles(task.outputs["tiles"], task.outputs["tiles_at"])
 
 
-def rasterize(covered: Any, config: Any, features: Any, *, cached: bool = True) -> Any:
-    """Draw features as labels; `cached` is False where the file may have changed under its name."""
-    labels = rasterize_component(cover=covered, config=config, features=features)
-    labels.set_caching_options(cached)
-    return request(labels, "1", "2Gi").outputs["labels"]
+def cut(place: Place, covered: Any, raster: Any, zoom: Any, tile_format: Any) -> Tiles:
+    """Cut rasters into the tiles of a cover."""
+    task = place.step(tile_component)(
+        cover=covered, raster=raster, zoom=zoom, tile_format=tile_format, **place.outputs
+    )
+    prepare(task, WORK, DATA, "rsp-s3")
+    return Tiles(task.outputs["tiles"], task.outputs["tiles_at"])
 
 
-def split(images: Any, labels: Any, share: Any, seed: Any, block: Any) -> Parts:
+def extract(place: Place, pbf: Any, kind: Any) -> Any:
+    """Extract features from OpenStreetMap data; returns them."""
+    task = place.step(extract_component)(pbf=pbf, kind=kind)
+    return prepare(task, WORK, DATA, "rsp-s3").outputs["features"]
+
+
+def rasterize(
+    place: Place, covered: Any, config: Config, *, name: str = "", cached: bool = True, **features: Any
+) -> Tiles:
+    """Draw features as labels.
+
+    Args:
+        place: Where they go.
+        covered: The cover of the labels.
+        config: The configuration.
+        name: Name of the step; that of the component by default.
+        cached: False where they may have changed without a change of what is given.
+        features: `features`, `features_at` or `postgis`, as the component takes them.
+    """
+    task = place.step(rasterize_component, name)(cover=covered, **config._asdict(), **features, **place.outputs)
+    task.set_caching_options(cached)
+    prepare(task, WORK, DATA, "rsp-s3", "rsp-postgis")
+    return Tiles(task.outputs["labels"], task.outputs["labels_at"])
+
+
+def either(condition: Any, one: Callable[[], Tiles], other: Callable[[], Tiles]) -> Tiles:
+    """Add steps of which those run that a condition chooses; returns the tile set of those that ran."""
+    with dsl.If(condition):
+        first = one()
+    with dsl.Else():
+        second = other()
+    return Tiles(dsl.OneOf(first.artifact, second.artifact), dsl.OneOf(first.at, second.at))
+
+
+def split(place: Place, images: Tiles, labels: Tiles, share: Any, seed: Any, block: Any) -> Parts:
     """Split images and labels into a training and a validation part."""
-    covers = request(split_component(tiles=images, share=share, seed=seed, block=block), "500m", "512Mi").outputs
-    parts = {}
-    for part in ("training", "validation"):
-        for name, tiles in (("images", images), ("labels", labels)):
-            step = called(subset_component, f"subset-{part}-{name}")(tiles=tiles, cover=covers[part])
-            parts[f"{part}_{name}"] = request(step, "500m", "512Mi").outputs["subset"]
+    task = place.step(split_component)(**place.inputs(tiles=images), share=share, seed=seed, block=block)
+    covers = prepare(task, QUICK, SMALL, "rsp-s3").outputs
+    parts = {
+        f"{part}_{name}": subset(place, tiles, covers[part], f"subset-{part}-{name}")
+        for part in ("training", "validation")
+        for name, tiles in (("images", images), ("labels", labels))
+    }
     return Parts(**parts, validation_cover=covers["validation"])
 
 
-def train(parts: Parts, config: Any, epochs: Any, gpus: Any, accelerator: Any, seed: Any) -> Any:
+def subset(place: Place, tiles: Tiles, covered: Any, name: str) -> Tiles:
+    """Copy the tiles of a cover into a tile set of their own; `name` is that of the step."""
+    task = place.step(subset_component, name)(**place.inputs(tiles=tiles), cover=covered, **place.outputs)
+    prepare(task, WORK, SMALL, "rsp-s3")
+    return Tiles(task.outputs["subset"], task.outputs["subset_at"])
+
+
+def train(place: Place, parts: Parts, config: Config, epochs: Any, seed: Any, devices: Accelerators) -> Any:
     """Train on as many accelerators as asked for; returns the checkpoint."""
-    task = train_component(
-        training_images=parts.training_images,
-        training_labels=parts.training_labels,
-        validation_images=parts.validation_images,
-        validation_labels=parts.validation_labels,
-        config=config,
-        epochs=epochs,
-        gpus=gpus,
-        seed=seed,
+    sets = {name: tiles for name, tiles in parts._asdict().items() if name != "validation_cover"}
+    task = place.step(train_component)(
+        **place.inputs(**sets), **config._asdict(), epochs=epochs, gpus=devices.gpus, seed=seed
     )
-    # KFP's backend reads the count of a resource as text: from a whole number it takes nothing, and says so
-    # nowhere. Hence `gpus` is text in every pipeline. "0" is a limit of zero, which the scheduler passes over.
-    task.set_accelerator_type(accelerator).set_accelerator_limit(gpus)
+    devices.on(task, devices.gpus)
     kubernetes.empty_dir_mount(
         task, volume_name="shm", mount_path="/dev/shm", medium="Memory", size_limit=SHARED_MEMORY  # noqa: S108
     )  # fmt: skip
-    return request(task, "2", "8Gi").outputs["checkpoint"]
+    return prepare(task, LEARN, TRAINING, "rsp-s3").outputs["checkpoint"]
 
 
-def export(checkpoint: Any) -> Any:
+def export(place: Place, checkpoint: Any) -> Any:
     """Export a checkpoint as what is served; returns the model."""
-    return request(export_component(checkpoint=checkpoint), "1", "4Gi").outputs["model"]
+    return prepare(place.step(export_component)(checkpoint=checkpoint), QUICK, MODEL).outputs["model"]
 
 
-def predict(images: Any, model: Any, endpoint: Any = "") -> Any:
-    """Predict the masks of images."""
-    task = predict_component(images=images, model=model, endpoint=endpoint)
-    _secret(task, "rsp-torchserve", TOKEN)
-    return request(task, "2", "4Gi").outputs["masks"]
+def predict(
+    place: Place,
+    images: Tiles,
+    model: dict[str, Any],
+    devices: Accelerators,
+    *,
+    endpoint: Any = "",
+    max_failed: Any = 0.0,
+) -> Tiles:
+    """Predict the masks of images; `model` is the argument for it, as `{"model": ...}` or `{"model_at": ...}`."""
+    task = place.step(predict_component)(
+        **place.inputs(images=images), **model, endpoint=endpoint, max_failed=max_failed, **place.outputs
+    )
+    devices.on(task, devices.predict_gpus)
+    prepare(task, WORK, MODEL, "rsp-torchserve", "rsp-s3")
+    return Tiles(task.outputs["masks"], task.outputs["masks_at"])
 
 
-def compare(images: Any, labels: Any, masks: Any, config: Any) -> PipelineTask:
+def compare(place: Place, images: Tiles, labels: Tiles, masks: Tiles, config: Config) -> PipelineTask:
     """Compare masks with labels: metrics, confusion matrix, map and pictures."""
-    return request(compare_component(images=images, labels=labels, masks=masks, config=config), "1", "2Gi")
+    task = place.step(compare_component)(
+        **place.inputs(images=images, labels=labels, masks=masks), **config._asdict()
+    )
+    return prepare(task, WORK, DATA, "rsp-s3")
 
 
-def compare_validation(parts: Parts, masks: Any, config: Any) -> PipelineTask:
+def review(place: Place, labels: Tiles, masks: Tiles, config: Config, fg: Any, qod: Any) -> PipelineTask:
+    """List the tiles that somebody should look at, as GeoJSON and as a cover."""
+    task = place.step(review_component)(
+        **place.inputs(labels=labels, masks=masks), **config._asdict(), minimum_fg=fg, maximum_qod=qod
+    )
+    return prepare(task, WORK, DATA, "rsp-s3")
+
+
+def compare_validation(place: Place, parts: Parts, masks: Tiles, config: Config) -> PipelineTask:
     """Compare the validation part of the masks of the whole area."""
-    step = called(subset_component, "subset-validation-masks")(tiles=masks, cover=parts.validation_cover)
-    held_out = request(step, "500m", "512Mi").outputs["subset"]
-    return compare(parts.validation_images, parts.validation_labels, held_out, config)
+    held_out = subset(place, masks, parts.validation_cover, "subset-validation-masks")
+    return compare(place, parts.validation_images, parts.validation_labels, held_out, config)
 
 
-def vectorize(masks: Any, kind: Any, config: Any) -> Any:
+def vectorize(place: Place, masks: Tiles, kind: Any, config: Config) -> Any:
     """Turn the masks of a class into features."""
-    return request(vectorize_component(masks=masks, kind=kind, config=config), "1", "4Gi").outputs["features"]
+    task = place.step(vectorize_component)(**place.inputs(masks=masks), kind=kind, **config._asdict())
+    return prepare(task, WORK, MODEL, "rsp-s3").outputs["features"]
 
 
 class Server(NamedTuple):
@@ -188,29 +411,32 @@ class Server(NamedTuple):
 
 
 def deploy(
-    metrics: Any, model: Any, checkpoint: Any, golden: Any, server: Server, threshold: Any, baseline: Any = 0.0
+    place: Place,
+    metrics: Any,
+    model: Any,
+    checkpoint: Any,
+    golden: Tiles,
+    server: Server,
+    threshold: Any,
+    baseline: Any = 0.0,
 ) -> PipelineTask:
     """Deploy the model if it is good enough; `golden` has the tiles that servers must get right first."""
-    verdict = request(
-        gate_component(
-            metrics=metrics,
-            model=model,
-            threshold=threshold,
-            baseline=baseline,
-            store=server.store,
-            name=server.name,
-        ),
-        "200m",
-        "1Gi",
+    verdict = place.step(gate_component)(
+        metrics=metrics,
+        model=model,
+        threshold=threshold,
+        baseline=baseline,
+        store=server.store,
+        name=server.name,
     )
     # What the store wants now is nothing that a cache knows.
     verdict.set_caching_options(False)
-    _secret(verdict, "rsp-s3", S3)
+    prepare(verdict, QUICK, SMALL, "rsp-s3")
     with dsl.If(verdict.output == "deploy"):
-        task = deploy_component(
+        task = place.step(deploy_component)(
             model=model,
             checkpoint=checkpoint,
-            golden=golden,
+            **place.inputs(golden=golden),
             name=server.name,
             version=server.version,
             store=server.store,
@@ -219,7 +445,5 @@ def deploy(
         )
         # A deployment is an act, not a result: it never comes out of a cache.
         task.set_caching_options(False)
-        _secret(task, "rsp-s3", S3)
-        _secret(task, "rsp-torchserve", TOKEN)
-        request(task, "500m", "3Gi")
+        prepare(task, ACT, MODEL, "rsp-s3", "rsp-torchserve")
     return verdict

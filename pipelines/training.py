@@ -1,11 +1,11 @@
 """Train on tile sets that are there, export the model, and measure it."""
 
-# mypy: disable-error-code="untyped-decorator"
+# mypy: disable-error-code="untyped-decorator, type-arg"
 
 from kfp import dsl
 
 from rsp.pipelines import steps
-from rsp.pipelines.parameters import documented
+from rsp.pipelines.parameters import CONFIG, TOLERATIONS, documented
 
 
 @dsl.pipeline(name="training")
@@ -13,17 +13,32 @@ from rsp.pipelines.parameters import documented
 def training(
     images: str,
     labels: str,
-    config: str,
+    config: dict = CONFIG,
+    config_uri: str = "",
     epochs: int = 10,
     gpus: str = "0",
+    predict_gpus: str = "0",
     accelerator: str = "nvidia.com/gpu",
+    gpu_tolerations: list = TOLERATIONS,
+    gpu_nodes: dict = {},
     seed: int = 0,
     share: int = 70,
     block: int = 1,
+    data_root: str = "",
+    refresh: str = "",
 ) -> None:
     """Split, train, export, predict the validation tiles and compare."""
-    parts = steps.split(steps.imported(images), steps.imported(labels), share, seed, block)
-    checkpoint = steps.train(parts, config, epochs, gpus, accelerator, seed)
-    model = steps.export(checkpoint)
-    masks = steps.predict(parts.validation_images, model)
-    steps.compare(parts.validation_images, parts.validation_labels, masks, config)
+    with steps.notified("training"):
+        found = steps.resolve(images=images, labels=labels, config_uri=config_uri)
+        settings = steps.Config(config, found["config_uri"])
+        devices = steps.Accelerators(gpus, predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
+
+        def body(place: steps.Place) -> None:
+            given = place.tiles(images, found["images"]), place.tiles(labels, found["labels"])
+            parts = steps.split(place, *given, share, seed, block)
+            checkpoint = steps.train(place, parts, settings, epochs, seed, devices)
+            model = steps.export(place, checkpoint)
+            masks = steps.predict(place, parts.validation_images, {"model": model}, devices)
+            steps.compare(place, parts.validation_images, parts.validation_labels, masks, settings)
+
+        steps.both(body, data_root, refresh)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -178,14 +179,29 @@ def load_config(path: str | Location | None = None) -> Config:
     """
     found = find_config(path)
     try:
-        data = tomllib.loads(read_text(found, encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        text = read_text(found, encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the configuration {found}: {error}") from error
-    return parse_config(data, str(found))
+    return parse_config(parse_tables(text, str(found)), str(found))
+
+
+def parse_tables(text: str, where: str = "the configuration") -> dict[str, Any]:
+    """Return the tables of a configuration as they stand in it: TOML, or a JSON object with the same keys.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        # No TOML begins so.
+        tables = json.loads(text) if text.lstrip().startswith("{") else tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"cannot read the configuration {where}: {error}") from error
+    assert isinstance(tables, dict)
+    return tables
 
 
 def parse_config(data: Mapping[str, Any], where: str = "the configuration") -> Config:
-    """Validate the parsed TOML of a configuration; see `load_config`."""
+    """Validate the tables of a configuration; see `load_config`. Whole numbers may be written as 3.0."""
     unknown = sorted(set(data) - set(KEYS))
     if unknown:
         raise ConfigError(f"{where}: unknown table [{unknown[0]}]; expected one of {', '.join(KEYS)}")

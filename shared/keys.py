@@ -110,6 +110,7 @@ def read_table(row: Any, keys: Sequence[Key], where: str, *, others: bool = Fals
 
 def typed(value: Any, key: Key, where: str) -> Any:
     """Return a value as the type of its key; raise `ConfigError` that names what was expected."""
+    value = _whole(value, key.holds)
     number = _is_finite(value)
     match key.holds, value:
         case "bool", bool():
@@ -135,6 +136,15 @@ def typed(value: Any, key: Key, where: str) -> Any:
         case "rows", list():
             return value
     raise ConfigError(f"{where}: expected {EXPECTED[key.holds]}, got {shortened(value)}")
+
+
+def _whole(value: Any, holds: str) -> Any:
+    """Return whole numbers as such where such are expected: forms and JSON may write them as 3.0."""
+    if holds not in ("int", "count", "size", "ints", "rgb"):
+        return value
+    if isinstance(value, list):
+        return [_whole(item, "int") for item in value]
+    return int(value) if type(value) is float and value.is_integer() else value
 
 
 def shortened(value: Any) -> str:

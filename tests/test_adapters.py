@@ -26,6 +26,7 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     ("download", "download"): {"tiles": "out"},
     ("extract", "extract"): {"features": "out"},
     ("rasterize", "rasterize"): {"labels": "out", "features": "geojson"},
+    ("compare", "review"): {"listing": "out", "cover": None},
     ("subset", "subset"): {"subset": "out"},
     ("tile", "tile"): {"tiles": "out", "raster": "rasters"},
     ("train", "train"): {
@@ -39,6 +40,10 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     ("deploy", "deploy"): {},
 }  # fmt: skip
 
+# Parameters of components that stand for none of a function: those are of `rsp.components.reference` and of
+# `rsp.components.artifacts`, or say by address what another one says as an artifact.
+OF_STEPS = {"data_root", "refresh", "config_uri", "failed", "max_failed"}
+
 WEB = {"web_ui_base_url", "web_ui_template", "web_ui"}  # pages of a folder; a component's page is an artifact
 
 # What only the command line has.
@@ -47,19 +52,22 @@ LEFT_OUT = {
     ("cover", "split"): {"crs", "kind", "max_tiles", "zoom"},
     ("download", "download"): {"overwrite", "workers", *WEB},
     ("extract", "extract"): {"index"},
-    ("rasterize", "rasterize"): {"append", "buffer", "postgis", "resume", "tile_format", "workers", *WEB},
+    ("rasterize", "rasterize"): {"append", "buffer", "resume", "tile_format", "workers", *WEB},
     ("subset", "subset"): {"mode", "resume", *WEB},
-    ("tile", "tile"): {"bands", "cover", "no_data", "resume", "tile_format", "value_range", "workers", *WEB},
+    ("tile", "tile"): {"bands", "no_data", "resume", "value_range", "workers", *WEB},
     # What else there is to say about training stands in the configuration.
     ("train", "train"): {"bs", "checkpoint", "device", "loss", "lr", "model", "resume", "ts", "workers"},
     ("export", "export"): {"config", "seed", "tiles"},
     ("predict", "predict"): {
-        "batch_size", "config", "cover", "device", "model", "precision", "resume", "source", "tile_size",
+        "batch_size", "config", "device", "model", "precision", "resume", "source", "tile_size",
         "trust_model", "workers", *WEB,
     },
     ("compare", "compare"): {
         "cover", "geojson", "maximum_fg", "maximum_qod", "minimum_fg", "minimum_qod", "mode", "out", "resume",
         "tile_format", "vertical", "workers", *WEB,
+    },
+    ("compare", "review"): {
+        "cover", "geojson", "images", "mode", "resume", "tile_format", "vertical", "workers", *WEB
     },
     ("vectorize", "vectorize"): {"merge", "workers"},
     ("deploy", "deploy"): {"force", "keep", "listing", "rollback", "single_writer", "timeout", "trust_model"},
@@ -72,12 +80,15 @@ OTHER_DEFAULTS = {
     ("cover", "cover", "kind"): ("geojson", "bbox"),
     ("cover", "cover", "zoom"): (None, 18),
     ("cover", "split", "share"): (None, 70),
+    ("tile", "tile", "zoom"): (REQUIRED, 18),
+    ("extract", "extract", "kind"): (REQUIRED, "building"),
+    ("vectorize", "vectorize", "kind"): (REQUIRED, "building"),
     ("export", "export", "kind"): ("jit", "pt2"),
     ("deploy", "deploy", "name"): ("", "rsp"),  # a list is of all names
 }
 
 # Kubeflow knows no None for numbers: these stand for it. Artifacts may be left out.
-NONE = ("", 0, "0", -1, None)
+NONE = ("", 0, "0", -1, {}, None)
 
 
 def parameters(function):
@@ -126,12 +137,16 @@ def test_the_component_is_the_function(name, component):
     meant = COMPONENTS[name, component]
     found = parameters(components(name)[component])
     assert set(meant) <= set(found)
-    stands_for = {key: meant.get(key, key) for key in found}
+    assert {key.removesuffix("_at") for key in found if key.endswith("_at")} <= set(found)
+    stands_for = {key: meant.get(key, None if key in OF_STEPS or key.endswith("_at") else key) for key in found}
     named = {value for value in stands_for.values() if value is not None}
     assert named <= set(known), "a parameter that the function does not have"
     assert set(known) - named == LEFT_OUT[name, component]
     for key, parameter in found.items():
         if parameter.default is REQUIRED or stands_for[key] is None:
+            continue
+        if f"{key}_at" in found:  # one of the two is given, whatever the function says of it
+            assert parameter.default is None and found[f"{key}_at"].default == "", key
             continue
         default = known[stands_for[key]].default
         if (name, component, key) in OTHER_DEFAULTS:

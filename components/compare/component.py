@@ -7,35 +7,44 @@ from rsp.components.container import image
 
 @dsl.component(base_image=image("compare"), packages_to_install=[], install_kfp_package=False)
 def compare(
-    images: dsl.Input[dsl.Dataset],
-    labels: dsl.Input[dsl.Dataset],
-    masks: dsl.Input[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     confusion: dsl.Output[dsl.ClassificationMetrics],
     map: dsl.Output[dsl.HTML],
     side_by_side: dsl.Output[dsl.HTML],
-    config: str = "",
+    images: dsl.Input[dsl.Dataset] = None,
+    labels: dsl.Input[dsl.Dataset] = None,
+    masks: dsl.Input[dsl.Dataset] = None,
+    images_at: str = "",
+    labels_at: str = "",
+    masks_at: str = "",
+    config: dict = {},
+    config_uri: str = "",
 ) -> None:
     """Measure how well masks agree with labels, and show it: on a map, and the worst tiles side by side.
 
     Args:
-        images: Tile set of the images.
-        labels: Tile set of the labels.
-        masks: Tile set of the masks.
         metrics: IoU of the classes but the background, mIoU, MCC, mean QoD, and the IoU of each class.
         confusion: Confusion matrix of the pixels of all tiles.
         map: Map of image, label and mask stacked: pink is predicted only, green labelled only, grey both.
         side_by_side: Image, label and mask of the tiles of lowest quality of data.
-        config: The configuration, TOML; empty where labels or masks tell their classes.
+        images: Tile set of the images.
+        labels: Tile set of the labels.
+        masks: Tile set of the masks.
+        images_at: The same as `images` by address, in its place.
+        labels_at: The same as `labels` by address, in its place.
+        masks_at: The same as `masks` by address, in its place.
+        config: The configuration: the tables of `config.toml`; empty where labels or masks tell their classes.
+        config_uri: Where the configuration is, in place of `config`: a path or s3://bucket/key.
     """
     from rsp.components.artifacts import config_file, describe, named
     from rsp.components.compare.overview import overview
+    from rsp.components.reference import given
 
-    with config_file(config) as path:
+    with config_file(config, config_uri) as path:
         result = overview(
-            images.path,
-            labels.path,
-            masks.path,
+            given(images, images_at, "images"),
+            given(labels, labels_at, "labels"),
+            given(masks, masks_at, "masks"),
             config=path,
             webmap=named(map, ".html"),
             side_by_side=named(side_by_side, ".html"),
@@ -48,3 +57,58 @@ def compare(
     named(confusion, "").touch()
     describe(map, "map", result)
     describe(side_by_side, "side by side", result)
+
+
+@dsl.component(base_image=image("compare"), packages_to_install=[], install_kfp_package=False)
+def review(
+    listing: dsl.Output[dsl.Dataset],
+    cover: dsl.Output[dsl.Dataset],
+    labels: dsl.Input[dsl.Dataset] = None,
+    masks: dsl.Input[dsl.Dataset] = None,
+    labels_at: str = "",
+    masks_at: str = "",
+    config: dict = {},
+    config_uri: str = "",
+    minimum_fg: float = 0.0,
+    maximum_fg: float = 100.0,
+    minimum_qod: float = 0.0,
+    maximum_qod: float = 100.0,
+) -> None:
+    """List the tiles where masks and labels agree least, as GeoJSON to look at and as a cover to work on.
+
+    Args:
+        listing: The tiles with their scores, GeoJSON.
+        cover: The same tiles as a cover, CSV: for `subset`, or for labelling again. It may be empty.
+        labels: Tile set of the labels.
+        masks: Tile set of the masks.
+        labels_at: The same as `labels` by address, in its place.
+        masks_at: The same as `masks` by address, in its place.
+        config: The configuration: the tables of `config.toml`; empty where labels or masks tell their classes.
+        config_uri: Where the configuration is, in place of `config`: a path or s3://bucket/key.
+        minimum_fg: List tiles with at least this percentage of foreground.
+        maximum_fg: List tiles with at most this percentage of foreground.
+        minimum_qod: List tiles with at least this quality of data, 0 to 100.
+        maximum_qod: List tiles with at most this quality of data, 0 to 100.
+    """
+    from rsp.components.artifacts import config_file, describe, named
+    from rsp.components.compare.listing import cover_of
+    from rsp.components.compare.tool import compare as tool
+    from rsp.components.reference import given
+
+    path = named(listing, ".geojson")
+    with config_file(config, config_uri) as settings:
+        result = tool(
+            path,
+            mode="list",
+            geojson=True,
+            labels=given(labels, labels_at, "labels"),
+            masks=given(masks, masks_at, "masks"),
+            config=settings,
+            minimum_fg=float(minimum_fg),
+            maximum_fg=float(maximum_fg),
+            minimum_qod=float(minimum_qod),
+            maximum_qod=float(maximum_qod),
+        )
+    describe(listing, "listing", result)
+    describe(cover, "cover", result)
+    cover.metadata["tiles"] = cover_of(path, named(cover, ".csv"))

@@ -18,8 +18,8 @@ def cover(
 
     Args:
         cover: The cover, CSV.
-        source: As `rsp cover` takes it.
-        kind: bbox or geojson.
+        source: As `rsp cover` takes it: numbers, a path, or s3://bucket/key.
+        kind: bbox, geojson or dir.
         zoom: Zoom of the cover.
         crs: CRS of the source, as EPSG:2154; empty for what it says.
         max_tiles: Refuse to make a cover of more tiles.
@@ -33,9 +33,10 @@ def cover(
 
 @dsl.component(base_image=image("cover"), packages_to_install=[], install_kfp_package=False)
 def split(
-    tiles: dsl.Input[dsl.Dataset],
     training: dsl.Output[dsl.Dataset],
     validation: dsl.Output[dsl.Dataset],
+    tiles: dsl.Input[dsl.Dataset] = None,
+    tiles_at: str = "",
     share: int = 70,
     seed: int = 0,
     block: int = 1,
@@ -43,18 +44,20 @@ def split(
     """Split the tiles of a tile set into a training and a validation cover.
 
     Args:
-        tiles: A tile set.
         training: The cover of `share` percent of the tiles, CSV.
         validation: The cover of the rest, CSV.
+        tiles: A tile set.
+        tiles_at: The same by address, in its place.
         share: Percentage that goes to training.
         seed: Seed of the shuffle.
         block: Side in tiles of the squares that stay together.
     """
     from rsp.components.artifacts import describe, named
     from rsp.components.cover.tool import cover as tool
+    from rsp.components.reference import given
 
     result = tool(
-        tiles.path,
+        str(given(tiles, tiles_at, "tiles")),
         [named(training, ".csv"), named(validation, ".csv")],
         kind="dir",
         splits=[int(share), 100 - int(share)],

@@ -10,8 +10,9 @@ from rsp.components.container import image
 @dsl.component(base_image=image("deploy"), packages_to_install=[], install_kfp_package=False)
 def deploy(
     model: dsl.Input[dsl.Model],
-    golden: dsl.Input[dsl.Dataset],
     store: str,
+    golden: dsl.Input[dsl.Dataset] = None,
+    golden_at: str = "",
     checkpoint: dsl.Input[dsl.Model] = None,
     name: str = "rsp",
     version: str = "",
@@ -22,8 +23,9 @@ def deploy(
 
     Args:
         model: The exported model.
-        golden: Tile set whose first tiles servers have to answer right.
         store: The release store, as s3://bucket/prefix.
+        golden: Tile set whose first tiles servers have to answer right.
+        golden_at: The same by address, in its place.
         checkpoint: What the model was exported from, to be kept with it.
         name: Name of the model in the URLs.
         version: Its version; empty lets it follow from the model.
@@ -38,6 +40,7 @@ def deploy(
     from pathlib import Path
 
     from rsp.components.deploy.tool import deploy as tool
+    from rsp.components.reference import given
 
     result = tool(
         Path(model.path),
@@ -45,7 +48,7 @@ def deploy(
         name=name,
         version=version,
         checkpoint=Path(checkpoint.path) if checkpoint else None,
-        golden=Path(golden.path),
+        golden=given(golden, golden_at, "golden"),
         status=status.split() or None,
         endpoint=endpoint,
     )

@@ -7,13 +7,19 @@ from rsp.components.container import image
 
 @dsl.component(base_image=image("download"), packages_to_install=[], install_kfp_package=False)
 def download(
-    cover: dsl.Input[dsl.Dataset],
     tiles: dsl.Output[dsl.Dataset],
+    tiles_at: dsl.OutputPath(str),
+    failed: dsl.Output[dsl.Dataset],
     url: str,
+    cover: dsl.Input[dsl.Dataset] = None,
+    cover_at: str = "",
     kind: str = "XYZ",
     rate: int = 10,
     timeout: int = 10,
     tile_format: str = "webp",
+    max_failed: float = 0.0,
+    data_root: str = "",
+    refresh: str = "",
 ) -> None:
     """Download the tiles of a cover from a tile server.
 
@@ -21,27 +27,35 @@ def download(
     stands in the pipeline for all to read.
 
     Args:
-        cover: The tiles to fetch, CSV.
         tiles: The tile set, PMTiles.
+        tiles_at: Where it is, s3://bucket/key#etag; empty without `data_root`.
+        failed: The tiles that could not be fetched, as a cover.
         url: URL of a tile, with placeholders, as `rsp download` takes it.
+        cover: The tiles to fetch, CSV.
+        cover_at: The same by address, in its place.
         kind: XYZ, WMS or TMS.
         rate: Requests a second at most.
         timeout: Seconds to wait for an answer.
         tile_format: What tiles are stored as.
+        max_failed: The share of failed tiles, 0 to 1, that is no failure of the step.
+        data_root: s3://bucket/prefix where the tile set goes; empty for an artifact.
+        refresh: Any text; another one makes again what is there already.
     """
-    from pathlib import Path
-
-    from rsp.components.artifacts import describe, named
     from rsp.components.download.tool import download as tool
+    from rsp.components.reference import Target, given
 
-    result = tool(
-        url,
-        Path(cover.path),
-        named(tiles, ".pmtiles"),
-        kind=kind,
-        rate=int(rate),
-        timeout=int(timeout),
-        tile_format=tile_format,
-        web_ui=False,
-    )
-    describe(tiles, "tiles", result)
+    wanted = given(cover, cover_at, "cover")
+    what = {"url": url, "cover": wanted, "kind": kind, "tile_format": tile_format}
+    target = Target("download", tiles, tiles_at, data_root, refresh, what, failed)
+    if not target.finished(max_failed):
+        result = tool(
+            url,
+            wanted,
+            target.out,
+            kind=kind,
+            rate=int(rate),
+            timeout=int(timeout),
+            tile_format=tile_format,
+            web_ui=False,
+        )
+        target.finish("tiles", result, max_failed)

@@ -7,32 +7,57 @@ from rsp.components.container import image
 
 @dsl.component(base_image=image("predict"), packages_to_install=[], install_kfp_package=False)
 def predict(
-    images: dsl.Input[dsl.Dataset],
-    model: dsl.Input[dsl.Model],
     masks: dsl.Output[dsl.Dataset],
+    masks_at: dsl.OutputPath(str),
+    failed: dsl.Output[dsl.Dataset],
+    images: dsl.Input[dsl.Dataset] = None,
+    images_at: str = "",
+    model: dsl.Input[dsl.Model] = None,
+    model_at: str = "",
+    cover: dsl.Input[dsl.Dataset] = None,
+    cover_at: str = "",
     overlap: int = -1,
     endpoint: str = "",
+    max_failed: float = 0.0,
+    data_root: str = "",
+    refresh: str = "",
 ) -> None:
     """Predict masks of tiles with a model, or with the endpoint that serves it.
 
     Args:
-        images: The tile set.
-        model: A checkpoint or an exported model; not read where an endpoint is given.
         masks: The tile set of masks, PMTiles.
+        masks_at: Where it is, s3://bucket/key#etag; empty without `data_root`.
+        failed: The tiles that could not be predicted, as a cover.
+        images: The tile set.
+        images_at: The same by address, in its place.
+        model: A checkpoint or an exported model; not read where an endpoint is given.
+        model_at: The same by address, in its place.
+        cover: Predict only these tiles of the tile set, CSV; the others are still seen as their neighbours.
+        cover_at: The same by address, in its place.
         overlap: Pixels of the neighbouring tiles that are seen on each side; -1 for the model's.
         endpoint: URL of TorchServe; empty to predict in this step.
+        max_failed: The share of failed tiles, 0 to 1, that is no failure of the step.
+        data_root: s3://bucket/prefix where the tile set goes; empty for an artifact.
+        refresh: Any text; another one makes again what is there already.
     """
-    from pathlib import Path
-
-    from rsp.components.artifacts import describe, named
     from rsp.components.predict.tool import predict as tool
+    from rsp.components.reference import Target, given
 
-    result = tool(
-        Path(images.path),
-        named(masks, ".pmtiles"),
-        checkpoint=None if endpoint else Path(model.path),
-        endpoint=endpoint or None,
-        tile_overlap=None if int(overlap) < 0 else int(overlap),
-        web_ui=False,
-    )
-    describe(masks, "masks", result)
+    tiles = given(images, images_at, "images")
+    # What an endpoint serves nobody knows from here: the model says what it should be.
+    weights = given(model, model_at, "model")
+    wanted = given(cover, cover_at, "cover") if cover or cover_at else None
+    what = {"images": tiles, "model": weights, "cover": wanted, "overlap": overlap, "endpoint": endpoint}
+    target = Target("predict", masks, masks_at, data_root, refresh, what, failed)
+    if not target.finished(max_failed):
+        result = tool(
+            tiles,
+            target.out,
+            checkpoint=None if endpoint else weights,
+            endpoint=endpoint or None,
+            tile_overlap=None if int(overlap) < 0 else int(overlap),
+            cover=wanted,
+            resume=target.remote,
+            web_ui=False,
+        )
+        target.finish("masks", result, max_failed)

@@ -8,36 +8,68 @@ from rsp.components.container import image
 @dsl.component(base_image=image("tile"), packages_to_install=[], install_kfp_package=False)
 def tile(
     tiles: dsl.Output[dsl.Dataset],
+    tiles_at: dsl.OutputPath(str),
     raster: str,
-    zoom: int,
+    zoom: int = 18,
     kind: str = "image",
-    config: str = "",
+    cover: dsl.Input[dsl.Dataset] = None,
+    cover_at: str = "",
+    config: dict = {},
+    config_uri: str = "",
     tile_size: int = 512,
+    tile_format: str = "",
     max_tiles: int = 10_000_000,
+    data_root: str = "",
+    refresh: str = "",
 ) -> None:
     """Cut a georeferenced raster into tiles.
 
     Args:
         tiles: The tile set, PMTiles.
+        tiles_at: Where it is, s3://bucket/key#etag; empty without `data_root`.
         raster: Path, glob pattern or URL of the raster, or of several that make one mosaic.
         zoom: Zoom of the tiles.
         kind: image, or label for one band of class indices.
-        config: The configuration (TOML), which names the classes of labels.
+        cover: Cut only these tiles, CSV.
+        cover_at: The same by address, in its place.
+        config: The configuration: the tables of `config.toml`; it names the classes of labels.
+        config_uri: Where the configuration is, in place of `config`: a path or s3://bucket/key.
         tile_size: Side of a tile in pixels.
+        tile_format: What tiles are stored as; empty for what suits the raster.
         max_tiles: Refuse to make more tiles.
+        data_root: s3://bucket/prefix where the tile set goes; empty for an artifact.
+        refresh: Any text; another one makes again what is there already.
     """
-    from rsp.components.artifacts import config_file, describe, named
+    from rsp.components.artifacts import config_file, read_config
+    from rsp.components.reference import Target, content, given
     from rsp.components.tile.tool import tile as tool
+    from rsp.shared.locations import Address
 
-    with config_file(config) as path:
-        result = tool(
-            [raster],
-            named(tiles, ".pmtiles"),
-            zoom=int(zoom),
-            kind=kind,
-            config=path,
-            tile_size=int(tile_size),
-            max_tiles=int(max_tiles),
-            web_ui=False,
-        )
-    describe(tiles, "tiles", result)
+    source = content(raster)
+    wanted = given(cover, cover_at, "cover") if cover or cover_at else None
+    what = {
+        "raster": source,
+        "zoom": zoom,
+        "kind": kind,
+        "cover": wanted,
+        "config": read_config(config, config_uri) if kind == "label" else {},
+        "tile_size": tile_size,
+        "tile_format": tile_format,
+    }
+    target = Target("tile", tiles, tiles_at, data_root, refresh, what)
+    if not target.finished():
+        with config_file(config, config_uri) as path:
+            result = tool(
+                [str(source.plain) if isinstance(source, Address) else raster],
+                target.out,
+                zoom=int(zoom),
+                kind=kind,
+                config=path,
+                tile_size=int(tile_size),
+                tile_format=tile_format or None,
+                cover=wanted,
+                max_tiles=int(max_tiles),
+                resume=target.remote,
+                web_ui=False,
+            )
+        target.finish("tiles", result)

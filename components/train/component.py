@@ -7,15 +7,20 @@ from rsp.components.container import image
 
 @dsl.component(base_image=image("train"), packages_to_install=[], install_kfp_package=False)
 def train(
-    training_images: dsl.Input[dsl.Dataset],
-    training_labels: dsl.Input[dsl.Dataset],
-    validation_images: dsl.Input[dsl.Dataset],
-    validation_labels: dsl.Input[dsl.Dataset],
     checkpoint: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
     confusion: dsl.Output[dsl.ClassificationMetrics],
     history: dsl.Output[dsl.HTML],
-    config: str,
+    training_images: dsl.Input[dsl.Dataset] = None,
+    training_labels: dsl.Input[dsl.Dataset] = None,
+    validation_images: dsl.Input[dsl.Dataset] = None,
+    validation_labels: dsl.Input[dsl.Dataset] = None,
+    training_images_at: str = "",
+    training_labels_at: str = "",
+    validation_images_at: str = "",
+    validation_labels_at: str = "",
+    config: dict = {},
+    config_uri: str = "",
     epochs: int = 10,
     gpus: str = "0",
     seed: int = 0,
@@ -23,26 +28,38 @@ def train(
     """Train a network, on the CPU or on all accelerators of one node.
 
     Args:
-        training_images: Tile set of images. Every [[channels]] of the configuration takes its bands from it.
-        training_labels: Tile set of the labels of the same tiles.
-        validation_images: Tile set of images that are not trained on.
-        validation_labels: Tile set of the labels of the same tiles.
         checkpoint: The weights of the best epoch with their model card, safetensors.
         metrics: iou, miou, mcc and loss of that epoch on the validation tiles.
         confusion: Its confusion matrix, in pixels.
         history: A chart of all epochs.
-        config: The configuration, TOML.
+        training_images: Tile set of images. Every [[channels]] of the configuration takes its bands from it.
+        training_labels: Tile set of the labels of the same tiles.
+        validation_images: Tile set of images that are not trained on.
+        validation_labels: Tile set of the labels of the same tiles.
+        training_images_at: The same as `training_images` by address, in its place.
+        training_labels_at: The same as `training_labels` by address, in its place.
+        validation_images_at: The same as `validation_images` by address, in its place.
+        validation_labels_at: The same as `validation_labels` by address, in its place.
+        config: The configuration: the tables of `config.toml`.
+        config_uri: Where the configuration is, in place of `config`: a path or s3://bucket/key.
         epochs: Epochs of training.
         gpus: How many GPUs, as text (the count of an accelerator is text in KFP); "0" trains on the CPU.
         seed: Of weights, shuffles and augmentations.
     """
     from rsp.components.artifacts import config_file, describe, named
+    from rsp.components.reference import given
     from rsp.components.train.step import train_step
 
-    with config_file(config) as path:
+    with config_file(config, config_uri) as path:
         result = train_step(
-            {"images": training_images.path, "labels": training_labels.path},
-            {"images": validation_images.path, "labels": validation_labels.path},
+            {
+                "images": given(training_images, training_images_at, "training_images"),
+                "labels": given(training_labels, training_labels_at, "training_labels"),
+            },
+            {
+                "images": given(validation_images, validation_images_at, "validation_images"),
+                "labels": given(validation_labels, validation_labels_at, "validation_labels"),
+            },
             config=path,
             checkpoint=named(checkpoint, ".safetensors"),
             chart=named(history, ".html"),

@@ -17,7 +17,7 @@ from rsp.components.compare.pictures import side, stack, to_rgb
 from rsp.components.compare.scores import RAMP, Scores
 from rsp.components.compare.tool import CompareResult, compare
 from rsp.components.compare.work import Job
-from rsp.shared.config import ClassDef
+from rsp.shared.config import ClassDef, parse_tables
 from rsp.shared.errors import ConfigError, CoverError, TileError, TileSetError
 from rsp.shared.images import complementary, decode, encode, encode_mask
 from rsp.shared.metrics import qod
@@ -329,7 +329,7 @@ def test_resume_keeps_pictures_and_counts_all(sets):
 
 def test_component(run_component, sets):
     artifacts = {name: sets / name for name in ("images", "labels", "masks")}
-    step = run_component(compare_component, artifacts, config=CONFIG)
+    step = run_component(compare_component, artifacts, config=parse_tables(CONFIG))
     result = compare(sets / "list", mode="list", **scored(sets))
     metrics = step.artifacts["metrics"]["metadata"]
     for name in ("iou", "miou", "mcc", "qod"):
@@ -408,7 +408,9 @@ def test_a_picture_of_all_tiles():
 def test_titles_of_classes_are_text_on_the_page(run_component, sets):
     config = CONFIG.replace('"building"', '"<b>&building"')
     artifacts = {name: sets / name for name in ("images", "labels", "masks")}
-    text = run_component(compare_component, artifacts, config=config).path("side_by_side").read_text()
+    text = (
+        run_component(compare_component, artifacts, config=parse_tables(config)).path("side_by_side").read_text()
+    )
     assert "<td>&lt;b&gt;&amp;building</td>" in text and "<b>" not in text
 
 

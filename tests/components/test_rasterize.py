@@ -17,6 +17,7 @@ from shapely.geometry import box, mapping
 from rsp.components.rasterize.burn import Burner, Job, TileIndex
 from rsp.components.rasterize.component import rasterize as rasterize_component
 from rsp.components.rasterize.tool import rasterize
+from rsp.shared.config import parse_tables
 from rsp.shared.errors import ConfigError, CoverError, FeatureError, TileError, TileSetError, UsageError
 from rsp.shared.images import complementary, decode_mask, encode_mask
 from rsp.shared.tiles import Tile, bounds_mercator, read_cover, write_cover
@@ -428,13 +429,20 @@ def test_banepa_against_an_independent_burn(tmp_path, shared_data):
 
 def test_component(place, run_component):
     source = write_geojson(place / "f.json", pixels(TILE, 0, 0, 20, 10))
-    step = run_component(rasterize_component, {"cover": place / "cover"}, config=CONFIG, features=source)
+    step = run_component(
+        rasterize_component, {"cover": place / "cover"}, config=parse_tables(CONFIG), features_at=source
+    )
     masks = labels_of(step.path("labels"))
     assert len(masks) == 3 and masks[TILE].sum() == 200
     metadata = step.artifacts["labels"]["metadata"]
     assert (metadata["rsp_kind"], metadata["tiles"], metadata["features"]) == ("labels", 3, 1)
     step = run_component(
-        rasterize_component, {"cover": place / "cover"}, config=MULTI, features=source, kind="road", tile_size=32
+        rasterize_component,
+        {"cover": place / "cover"},
+        config=parse_tables(MULTI),
+        features_at=source,
+        kind="road",
+        tile_size=32,
     )
     mask = labels_of(step.path("labels"))[TILE]
     assert mask.shape == (32, 32) and mask.max() == 2

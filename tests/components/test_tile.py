@@ -21,6 +21,7 @@ from rasterio.warp import reproject, transform
 
 from rsp.components.tile.component import tile as tile_component
 from rsp.components.tile.tool import tile
+from rsp.shared.config import parse_tables
 from rsp.shared.errors import ConfigError, CoverError, RasterError, UsageError
 from rsp.shared.images import decode, decode_mask
 from rsp.shared.tiles import Tile, read_cover, write_cover
@@ -557,5 +558,7 @@ def test_component(run_component, tmp_path):
     metadata = step.artifacts["tiles"]["metadata"]
     assert metadata["rsp_kind"] == "tiles" and metadata["tiles"] == len(content(step.path("tiles")))
     label = write(tmp_path / "l.tif", blocks())
-    step = run_component(tile_component, raster=str(label), zoom=16, kind="label", config=CONFIG, tile_size=64)
+    step = run_component(
+        tile_component, raster=str(label), zoom=16, kind="label", config=parse_tables(CONFIG), tile_size=64
+    )
     assert {decode_mask(data).shape for data in content(step.path("tiles")).values()} == {(64, 64)}

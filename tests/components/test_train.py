@@ -18,7 +18,7 @@ from rsp.components.train.component import train as train_component
 from rsp.components.train.launch import launch, read_error, write_error
 from rsp.components.train.plan import Plan
 from rsp.components.train.tool import train
-from rsp.shared.config import load_config
+from rsp.shared.config import load_config, parse_tables
 from rsp.shared.errors import ConfigError, PluginError, RspError, TileError, TileSetError, UsageError
 from rsp.shared.learning.checkpoint import load_checkpoint, read_card
 from rsp.shared.locations import Address
@@ -255,7 +255,7 @@ def test_component(run_component, toy):
     sets = {f"{part}_{kind}": toy / part / f"{kind}.pmtiles" for part in ("training", "validation")
             for kind in ("images", "labels")}  # fmt: skip
     text = CONFIG.replace("lr = 0.001", "lr = 0.005").replace('"building"', '"<b>roof</b>"')
-    step = run_component(train_component, sets, config=text, epochs=5)
+    step = run_component(train_component, sets, config=parse_tables(text), epochs=5)
     checkpoint = step.path("checkpoint")
     assert checkpoint.suffix == ".safetensors" and read_card(checkpoint).epochs == 5
     load_checkpoint(checkpoint)
@@ -282,14 +282,18 @@ def test_component_names_the_set_that_is_wrong(run_component, toy, tmp_path):
             for kind in ("images", "labels")}  # fmt: skip
     (tmp_path / "bad.pmtiles").write_bytes(b"PMTiles\x03")
     with pytest.raises(RuntimeError):
-        run_component(train_component, {**sets, "training_labels": tmp_path / "bad.pmtiles"}, config=CONFIG)
+        run_component(
+            train_component, {**sets, "training_labels": tmp_path / "bad.pmtiles"}, config=parse_tables(CONFIG)
+        )
+
+
+SETS = ("training_images", "training_labels", "validation_images", "validation_labels")
 
 
 def test_component_asks_for_what_pipelines_give():
     spec = train_component.component_spec
     assert set(spec.inputs) == {
-        "training_images", "training_labels", "validation_images", "validation_labels", "config", "epochs", "gpus",
-        "seed",
+        *SETS, *(f"{name}_at" for name in SETS), "config", "config_uri", "epochs", "gpus", "seed",
     }  # fmt: skip
     assert {name: output.type for name, output in spec.outputs.items()} == {
         "checkpoint": "system.Model@0.0.1", "metrics": "system.Metrics@0.0.1",

@@ -14,7 +14,7 @@ from shapely.geometry import Polygon, box, shape
 from rsp.components.vectorize.component import vectorize as vectorize_component
 from rsp.components.vectorize.tool import vectorize
 from rsp.shared.classes import class_index
-from rsp.shared.config import ClassDef
+from rsp.shared.config import ClassDef, parse_tables
 from rsp.shared.errors import ConfigError, CoverError, TileSetError
 from rsp.shared.images import encode_mask
 from rsp.shared.polygons import Grid, ground_area
@@ -294,7 +294,7 @@ def test_component(run_component, tmp_path):
     masks = write_masks(
         tmp_path / "masks.pmtiles", burn(BUILDINGS, columns=10, rows=8)
     )  # enough for two processes
-    step = run_component(vectorize_component, {"masks": masks}, kind="building", config=CONFIG)
+    step = run_component(vectorize_component, {"masks": masks}, kind="building", config=parse_tables(CONFIG))
     assert len(read(step.path("features"))) == len(BUILDINGS)
     metadata = step.artifacts["features"]["metadata"]
     assert metadata["rsp_kind"] == "features" and metadata["features"] == 5 and metadata["merged"] == 1

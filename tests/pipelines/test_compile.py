@@ -23,7 +23,8 @@ from rsp.pipelines.compiler import (
     parameters,
     refuse_placeholders,
 )
-from rsp.pipelines.steps import called
+from rsp.pipelines.parameters import CONFIG
+from rsp.pipelines.steps import SECRETS, called
 from rsp.shared.errors import PipelineError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -85,6 +86,12 @@ def dags(document) -> Iterator[tuple[str, dict]]:
     yield from ((name, value) for name, value in document["components"].items() if "dag" in value)
 
 
+def task_of(document: dict, name: str) -> dict:
+    """The task of a name, in whichever graph it is."""
+    (found,) = [part["dag"]["tasks"][name] for _, part in dags(document) if name in part["dag"]["tasks"]]
+    return found
+
+
 def check_references(document: dict) -> None:
     """What the protobufs do not see: names that stand for nothing."""
     declared, labels = document["components"], document["deploymentSpec"]["executors"]
@@ -121,14 +128,16 @@ def test_references(documents):
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda d: d["root"]["dag"]["tasks"]["compare"]["componentRef"].update(name="comp-nothing"),
+        lambda d: task_of(d, "compare")["componentRef"].update(name="comp-nothing"),
         lambda d: d["components"]["comp-compare"].update(executorLabel="exec-nothing"),
-        lambda d: d["root"]["dag"]["tasks"]["compare"]["dependentTasks"].append("nothing"),
-        lambda d: d["root"]["dag"]["tasks"]["compare"]["inputs"]["artifacts"].pop("masks"),
+        lambda d: task_of(d, "compare")["dependentTasks"].append("nothing"),
+        lambda d: task_of(d, "vectorize")["inputs"]["artifacts"]["masks"]["taskOutputArtifact"].update(
+            producerTask="nothing"
+        ),
     ],
 )
 def test_the_check_of_references_checks(spoil):
-    document = next(yaml.safe_load_all(compile_pipeline("quality")))
+    document = next(yaml.safe_load_all(compile_pipeline("hello_world")))
     check_references(document)
     spoil(document)
     with pytest.raises((AssertionError, KeyError)):
@@ -177,7 +186,7 @@ def test_secrets_are_named_and_may_be_absent(documents):
     for document in documents[1:]:
         for config in document["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
             for secret in config.get("secretAsEnv", []):
-                assert secret["optional"] and secret["secretName"] in ("rsp-download", "rsp-s3", "rsp-torchserve")
+                assert secret["optional"] and secret["secretName"] in SECRETS
 
 
 def test_every_parameter_is_explained(text):
@@ -193,8 +202,15 @@ def test_accelerators_are_asked_for_at_run_time():
         "resourceCount": "{{$.inputs.parameters['pipelinechannel--gpus']}}",
         "resourceType": "{{$.inputs.parameters['pipelinechannel--accelerator']}}",
     }
-    given = first["root"]["dag"]["tasks"]["train"]["inputs"]["parameters"]
-    assert given["pipelinechannel--gpus"] == {"componentInputParameter": "gpus"}
+    for step, count in (("train", "gpus"), ("predict", "predict_gpus")):
+        for name in (step, f"{step}-s3"):
+            given = task_of(first, name)["inputs"]["parameters"]
+            channel = f"pipelinechannel--{count}"
+            assert given[channel] == {"componentInputParameter": channel}
+            container = executors([first])[f"exec-{name}"]
+            assert channel in container["resources"]["accelerator"]["resourceCount"]
+            config = second["platforms"]["kubernetes"]["deploymentSpec"]["executors"][f"exec-{name}"]
+            assert config["tolerations"] and config["nodeSelector"]["nodeSelectorJson"]
     declared = first["root"]["inputDefinitions"]["parameters"]
     assert declared["gpus"]["parameterType"] == declared["accelerator"]["parameterType"] == "STRING"
     (mount,) = second["platforms"]["kubernetes"]["deploymentSpec"]["executors"]["exec-train"]["emptyDirMounts"]
@@ -204,10 +220,9 @@ def test_accelerators_are_asked_for_at_run_time():
 @pytest.mark.parametrize("name", ["hello_world", "retraining"])
 def test_deploying_is_never_cached_and_needs_the_store_alone(name):
     first, second = yaml.safe_load_all(compile_pipeline(name))
-    (condition,) = [component for owner, component in dags(first) if owner != "root"]
     # What the store wants at the moment is nothing that a cache knows.
-    for task in (condition["dag"]["tasks"]["deploy"], first["root"]["dag"]["tasks"]["gate"]):
-        assert not task["cachingOptions"].get("enableCache")
+    for step in ("deploy", "gate", "deploy-s3", "gate-s3"):
+        assert not task_of(first, step)["cachingOptions"].get("enableCache")
     configs = second["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for step in ("exec-deploy", "exec-gate"):
         config = configs[step]
@@ -221,24 +236,26 @@ def test_deploying_is_never_cached_and_needs_the_store_alone(name):
     given = first["root"]["inputDefinitions"]["parameters"]
     assert "name: rsp-serving-pods" in services
     assert name == "hello_world" or "rsp-serving-pods" in given["status"]["defaultValue"]
-    assert set(condition["dag"]["tasks"]) == {"deploy"}
+    for step in ("deploy", "deploy-s3"):
+        (condition,) = [part for _, part in dags(first) if step in part["dag"]["tasks"]]
+        assert set(condition["dag"]["tasks"]) == {step}
     outputs = first["components"]["comp-deploy"]["outputDefinitions"]["parameters"]
     assert set(outputs) == {"version", "endpoint", "replaced"}
 
 
 def test_a_nightly_run_downloads_again():
     document = next(yaml.safe_load_all(compile_pipeline("retraining")))
-    tasks = document["root"]["dag"]["tasks"]
-    for name in ("cover", "download", "rasterize"):
-        assert not tasks[name]["cachingOptions"].get("enableCache"), name
-    assert tasks["train"]["cachingOptions"]["enableCache"] is True
+    for name in ("download", "rasterize", "download-s3", "rasterize-s3"):
+        assert not task_of(document, name)["cachingOptions"].get("enableCache"), name
+    assert task_of(document, "train")["cachingOptions"]["enableCache"] is True
 
 
 def test_steps_have_no_display_name(documents):
     """Backends up to 2.5 look for outputs under it, and fail: issue 11173 of kubeflow/pipelines."""
     for _, component in dags(documents[0]):
         for name, task in component["dag"]["tasks"].items():
-            assert task["taskInfo"]["name"] == name
+            if task["componentRef"]["name"] not in dict(dags(documents[0])):
+                assert task["taskInfo"]["name"] == name
 
 
 def test_manifests_against_the_crds(shared_data):
@@ -259,6 +276,55 @@ def test_manifests_against_the_crds(shared_data):
     assert kinds["Pipeline"]["name"] == "hello-world"
     assert re.fullmatch(r"hello-world-[0-9a-f]{12}", kinds["PipelineVersion"]["name"])
     assert {metadata["namespace"] for metadata in kinds.values()} == {"team"}
+
+
+def test_what_is_asked_of_the_cluster(documents):
+    """Every step says what it needs, what it may take, when it hangs, and how often it is tried again."""
+    first, second = documents
+    configs = second["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for label, container in executors(documents).items():
+        resources = container["resources"]
+        for name in ("resourceCpuRequest", "resourceCpuLimit", "resourceMemoryRequest", "resourceMemoryLimit"):
+            assert resources[name], label
+        assert int(configs[label]["activeDeadlineSeconds"]) >= 3600
+    for _, part in dags(first):
+        for name, task in part["dag"]["tasks"].items():
+            if first["components"][task["componentRef"]["name"]].get("executorLabel") in configs:
+                assert 1 <= task["retryPolicy"]["maxRetryCount"] <= 2, name
+
+
+def test_what_speaks_to_s3_has_the_secret(documents):
+    """Whatever may read or write an address; what only works on artifacts has nothing to say there."""
+    first, second = documents
+    configs = second["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for component in first["components"].values():
+        if "executorLabel" not in component or component["executorLabel"] not in configs:
+            continue
+        names = set(component.get("inputDefinitions", {}).get("parameters", {}))
+        speaks = names & {"data_root", "config_uri", "store", "source", "pbf", "raster"} or any(
+            name.endswith("_at") for name in names
+        )
+        secrets = {each["secretName"] for each in configs[component["executorLabel"]].get("secretAsEnv", [])}
+        assert bool(speaks) == ("rsp-s3" in secrets), component["executorLabel"]
+
+
+def test_the_configuration_is_whole_and_the_same_as_that_of_the_project():
+    import json
+    import tomllib
+
+    assert tomllib.loads((ROOT / "config.toml").read_text()) == CONFIG
+    for name in PIPELINES:
+        found = parameters(compile_pipeline(name))
+        assert found["config"].kind == "STRUCT" and found["config"].default in (CONFIG, {})
+        # KFP takes 10,000 bytes for all parameters together.
+        defaults = {key: each.default for key, each in found.items()}
+        assert len(json.dumps(defaults)) < 5000
+
+
+def test_what_the_form_does_not_show_is_in_the_description(documents):
+    first = documents[0]
+    for name, declared in first["root"]["inputDefinitions"]["parameters"].items():
+        assert f"{name}: {declared['description']}"[:40] in first["pipelineInfo"]["description"]
 
 
 def test_no_such_pipeline():

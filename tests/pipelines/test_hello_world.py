@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 STEPS = {
     "cover", "download", "rasterize", "split", "subset-training-images", "subset-training-labels",
     "subset-validation-images", "subset-validation-labels", "subset-validation-masks", "train", "export",
-    "predict", "compare", "vectorize", "gate",
+    "predict", "compare", "vectorize", "gate", "resolve", "notify",
 }  # fmt: skip
 
 
