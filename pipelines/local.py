@@ -207,7 +207,7 @@ def run_local(
     schemas = _schemas(text)
     for step in steps.values():
         _collect(folder, step, schemas)
-    run = LocalRun(folder, log, seconds, steps, _skipped(_executed(text), steps))
+    run = LocalRun(folder, log, seconds, steps, _skipped(list(_executed(text)), steps))
     with atomic_text(folder / "run.json") as file:
         json.dump(run.as_dict(), file, indent=2)
     return run

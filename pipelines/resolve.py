@@ -1,6 +1,6 @@
 """The step that finds out what lies at addresses now, so that caches see contents and not names."""
 
-# mypy: disable-error-code="untyped-decorator"
+# mypy: disable-error-code="untyped-decorator, valid-type"
 
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ def resolve(
         ("model", str),
         ("config_uri", str),
     ],
-):  # type: ignore[valid-type]
+):
     """Add to each address in S3 the ETag that its object has now; other texts stay as they are.
 
     Switch its caching off: what lies at an address may be another tomorrow.
