@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
+import json
 import re
 import warnings
 from dataclasses import dataclass
@@ -95,7 +97,16 @@ def compile_pipeline(pipeline: str | BaseComponent, tag: str | None = None) -> s
             compiler.Compiler().compile(component, str(path))
         except (TypeError, ValueError, RuntimeError) as error:
             raise PipelineError(f"the pipeline cannot be compiled: {error}") from error
-        return _tagged(path.read_text("utf-8"), tag)
+        return _tagged(_settled(path.read_text("utf-8")), tag)
+
+
+def _settled(text: str) -> str:
+    """Return the text with the tables of its comments in order: kfp writes them in that of a hash table."""
+
+    def in_order(found: re.Match[str]) -> str:
+        return found[1] + json.dumps(ast.literal_eval(found[2]), sort_keys=True) + "]"
+
+    return re.sub(r"^(#    \w+: (?:list|dict) \[Default: )(.*)\]$", in_order, text, flags=re.M)
 
 
 def _tagged(text: str, tag: str | None) -> str:
@@ -196,8 +207,6 @@ def check_parameters(text: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _typed(parameter: Parameter, value: Any) -> Any:
-    import json
-
     wanted = {
         "STRING": "a text",
         "NUMBER_INTEGER": "a whole number",
