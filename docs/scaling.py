@@ -80,7 +80,7 @@ def tiles_of(km2: float, latitude: float, zoom: int) -> float:
 
 
 def plan(
-    tiles: float, prices: Prices = Prices(), *, gpu: float = 20.0, together: float = 16.0, rate: float = 200.0
+    tiles: float, prices: Prices = Prices(), *, gpu: float = 20.0, together: float = 1.0, rate: float = 200.0
 ) -> Plan:
     """Return what mapping so many tiles takes.
 
@@ -88,7 +88,7 @@ def plan(
         tiles: Of 256 px.
         prices: What things cost.
         gpu: How many processors an accelerator is worth in the prediction: measure yours.
-        together: How many neighbouring tiles are read with one request.
+        together: How many tiles are read with one request.
         rate: Requests a second that the tile server answers.
     """
     blocks = math.ceil(tiles / BLOCK)
