@@ -19,6 +19,7 @@ class Fault:
         status: The status of an answer that the proxy gives itself; None passes on the server's.
         headers: Of the answer, beside or instead of the server's.
         body: In place of the body of the answer.
+        stall: Seconds for which the request is held up before anything else happens to it.
         cut: Bytes of the body after which the connection breaks; None sends all, -1 not even the status.
     """
 
@@ -27,6 +28,7 @@ class Fault:
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
     cut: int | None = None
+    stall: float = 0.0
 
 
 LOST_REQUEST = Fault(forward=False, cut=-1)
@@ -47,6 +49,7 @@ class FaultyProxy:
     ) -> None:
         self.fault = fault
         self.asked: list[tuple[str, str]] = []
+        self._ending = threading.Event()
         proxy = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -57,6 +60,7 @@ class FaultyProxy:
                 proxy.asked.append((self.command, self.path))
                 fault = proxy.fault(self.command, self.path, self.headers)
                 status, headers, data = 200, {}, b""
+                proxy._ending.wait(fault.stall)
                 if fault.forward:
                     connection = HTTPConnection(host, timeout=20)
                     connection.request(self.command, self.path, body, dict(self.headers))
@@ -99,5 +103,6 @@ class FaultyProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ending.set()
         self._http.shutdown()
         self._http.server_close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -33,6 +33,10 @@ class Stat:
     size: int
     etag: str
     modified: datetime | None = field(default=None, compare=False)
+
+
+def nothing() -> None:
+    """Check nothing."""
 
 
 class Readable(Protocol):
@@ -158,13 +162,14 @@ class Storage(ABC):
         """Store a file of any size, in place of an object that is there."""
 
     @abstractmethod
-    def upload_from(self, key: str, source: Readable, size: int) -> Stat:
+    def upload_from(self, key: str, source: Readable, size: int, *, check: Callable[[], None] = nothing) -> Stat:
         """Store what a source gives, of any size, in place of an object that is there.
 
         Args:
             key: Which.
             source: Read once, from where it stands to its end.
             size: How many bytes it gives.
+            check: Called when all of it has come and none of it is visible; where it raises, none ever is.
 
         Raises:
             StorageError: it gives another number of bytes; what was there stays.

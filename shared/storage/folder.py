@@ -15,7 +15,17 @@ from typing import IO
 
 from rsp.shared.atomic import PREFIX, atomic_path
 from rsp.shared.errors import ChangedError, NotFoundError, StorageError
-from rsp.shared.storage.base import MiB, Readable, Stat, Storage, check_digest, check_key, check_limit, conflict
+from rsp.shared.storage.base import (
+    MiB,
+    Readable,
+    Stat,
+    Storage,
+    check_digest,
+    check_key,
+    check_limit,
+    conflict,
+    nothing,
+)
 
 # Up to this size an ETag is the SHA-256 of the content, above it what the file system knows of the file.
 HASHED = 64 << 10
@@ -95,7 +105,7 @@ class FolderStorage(Storage):
         with source:
             return self._replace(key, copy)
 
-    def upload_from(self, key: str, source: Readable, size: int) -> Stat:
+    def upload_from(self, key: str, source: Readable, size: int, *, check: Callable[[], None] = nothing) -> Stat:
         def copy(temporary: Path) -> None:
             with temporary.open("wb") as output:
                 while data := source.read(_CHUNK):
@@ -104,6 +114,7 @@ class FolderStorage(Storage):
                     raise StorageError(
                         f"cannot write {self._where(key)}: {output.tell()} bytes came, {size} were announced"
                     )
+            check()
 
         return self._replace(key, copy)
 

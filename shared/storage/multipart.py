@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from datetime import timedelta
@@ -74,8 +74,18 @@ def _text(answer: BaseHTTPResponse, tag: str) -> str | None:
     return next((element.text for element in root.iter() if element.tag.rpartition("}")[2] == tag), None)
 
 
-def put_parts(client: Minio, pool: Pool, bucket: str, name: str, source: Readable, size: int) -> str:
+def put_parts(
+    client: Minio,
+    pool: Pool,
+    bucket: str,
+    name: str,
+    source: Readable,
+    size: int,
+    check: Callable[[], None],
+) -> str:
     """Store an object in parts, and return its ETag; whatever fails leaves no part behind.
+
+    `check` is called when all parts are there, before they become visible.
 
     Raises:
         StorageError: the source ends early, or see `Pool.urlopen`.
@@ -99,6 +109,7 @@ def put_parts(client: Minio, pool: Pool, bucket: str, name: str, source: Readabl
                 query = {"partNumber": str(number), "uploadId": upload}
                 under_way.append(threads.submit(send, client, pool, "PUT", bucket, name, data, query=query))
             etags.extend(answer.result().headers["ETag"] for answer in under_way)
+        check()
         return _join(client, pool, bucket, name, upload, etags)
     except BaseException:
         with suppress(StorageError, MinioException):

@@ -22,7 +22,17 @@ from urllib3.response import BaseHTTPResponse
 from rsp.shared.atomic import PREFIX, atomic_path
 from rsp.shared.errors import ChangedError, NotFoundError, StorageError, UsageError
 from rsp.shared.http import Backoff, TryAgain, connection_problem, retry
-from rsp.shared.storage.base import MiB, Readable, Stat, Storage, check_digest, check_key, check_limit, conflict
+from rsp.shared.storage.base import (
+    MiB,
+    Readable,
+    Stat,
+    Storage,
+    check_digest,
+    check_key,
+    check_limit,
+    conflict,
+    nothing,
+)
 from rsp.shared.storage.connection import BACKOFF, Pool, UnreachableError, explain
 from rsp.shared.storage.multipart import PART, put_parts, send
 from rsp.shared.storage.settings import find_credentials, find_endpoint
@@ -140,21 +150,22 @@ class S3Storage(Storage):
         except OSError as error:
             raise StorageError(f"cannot read {path}: {error.strerror}") from error
 
-    def upload_from(self, key: str, source: Readable, size: int) -> Stat:
+    def upload_from(self, key: str, source: Readable, size: int, *, check: Callable[[], None] = nothing) -> Stat:
         if size > SINGLE:
-            return self._parts(key, source, size)
+            return self._parts(key, source, size, check)
         # In one piece, which can be sent again when the connection breaks.
         data = source.read(size + 1)
         if len(data) != size:
             raise StorageError(f"cannot write {self._where(key)}: {len(data)} bytes came, {size} were announced")
+        check()
         return self.write(key, data)
 
     def write(self, key: str, data: bytes) -> Stat:
         return self._put(key, io.BytesIO(data), len(data))
 
-    def _parts(self, key: str, source: Readable, size: int) -> Stat:
+    def _parts(self, key: str, source: Readable, size: int, check: Callable[[], None] = nothing) -> Stat:
         with self._asking("write", key):
-            etag = put_parts(self._client, self._pool, self.bucket, self._name(key), source, size)
+            etag = put_parts(self._client, self._pool, self.bucket, self._name(key), source, size, check)
         return Stat(key, size, etag)
 
     def _put(self, key: str, source: io.BufferedReader | io.BytesIO, size: int) -> Stat:

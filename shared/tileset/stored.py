@@ -82,13 +82,15 @@ class StoredArchiveWriter(ArchiveWriter):
         self._name = f"{os.uname().nodename} {os.getpid()} {secrets.token_hex(8)}".encode()
         self._storage.write(self._segments + OWNER, self._name)
 
+    def _owner(self) -> bytes:
+        try:
+            return self._storage.read(self._segments + OWNER)[0]
+        except NotFoundError:
+            return b""
+
     def _check_owner(self) -> None:
         """Raise `TileSetError` where another writer has taken over."""
-        try:
-            found, _ = self._storage.read(self._segments + OWNER)
-        except NotFoundError:
-            found = b""
-        if found != self._name:
+        if (found := self._owner()) != self._name:
             who = f"on {found.decode(errors='replace').partition(' ')[0]} " if found else ""
             raise TileSetError(
                 f"another process {who}has begun to write {self.path} and goes on in place of this one"
@@ -150,7 +152,8 @@ class StoredArchiveWriter(ArchiveWriter):
                     self._copy(tile for tile in sorted(self._kept) if id_of(tile) not in self._journal.records)
             if self.etag is None:
                 super()._commit()
-            self._storage.delete(*(each.key for each in self._storage.list(self._segments)))
+            if self._owner() == self._name:  # what is there is a successor's otherwise
+                self._storage.delete(*(each.key for each in self._storage.list(self._segments)))
         except BaseException:
             self.abandon()
             raise
@@ -166,8 +169,9 @@ class StoredArchiveWriter(ArchiveWriter):
     def _publish(self, head: Iterable[bytes], sources: Iterable[tuple[int, int]], size: int) -> None:
         self._check_owner()
         parts = list(head)
-        stream = _Stream(self._content(parts, sources))
-        self.etag = self._storage.upload_from(self._key, stream, sum(map(len, parts)) + size).etag
+        stream, size = _Stream(self._content(parts, sources)), sum(map(len, parts)) + size
+        # Once more at the end: an upload of minutes must not replace what a successor has committed meanwhile.
+        self.etag = self._storage.upload_from(self._key, stream, size, check=self._check_owner).etag
 
     def _content(self, head: list[bytes], sources: Iterable[tuple[int, int]]) -> Iterator[bytes]:
         yield from head

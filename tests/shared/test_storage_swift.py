@@ -13,8 +13,10 @@ from rasterio.transform import from_origin
 
 from rsp.shared.errors import ChangedError, ConflictError, StorageError
 from rsp.shared.http import Backoff
+from rsp.shared.locations import location
 from rsp.shared.storage import multipart, open_storage
 from rsp.shared.storage import s3 as module
+from rsp.shared.tileset import open_reader, open_writer, stored
 from tests.faults import NONE, Fault, FaultyProxy
 from tests.shared.test_storage import ODD_KEYS
 from tests.swift import missing, swift
@@ -149,3 +151,31 @@ def test_tools_read_and_write_with_signatures(store, rsp, tmp_path, monkeypatch)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a wrong key")
     ran = rsp("tile", "--zoom", 15, f"{store.address}/in/an ortho.tif", tmp_path / "none")
     assert ran.code == 1 and "does not accept the credentials" in ran.stderr and "a wrong key" not in ran.stderr
+
+
+def test_tile_sets(server, bucket, monkeypatch, tmp_path):
+    """Writes on condition are not needed for them: this server refuses those."""
+    from tests.shared.test_stored import TILES, content, write
+
+    for name, value in server.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(stored, "SEGMENT", 20_000)
+    monkeypatch.setattr(module, "SINGLE", 1 << 16)
+    folder = f"s3://{bucket}/tile-sets"
+    with pytest.raises(KeyError), open_writer(f"{folder}/a.pmtiles", "png") as writer:
+        for tile in TILES[:60]:
+            writer.write(tile, content(tile))
+        raise KeyError
+    with open_writer(f"{folder}/a.pmtiles", "png", resume=True) as writer:
+        assert writer.done == frozenset(TILES[:60])
+        for tile in TILES[60:]:
+            writer.write(tile, content(tile))
+    write(str(tmp_path / "a.pmtiles"))
+    with open_reader(f"{folder}/a.pmtiles#{writer.etag}") as reader:
+        assert reader.read_many(TILES) == {tile: content(tile) for tile in TILES}
+    storage, key = location(f"{folder}/a.pmtiles").open()
+    assert storage.read(key)[0] == (tmp_path / "a.pmtiles").read_bytes()
+    write(f"{folder}/tiles", TILES[:20])
+    with open_reader(f"{folder}/tiles") as reader:
+        assert [reader.read(tile) for tile in TILES[:20]] == [content(tile) for tile in TILES[:20]]
+    assert len(list(location(folder).storage().list())) == 22, "segments are gone"

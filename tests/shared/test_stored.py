@@ -6,12 +6,15 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from rsp.shared.errors import ChangedError, StorageError, TileSetError, UsageError
+from rsp.shared.http import Backoff
 from rsp.shared.locations import location, pinned
+from rsp.shared.storage.connection import Pool
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import open_reader, open_writer, remove_tileset, stored
 from tests.faults import LOST_ANSWER, LOST_REQUEST, NONE, Fault, FaultyProxy
@@ -201,6 +204,97 @@ def test_who_was_taken_over_commits_nothing(bucket):
     assert keys(bucket) == ["a.pmtiles"]
 
 
+def test_an_upload_that_was_overtaken_replaces_nothing(bucket, server, small, monkeypatch):
+    from rsp.shared.storage import multipart, s3
+
+    monkeypatch.setattr(s3, "SINGLE", 1 << 16)
+    monkeypatch.setattr(multipart, "PART", 5 << 20)
+    address = f"{bucket}/a.pmtiles"
+    before = keys(bucket)
+
+    class Successor:
+        """Begins and ends while the other's parts are on their way."""
+
+        etag = ""
+
+        def __call__(self, method: str, path: str, *_: object) -> Fault:
+            if "partNumber=2" in path and not self.etag:
+                self.etag = "begun"
+                monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.environ["AWS_ENDPOINT_URL_S3"])
+                with open_writer(address, "png") as writer:
+                    writer.write(TILES[0], b"second")
+                self.etag = writer.etag
+            return NONE
+
+    successor = Successor()
+    with FaultyProxy(server.host, successor) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        first = open_writer(address, "png")
+        for tile in TILES[:7]:
+            first.write(tile, random.Random(str(tile)).randbytes(1 << 20))
+        with pytest.raises(TileSetError, match="another process has begun to write"):
+            first.commit()
+    assert str(pinned(location(address))).endswith(successor.etag)
+    assert keys(bucket) == [*before, "a.pmtiles"]
+    client = server.client()
+    assert not client._list_multipart_uploads(bucket[5:]).uploads, "nothing stays of what was uploaded"
+
+
+def test_who_commits_leaves_what_is_a_successors(bucket, server, small, monkeypatch):
+    address = f"{bucket}/a.pmtiles"
+    late: list[object] = []
+
+    def overtake(method: str, path: str, *_: object) -> Fault:
+        if method == "PUT" and path.partition("?")[0].endswith("/a.pmtiles") and not late:
+            late.append(None)
+            monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.environ["AWS_ENDPOINT_URL_S3"])
+            late[0] = open_writer(address, "png", resume=True)
+        return NONE
+
+    with FaultyProxy(server.host, overtake) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        first = write(address, TILES[:60])
+    second = late[0]
+    assert second.done and len(keys(bucket)) > 3, "segments of the one that goes on are there"
+    for tile in TILES[:60]:
+        if tile not in second.done:
+            second.write(tile, content(tile))
+    second.commit()
+    assert second.etag == first and keys(bucket) == ["a.pmtiles"]
+
+
+def test_a_reader_sees_the_old_archive_or_the_new_one(bucket):
+    address, some = f"{bucket}/a.pmtiles", TILES[::20]
+    versions = [{tile: content(tile, version) for tile in some} for version in range(6)]
+    write(address, some, version=0)
+    ended = threading.Event()
+    seen, wrong = set(), []
+
+    def look() -> None:
+        while not ended.is_set():
+            try:
+                with open_reader(address) as reader:
+                    found = {tile: reader.read(tile) for tile in some}
+            except ChangedError:
+                continue  # it was replaced between two requests, and that is said
+            if found in versions:
+                seen.add(versions.index(found))
+            else:
+                wrong.append(found)
+
+    readers = [threading.Thread(target=look) for _ in range(2)]
+    for each in readers:
+        each.start()
+    try:
+        for version in range(1, 6):
+            write(address, some, version=version)
+    finally:
+        ended.set()
+        for each in readers:
+            each.join()
+    assert not wrong and seen <= set(range(6))
+
+
 def test_nothing_written_leaves_nothing(bucket):
     with pytest.raises(TileSetError, match=r"no tile was written, so s3://.*/a.pmtiles was not made"):
         write(f"{bucket}/a.pmtiles", [])
@@ -246,7 +340,9 @@ def test_one_object_a_tile(bucket):
 
 def test_one_call_in_ten_fails(bucket, server, small, monkeypatch):
     dice = random.Random(3)
-    faults = [LOST_REQUEST, LOST_ANSWER, Fault(status=503, forward=False), Fault(cut=100)]
+    monkeypatch.setattr(Pool.__init__, "__defaults__", (Backoff(8, 0.01), 1.0))
+    stalled = Fault(stall=1.5)
+    faults = [LOST_REQUEST, LOST_ANSWER, Fault(status=503, forward=False), Fault(cut=100), stalled]
     with FaultyProxy(server.host, lambda *_: dice.choice(faults) if dice.random() < 0.1 else NONE) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         etag = write(f"{bucket}/a.pmtiles")
