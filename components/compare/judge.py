@@ -1,0 +1,211 @@
+"""Whether a candidate is better than the champion, by the masks of both on the same held-out tiles.
+
+Neighbouring tiles are alike, so a tile is no independent sample: what is drawn are square blocks of tiles, each
+with the pixels of both models (a paired bootstrap). The gain is the candidate's IoU less the champion's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from rsp.components.compare.work import Job, compare_tiles, tiles_of
+from rsp.shared.classes import find_classes
+from rsp.shared.errors import TileSetError, UsageError
+from rsp.shared.jobs import Failure
+from rsp.shared.locations import Location, location
+from rsp.shared.metrics import Counts, foreground_iou
+from rsp.shared.tiles import Tile, zxy
+
+DRAWS = 2000
+# Below so many blocks the draws say little about the area, and nothing is judged.
+LEAST_BLOCKS = 8
+# The lower bound of the gain is that which 90 % of the draws reach.
+CONFIDENCE = 0.9
+# Draws whose matrices are added up at once: memory stays at some megabytes.
+_CHUNK = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Whether to deploy the candidate, and why.
+
+    Attributes:
+        deploy: Whether the candidate takes the champion's place.
+        reason: Why, or why not.
+        iou: The candidate's IoU of the classes but the background on the held-out tiles, 0 to 1; NaN where
+            labels and masks hold none of them.
+        champion_iou: The champion's; NaN where there is no champion.
+        gain: `iou - champion_iou`.
+        low: The gain that 90 % of the draws reach.
+        high: The gain that 10 % of the draws reach.
+        tiles: How many tiles were looked at.
+        blocks: How many blocks they make.
+    """
+
+    deploy: bool
+    reason: str
+    iou: float
+    champion_iou: float = math.nan
+    gain: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    tiles: int = 0
+    blocks: int = 0
+
+    def measures(self) -> dict[str, float]:
+        """Return the numbers that are known, for metrics."""
+        return {
+            name: float(value)
+            for name, value in asdict(self).items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        }
+
+
+def judge(
+    labels: str | Location,
+    candidate: str | Location,
+    champion: str | Location | None = None,
+    *,
+    config: Location | None = None,
+    bar: float = 0.0,
+    margin: float = 0.0,
+    block: int = 4,
+    seed: int = 0,
+    workers: int | None = None,
+) -> Verdict:
+    """Compare the masks of two models with the labels of the same tiles.
+
+    The candidate is deployed if its IoU reaches the bar and, where there is a champion, gains at least the margin,
+    and if the lower 90 % bound of the gain is not negative.
+
+    Args:
+        labels: Tile set of the labels of held-out tiles.
+        candidate: Tile set of the candidate's masks of them.
+        champion: Tile set of the champion's masks; None where nothing serves yet: then the bar alone decides.
+        config: The configuration; None where the tile sets tell their classes.
+        bar: The least IoU, 0 to 1.
+        margin: The least gain, 0 to 1.
+        block: Side in tiles of the blocks.
+        seed: Of the draws.
+        workers: How many processes; None for one a processor.
+
+    Raises:
+        UsageError: a number makes no sense.
+        TileSetError: the sets hold different tiles, or a tile cannot be compared.
+    """
+    for name, value in (("bar", bar), ("margin", margin)):
+        if not 0 <= value <= 1:
+            raise UsageError(f"{name} is 0 to 1, got {value}")
+    if block < 1:
+        raise UsageError(f"block is at least 1 tile, got {block}")
+    masks = [candidate] if champion is None else [candidate, champion]
+    found = [_counts(labels, each, config, workers) for each in masks]
+    tiles = sorted(found[0])
+    if champion is not None and found[1].keys() != found[0].keys():
+        odd = min(found[0].keys() ^ found[1].keys())
+        raise TileSetError(
+            f"{candidate} and {champion} hold different tiles, as {zxy(odd)}: predict the same ones"
+        )
+    ours, *theirs = (blocks_of(each, block) for each in found)
+    return decide(ours, theirs[0] if theirs else None, bar=bar, margin=margin, seed=seed, tiles=len(tiles))
+
+
+def _counts(
+    labels: str | Location, masks: str | Location, config: Location | None, workers: int | None
+) -> dict[Tile, Counts]:
+    """Return the confusion matrix of each tile."""
+    pair = location(labels), location(masks)
+    job = Job(
+        mode="list", images=(), labels=pair[0], masks=pair[1], classes=len(find_classes(config, pair)),
+        minimum=(0.0, 0.0), maximum=(100.0, 100.0), vertical=False, tile_format="png",
+    )  # fmt: skip
+    counts: dict[Tile, Counts] = {}
+    for (tile, _), done in compare_tiles(job, [(tile, False) for tile in tiles_of(job, None)], workers):
+        if isinstance(done, Failure):
+            raise TileSetError(f"the tile {zxy(tile)} cannot be judged: {done.reason}")
+        assert done.counts is not None
+        counts[tile] = done.counts
+    return counts
+
+
+def blocks_of(counts: dict[Tile, Counts], side: int) -> Counts:
+    """Add up the matrices of the tiles of each square block; returns shape (blocks, K, K), in a fixed order."""
+    blocks: dict[tuple[int, int], list[Counts]] = defaultdict(list)
+    for tile in sorted(counts):
+        blocks[tile.x // side, tile.y // side].append(counts[tile])
+    return np.stack([np.sum(blocks[key], axis=0) for key in sorted(blocks)])
+
+
+def decide(
+    candidate: Counts, champion: Counts | None, *, bar: float, margin: float, seed: int = 0, tiles: int = 0
+) -> Verdict:
+    """Decide by the matrices of the same blocks, shape (blocks, K, K).
+
+    Args:
+        candidate: The candidate's.
+        champion: The champion's; None where there is none.
+        bar: The least IoU.
+        margin: The least gain.
+        seed: Of the draws.
+        tiles: How many tiles the blocks have, for the verdict.
+    """
+    iou, blocks = foreground_iou(candidate.sum(0)), len(candidate)
+    if champion is None:
+        passed = iou >= bar
+        reason = f"IoU {iou:.4f}, the bar is {bar:g}; there is no champion"
+        return Verdict(deploy=passed, reason=reason, iou=iou, tiles=tiles, blocks=blocks)
+    before = foreground_iou(champion.sum(0))
+    gain = iou - before
+    if blocks < LEAST_BLOCKS:
+        reason = (
+            f"{blocks} blocks of held-out tiles are too few to judge, {LEAST_BLOCKS} are needed: hold out "
+            "more, or let blocks be smaller"
+        )
+        return Verdict(
+            deploy=False, reason=reason, iou=iou, champion_iou=before, gain=gain, tiles=tiles, blocks=blocks
+        )
+    gains = draw_gains(candidate, champion, seed)
+    low, high = (float(each) for each in np.quantile(gains, (1 - CONFIDENCE, CONFIDENCE)))
+    against = []
+    # A NaN reaches nothing.
+    if not iou >= bar:
+        against.append(f"the bar is {bar:g}")
+    if not gain >= margin:
+        against.append(f"the gain of {gain:+.4f} is below the margin of {margin:g}")
+    if not low >= 0:
+        against.append(f"the gain may be chance: {1 - CONFIDENCE:.0%} of the draws gain less than {low:+.4f}")
+    reason = f"IoU {iou:.4f}, the champion has {before:.4f}: gain {gain:+.4f} ({low:+.4f} to {high:+.4f})"
+    if against:
+        reason += f"; kept the champion: {'; '.join(against)}"
+    return Verdict(
+        deploy=not against, reason=reason, iou=iou, champion_iou=before, gain=gain, low=low, high=high,
+        tiles=tiles, blocks=blocks,
+    )  # fmt: skip
+
+
+def draw_gains(candidate: Counts, champion: Counts, seed: int, draws: int = DRAWS) -> npt.NDArray[np.float64]:
+    """Return the gain of each draw: as many blocks as there are, with replacement, the same ones for both.
+
+    A draw in which one of the two has no IoU, since no class but the background is in it, says nothing and is NaN
+    as long as other draws do; where all are, the quantiles are NaN, too.
+    """
+    rng = np.random.default_rng(seed)
+    gains: list[float] = []
+    for start in range(0, draws, _CHUNK):
+        size = min(_CHUNK, draws - start)
+        chosen = rng.integers(0, len(candidate), (size, len(candidate)))
+        gains += (_ious(candidate, chosen) - _ious(champion, chosen)).tolist()
+    found = np.asarray(gains)
+    known = found[~np.isnan(found)]
+    return known if known.size else found
+
+
+def _ious(blocks: Counts, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    times = np.zeros((len(chosen), len(blocks)), np.int64)
+    np.add.at(times, (np.arange(len(chosen))[:, None], chosen), 1)
+    return np.array([foreground_iou(matrix) for matrix in np.tensordot(times, blocks, 1)])
