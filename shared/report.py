@@ -77,20 +77,24 @@ def _beside(out: Location, suffix: str) -> Location:
 def note_absent(out: Location, absent: Collection[Tile]) -> None:
     """List tiles that do not exist in a cover beside the output; remove the list of an earlier run if all do."""
     path = absent_cover(out)
-    if not absent:
+    if _listed(path, absent):
+        print(f"{len(absent)} tiles do not exist there; {path} lists them", file=sys.stderr)
+
+
+def _listed(path: Location, tiles: Collection[Tile]) -> bool:
+    """Write a cover of tiles, or remove the one of an earlier run where there are none; tell which."""
+    if tiles:
+        write_cover(path, sorted(tiles))
+    else:
         remove(path)
-        return
-    write_cover(path, sorted(absent))
-    print(f"{len(absent)} tiles do not exist there; {path} lists them", file=sys.stderr)
+    return bool(tiles)
 
 
 def note_failures(out: Location, failed: dict[Tile, str]) -> None:
     """List failed tiles in a cover beside the output, or remove the list of an earlier run if none failed."""
     path = failed_cover(out)
-    if not failed:
-        remove(path)
+    if not _listed(path, failed):
         return
-    write_cover(path, sorted(failed))
     for tile, reason in sorted(failed.items())[:10]:
         print(f"failed: {zxy(tile)}: {reason}", file=sys.stderr)
     if len(failed) > 10:
