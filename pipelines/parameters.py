@@ -55,6 +55,9 @@ TEXTS = {
     "address that KFP can fetch.",
     "model_name": "Name of the model on the server.",
     "model_version": "Version of the model on the server; by default it is derived from the model.",
+    "node_gpus": 'How many accelerators each of several nodes trains on, as text; "0" trains on processors.',
+    "nodes": "How many nodes to train on. Several train as a TrainJob (docs/several-nodes.md): they need a "
+    '`data_root`, `gpus` "0", and `node_gpus`.',
     "pbf": "Where OpenStreetMap data are to extract what is to be learnt from, in place of `features`: a "
     "path or s3://bucket/key.",
     "pbf_kind": "What is extracted from `pbf`: building, road, a plug-in, or module:attribute.",
@@ -66,6 +69,7 @@ TEXTS = {
     "already.",
     "review_fg": "List tiles for review that have at least this percentage of foreground.",
     "review_qod": "List tiles for review that have at most this quality of data, 0 to 100.",
+    "runtime": "The ClusterTrainingRuntime of Kubeflow Trainer that several nodes run.",
     "seed": "Seed of the split and of the training; keep it, and the validation tiles stay the same.",
     "share": "Percentage of the tiles that is trained on.",
     "source": "The area: west,south,east,north for a bbox, else a path or s3://bucket/key, as `rsp cover` "

@@ -336,11 +336,37 @@ def subset(place: Place, tiles: Tiles, covered: Any, name: str) -> Tiles:
     return Tiles(task.outputs["subset"], task.outputs["subset_at"])
 
 
-def train(place: Place, parts: Parts, config: Config, epochs: Any, seed: Any, devices: Accelerators) -> Any:
-    """Train on as many accelerators as asked for; returns the checkpoint."""
+class Several(NamedTuple):
+    """How many nodes train, and what each is; the parameters of the pipelines by these names say more."""
+
+    nodes: Any = 1
+    node_gpus: Any = "0"
+    runtime: Any = "torch-distributed"
+
+
+ONE_NODE = Several()
+
+
+def train(
+    place: Place,
+    parts: Parts,
+    config: Config,
+    epochs: Any,
+    seed: Any,
+    devices: Accelerators,
+    several: Several = ONE_NODE,
+) -> Any:
+    """Train on as many accelerators and nodes as asked for; returns the checkpoint."""
     sets = {name: tiles for name, tiles in parts._asdict().items() if name != "validation_cover"}
     task = place.step(train_component)(
-        **place.inputs(**sets), **config._asdict(), epochs=epochs, gpus=devices.gpus, seed=seed
+        **place.inputs(**sets),
+        **config._asdict(),
+        epochs=epochs,
+        gpus=devices.gpus,
+        seed=seed,
+        **several._asdict(),
+        accelerator=devices.accelerator,
+        **place.outputs,
     )
     devices.on(task, devices.gpus)
     kubernetes.empty_dir_mount(

@@ -21,6 +21,9 @@ def training(
     accelerator: str = "nvidia.com/gpu",
     gpu_tolerations: list = TOLERATIONS,
     gpu_nodes: dict = {},
+    nodes: int = 1,
+    node_gpus: str = "0",
+    runtime: str = "torch-distributed",
     seed: int = 0,
     share: int = 70,
     block: int = 1,
@@ -33,10 +36,12 @@ def training(
         settings = steps.Config(config, found["config_uri"])
         devices = steps.Accelerators(gpus, predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
 
+        several = steps.Several(nodes, node_gpus, runtime)
+
         def body(place: steps.Place) -> None:
             given = place.tiles(images, found["images"]), place.tiles(labels, found["labels"])
             parts = steps.split(place, *given, share, seed, block)
-            checkpoint = steps.train(place, parts, settings, epochs, seed, devices)
+            checkpoint = steps.train(place, parts, settings, epochs, seed, devices, several)
             model = steps.export(place, checkpoint)
             masks = steps.predict(place, parts.validation_images, {"model": model}, devices)
             steps.compare(place, parts.validation_images, parts.validation_labels, masks, settings)

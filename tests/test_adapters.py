@@ -32,6 +32,8 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     ("train", "train"): {
         "training_images": "dataset", "training_labels": "dataset", "validation_images": "dataset",
         "validation_labels": "dataset", "checkpoint": "out", "metrics": None, "confusion": None, "history": None,
+        # What a step asks of the cluster.
+        "nodes": None, "node_gpus": None, "accelerator": None, "runtime": None,
     },
     ("export", "export"): {"model": "out"},
     ("predict", "predict"): {"images": "tiles", "model": "checkpoint", "masks": "out", "overlap": "tile_overlap"},

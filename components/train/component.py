@@ -24,8 +24,14 @@ def train(
     epochs: int = 10,
     gpus: str = "0",
     seed: int = 0,
+    nodes: int = 1,
+    node_gpus: str = "0",
+    accelerator: str = "nvidia.com/gpu",
+    runtime: str = "torch-distributed",
+    data_root: str = "",
+    refresh: str = "",
 ) -> None:
-    """Train a network, on the CPU or on all accelerators of one node.
+    """Train a network, on the CPU or on all accelerators of one node, or on several nodes as a TrainJob.
 
     Args:
         checkpoint: The weights of the best epoch with their model card, safetensors.
@@ -45,10 +51,17 @@ def train(
         epochs: Epochs of training.
         gpus: How many GPUs, as text (the count of an accelerator is text in KFP); "0" trains on the CPU.
         seed: Of weights, shuffles and augmentations.
+        nodes: How many nodes train; with 1 the step itself does. Several need a `data_root`.
+        node_gpus: GPUs of each of several nodes, as text; "0" trains on their processors.
+        accelerator: What Kubernetes calls the GPUs of several nodes.
+        runtime: The ClusterTrainingRuntime of Kubeflow Trainer that several nodes run.
+        data_root: s3://bucket/prefix where several nodes write.
+        refresh: Any text; another one trains again what several nodes have trained before.
     """
     from rsp.components.artifacts import config_file, describe, named
     from rsp.components.reference import given
     from rsp.components.train.step import train_step
+    from rsp.components.train.trainjob import Nodes
 
     with config_file(config, config_uri) as path:
         result = train_step(
@@ -66,6 +79,9 @@ def train(
             epochs=int(epochs),
             gpus=int(float(gpus)),
             seed=int(seed),
+            nodes=Nodes(int(nodes), runtime, gpus=int(float(node_gpus)), accelerator=accelerator),
+            data_root=data_root,
+            refresh=refresh,
         )
     for name, value in result.measures().items():
         metrics.log_metric(name, value)

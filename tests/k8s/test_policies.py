@@ -300,7 +300,8 @@ def test_steps_of_pipelines(path):
     assert steps
     for name, step in steps.items():
         pinned(step["image"])
-        assert {"resourceCpuRequest", "resourceMemoryRequest"} <= set(step["resources"]), name
+        for each in ("Request", "Limit"):
+            assert {f"resourceCpu{each}", f"resourceMemory{each}"} <= set(step["resources"]), name
         for variable in step.get("env", []):
             assert not re.search("PASSWORD|KEY|TOKEN|SECRET", variable["name"]), (name, variable["name"])
     for name, told in platform.items():

@@ -15,12 +15,14 @@ import pytest
 
 from rsp.components.train import follow, lease
 from rsp.components.train import nodes as program
+from rsp.components.train.component import train
 from rsp.components.train.launch import launch
 from rsp.components.train.lease import Lease
 from rsp.components.train.nodes import PLAN, addressed, first_error, place, train_on_nodes, worker
 from rsp.components.train.plan import Plan
 from rsp.components.train.step import train_step
 from rsp.components.train.trainjob import Nodes
+from rsp.pipelines.parameters import CONFIG
 from rsp.shared.config import load_config
 from rsp.shared.errors import ClusterError, RspError, TileError, UsageError
 from rsp.shared.locations import Address, location, pinned
@@ -234,6 +236,19 @@ def test_data_that_not_every_node_can_read(config, toy):
         addressed({"training": {"images": "s3://bucket/tiles"}})
     with pytest.raises(UsageError, match="needs a data_root in S3"):
         place("/data", {})
+
+
+def test_the_component_trains_on_nodes_as_it_is_told(run_component, toy, capfd):
+    sets = {f"{part}_{kind}": toy / part / f"{kind}.pmtiles" for part in ("training", "validation")
+            for kind in ("images", "labels")}  # fmt: skip
+    for told, said in (
+        ({"nodes": 2}, "several nodes read archives in S3"),
+        ({"nodes": 2, "gpus": "1"}, "with 2 nodes the step only waits"),
+        ({"nodes": 2, "node_gpus": "-1"}, "GPUs of a node must be 0 or more"),
+    ):
+        with pytest.raises(RuntimeError):
+            run_component(train, sets, config=CONFIG, **told)
+        assert said in capfd.readouterr().out
 
 
 def test_a_step_holds_no_idle_gpus(config, tmp_path):
