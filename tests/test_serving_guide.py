@@ -27,6 +27,7 @@ from PIL import Image
 
 from rsp.components.export.tool import export
 from rsp.pipelines.cli import make_parser as pipeline_parser
+from rsp.pipelines.compiler import COMPILED, parameters
 from rsp.serving.host import free_ports
 from rsp.serving.logs import FIELDS
 from rsp.serving.metrics import Metrics
@@ -84,6 +85,15 @@ def test_the_overlay_of_the_guide_is_one(tmp_path):
     assert done.returncode == 0, done.stderr
     (settings,) = (each for each in yaml.safe_load_all(done.stdout) if each["kind"] == "ConfigMap")
     assert settings["data"]["RSP_STORE"] == "s3://my-bucket/releases" and len(settings["data"]) == 3
+
+
+def test_the_form_that_is_filled_in_has_these_fields():
+    """The table of docs/kubeflow.md, against the compiled pipeline."""
+    text = (ROOT / "docs" / "kubeflow.md").read_text("utf-8")
+    (table,) = re.findall(r"^\| field \| value \|\n(.*?)\n\n", text, re.S | re.M)
+    fields = {name for line in table.splitlines()[1:] for name in re.findall(r"`(\w+)`", line.split("|")[1])}
+    assert {"source", "config", "data_root"} <= fields
+    assert fields <= set(parameters((COMPILED / "hello_world.yaml").read_text("utf-8")))
 
 
 def test_the_overlays_are_those_that_there_are():
