@@ -12,10 +12,11 @@ from tests.pipelines.kfp_server import KfpServer
 NIGHTLY = "0 0 3 * * *"
 QUALITY = ("-p", "images=s3://b/images.pmtiles", "-p", "labels=s3://b/l.pmtiles", "-p", "masks=s3://b/m.pmtiles",
            "-p", "config=[model]")  # fmt: skip
+MODEL = "config=[model]\nts = 64"
 
 
 def test_submit(kfp_server, rsp):
-    ran = rsp("pipeline", "submit", "training", "-p", "images=s3://b/i", "-p", "labels=s3://b/l", "-p", "config=x",
+    ran = rsp("pipeline", "submit", "training", "-p", "images=s3://b/i", "-p", "labels=s3://b/l", "-p", MODEL,
               "-p", "epochs=3", "-p", "gpus=2", "--run-name", "by hand", "--experiment", "roofs",
               "--service-account", "runner")  # fmt: skip
     assert ran.code == 0, ran.stderr
@@ -23,7 +24,7 @@ def test_submit(kfp_server, rsp):
     assert run_id in ran.stdout and f"{kfp_server.url}/#/runs/details/{run_id}" in ran.stdout
     assert run["display_name"] == "by hand" and run["service_account"] == "runner"
     assert run["runtime_config"]["parameters"] == {
-        "images": "s3://b/i", "labels": "s3://b/l", "config": "x", "epochs": 3, "gpus": "2"
+        "images": "s3://b/i", "labels": "s3://b/l", "config": {"model": {"ts": 64}}, "epochs": 3, "gpus": "2"
     }  # fmt: skip
     # Both documents: without the second there is no shared memory.
     assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "training"
@@ -76,10 +77,12 @@ def test_a_change_replaces(kfp_server, rsp):
     assert "quality: replaced" in ran.stdout
     ((second, run),) = kfp_server.kinds["recurringruns"].items()
     assert second != first and run["trigger"]["cron_schedule"]["cron"] == "0 30 4 * * *"
-    ran = rsp("pipeline", "schedule", "quality", "--cron", "0 30 4 * * *", *QUALITY, "-p", "config=other")
+    ran = rsp(
+        "pipeline", "schedule", "quality", "--cron", "0 30 4 * * *", *QUALITY, "-p", "config=[model]\nts = 64"
+    )
     assert "quality: replaced" in ran.stdout
     (run,) = kfp_server.kinds["recurringruns"].values()
-    assert run["runtime_config"]["parameters"]["config"] == "other"
+    assert run["runtime_config"]["parameters"]["config"] == {"model": {"ts": 64}}
     # The pipeline is the same: it was uploaded once, and once as a version named by its content.
     assert len(kfp_server.kinds["versions"]) == 2
 

@@ -131,7 +131,7 @@ def test_wait_has_an_end(kfp_server, rsp, run_id):
 def test_submit_and_wait(kfp_server, rsp):
     given = [word for name in ("images", "labels") for word in ("-p", f"{name}=s3://b/{name}")]
     kfp_server.script = [{"steps": [("train", "FAILED", "no\n")], "state": "FAILED"}] * 2
-    ran = rsp("pipeline", "submit", "training", *given, "-p", "config=x", "--wait", "--timeout", "60")
+    ran = rsp("pipeline", "submit", "training", *given, "--wait", "--timeout", "60")
     (run,) = kfp_server.kinds["runs"].values()
     assert ran.code == 1 and run["run_id"] in ran.stdout and "failed in the step train" in ran.stderr
     ran = rsp("pipeline", "submit", "training", *given, "--timeout", "60")
