@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from rsp.shared.errors import UsageError
-from rsp.shared.locations import Address, Location
+from rsp.shared.locations import Address, Location, location
 from rsp.shared.report import Result
 from rsp.shared.storage import Stat, Storage
 
@@ -43,6 +43,14 @@ class PruneResult(Result):
     objects: int = 0
     bytes: int = 0
     kept: int = 0
+
+
+def root_of(data_root: str) -> Address:
+    """Return the data root that a text names; raise `UsageError` where it is no address in S3."""
+    root = location(data_root) if data_root else None
+    if not isinstance(root, Address):
+        raise UsageError(f"data_root is {data_root!r}; expected s3://bucket/prefix")
+    return root
 
 
 def touch(where: Location) -> None:

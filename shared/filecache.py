@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rsp.shared.errors import ChangedError, NotFoundError, StorageError
-from rsp.shared.locations import Address
+from rsp.shared.locations import Address, Location
 from rsp.shared.storage.settings import find_endpoint
 
 GiB = 1 << 30
@@ -73,6 +73,16 @@ def fits(address: Address) -> bool:
     storage, key = address.open()
     found = storage.stat(key)
     return found is not None and found.size <= limit() // 2
+
+
+def nearby(tiles: Location) -> Location:
+    """Return the copy of an archive in S3 on this machine, for who reads most of its tiles, or reads them often.
+
+    What the cache cannot hold stays where it is and is read by ranges; so do tiles that are objects of their own.
+    """
+    if isinstance(tiles, Address) and tiles.suffix.lower() == ".pmtiles" and fits(tiles):
+        return fetch(tiles)
+    return tiles
 
 
 def fetch(address: Address) -> Path:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import rasterio.features
 import shapely
+from rasterio.session import DummySession
 from shapely.geometry import Polygon, shape
 from shapely.geometry.base import BaseGeometry
 from shapely.geometry.polygon import orient
@@ -82,10 +83,12 @@ def polygons_of(mask: Mask, value: int, tile: Tile, size: int) -> list[Polygon]:
         return []
     height, width = mask.shape
     transform = rasterio.Affine(size / width, 0, tile.x * size, 0, size / height, tile.y * size)
-    regions = rasterio.features.shapes(found.astype(np.uint8), mask=found, connectivity=4, transform=transform)
     polygons: list[Polygon] = []
-    for geometry, _ in regions:
-        polygons += parts(shape(geometry))
+    # Where the environment has credentials for S3, rasterio would open a session of boto3 at every call.
+    with rasterio.Env(DummySession()):
+        regions = rasterio.features.shapes(found.astype(np.uint8), mask=found, connectivity=4, transform=transform)
+        for geometry, _ in regions:
+            polygons += parts(shape(geometry))
     return polygons
 
 

@@ -40,11 +40,21 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     ("compare", "compare"): {"metrics": None, "confusion": None, "map": None, "side_by_side": None},
     ("vectorize", "vectorize"): {"features": "out"},
     ("deploy", "deploy"): {},
+    ("cover", "blocks"): {},
+    ("vectorize", "vectorize_block"): {},
+    ("vectorize", "join"): {"features": "out"},
 }  # fmt: skip
 
 # Parameters of components that stand for none of a function: those are of `rsp.components.reference` and of
 # `rsp.components.artifacts`, or say by address what another one says as an artifact.
 OF_STEPS = {"data_root", "refresh", "config_uri", "failed", "max_failed"}
+
+# Components of another function of their tool: how many blocks it works on is no option of a command.
+OTHER_FUNCTIONS = {
+    ("cover", "blocks"): "rsp.components.cover.blocks:listed",
+    ("vectorize", "vectorize_block"): "rsp.components.vectorize.step:part_of_block",
+    ("vectorize", "join"): "rsp.components.vectorize.join:join",
+}
 
 WEB = {"web_ui_base_url", "web_ui_template", "web_ui"}  # pages of a folder; a component's page is an artifact
 
@@ -72,6 +82,9 @@ LEFT_OUT = {
         "cover", "geojson", "images", "mode", "resume", "tile_format", "vertical", "workers", *WEB
     },
     ("vectorize", "vectorize"): {"merge", "workers"},
+    ("cover", "blocks"): set(),
+    ("vectorize", "vectorize_block"): set(),
+    ("vectorize", "join"): set(),
     ("deploy", "deploy"): {"force", "keep", "listing", "rollback", "single_writer", "timeout", "trust_model"},
 }  # fmt: skip
 
@@ -135,12 +148,15 @@ def test_the_command_line_is_the_function(name):
 
 @pytest.mark.parametrize(("name", "component"), COMPONENTS)
 def test_the_component_is_the_function(name, component):
-    known = parameters(getattr(import_module(tools()[name]), name))
+    module, function = OTHER_FUNCTIONS.get((name, component), f"{tools()[name]}:{name}").split(":")
+    known = parameters(getattr(import_module(module), function))
     meant = COMPONENTS[name, component]
     found = parameters(components(name)[component])
     assert set(meant) <= set(found)
-    assert {key.removesuffix("_at") for key in found if key.endswith("_at")} <= set(found)
-    stands_for = {key: meant.get(key, None if key in OF_STEPS or key.endswith("_at") else key) for key in found}
+    stands_for = {key: meant.get(key, key) for key in found}
+    if (name, component) not in OTHER_FUNCTIONS:  # these take addresses, and nothing else, as the function does
+        assert {key.removesuffix("_at") for key in found if key.endswith("_at")} <= set(found)
+        stands_for |= {key: None for key in found if key not in meant and (key in OF_STEPS or key.endswith("_at"))}
     named = {value for value in stands_for.values() if value is not None}
     assert named <= set(known), "a parameter that the function does not have"
     assert set(known) - named == LEFT_OUT[name, component]

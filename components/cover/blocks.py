@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from rsp.shared.atomic import write_bytes
+from rsp.shared.dataroot import root_of, touch
 from rsp.shared.errors import CoverError, UsageError
-from rsp.shared.locations import Location, exists, fetched
+from rsp.shared.locations import Location, exists, fetched, location, pinned
 from rsp.shared.report import Result
 from rsp.shared.tiles import MAX_ZOOM, read_cover, zoom_of
 
@@ -93,8 +94,28 @@ def blocks(cover: Location, out: Location, *, size: int = SIZE) -> BlocksResult:
             target = out / f"{block.name}{suffix}"
             if not exists(target):
                 write_bytes(target, cover_text(tiles, zoom).encode())
+        touch(out / block.name)
         written.append(str(out / block.name))
     return BlocksResult(tiles=len(keys), blocks=len(written), largest=largest, written=written)
+
+
+def listed(cover: Location, data_root: str, *, size: int = SIZE) -> list[dict[str, str]]:
+    """Cut a cover into blocks below a data root; see `blocks`.
+
+    Returns:
+        For each block the addresses of its covers, with their ETags: `own` and `seen`.
+
+    Raises:
+        UsageError: the data root is no address in S3, or see `blocks`.
+    """
+    folder = root_of(data_root) / "blocks"
+    result = blocks(cover, folder, size=size)
+    print(f"{result.tiles} tiles in {result.blocks} blocks, the largest of {result.largest}")
+    names = [location(block).name for block in result.written]
+    return [
+        {"own": str(pinned(folder / f"{name}{OWN}")), "seen": str(pinned(folder / f"{name}{SEEN}"))}
+        for name in names
+    ]
 
 
 def read_keys(cover: Location) -> tuple[int, Keys]:

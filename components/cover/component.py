@@ -66,3 +66,22 @@ def split(
     )
     describe(training, "cover", result)
     describe(validation, "cover", result)
+
+
+@dsl.component(base_image=image("cover"), packages_to_install=[], install_kfp_package=False)
+def blocks(cover: dsl.Input[dsl.Dataset], data_root: str, size: int = 20_000) -> list:
+    """Cut a cover into blocks that can be worked on at the same time.
+
+    Args:
+        cover: The cover, CSV.
+        data_root: s3://bucket/prefix where the covers of the blocks go.
+        size: How many tiles a block may have.
+
+    Returns:
+        For each block the addresses of two covers: `own`, its tiles, and `seen`, these and the tiles around them.
+    """
+    from pathlib import Path
+
+    from rsp.components.cover.blocks import listed
+
+    return listed(Path(cover.path), data_root, size=int(size))

@@ -25,10 +25,10 @@ from rsp.components.train.augmentation import augment, load_augmentation
 from rsp.shared import plugins
 from rsp.shared.config import Channel, Config
 from rsp.shared.errors import PluginError, RspError, TileError, TileSetError
-from rsp.shared.filecache import fits
+from rsp.shared.filecache import nearby
 from rsp.shared.images import Array, Mask, decode, decode_mask, natural_divisor, value_type
 from rsp.shared.learning.normalise import normalise, pick_bands, scale, stack_bands
-from rsp.shared.locations import Address, Location, fetched
+from rsp.shared.locations import Location
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import TileReader, find_tileset, open_reader, tiles_digest
 
@@ -45,16 +45,6 @@ class Loader(Protocol):
 
     def read(self, tile: Tile) -> tuple[Array, Mask]:
         """Return image and label of a tile."""
-
-
-def nearby(tiles: Location) -> Location:
-    """Return the copy of an archive in S3 on this machine: training reads every tile again in each epoch.
-
-    What the cache cannot hold stays where it is and is read by ranges; so do tiles that are objects of their own.
-    """
-    if isinstance(tiles, Address) and tiles.suffix.lower() == ".pmtiles" and fits(tiles):
-        return fetched(tiles)
-    return tiles
 
 
 class TileLoader:

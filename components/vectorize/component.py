@@ -42,3 +42,49 @@ def vectorize(
             simplify=float(simplify),
         )
     describe(features, "features", result)
+
+
+@dsl.component(base_image=image("vectorize"), packages_to_install=[], install_kfp_package=False)
+def vectorize_block(
+    masks_at: str,
+    seen_at: str,
+    data_root: str,
+    kind: str = "building",
+    min_area: float = 1.0,
+    simplify: float = 1.0,
+    refresh: str = "",
+) -> str:
+    """Extract the features of a block: those that are whole, and the pieces of those that go on in other blocks.
+
+    Args:
+        masks_at: Tile set of the block's masks, which tells their classes: s3://bucket/key#etag.
+        seen_at: Cover of the block and the tiles around it: s3://bucket/key#etag.
+        data_root: s3://bucket/prefix where the result goes.
+        kind: Title of the class.
+        min_area: Leave out what is smaller, in square metres.
+        simplify: How far outlines may move, in pixels.
+        refresh: Any text; another one makes again what is there already.
+
+    Returns:
+        Where the result is, for `join`: s3://bucket/key#etag.
+    """
+    from rsp.components.vectorize.step import part_of_block
+
+    return part_of_block(
+        masks_at, seen_at, data_root, refresh, kind=kind, min_area=float(min_area), simplify=float(simplify)
+    )
+
+
+@dsl.component(base_image=image("vectorize"), packages_to_install=[], install_kfp_package=False)
+def join(features: dsl.Output[dsl.Dataset], parts: list) -> None:
+    """Join the features of blocks to one set, the same that `vectorize` makes of all masks at once.
+
+    Args:
+        features: GeoJSON, in degrees.
+        parts: What `vectorize_block` returned for each block.
+    """
+    from rsp.components.artifacts import describe, named
+    from rsp.components.vectorize.join import join as tool
+    from rsp.shared.locations import location
+
+    describe(features, "features", tool([location(part) for part in parts], named(features, ".geojson")))

@@ -1,0 +1,60 @@
+"""The features of a block below a data root: made once, and found again by whoever wants the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from rsp.components.vectorize.parts import FORMAT, vectorize_block
+from rsp.shared.dataroot import root_of, touch
+from rsp.shared.errors import PartialError
+from rsp.shared.filecache import nearby
+from rsp.shared.locations import etag_of, exists, location, pinned
+from rsp.shared.tiles import zxy
+
+
+def part_of_block(
+    masks_at: str,
+    seen_at: str,
+    data_root: str,
+    refresh: str = "",
+    *,
+    kind: str = "building",
+    min_area: float = 1.0,
+    simplify: float = 1.0,
+) -> str:
+    """Make the part of a block, or find it, and return its address with its ETag.
+
+    Args:
+        masks_at: Tile set of the block's masks, which tells their classes.
+        seen_at: Cover of the block and its ring.
+        data_root: `s3://bucket/prefix`.
+        refresh: Any text; another one means that what is there is made again.
+        kind: See `rsp.components.vectorize.tool.vectorize`, as for the other arguments.
+        min_area: The same.
+        simplify: The same.
+
+    Raises:
+        UsageError: the data root is no address in S3.
+        PartialError: some masks could not be read. What is incomplete is not kept: it must not be found.
+        RspError: see `rsp.components.vectorize.parts.vectorize_block`.
+    """
+    masks, seen = location(masks_at), location(seen_at)
+    what = [FORMAT, etag_of(masks), etag_of(seen), refresh, kind, min_area, simplify]
+    name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+    target = root_of(data_root) / "vectorize" / f"{name}.part"
+    if exists(target):
+        touch(target)
+        print(f"{target} is there already: nothing to do")
+        return str(pinned(target))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / target.name
+        result = vectorize_block(nearby(masks), seen, path, kind=kind, min_area=min_area, simplify=simplify)
+        if result.failed:
+            tile, reason = min(result.failed.items())
+            raise PartialError(f"{len(result.failed)} masks failed, the first is {zxy(tile)}: {reason}")
+        storage, key = target.open()
+        storage.upload(key, path)
+    return str(pinned(target))
