@@ -141,7 +141,7 @@ class Target:
         refuse_failures(result, max_failed)
         where = pinned(self.out)
         with open_reader(where) as reader:
-            tiles, zoom = len(reader), reader.zoom
+            tiles, zoom = len(reader), reader.zoom()
         record = {
             "etag": where.etag,
             "tiles": tiles,
