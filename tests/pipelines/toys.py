@@ -2,6 +2,8 @@
 
 from kfp import dsl
 
+from rsp.pipelines import steps
+
 
 @dsl.component(base_image="registry/toy:1", packages_to_install=[], install_kfp_package=False)
 def measure(text: str, numbers: list, metrics: dsl.Output[dsl.Metrics], data: dsl.Output[dsl.Dataset]):
@@ -57,3 +59,9 @@ def failing(message: str = "this is wrong"):
 @dsl.pipeline(name="retrying")
 def retrying(folder: str):
     flaky(folder=folder).set_retry(num_retries=2, backoff_duration="1s")
+
+
+@dsl.pipeline(name="told")
+def told(message: str):
+    with steps.notified("told"):
+        fail(message=message)
