@@ -20,6 +20,7 @@ from typing import Any
 
 from rsp.components.artifacts import counts, describe, list_failed, named, refuse_failures, share_failed
 from rsp.shared.atomic import write_bytes
+from rsp.shared.dataroot import touch
 from rsp.shared.errors import NotFoundError, UsageError
 from rsp.shared.locations import Address, Location, etag_of, is_address, location, pinned
 from rsp.shared.report import Result
@@ -114,6 +115,7 @@ class Target:
         found = storage.stat(key)
         if found is None or record.get("etag") != found.etag or record["share"] > float(max_failed):
             return False
+        touch(self.out)
         if self.failed is not None:
             list_failed(self.failed, {Tile(*each[:3]): each[3] for each in record["failed"]})
         self._refer(record, reused=True)

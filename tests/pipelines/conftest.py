@@ -7,6 +7,14 @@ import pytest
 from tests.pipelines.kfp_server import KfpServer
 
 
+@pytest.fixture(scope="session")
+def hello_world_run(scene, scene_server, tmp_path_factory):
+    """HelloWorld with artifacts, on a machine without a network."""
+    from tests.pipelines.test_hello_world import run_offline
+
+    return run_offline(scene, scene_server, tmp_path_factory.mktemp("runs"))
+
+
 @pytest.fixture
 def kfp_server(monkeypatch):
     """A Kubeflow Pipelines that the environment names."""

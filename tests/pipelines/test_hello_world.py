@@ -72,10 +72,8 @@ def can_cut_the_network() -> bool:
     )
 
 
-@pytest.fixture(scope="module")
-def run(scene, scene_server, tmp_path_factory) -> LocalRun:
+def run_offline(scene, scene_server, root: Path) -> LocalRun:
     """A run without a network, where this machine lets us cut it; steps that asked for anything would fail."""
-    root = tmp_path_factory.mktemp("runs")
     # No model has an IoU of 2: the deployment is left out.
     given = parameters(scene, f"{scene_server.url}/xyz/{{z}}/{{x}}/{{y}}.jpg", threshold=2.0)
     if not can_cut_the_network():
@@ -86,6 +84,11 @@ def run(scene, scene_server, tmp_path_factory) -> LocalRun:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=env, cwd=root)
     assert done.returncode == 0, done.stderr + done.stdout
     return LocalRun.load(root / "runs" / "hello-world-1")
+
+
+@pytest.fixture(scope="module")
+def run(hello_world_run) -> LocalRun:
+    return hello_world_run
 
 
 def test_all_steps_but_the_deployment(run):
