@@ -98,10 +98,13 @@ def test_parameters_that_cannot_be_read(tmp_path, given, file, message):
 
 def test_types_of_parameters():
     text = compile_pipeline("training")
-    base = {"images": "i", "labels": "l", "config": "c"}
+    base = {"images": "i", "labels": "l", "config": {"model": {"ts": 64.0}}}
     given = {**base, "epochs": "3", "gpus": 2, "seed": 4.0}
-    assert check_parameters(text, given) == {**base, "epochs": 3, "gpus": "2", "seed": 4}
-    for name, value in (("epochs", "many"), ("epochs", 1.5), ("epochs", True), ("images", [1])):
+    for config in (base["config"], "[model]\nts = 64.0\n", '{"model": {"ts": 64.0}}'):
+        found = check_parameters(text, {**given, "config": config})
+        assert found == {**base, "epochs": 3, "gpus": "2", "seed": 4}
+    wrong = (("epochs", "many"), ("epochs", 1.5), ("epochs", True), ("images", [1]), ("config", "c"))
+    for name, value in wrong:
         with pytest.raises(UsageError, match=f"the parameter {name} is a"):
             check_parameters(text, {**base, name: value})
 
@@ -123,8 +126,10 @@ def test_a_local_run_ends_with_its_numbers(tmp_path, rsp):
     assert ran.code == 0, ran.stderr
     paths, _, numbers = ran.stdout.partition("compare.confusion (")
     shown = {Path(line.split(": ")[1]) for line in paths.splitlines()}
-    assert {path.name for path in shown} == {"map.html", "side_by_side.html", "run.log"}
-    assert all(path.stat().st_size for path in shown)
+    pages = {"map.html", "side_by_side.html"}
+    assert {path.name for path in shown} == {*pages, "listing.geojson", "cover.csv", "run.log"}
+    # Masks that are the labels leave nothing to review.
+    assert {path.name for path in shown if not path.stat().st_size} == {"cover.csv"}
     matrix, _, metrics = numbers.partition("compare.metrics:\n")
     found = sum(int(squares(tile).sum()) for tile in BLOCK)
     assert [line.split() for line in matrix.splitlines()[1:]] == [
