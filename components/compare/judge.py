@@ -81,7 +81,8 @@ def judge(
     """Compare the masks of two models with the labels of the same tiles.
 
     The candidate is deployed if its IoU reaches the bar and, where there is a champion, gains at least the margin,
-    and if the lower 90 % bound of the gain is not negative.
+    and if the (one-sided) lower 90 % bound of the gain is not negative. One that
+    does just as well is kept out, so that no night deploys what changes nothing.
 
     Args:
         labels: Tile set of the labels of held-out tiles.
@@ -153,12 +154,20 @@ def decide(
         margin: The least gain.
         seed: Of the draws.
         tiles: How many tiles the blocks have, for the verdict.
+
+    Raises:
+        UsageError: the two have other classes, or other blocks.
     """
     iou, blocks = foreground_iou(candidate.sum(0)), len(candidate)
     if champion is None:
         passed = iou >= bar
         reason = f"IoU {iou:.4f}, the bar is {bar:g}; there is no champion"
         return Verdict(deploy=passed, reason=reason, iou=iou, tiles=tiles, blocks=blocks)
+    if champion.shape != candidate.shape:
+        raise UsageError(
+            f"the candidate has {candidate.shape[1]} classes in {blocks} blocks, the champion "
+            f"{champion.shape[1]} in {len(champion)}: they cannot be compared"
+        )
     before = foreground_iou(champion.sum(0))
     gain = iou - before
     if blocks < LEAST_BLOCKS:
@@ -175,7 +184,9 @@ def decide(
     # A NaN reaches nothing.
     if not iou >= bar:
         against.append(f"the bar is {bar:g}")
-    if not gain >= margin:
+    if gain == 0:
+        against.append("it does as well as the champion")
+    elif not gain >= margin:
         against.append(f"the gain of {gain:+.4f} is below the margin of {margin:g}")
     if not low >= 0:
         against.append(f"the gain may be chance: {1 - CONFIDENCE:.0%} of the draws gain less than {low:+.4f}")

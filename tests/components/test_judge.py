@@ -108,9 +108,18 @@ def test_against_a_bootstrap_in_loops(sets, config):
 
 def test_the_same_masks_gain_nothing(sets, config):
     same = compare(sets, config, "good", "good")
-    assert (same.gain, same.low, same.high) == (0, 0, 0) and same.deploy, "a margin of 0 asks for no gain"
-    kept = compare(sets, config, "good", "good", margin=0.001)
-    assert not kept.deploy and "the gain of +0.0000 is below the margin of 0.001" in kept.reason
+    assert (same.gain, same.low, same.high) == (0, 0, 0)
+    assert not same.deploy and "it does as well as the champion" in same.reason
+
+
+def test_the_margin_counts(sets, config):
+    found = compare(sets, config, "good", "bad", margin=0.9)
+    assert not found.deploy and found.low > 0 and "is below the margin of 0.9" in found.reason
+
+
+def test_other_classes_cannot_be_compared():
+    with pytest.raises(UsageError, match="the candidate has 2 classes in 9 blocks, the champion 3 in 9"):
+        decide(np.ones((9, 2, 2), int), np.ones((9, 3, 3), int), bar=0, margin=0)
 
 
 def test_a_gain_that_one_block_makes_may_be_chance(sets, config):
@@ -149,7 +158,7 @@ def test_too_few_blocks_are_not_judged(sets, config):
     assert found.blocks == 4 < LEAST_BLOCKS and not found.deploy
     assert "4 blocks of held-out tiles are too few to judge" in found.reason and found.gain > 0
     exactly = np.tile(np.array([[9, 0], [0, 1]]), (LEAST_BLOCKS, 1, 1))
-    assert decide(exactly, exactly, bar=0, margin=0).deploy
+    assert decide(exactly, exactly, bar=0, margin=0).low == 0, "as many as needed are judged"
 
 
 def test_masks_without_the_class_pass_no_bar():
