@@ -6,6 +6,8 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
+from rsp.shared.locations import location
+
 INSTALL = """\
 bash:  rsp completion bash > ~/.local/share/bash-completion/completions/rsp
        (make the folder first; or in ~/.bashrc: eval "$(rsp completion bash)")
@@ -43,4 +45,4 @@ def _takes_path(action: argparse.Action) -> bool:
     if action.choices is not None or action.nargs == 0:
         return False
     positional = not action.option_strings
-    return action.type is Path or (positional and not isinstance(action.type, type))
+    return action.type in (Path, location) or (positional and not isinstance(action.type, type))

@@ -294,6 +294,7 @@ def test_component_asks_for_what_pipelines_give():
     spec = train_component.component_spec
     assert set(spec.inputs) == {
         *SETS, *(f"{name}_at" for name in SETS), "config", "config_uri", "epochs", "gpus", "seed",
+        "nodes", "node_gpus", "accelerator", "runtime", "data_root", "refresh",
     }  # fmt: skip
     assert {name: output.type for name, output in spec.outputs.items()} == {
         "checkpoint": "system.Model@0.0.1", "metrics": "system.Metrics@0.0.1",

@@ -76,6 +76,10 @@ class Watched(Storage):
         self._change("upload", key)
         return self.inner.upload(key, path)
 
+    def upload_from(self, key: str, source: Any, size: int) -> Stat:
+        self._change("upload", key)
+        return self.inner.upload_from(key, source, size)
+
     def write(self, key: str, data: bytes) -> Stat:
         self._change("write", key)
         return self.inner.write(key, data)
