@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rsp.pipelines.local import LocalRun, run_local
+from rsp.shared.config import parse_tables
 from rsp.shared.images import decode_mask
 from rsp.shared.locations import location
 from rsp.shared.tileset import open_reader
@@ -36,7 +37,10 @@ def given(scene, scene_server, bucket):
     storage.upload("features.geojson", scene.features)
     url = f"{scene_server.url}/xyz/{{z}}/{{x}}/{{y}}.jpg"
     found = parameters(scene, url, threshold=2.0)
-    return found | {"features": f"{bucket}/in/features.geojson", "store": f"{bucket}/store"}
+    # As a form gives it: a table, whose whole numbers are floats.
+    config = parse_tables(found["config"].replace("ts = 256", "ts = 256.0"))
+    changes = {"features": f"{bucket}/in/features.geojson", "config": config, "store": f"{bucket}/store"}
+    return found | changes
 
 
 @pytest.fixture(scope="module")
