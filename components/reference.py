@@ -10,7 +10,6 @@ Without a `data_root` the artifact is the tile set itself.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from typing import Any
 
 from rsp.components.artifacts import counts, describe, list_failed, named, refuse_failures, share_failed
 from rsp.shared.atomic import write_bytes
-from rsp.shared.dataroot import touch
+from rsp.shared.dataroot import result_key, root_of, touch
 from rsp.shared.errors import NotFoundError, UsageError
 from rsp.shared.locations import Address, Location, etag_of, is_address, location, pinned
 from rsp.shared.report import Result
@@ -82,12 +81,9 @@ class Target:
     failed: Any = None
 
     def __post_init__(self) -> None:
-        if self.data_root and not is_address(self.data_root):
-            raise UsageError(f"data_root is {self.data_root!r}; expected s3://bucket/prefix, or nothing")
-        root = location(self.data_root) if self.data_root else None
         self.out: Location = (
-            root / self.tool / f"{self.key}.pmtiles"
-            if isinstance(root, Address)
+            root_of(self.data_root) / self.tool / f"{self.key}.pmtiles"
+            if self.data_root
             else named(self.artifact, ".pmtiles")
         )
 
@@ -101,7 +97,7 @@ class Target:
         """24 hexadecimal digits that change with what decides the content."""
         everything = {"tool": self.tool, "format": FORMAT, "refresh": self.refresh, "what": identity(self.what)}
         text = json.dumps(everything, sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:24]
+        return result_key(text)
 
     def finished(self, max_failed: float = 0.0) -> bool:
         """Tell whether the tile set was made before; if so the outputs are written, and nothing is left to do.

@@ -10,10 +10,13 @@ from typing import Any, TextIO
 from rsp.pipelines.connection import Cluster, Connection, connected, explained
 from rsp.pipelines.runs import Status, Step, find, read_status
 from rsp.shared.errors import PipelineError, UsageError
+from rsp.shared.http import lines_of
 
 # Names of pods: `<workflow>-<template>-<hash>`, where the nodes are `<workflow>-<hash>`.
 TEMPLATES = ("system-container-impl", "retry-system-container-impl")
 ATTEMPTS = 10
+# Bytes of a log that are taken at a time.
+CHUNK = 1 << 16
 
 
 def logs(run: str, step: str | None, cluster: Cluster, out: TextIO) -> None:
@@ -41,24 +44,13 @@ def logs(run: str, step: str | None, cluster: Cluster, out: TextIO) -> None:
                 for pod, answer in logs_of(connection, found, each, cluster):
                     if step is None or len(chosen) > 1:
                         out.write(f"==> {each.name} ({pod}) <==\n")
-                    for line in lines_of(answer):
+                    for line in lines_of(answer.stream(CHUNK)):
                         out.write(f"{line}\n")
             reasons += said
         if reasons and (step is not None or len(reasons) == len(chosen)):
             raise PipelineError(reasons[0])
         for reason in reasons:
             out.write(f"{reason}\n")
-
-
-def lines_of(answer: Any) -> Iterator[str]:
-    """Yield the lines of an answer as they come: a log may be larger than the memory."""
-    rest = b""
-    for part in answer.stream(1 << 16):
-        *whole, rest = (rest + part).split(b"\n")
-        for line in whole:
-            yield line.decode("utf-8", "replace")
-    if rest:
-        yield rest.decode("utf-8", "replace")
 
 
 def logs_of(connection: Connection, found: Status, step: Step, cluster: Cluster) -> Iterator[tuple[str, Any]]:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rsp.pipelines.connection import Cluster, Connection, connected
-from rsp.pipelines.logs import collected, lines_of, logs_of
+from rsp.pipelines.logs import CHUNK, collected, logs_of
 from rsp.pipelines.runs import ENDED, Status, Step, find, read_status
 from rsp.shared.errors import PipelineError
+from rsp.shared.http import lines_of
 
 # How often a server may fail in a row while a run is waited for: it may be restarted in the hours that takes.
 FAILURES = 10
@@ -103,7 +104,7 @@ def _failure(connection: Connection, found: Status, cluster: Cluster) -> str:
         with collected(connection) as reasons:
             lines: deque[str] = deque(maxlen=TAIL)
             for _, answer in logs_of(connection, found, step, cluster):
-                lines.extend(lines_of(answer))
+                lines.extend(lines_of(answer.stream(CHUNK)))
             text += "".join(f"\n    {line}" for line in [f"the last lines of {step.name}:", *lines])
         text += "".join(f"\n{reason}" for reason in reasons)
     return text

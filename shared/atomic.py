@@ -16,8 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
-from rsp.shared.errors import StorageError, UsageError
-from rsp.shared.locations import Address, Location
+from rsp.shared.errors import StorageError
+from rsp.shared.locations import Address, Location, check_output
 
 # Hidden, so that no scan of a tile set takes an unfinished file for a tile.
 PREFIX = ".rsp-"
@@ -84,8 +84,7 @@ def atomic_path(path: Location) -> Iterator[Path]:
 @contextmanager
 def _uploaded(address: Address) -> Iterator[Path]:
     """Yield a temporary file that becomes the object when the block ends well."""
-    if address.etag is not None:
-        raise UsageError(f"cannot write {address}: an output has no ETag yet; give {address.plain}")
+    check_output(address)
     # Who cannot be written to is found out before the work.
     storage, key = address.open()
     # The name stays: some writers tell by its suffix what to write.

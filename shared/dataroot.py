@@ -6,6 +6,7 @@ key is 24 hexadecimal digits. Who uses a result again says so with `touch`: what
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -51,6 +52,11 @@ def root_of(data_root: str) -> Address:
     if not isinstance(root, Address):
         raise UsageError(f"data_root is {data_root!r}; expected s3://bucket/prefix")
     return root
+
+
+def result_key(what: str | bytes) -> str:
+    """Return the key of a result: 24 hexadecimal digits that change with what decides it."""
+    return hashlib.sha256(what.encode() if isinstance(what, str) else what).hexdigest()[:24]
 
 
 def touch(where: Location) -> None:

@@ -7,7 +7,6 @@ removes it holds it alone. Processes of one machine share the cache.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
@@ -18,8 +17,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from rsp.shared.errors import ChangedError, NotFoundError, StorageError
+from rsp.shared.errors import NotFoundError, StorageError
 from rsp.shared.locations import Address, Location
+from rsp.shared.locks import SHARED, try_lock
+from rsp.shared.storage.base import check_etag
 from rsp.shared.storage.settings import find_endpoint
 
 GiB = 1 << 30
@@ -92,10 +93,7 @@ def fetch(address: Address) -> Path:
         found = storage.stat(key)
         if found is None:
             raise NotFoundError(f"there is no {address.plain}")
-        if address.etag not in (None, found.etag):
-            raise ChangedError(
-                f"{address.plain} was replaced: its ETag is {found.etag}, and {address.etag} was expected"
-            )
+        check_etag(address.plain, found.etag, address.etag)
         text = f"{find_endpoint()}\0{address.plain}\0{found.etag}"
         entry = folder() / hashlib.sha256(text.encode()).hexdigest()[:32]
         path = entry / address.name
@@ -110,7 +108,7 @@ def fetch(address: Address) -> Path:
                         if storage.download(key, path).etag != found.etag:
                             path.unlink()
                         # From here on others may use it too.
-                        _flock(lock, fcntl.LOCK_SH)
+                        try_lock(lock, SHARED)
                     if not path.exists():
                         raise FileNotFoundError(path)
                 except FileNotFoundError:  # replaced while it was downloaded, or removed between two locks
@@ -133,12 +131,12 @@ def _share(entry: Path, path: Path) -> int:
     """
     for _ in range(_TURNS):
         lock = _open_lock(entry)
-        _flock(lock, fcntl.LOCK_SH)
+        try_lock(lock, SHARED)
         try:
             # Whoever removed the folder meanwhile has left us a lock on nothing.
             if os.path.samestat(os.fstat(lock), (entry / _LOCK).stat()):
                 if not path.exists():
-                    _flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    try_lock(lock)
                 return lock
         except FileNotFoundError:
             pass
@@ -155,21 +153,6 @@ def _open_lock(entry: Path) -> int:
         entry.mkdir(mode=0o700, exist_ok=True)
         with suppress(FileNotFoundError):  # removed since
             return os.open(entry / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-
-
-def _flock(lock: int, how: int) -> bool:
-    """Lock; tell whether it is locked for certain: some file systems have no locks.
-
-    Raises:
-        BlockingIOError: somebody else holds it, and `how` does not wait.
-    """
-    try:
-        fcntl.flock(lock, how)
-    except BlockingIOError:
-        raise
-    except OSError:
-        return False
-    return True
 
 
 def _make_room(entry: Path, size: int, address: Address) -> None:
@@ -201,7 +184,7 @@ def _remove(entry: Path) -> bool:
     except FileNotFoundError:
         return False  # not ours
     try:
-        if not _flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        if not try_lock(lock):
             return False  # without locks nobody can tell who uses it
         shutil.rmtree(entry)
     except OSError:

@@ -1,11 +1,11 @@
-"""Asking an HTTP server again: how often, how long to wait, and what a failed connection is called."""
+"""Asking an HTTP server again, what a failed connection is called, and lines of long answers."""
 
 from __future__ import annotations
 
 import random
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -111,3 +111,14 @@ def connection_problem(error: BaseException) -> str:
     if "Read timed out" in text:
         return "the server stopped answering"
     return f"the connection failed ({type(error).__name__})"
+
+
+def lines_of(parts: Iterable[bytes]) -> Iterator[str]:
+    """Yield the lines of an answer whose parts come one by one: it may be larger than the memory."""
+    rest = b""
+    for part in parts:
+        *whole, rest = (rest + part).split(b"\n")
+        for line in whole:
+            yield line.decode("utf-8", "replace")
+    if rest:
+        yield rest.decode("utf-8", "replace")

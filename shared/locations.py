@@ -159,6 +159,12 @@ def parse_address(text: str) -> Address:
     return Address(bucket, key, (etag.strip('"') or None) if mark else None)
 
 
+def check_output(address: Address) -> None:
+    """Raise `UsageError` where an output is named with an ETag: that of what is yet to be written nobody knows."""
+    if address.etag is not None:
+        raise UsageError(f"cannot write {address}: an output has no ETag yet; give {address.plain}")
+
+
 def is_address(where: object) -> bool:
     """Tell whether a place, or the text of one, is in S3."""
     return isinstance(where, Address) or (isinstance(where, str) and where.lower().startswith(S3))
@@ -171,12 +177,12 @@ def stat_of(address: Address) -> Stat | None:
         ChangedError: it has another ETag than the address.
         StorageError: the store cannot be reached, or refuses.
     """
+    from rsp.shared.storage.base import check_etag
+
     storage, key = address.open()
     found = storage.stat(key)
-    if found is not None and address.etag is not None and found.etag != address.etag:
-        raise ChangedError(
-            f"{address.plain} was replaced: its ETag is {found.etag}, and {address.etag} was expected"
-        )
+    if found is not None:
+        check_etag(address.plain, found.etag, address.etag)
     return found
 
 

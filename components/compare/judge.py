@@ -121,10 +121,7 @@ def _counts(
 ) -> dict[Tile, Counts]:
     """Return the confusion matrix of each tile."""
     pair = location(labels), location(masks)
-    job = Job(
-        mode="list", images=(), labels=pair[0], masks=pair[1], classes=len(find_classes(config, pair)),
-        minimum=(0.0, 0.0), maximum=(100.0, 100.0), vertical=False, tile_format="png",
-    )  # fmt: skip
+    job = Job("list", (), *pair, len(find_classes(config, pair)))
     counts: dict[Tile, Counts] = {}
     for (tile, _), done in compare_tiles(job, [(tile, False) for tile in tiles_of(job, None)], workers):
         if isinstance(done, Failure):

@@ -72,7 +72,7 @@ def overview(
         listed = Path(folder) / "list"
         result = compare(listed, [images], mode="list", labels=labels, masks=masks, config=config)
         scores = read_scores(listed)
-    job = Job("stack", (images, labels, masks), labels, masks, 0, (0, 0), (100, 100), False, "png")
+    job = Job("stack", (images, labels, masks), labels, masks, 0)
     classes = find_classes(config, [labels, masks])[1:]
     write_pages(job, scores, result, classes, webmap=webmap, side_by_side=side_by_side)
     return result

@@ -39,10 +39,10 @@ class Job:
     labels: Location | None
     masks: Location | None
     classes: int
-    minimum: tuple[float, float]
-    maximum: tuple[float, float]
-    vertical: bool
-    tile_format: str
+    minimum: tuple[float, float] = (0.0, 0.0)
+    maximum: tuple[float, float] = (100.0, 100.0)
+    vertical: bool = False
+    tile_format: str = "png"
 
     def open(self) -> Comparer:
         """Open the tile sets."""

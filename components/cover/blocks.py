@@ -5,7 +5,6 @@ Tiles are whole numbers here, `x << 32 | y`, in arrays: a million of them take e
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rsp.shared.atomic import write_bytes
-from rsp.shared.dataroot import root_of, touch
+from rsp.shared.dataroot import result_key, root_of, touch
 from rsp.shared.errors import CoverError, UsageError
 from rsp.shared.locations import Location, exists, fetched, location, pinned
 from rsp.shared.report import Result
@@ -47,10 +46,8 @@ class Block:
     @property
     def name(self) -> str:
         """24 hexadecimal digits that follow from the tiles: the same block has the same name in every cover."""
-        digest = hashlib.sha256(f"block 1 {self.zoom} {len(self.own)} {len(self.ring)}\n".encode())
-        digest.update(self.own.astype("<i8").tobytes())
-        digest.update(self.ring.astype("<i8").tobytes())
-        return digest.hexdigest()[:24]
+        head = f"block 1 {self.zoom} {len(self.own)} {len(self.ring)}\n".encode()
+        return result_key(b"".join([head, *(tiles.astype("<i8").tobytes() for tiles in (self.own, self.ring))]))
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from rsp.components.train.trainjob import GROUP, NODE, PLURAL, VERSION, Inherited, inherited
 from rsp.shared.errors import ClusterError
-from rsp.shared.http import Backoff, TryAgain, retry
+from rsp.shared.http import Backoff, TryAgain, lines_of, retry
 
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -142,12 +142,8 @@ class Cluster:
                 pod, self.namespace, container=NODE, follow=True, timestamps=True,
                 _preload_content=False, _request_timeout=(TIMEOUT[0], None),
             )  # fmt: skip
-            rest = b""
-            while part := answer.read1(1 << 16):  # what is there; `stream` would wait for so many bytes
-                *lines, rest = (rest + part).split(b"\n")
-                yield from (line.decode("utf-8", "replace") for line in lines)
-            if rest:
-                yield rest.decode("utf-8", "replace")
+            # What is there: `stream` would wait for so many bytes.
+            yield from lines_of(iter(lambda: answer.read1(1 << 16), b""))
         except (ApiException, HTTPError) as error:
             raise ClusterError(f"cannot read the log of {pod}: {reason(error)}") from error
 

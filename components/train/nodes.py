@@ -12,7 +12,6 @@ This module is also the program of the pods: torchrun -m rsp.components.train.no
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import secrets
@@ -33,6 +32,7 @@ from rsp.components.train.result import TrainResult
 from rsp.components.train.sets import Sets, link_sets
 from rsp.components.train.trainjob import Inherited, Nodes, build
 from rsp.shared.config import Config
+from rsp.shared.dataroot import result_key
 from rsp.shared.errors import ClusterError, RspError, StorageError, UsageError
 from rsp.shared.locations import Address, location, parse_address
 
@@ -78,7 +78,7 @@ def place(data_root: str, what: Mapping[str, Any]) -> Address:
             f"training on several nodes needs a data_root in S3, as s3://bucket/prefix; got {data_root!r}"
         )
     text = json.dumps([FORMAT, what], sort_keys=True, default=str)
-    return root / "train" / hashlib.sha256(text.encode()).hexdigest()[:24]
+    return root / "train" / result_key(text)
 
 
 def train_on_nodes(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from rsp.components.vectorize.parts import FORMAT, vectorize_block
-from rsp.shared.dataroot import root_of, touch
+from rsp.shared.atomic import atomic_path
+from rsp.shared.dataroot import result_key, root_of, touch
 from rsp.shared.errors import PartialError
 from rsp.shared.filecache import nearby
 from rsp.shared.locations import etag_of, exists, location, pinned
@@ -43,18 +41,14 @@ def part_of_block(
     """
     masks, seen = location(masks_at), location(seen_at)
     what = [FORMAT, etag_of(masks), etag_of(seen), refresh, kind, min_area, simplify]
-    name = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
-    target = root_of(data_root) / "vectorize" / f"{name}.part"
+    target = root_of(data_root) / "vectorize" / f"{result_key(json.dumps(what))}.part"
     if exists(target):
         touch(target)
         print(f"{target} is there already: nothing to do")
         return str(pinned(target))
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / target.name
+    with atomic_path(target) as path:
         result = vectorize_block(nearby(masks), seen, path, kind=kind, min_area=min_area, simplify=simplify)
         if result.failed:
             tile, reason = min(result.failed.items())
             raise PartialError(f"{len(result.failed)} masks failed, the first is {zxy(tile)}: {reason}")
-        storage, key = target.open()
-        storage.upload(key, path)
     return str(pinned(target))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rsp.shared.atomic import PREFIX
-from rsp.shared.errors import ConflictError, StorageError
+from rsp.shared.errors import ChangedError, ConflictError, StorageError
 
 MiB = 1 << 20
 
@@ -86,6 +86,12 @@ def check_digest(where: str, found: str, expected: str | None) -> None:
             f"{where} is damaged, or was replaced: its SHA-256 begins with {found[:16]}, and {expected[:16]} was "
             "expected"
         )
+
+
+def check_etag(where: object, found: str, expected: str | None) -> None:
+    """Raise `ChangedError` where an object has another ETag than is expected of it; None expects nothing."""
+    if expected not in (None, found):
+        raise ChangedError(f"{where} was replaced: its ETag is {found}, and {expected} was expected")
 
 
 def conflict(where: str, etag: str | None, now: Stat | None) -> ConflictError:

@@ -63,8 +63,8 @@ def open_reader(path: str | Location) -> TileReader:
         TileSetError: nothing there, neither a directory nor an archive, or no tile in it.
         StorageError: a remote one that cannot be reached.
     """
-    if isinstance(path, Address) or is_remote(path):
-        return open_remote(path if isinstance(path, Address) else str(path))
+    if is_remote(path):
+        return open_remote(path)
     path = Path(path).expanduser()
     if path.is_dir():
         return DirectoryReader(path)
@@ -79,8 +79,8 @@ def read_info(path: str | Location) -> TileSetInfo:
     Raises:
         TileSetError: nothing there, neither a directory nor an archive, or metadata that are damaged.
     """
-    if isinstance(path, Address) or is_remote(path):
-        with open_remote(path if isinstance(path, Address) else str(path)) as reader:
+    if is_remote(path):
+        with open_remote(path) as reader:
             return reader.info
     path = Path(path).expanduser()
     if path.is_dir():

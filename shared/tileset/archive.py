@@ -22,6 +22,7 @@ from pmtiles.writer import finalize_header
 from rsp.shared.atomic import PREFIX, atomic_path
 from rsp.shared.errors import StorageError, TileError, TileSetError
 from rsp.shared.locations import Location
+from rsp.shared.locks import hold
 from rsp.shared.tiles import Tile, bounds_lonlat, zxy
 from rsp.shared.tileset.base import TileReader, TileWriter
 from rsp.shared.tileset.entries import (
@@ -38,7 +39,6 @@ from rsp.shared.tileset.entries import (
     walk,
 )
 from rsp.shared.tileset.hilbert import columns_of, id_of, in_grid, tile_of, tiles_of
-from rsp.shared.tileset.locks import hold
 from rsp.shared.tileset.metadata import MAX_BYTES, complete, parse_metadata
 
 

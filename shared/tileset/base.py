@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from rsp.shared.errors import UsageError
+from rsp.shared.errors import TileSetError, UsageError
 from rsp.shared.locations import Location
 from rsp.shared.tiles import Tile, zoom_of
 from rsp.shared.tileset.metadata import TileSetInfo, join_metadata, parse_info
@@ -25,6 +25,16 @@ def tile_format(name: str) -> str:
         return FORMATS[name.lower().lstrip(".")]
     except KeyError:
         raise UsageError(f"unknown tile format {name!r}; expected one of {', '.join(FORMATS)}") from None
+
+
+def refuse_other_formats(path: object, extensions: Iterable[str], tiles_format: str) -> None:
+    """Raise `TileSetError` where a set holds tiles of another format: under two extensions one is unreadable."""
+    other = {extension for extension in extensions if tile_format(extension) != tiles_format}
+    if other:
+        raise TileSetError(
+            f"{path} already holds .{', .'.join(sorted(other))} tiles and {tiles_format} was asked for; "
+            "choose another output or the same --format"
+        )
 
 
 class TileReader(ABC):

@@ -13,9 +13,9 @@ from typing import Any
 
 from rsp.shared.atomic import PREFIX, atomic_text
 from rsp.shared.errors import StorageError, TileError, TileSetError
+from rsp.shared.locks import hold, try_lock
 from rsp.shared.tiles import MAX_ZOOM, Tile, zxy
-from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
-from rsp.shared.tileset.locks import hold, try_lock
+from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, refuse_other_formats, tile_format
 from rsp.shared.tileset.metadata import MAX_BYTES, SIDECAR, complete, foreign, parse_metadata, to_json
 
 
@@ -142,12 +142,7 @@ class DirectoryWriter(TileWriter):
         except OSError as error:
             raise StorageError(f"cannot write the folder {path}: {error.strerror}") from error
         # One tile under two extensions would make the set unreadable: say it before any work is done.
-        other = {extension for _, extension in present if tile_format(extension) != tiles_format}
-        if other:
-            raise TileSetError(
-                f"{path} already holds .{', .'.join(sorted(other))} tiles and {tiles_format} was asked for; "
-                "choose another output or the same --format"
-            )
+        refuse_other_formats(path, (extension for _, extension in present), tiles_format)
         self._odd = {tile: extension for tile, extension in present if extension != tiles_format}
         before = read_sidecar(path)
         self.metadata = before if resume else foreign(before)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from rsp.shared.errors import ChangedError, NotFoundError, StorageError, TileSetError, UsageError
 from rsp.shared.http import TEMPORARY, Backoff, TryAgain, connection_problem, retry, retry_after
 from rsp.shared.storage import Storage
+from rsp.shared.storage.base import check_etag
 
 if TYPE_CHECKING:
     import requests
@@ -73,8 +74,7 @@ class StoredRanges(Ranges):
         found = storage.stat(key)
         if found is None:
             raise NotFoundError(f"there is no {self.address}")
-        if etag not in (None, found.etag):
-            raise ChangedError(f"{self.address} was replaced: its ETag is {found.etag}, and {etag} was expected")
+        check_etag(self.address, found.etag, etag)
         self.size, self.etag = found.size, found.etag
         self.head = self.read(0, min(HEAD, self.size))
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsp.shared.errors import NotFoundError, TileError, TileSetError
-from rsp.shared.locations import Address, etag_of, is_address, location, parse_address
+from rsp.shared.locations import Address, Location, etag_of, is_address, location, parse_address
 from rsp.shared.tiles import MAX_ZOOM, Tile, zxy
 from rsp.shared.tileset.base import FORMATS, TileReader, tile_format
 from rsp.shared.tileset.metadata import MAX_BYTES, SIDECAR, parse_metadata
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
 _SCHEMES = ("s3://", "http://", "https://")
 
 
-def is_remote(path: str | Path) -> bool:
+def is_remote(path: str | Location) -> bool:
     """Tell whether a tile set is named by an address, and not by a path."""
     return str(path).lower().startswith(_SCHEMES)
 
 
-def open_remote(where: str | Address) -> TileReader:
+def open_remote(where: str | Location) -> TileReader:
     """Open an archive at `http(s)://...` or `s3://...`, or a folder of tiles `z/x/y.ext` below `s3://...`.
 
     Raises:
@@ -34,7 +33,7 @@ def open_remote(where: str | Address) -> TileReader:
     from rsp.shared.tileset.ranged import RangedReader
     from rsp.shared.tileset.ranges import HttpRanges, Ranges, StoredRanges
 
-    address = where if isinstance(where, Address) else parse_address(where) if is_address(where) else None
+    address = parse_address(str(where)) if is_address(str(where)) else None
     source: Ranges
     try:
         if address is None:
@@ -92,11 +91,7 @@ class StoredReader(TileReader):
 
     @property
     def metadata(self) -> dict[str, Any]:
-        try:
-            data, _ = self._storage.read(SIDECAR, limit=MAX_BYTES)
-        except NotFoundError:
-            return {}
-        return parse_metadata(data, f"{self.address}/{SIDECAR}")
+        return stored_sidecar(self._storage)
 
     def tiles(self) -> list[Tile]:
         return self._tiles
@@ -120,6 +115,15 @@ class StoredReader(TileReader):
             raise TileError(f"no tile {zxy(tile)} in {self.address}") from None
         except NotFoundError as error:
             raise TileError(f"cannot read the tile {zxy(tile)}: {error}") from None
+
+
+def stored_sidecar(storage: Storage) -> dict[str, Any]:
+    """Return the metadata beside tiles in a store, empty where it has none; raises as `read_sidecar`."""
+    try:
+        data, _ = storage.read(SIDECAR, limit=MAX_BYTES)
+    except NotFoundError:
+        return {}
+    return parse_metadata(data, f"{storage.address}/{SIDECAR}")
 
 
 def _format(key: str) -> str:

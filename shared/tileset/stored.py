@@ -12,7 +12,6 @@ commits, and says so: a pod that is thought dead and is not must not spoil what 
 
 from __future__ import annotations
 
-import io
 import os
 import secrets
 import threading
@@ -23,20 +22,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from rsp.shared.atomic import PREFIX
-from rsp.shared.errors import NotFoundError, StorageError, TileSetError, UsageError
-from rsp.shared.locations import Address
+from rsp.shared.errors import NotFoundError, StorageError, TileSetError
+from rsp.shared.locations import Address, check_output
 from rsp.shared.storage import Stat
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset.archive import ArchiveWriter, Journal
-from rsp.shared.tileset.base import TileWriter, tile_format
+from rsp.shared.tileset.base import TileWriter, refuse_other_formats
 from rsp.shared.tileset.hilbert import id_of
-from rsp.shared.tileset.metadata import SIDECAR, complete, foreign, parse_metadata, to_json
+from rsp.shared.tileset.metadata import SIDECAR, complete, foreign, to_json
 from rsp.shared.tileset.ranged import RangedReader
 from rsp.shared.tileset.ranges import StoredRanges
-from rsp.shared.tileset.remote import StoredReader
+from rsp.shared.tileset.remote import StoredReader, stored_sidecar
 
 # Records are stored when they are this large together, or this old. What a killed writer had beyond is lost.
 SEGMENT, SECONDS = 16 << 20, 30.0
@@ -144,13 +142,10 @@ class StoredArchiveWriter(ArchiveWriter):
 
     def commit(self) -> None:
         try:
-            if self._base is not None:
-                new = any(id_of(tile) not in self._journal.records for tile in self._kept)
-                if not self._journal.records and self.metadata == self._before:
-                    self.etag = self._base.etag
-                elif new:
-                    self._copy(tile for tile in sorted(self._kept) if id_of(tile) not in self._journal.records)
-            if self.etag is None:
+            if self._base is not None and not self._journal.records and self.metadata == self._before:
+                self.etag = self._base.etag  # nothing was added
+            else:
+                self._copy(tile for tile in sorted(self._kept) if id_of(tile) not in self._journal.records)
                 super()._commit()
             if self._owner() == self._name:  # what is there is a successor's otherwise
                 self._storage.delete(*(each.key for each in self._storage.list(self._segments)))
@@ -159,10 +154,10 @@ class StoredArchiveWriter(ArchiveWriter):
             raise
         self._close()
 
-    def _copy(self, tiles: Iterable[Tile]) -> None:
-        assert self._base is not None
-        tiles = iter(tiles)
+    def _copy(self, tiles: Iterator[Tile]) -> None:
+        """Put tiles of the archive that is there into the journal."""
         while chunk := [tile for tile, _ in zip(tiles, range(COPIED), strict=False)]:
+            assert self._base is not None
             for tile, data in self._base.read_many(chunk).items():
                 self._journal.append(id_of(tile), data)
 
@@ -200,14 +195,11 @@ class StoredArchiveWriter(ArchiveWriter):
         self._scratch.cleanup()
 
 
-class _Stream(io.RawIOBase):
-    """What an iterator yields, as a file that is read once."""
+class _Stream:
+    """What an iterator yields, as a `Readable`."""
 
     def __init__(self, parts: Iterator[bytes]) -> None:
         self._parts, self._rest = parts, b""
-
-    def readable(self) -> bool:
-        return True
 
     def read(self, size: int = -1) -> bytes:
         """Return so many bytes, fewer only at the end."""
@@ -232,26 +224,15 @@ class StoredWriter(TileWriter):
         self.format, self.done = tiles_format, frozenset()
         self._storage = address.storage()
         present = StoredReader.present(self._storage)
-        other = {tile_format(key.rpartition(".")[2]) for key in present.values()} - {tiles_format}
-        if other:
-            raise TileSetError(
-                f"{address} already holds .{', .'.join(sorted(other))} tiles and {tiles_format} was asked for; "
-                "choose another output or the same --format"
-            )
+        refuse_other_formats(address, (key.rpartition(".")[2] for key in present.values()), tiles_format)
         self._keys = present  # a tile may be there as .jpeg
-        before = self._sidecar()
+        before = stored_sidecar(self._storage)
         self.metadata = before if resume else foreign(before)
         if resume:
             self.done = frozenset(present)
         self._pool = ThreadPoolExecutor(AT_ONCE, "store")
         self._under_way: deque[Future[Stat]] = deque()
         self._lock = threading.Lock()
-
-    def _sidecar(self) -> dict[str, Any]:
-        try:
-            return parse_metadata(self._storage.read(SIDECAR)[0], f"{self.path}/{SIDECAR}")
-        except NotFoundError:
-            return {}
 
     def write(self, tile: Tile, data: bytes) -> None:
         with self._lock:
@@ -282,7 +263,6 @@ def open_stored(address: Address, tiles_format: str, *, resume: bool) -> TileWri
     Raises:
         UsageError: the address has an ETag.
     """
-    if address.etag is not None:
-        raise UsageError(f"cannot write {address}: an output has no ETag yet; give {address.plain}")
+    check_output(address)
     kind = StoredArchiveWriter if address.suffix.lower() == ".pmtiles" else StoredWriter
     return kind(address, tiles_format, resume=resume)

@@ -371,7 +371,7 @@ def test_pages_stay_small_whatever_the_area(tmp_path):
         tiles=x.size, written=x.size, iou=0.5, miou=0.5, mcc=0.5, qod=60.0, classes=dict.fromkeys(titles, 0.5),
         confusion=random.integers(0, 10**9, (60, 60)).tolist(),
     )  # fmt: skip
-    job = Job("stack", sets, sets[1], sets[2], 0, (0, 0), (100, 100), False, "png")
+    job = Job("stack", sets, sets[1], sets[2], 0)
     pages = {"webmap": tmp_path / "map.html", "side_by_side": tmp_path / "worst.html"}
     write_pages(job, scores, result, [ClassDef("building", (255, 0, 0))], **pages)
     assert max(path.stat().st_size for path in pages.values()) < PAGE_BYTES <= 1_000_000

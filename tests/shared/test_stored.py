@@ -58,6 +58,14 @@ def write(address: str, tiles=TILES, *, version: int = 1, resume: bool = False, 
     return getattr(writer, "etag", None)
 
 
+def interrupted(address: str, tiles=TILES[:60]) -> None:
+    """A writer that fails after it has written tiles."""
+    with pytest.raises(KeyError), open_writer(address, "png") as writer:
+        for tile in tiles:
+            writer.write(tile, content(tile))
+        raise KeyError
+
+
 def test_an_archive_is_the_same_as_on_the_disk(bucket, tmp_path, small):
     etag = write(f"{bucket}/maps/a.pmtiles", model="m")
     write(str(tmp_path / "a.pmtiles"), model="m")
@@ -98,10 +106,7 @@ def test_a_large_archive_goes_in_parts_without_a_second_copy_on_the_disk(bucket,
 
 def test_another_machine_goes_on_with_what_was_stored(bucket, small):
     address = f"{bucket}/a.pmtiles"
-    with pytest.raises(KeyError), open_writer(address, "png") as writer:
-        for tile in TILES[:60]:
-            writer.write(tile, content(tile))
-        raise KeyError
+    interrupted(address)
     assert not any(key == "a.pmtiles" for key in keys(bucket)), "nothing is visible before it is whole"
     with open_writer(address, "png", resume=True) as writer:
         assert writer.done == frozenset(TILES[:60])
@@ -114,10 +119,7 @@ def test_another_machine_goes_on_with_what_was_stored(bucket, small):
 
 def test_without_resume_an_archive_starts_over(bucket, small):
     address = f"{bucket}/a.pmtiles"
-    with pytest.raises(KeyError), open_writer(address, "png") as writer:
-        for tile in TILES[:60]:
-            writer.write(tile, content(tile))
-        raise KeyError
+    interrupted(address)
     write(address, TILES[60:70])
     with open_reader(address) as reader:
         assert reader.tiles() == sorted(TILES[60:70])
@@ -125,10 +127,7 @@ def test_without_resume_an_archive_starts_over(bucket, small):
 
 
 def test_a_journal_of_another_format(bucket, small):
-    with pytest.raises(KeyError), open_writer(f"{bucket}/a.pmtiles", "png") as writer:
-        for tile in TILES:
-            writer.write(tile, content(tile))
-        raise KeyError
+    interrupted(f"{bucket}/a.pmtiles", TILES)
     with pytest.raises(TileSetError, match=r"begun s3://.*/a.pmtiles with png tiles and webp was asked for"):
         open_writer(f"{bucket}/a.pmtiles", "webp", resume=True)
     write(f"{bucket}/b.pmtiles")
@@ -138,10 +137,7 @@ def test_a_journal_of_another_format(bucket, small):
 
 def test_a_damaged_segment_costs_its_tiles_and_no_more(bucket, small):
     address = f"{bucket}/a.pmtiles"
-    with pytest.raises(KeyError), open_writer(address, "png") as writer:
-        for tile in TILES[:60]:
-            writer.write(tile, content(tile))
-        raise KeyError
+    interrupted(address)
     storage = location(bucket).storage()
     segments = [key for key in keys(bucket) if "00000" in key]
     assert len(segments) > 3
@@ -324,10 +320,7 @@ def test_a_pin_holds(bucket):
 
 def test_one_object_a_tile(bucket):
     address = f"{bucket}/tiles"
-    with pytest.raises(KeyError), open_writer(address, "png") as writer:
-        for tile in TILES[:100]:
-            writer.write(tile, content(tile))
-        raise KeyError
+    interrupted(address, TILES[:100])
     write(address, resume=True, model="m")
     with open_reader(address) as reader:
         assert reader.tiles() == sorted(TILES) and reader.metadata["model"] == "m"

@@ -1,4 +1,4 @@
-"""Locks on files, by which the writers of one tile set know of each other. A lock goes with its process."""
+"""Locks on files, by which processes of one machine know of each other. A lock goes with its process."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import fcntl
 import os
 from pathlib import Path
 
+# How a file is locked: for this process alone, which does not wait, or together with others.
+ALONE, SHARED = fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_SH
 
-def try_lock(descriptor: int) -> bool:
-    """Lock an open file for this process; tell whether it is locked for certain.
+
+def try_lock(descriptor: int, how: int = ALONE) -> bool:
+    """Lock an open file; tell whether it is locked for certain.
 
     Raises:
-        BlockingIOError: another process (or another opening of the file) holds the lock.
+        BlockingIOError: another process (or another opening of the file) holds the lock, and `how` does not wait.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how)
     except BlockingIOError:
         raise
     except OSError:
