@@ -213,8 +213,8 @@ class FolderStorage(Storage):
                     return found
             except (StorageError, OSError) as error:
                 reason = error if isinstance(error, OSError) else error.__cause__
-                # Somebody who deleted the last object of the folder has removed it between our steps. Where that was
-                # while it was made, Python says that it exists.
+                # Somebody who deleted the last object of the folder has removed it between our steps; while it is
+                # made, Python then says that it exists.
                 if isinstance(reason, (FileNotFoundError, FileExistsError)) and attempts_left:
                     continue
                 if isinstance(reason, (FileExistsError, NotADirectoryError)):

@@ -162,10 +162,9 @@ class StoredArchiveWriter(ArchiveWriter):
                 self._journal.append(id_of(tile), data)
 
     def _publish(self, head: Iterable[bytes], sources: Iterable[tuple[int, int]], size: int) -> None:
-        self._check_owner()
         parts = list(head)
         stream, size = _Stream(self._content(parts, sources)), sum(map(len, parts)) + size
-        # Once more at the end: an upload of minutes must not replace what a successor has committed meanwhile.
+        # At the end: an upload of minutes must not replace what a successor has committed meanwhile.
         self.etag = self._storage.upload_from(self._key, stream, size, check=self._check_owner).etag
 
     def _content(self, head: list[bytes], sources: Iterable[tuple[int, int]]) -> Iterator[bytes]:

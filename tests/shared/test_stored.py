@@ -58,9 +58,9 @@ def write(address: str, tiles=TILES, *, version: int = 1, resume: bool = False, 
     return getattr(writer, "etag", None)
 
 
-def interrupted(address: str, tiles=TILES[:60]) -> None:
+def interrupted(address: str, tiles=TILES[:60], *, resume: bool = False) -> None:
     """A writer that fails after it has written tiles."""
-    with pytest.raises(KeyError), open_writer(address, "png") as writer:
+    with pytest.raises(KeyError), open_writer(address, "png", resume=resume) as writer:
         for tile in tiles:
             writer.write(tile, content(tile))
         raise KeyError
@@ -115,6 +115,25 @@ def test_another_machine_goes_on_with_what_was_stored(bucket, small):
     assert keys(bucket) == ["a.pmtiles"]
     whole = write(f"{bucket}/b.pmtiles")
     assert writer.etag == whole
+
+
+def test_a_journal_grows_from_attempt_to_attempt(bucket, small):
+    address = f"{bucket}/a.pmtiles"
+    for first in (0, 60, 120):
+        interrupted(address, TILES[first : first + 60], resume=True)
+    with open_writer(address, "png", resume=True) as writer:
+        assert writer.done == frozenset(TILES[:180])
+        for tile in TILES[180:]:
+            writer.write(tile, content(tile))
+    assert writer.etag == write(f"{bucket}/b.pmtiles")
+
+
+def test_without_resume_what_an_attempt_left_is_gone_for_all_later_ones(bucket, small):
+    address = f"{bucket}/a.pmtiles"
+    interrupted(address, TILES[:60])
+    interrupted(address, TILES[60:70])
+    with open_writer(address, "png", resume=True) as writer:
+        assert writer.done == frozenset(TILES[60:70])
 
 
 def test_without_resume_an_archive_starts_over(bucket, small):
