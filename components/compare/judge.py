@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -66,54 +67,89 @@ class Verdict:
         }
 
 
-def judge(
+class Blocks(NamedTuple):
+    """The pixels of one model's masks, block by block.
+
+    Attributes:
+        tiles: The tile of each block that comes first, to say where it is.
+        counts: The confusion matrix of each, shape (blocks, K, K).
+    """
+
+    tiles: list[Tile]
+    counts: Counts
+
+
+class Evidence(NamedTuple):
+    """What a verdict rests on.
+
+    Attributes:
+        tiles: How many tiles there are.
+        candidate: The blocks of the candidate.
+        champion: Those of the champion, the same ones; None where nothing serves yet.
+    """
+
+    tiles: int
+    candidate: Blocks
+    champion: Blocks | None = None
+
+
+def measure(
     labels: str | Location,
     candidate: str | Location,
     champion: str | Location | None = None,
     *,
     config: Location | None = None,
-    bar: float = 0.0,
-    margin: float = 0.0,
     block: int = 4,
-    seed: int = 0,
     workers: int | None = None,
-) -> Verdict:
+) -> Evidence:
     """Compare the masks of two models with the labels of the same tiles.
-
-    The candidate is deployed if its IoU reaches the bar and, where there is a champion, gains at least the margin,
-    and if the (one-sided) lower 90 % bound of the gain is not negative. One that
-    does just as well is kept out, so that no night deploys what changes nothing.
 
     Args:
         labels: Tile set of the labels of held-out tiles.
         candidate: Tile set of the candidate's masks of them.
-        champion: Tile set of the champion's masks; None where nothing serves yet: then the bar alone decides.
+        champion: Tile set of the champion's masks; None where nothing serves yet.
         config: The configuration; None where the tile sets tell their classes.
-        bar: The least IoU, 0 to 1.
-        margin: The least gain, 0 to 1.
         block: Side in tiles of the blocks.
-        seed: Of the draws.
         workers: How many processes; None for one a processor.
 
     Raises:
-        UsageError: a number makes no sense.
+        UsageError: the side of a block is no number of tiles.
         TileSetError: the sets hold different tiles, or a tile cannot be compared.
     """
-    for name, value in (("bar", bar), ("margin", margin)):
-        if not 0 <= value <= 1:
-            raise UsageError(f"{name} is 0 to 1, got {value}")
     if block < 1:
         raise UsageError(f"block is at least 1 tile, got {block}")
     masks = [candidate] if champion is None else [candidate, champion]
     found = [_counts(labels, each, config, workers) for each in masks]
-    tiles = sorted(found[0])
     if champion is not None and found[1].keys() != found[0].keys():
         odd = min(found[0].keys() ^ found[1].keys())
         raise TileSetError(
             f"{candidate} and {champion} hold different tiles, as {zxy(odd)}: predict the same ones"
         )
     ours, *theirs = (blocks_of(each, block) for each in found)
-    return decide(ours, theirs[0] if theirs else None, bar=bar, margin=margin, seed=seed, tiles=len(tiles))
+    return Evidence(len(found[0]), ours, theirs[0] if theirs else None)
+
+
+def judge(evidence: Evidence, *, bar: float = 0.0, margin: float = 0.0, seed: int = 0) -> Verdict:
+    """Decide whether the candidate takes the champion's place.
+
+    It does if its IoU reaches the bar and, where there is a champion, gains at least the margin, and if the
+    (one-sided) lower 90 % bound of the gain is not negative. One that does just as well is kept out, so that no
+    night deploys what changes nothing. Without a champion the bar alone decides.
+
+    Args:
+        evidence: From `measure`.
+        bar: The least IoU, 0 to 1.
+        margin: The least gain, 0 to 1.
+        seed: Of the draws.
+
+    Raises:
+        UsageError: a number makes no sense.
+    """
+    for name, value in (("bar", bar), ("margin", margin)):
+        if not 0 <= value <= 1:
+            raise UsageError(f"{name} is 0 to 1, got {value}")
+    champion = None if evidence.champion is None else evidence.champion.counts
+    return decide(evidence.candidate.counts, champion, bar=bar, margin=margin, seed=seed, tiles=evidence.tiles)
 
 
 def _counts(
@@ -131,12 +167,15 @@ def _counts(
     return counts
 
 
-def blocks_of(counts: dict[Tile, Counts], side: int) -> Counts:
-    """Add up the matrices of the tiles of each square block; returns shape (blocks, K, K), in a fixed order."""
-    blocks: dict[tuple[int, int], list[Counts]] = defaultdict(list)
+def blocks_of(counts: dict[Tile, Counts], side: int) -> Blocks:
+    """Add up the matrices of the tiles of each square block; the order is always the same."""
+    blocks: dict[tuple[int, int], list[Tile]] = defaultdict(list)
     for tile in sorted(counts):
-        blocks[tile.x // side, tile.y // side].append(counts[tile])
-    return np.stack([np.sum(blocks[key], axis=0) for key in sorted(blocks)])
+        blocks[tile.x // side, tile.y // side].append(tile)
+    tiles = [blocks[key] for key in sorted(blocks)]
+    return Blocks(
+        [each[0] for each in tiles], np.stack([np.sum([counts[tile] for tile in each], axis=0) for each in tiles])
+    )
 
 
 def decide(

@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import math
 import random
+import re
 
 import numpy as np
 import pytest
 
 from rsp.components.compare import judge as module
-from rsp.components.compare.judge import LEAST_BLOCKS, Verdict, blocks_of, decide, draw_gains, judge
+from rsp.components.compare.judge import (
+    LEAST_BLOCKS,
+    Blocks,
+    Evidence,
+    Verdict,
+    blocks_of,
+    decide,
+    draw_gains,
+    judge,
+    measure,
+)
+from rsp.components.compare.verdict_page import verdict_page
 from rsp.shared.errors import TileSetError, UsageError
 from rsp.shared.metrics import confusion, foreground_iou
+from rsp.shared.page import PAGE_BYTES
 from rsp.shared.tiles import Tile
 from tests.tilesets import make_tileset
 
@@ -67,9 +80,10 @@ def config(tmp_path_factory):
     return path
 
 
-def compare(sets, config, candidate: str, champion: str | None, **options) -> Verdict:
+def compare(sets, config, candidate: str, champion: str | None, block: int = 2, **options) -> Verdict:
     theirs = sets[champion] if champion else None
-    return judge(sets["labels"], sets[candidate], theirs, config=config, workers=1, **{"block": 2, **options})
+    found = measure(sets["labels"], sets[candidate], theirs, config=config, workers=1, block=block)
+    return judge(found, **options)
 
 
 def counts(masks) -> dict[Tile, np.ndarray]:
@@ -170,9 +184,10 @@ def test_masks_without_the_class_pass_no_bar():
 def test_the_order_of_tiles_and_the_seed():
     some = counts(wrong(0.1, 1))
     shuffled = dict(random.Random(0).sample(list(some.items()), len(some)))
-    assert np.array_equal(blocks_of(some, 2), blocks_of(shuffled, 2))
-    assert blocks_of(some, 2).sum() == 64 * SIDE * SIDE
-    ours, theirs = blocks_of(some, 2), blocks_of(counts(wrong(0.1, 2)), 2)
+    (first, ours), (again, same) = blocks_of(some, 2), blocks_of(shuffled, 2)
+    assert first == again and first[:2] == [Tile(100, 200, 14), Tile(100, 202, 14)]
+    assert np.array_equal(ours, same) and ours.sum() == 64 * SIDE * SIDE
+    theirs = blocks_of(counts(wrong(0.1, 2)), 2).counts
     assert np.array_equal(draw_gains(ours, theirs, 1), draw_gains(ours, theirs, 1))
     assert not np.array_equal(draw_gains(ours, theirs, 1), draw_gains(ours, theirs, 2))
     assert len(draw_gains(ours, theirs, 1)) == module.DRAWS
@@ -180,8 +195,35 @@ def test_the_order_of_tiles_and_the_seed():
 
 def test_what_is_refused(sets, config):
     with pytest.raises(TileSetError, match=r"lacks 4 of the 64 tiles"):
-        judge(sets["labels"], sets["good"], sets["some"], config=config)
+        measure(sets["labels"], sets["good"], sets["some"], config=config)
     with pytest.raises(UsageError, match="margin is 0 to 1, got 2"):
         compare(sets, config, "good", "bad", margin=2)
     with pytest.raises(UsageError, match="block is at least 1 tile"):
         compare(sets, config, "good", "bad", block=0)
+
+
+def page(sets, config, candidate: str, champion: str | None, block: int = 2, **options) -> str:
+    theirs = sets[champion] if champion else None
+    found = measure(sets["labels"], sets[candidate], theirs, config=config, workers=1, block=block)
+    names = {"candidate": "1a2b3c4d", "champion": "<b>"}
+    return verdict_page(judge(found, **options), found, names=names)
+
+
+def test_the_page_says_why(sets, config):
+    text = page(sets, config, "uneven", "labels", bar=0.1)
+    assert "Verdict: keep what serves." in text and "the gain may be chance" in text
+    assert "&lt;b&gt;" in text and "<b>" not in text and len(text) < PAGE_BYTES / 20
+    lost, gained = text.split("Blocks that lost most")[1].split("Blocks that gained most")
+    # The one block that is wrong, by its first tile.
+    assert lost.count("<tr><td>") == 1 and "<td>14/100/200</td><td>1.0000</td>" in lost and "None" not in lost
+    assert "There are none." in gained
+    assert sum(map(int, re.findall(r": (\d+)</title>", text.replace(",", "")))) == module.DRAWS
+
+
+def test_the_page_without_a_champion_or_without_a_class(sets, config):
+    text = page(sets, config, "good", None)
+    assert "deploy the candidate" in text and "draws" not in text and "there is no champion" in text
+    empty = np.tile(np.array([[100, 0], [0, 0]]), (10, 1, 1))
+    found = Evidence(10, *[Blocks([Tile(x, 0, 14) for x in range(10)], empty)] * 2)
+    text = verdict_page(judge(found), found, names={})
+    assert "No draw has an IoU" in text and "10 more blocks have no IoU" in text
