@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import mercantile
 from mercantile import Tile
@@ -119,7 +122,7 @@ def zoom_of(tiles: Iterable[Tile], where: str | Location = "the cover") -> int:
 
 
 def split_cover(
-    tiles: Sequence[Tile], shares: Sequence[int], *, seed: int = 0, block: int = 1
+    tiles: Sequence[Tile], shares: Sequence[int], *, seed: int = 0, block: int = 1, stable: bool = False
 ) -> list[list[Tile]]:
     """Split tiles into parts by percentage, seeded, losing none.
 
@@ -129,9 +132,11 @@ def split_cover(
         seed: The same seed gives the same parts, whatever the order of `tiles`.
         block: Side, in tiles, of the squares that stay together. 1 shuffles single tiles; larger blocks keep
             neighbours, which look alike, on one side of the split.
+        stable: Let each block go where a hash of its place says, whatever else there is: tiles that come later
+            move none. The shares are then met only on average, and a part of few blocks may be empty.
 
     Returns:
-        One sorted list a part. Their sizes follow the shares within one block.
+        One sorted list a part. Unless `stable`, their sizes follow the shares within one block.
     """
     if not shares or any(share < 0 for share in shares) or sum(shares) != 100:
         raise UsageError(f"splits must be percentages that sum to 100, got {','.join(map(str, shares))}")
@@ -140,10 +145,15 @@ def split_cover(
     blocks: dict[tuple[int, int, int], list[Tile]] = {}
     for tile in sorted(set(tiles)):
         blocks.setdefault((tile.z, tile.x // block, tile.y // block), []).append(tile)
+    parts: list[list[Tile]] = [[] for _ in shares]
+    if stable:
+        bounds = list(accumulate(shares))
+        for place, members in blocks.items():
+            parts[bisect_right(bounds, _percent_of(seed, place))].extend(members)
+        return [sorted(part) for part in parts]
     shuffled = list(blocks.values())
     random.Random(seed).shuffle(shuffled)  # noqa: S311 (a reproducible split, not a secret)
     total = sum(map(len, shuffled))
-    parts: list[list[Tile]] = [[] for _ in shares]
     done, part, bound = 0, 0, shares[0]
     for members in shuffled:
         # A block goes to the part in whose share its middle falls, so rounding errs to neither side.
@@ -153,6 +163,13 @@ def split_cover(
         parts[part].extend(members)
         done += len(members)
     return [sorted(part) for part in parts]
+
+
+def _percent_of(seed: int, place: tuple[int, int, int]) -> float:
+    """Return where in [0, 100) the hash of a block (z, column, row) lies; it is the same on every machine."""
+    digest = hashlib.sha256(f"split {seed} {'/'.join(map(str, place))}".encode()).digest()
+    # 53 bits: what a float holds, so that 100 is never reached.
+    return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53) * 100
 
 
 def tile_block(west: float, south: float, east: float, north: float, zoom: int) -> tuple[Tile, Tile]:

@@ -34,6 +34,8 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
         "validation_labels": "dataset", "checkpoint": "out", "metrics": None, "confusion": None, "history": None,
         # What a step asks of the cluster.
         "nodes": None, "node_gpus": None, "accelerator": None, "runtime": None,
+        # Called `checkpoint` by the command line: here that is what comes out.
+        "start": "checkpoint",
     },
     ("export", "export"): {"model": "out"},
     ("predict", "predict"): {"images": "tiles", "model": "checkpoint", "masks": "out", "overlap": "tile_overlap"},
@@ -60,7 +62,7 @@ WEB = {"web_ui_base_url", "web_ui_template", "web_ui"}  # pages of a folder; a c
 
 # What only the command line has.
 LEFT_OUT = {
-    ("cover", "cover"): {"splits", "seed", "block"},  # that is `split`
+    ("cover", "cover"): {"splits", "seed", "block", "stable"},  # that is `split`
     ("cover", "split"): {"crs", "kind", "max_tiles", "zoom"},
     ("download", "download"): {"overwrite", "workers", *WEB},
     ("extract", "extract"): {"index"},
@@ -68,7 +70,7 @@ LEFT_OUT = {
     ("subset", "subset"): {"mode", "resume", *WEB},
     ("tile", "tile"): {"bands", "no_data", "resume", "value_range", "workers", *WEB},
     # What else there is to say about training stands in the configuration.
-    ("train", "train"): {"bs", "checkpoint", "device", "loss", "lr", "model", "resume", "ts", "workers"},
+    ("train", "train"): {"bs", "device", "loss", "lr", "model", "resume", "ts", "workers"},
     ("export", "export"): {"config", "seed", "tiles"},
     ("predict", "predict"): {
         "batch_size", "config", "device", "model", "precision", "resume", "source", "tile_size",

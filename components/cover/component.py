@@ -40,6 +40,7 @@ def split(
     share: int = 70,
     seed: int = 0,
     block: int = 1,
+    stable: bool = False,
 ) -> None:
     """Split the tiles of a tile set into a training and a validation cover.
 
@@ -51,6 +52,7 @@ def split(
         share: Percentage that goes to training.
         seed: Seed of the shuffle.
         block: Side in tiles of the squares that stay together.
+        stable: Let a hash of its place decide where a block goes, so that tiles that come later move none.
     """
     from rsp.components.artifacts import describe, named
     from rsp.components.cover.tool import cover as tool
@@ -63,6 +65,7 @@ def split(
         splits=[int(share), 100 - int(share)],
         seed=int(seed),
         block=int(block),
+        stable=bool(stable),
     )
     describe(training, "cover", result)
     describe(validation, "cover", result)

@@ -44,6 +44,7 @@ def cover(
     splits: list[int] | None = None,
     seed: int = 0,
     block: int = 1,
+    stable: bool = False,
     crs: str | None = None,
     max_tiles: int = MAX_TILES,
 ) -> CoverResult:
@@ -59,6 +60,7 @@ def cover(
         splits: Percentages that sum to 100, one for each output.
         seed: Seed of the shuffle before a split.
         block: Side in tiles of the squares that a split keeps together.
+        stable: Let a hash of its place decide where a block goes, so that tiles that come later move none.
         crs: The CRS of the features or the bounding box, as EPSG:2154, whatever the file says.
         max_tiles: Refuse to make a cover of more tiles.
 
@@ -77,6 +79,8 @@ def cover(
         raise UsageError(f"--zoom is needed to cover a {kind}")
     if zoom is not None and not 0 <= zoom <= MAX_ZOOM:
         raise UsageError(f"--zoom must be from 0 to {MAX_ZOOM}, got {zoom}")
+    if stable and splits is None:
+        raise UsageError("--stable says how to split; give --splits, too")
     check_paths([Output(path, COVER) for path in out], [source] if kind != "bbox" else [])
     if kind == "dir":
         if crs is not None:
@@ -90,10 +94,11 @@ def cover(
         tiles = area(source, zoom, crs, max_tiles)
     if not tiles:
         raise CoverError(f"{source} covers no tile")
-    parts = split_cover(tiles, splits, seed=seed, block=block) if splits else [tiles]
+    parts = split_cover(tiles, splits, seed=seed, block=block, stable=stable) if splits else [tiles]
     for path, part in zip(out, parts, strict=True):
         if not part:
-            raise CoverError(f"{len(tiles)} tiles are too few to split: {path} would be empty")
+            advice = "; try another --seed, smaller blocks, or --splits without --stable" if stable else ""
+            raise CoverError(f"{len(tiles)} tiles are too few to split: {path} would be empty{advice}")
     for path, part in zip(out, parts, strict=True):
         write_cover(path, part)
     return CoverResult(tiles=len(tiles), parts=[len(part) for part in parts])
@@ -144,6 +149,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--block", type=int, default=1, metavar="N",
         help="split by blocks of N x N tiles, since neighbouring tiles look alike (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--stable", action="store_true",
+        help="split by a hash of each block's place: tiles that come later move none, shares hold on average",
     )  # fmt: skip
 
 

@@ -19,6 +19,8 @@ def train(
     training_labels_at: str = "",
     validation_images_at: str = "",
     validation_labels_at: str = "",
+    start: dsl.Input[dsl.Model] = None,
+    start_at: str = "",
     config: dict = {},
     config_uri: str = "",
     epochs: int = 10,
@@ -46,6 +48,8 @@ def train(
         training_labels_at: The same as `training_labels` by address, in its place.
         validation_images_at: The same as `validation_images` by address, in its place.
         validation_labels_at: The same as `validation_labels` by address, in its place.
+        start: A checkpoint whose weights training starts from, as that of the model that serves.
+        start_at: The same by address, in its place; empty with no `start` begins with new weights.
         config: The configuration: the tables of `config.toml`.
         config_uri: Where the configuration is, in place of `config`: a path or s3://bucket/key.
         epochs: Epochs of training.
@@ -82,6 +86,7 @@ def train(
             nodes=Nodes(int(nodes), runtime, gpus=int(float(node_gpus)), accelerator=accelerator),
             data_root=data_root,
             refresh=refresh,
+            start=given(start, start_at, "start") if start or start_at else None,
         )
     for name, value in result.measures().items():
         metrics.log_metric(name, value)

@@ -34,7 +34,7 @@ from rsp.components.train.trainjob import Inherited, Nodes, build
 from rsp.shared.config import Config
 from rsp.shared.dataroot import result_key
 from rsp.shared.errors import ClusterError, RspError, StorageError, UsageError
-from rsp.shared.locations import Address, location, parse_address
+from rsp.shared.locations import Address, Location, location, parse_address, pinned
 
 FORMAT = 1
 PLAN, ERROR = "plan.json", "error-"
@@ -90,6 +90,7 @@ def train_on_nodes(
     epochs: int,
     seed: int,
     refresh: str = "",
+    start: Location | None = None,
     image: str = "",
     poll: float | None = None,
 ) -> TrainResult:
@@ -103,6 +104,7 @@ def train_on_nodes(
         epochs: Epochs of training.
         seed: See `train`.
         refresh: Another text trains again what was trained before.
+        start: A checkpoint in S3 whose weights training starts from.
         image: What the nodes run, in place of the image of this pod.
         poll: Seconds between looks at the training.
 
@@ -119,17 +121,22 @@ def train_on_nodes(
 
     nodes.check()
     texts = addressed(sets)
+    if start is not None:
+        if not isinstance(start, Address):
+            raise UsageError(f"training starts from {start}, which several nodes cannot read: put it into S3")
+        start = start if start.etag else pinned(start)
     # The training reads no database, and a DSN may hold a password.
     config = replace(config, pg_dsn=None)
     what = {
         "sets": texts, "config": config, "epochs": epochs, "seed": seed, "refresh": refresh,
         "processes": nodes.count * nodes.processes, "gpus": nodes.gpus > 0, "version": __version__,
+        "start": start and start.etag,
     }  # fmt: skip
     work = place(data_root, what)
     if (done := _result(work)) is not None:
         print(f"trained before: {_beside(work, RESULT)}", flush=True)
         return done
-    plan = Plan(config, Path("dataset"), _beside(work, RUN), epochs, resume=True, seed=seed)
+    plan = Plan(config, Path("dataset"), _beside(work, RUN), epochs, checkpoint=start, seed=seed)
     plan.check()
     cluster = Cluster()
     pod = cluster.own_pod() or Inherited()
@@ -205,7 +212,7 @@ def worker(where: Address) -> int:
             plan.dataset = link_sets(Path(folder) / "dataset", plan.config, told["sets"])
             with join(told["device"]) as world:
                 try:
-                    result = train_model(replace(plan, resume=not _finished(plan)), world)
+                    result = train_model(_going_on(plan), world)
                 except RspError as error:
                     # Before the group is left: what that does to the others comes later than this.
                     _leave(where, rank, error)
@@ -227,12 +234,15 @@ def _gone() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _finished(plan: Plan) -> bool:
-    """Tell whether all epochs are done: an earlier attempt was cut off before it wrote its result."""
+def _going_on(plan: Plan) -> Plan:
+    """Return what is left of a plan: an earlier attempt may have trained some of its epochs."""
     from rsp.components.train.history import read_state
 
     state = read_state(plan.out)
-    return state is not None and state.epoch >= plan.epochs
+    # Where all are done, that attempt was cut off before it wrote its result.
+    if state is None or state.epoch >= plan.epochs:
+        return plan
+    return replace(plan, resume=True, checkpoint=None)
 
 
 def _check_device(device: str) -> None:

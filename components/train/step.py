@@ -32,6 +32,7 @@ def train_step(
     nodes: Nodes | None = None,
     data_root: str = "",
     refresh: str = "",
+    start: Location | None = None,
 ) -> TrainResult:
     """Train on tile sets wherever they are, and keep the best checkpoint.
 
@@ -47,6 +48,7 @@ def train_step(
         nodes: Train as a TrainJob on so many nodes, if there are several; the tile sets are then archives in S3.
         data_root: Where the work of several nodes goes, s3://bucket/prefix.
         refresh: Another text trains again what several nodes have trained before.
+        start: A checkpoint whose weights training starts from; several nodes read one in S3.
     """
     settings = load_config(config)
     sets = {"training": training, "validation": validation}
@@ -56,7 +58,9 @@ def train_step(
                 f"with {nodes.count} nodes the step only waits, and its own {gpus} GPUs would be idle: "
                 "set gpus to 0, and node_gpus to the GPUs of each node"
             )
-        result = train_on_nodes(sets, settings, data_root, nodes, epochs=epochs, seed=seed, refresh=refresh)
+        result = train_on_nodes(
+            sets, settings, data_root, nodes, epochs=epochs, seed=seed, refresh=refresh, start=start
+        )
         shutil.copyfile(fetched(result.checkpoint), checkpoint)
         write_chart(chart, result)
         return replace(result, checkpoint=checkpoint)
@@ -64,7 +68,8 @@ def train_step(
     with TemporaryDirectory(dir=checkpoint.parent, prefix=".rsp-train-") as name:
         root = Path(name)
         dataset = link_sets(root / "dataset", settings, sets)
-        result = train(root / "out", config=config, dataset=dataset, epochs=epochs, seed=seed, gpus=gpus)
+        out = root / "out"
+        result = train(out, config=config, dataset=dataset, epochs=epochs, seed=seed, gpus=gpus, checkpoint=start)
         shutil.copyfile(fetched(result.checkpoint), checkpoint)
     write_chart(chart, result)
     return replace(result, checkpoint=checkpoint)

@@ -13,7 +13,7 @@ from rsp.components.cover.component import cover as cover_component
 from rsp.components.cover.component import split as split_component
 from rsp.components.cover.tool import cover
 from rsp.shared.errors import CoverError, FeatureError, UsageError
-from rsp.shared.tiles import Tile, read_cover
+from rsp.shared.tiles import Tile, read_cover, split_cover
 
 
 def write_geojson(path, *geometries, **members):
@@ -129,6 +129,20 @@ def test_blocks_stay_together(tmp_path):
     assert not blocks[0] & blocks[1]
 
 
+def test_a_stable_split_moves_no_tile_when_the_area_grows(tmp_path, rsp):
+    parts = []
+    for east in ("4.81", "4.83"):
+        outs = [tmp_path / f"{name}-{east}" for name in ("a", "b")]
+        bbox = ("cover", "--bbox", f"4.8,45.7,{east},45.73", "--zoom", "18", "--splits", "70,30", "--block", "3")
+        assert rsp(*bbox, "--stable", "--out", *outs).code == 0
+        parts.append([set(read_cover(out)) for out in outs])
+    assert parts[0][0] < parts[1][0] and parts[0][1] < parts[1][1]
+    with pytest.raises(CoverError, match=r"would be empty; try another --seed, smaller blocks"):
+        cover("4.8,45.7,4.83,45.73", outs, kind="bbox", zoom=18, splits=[70, 30], block=1000, stable=True)
+    with pytest.raises(UsageError, match=r"give --splits, too"):
+        cover("4.8,45.7,4.83,45.73", outs[:1], kind="bbox", zoom=18, stable=True)
+
+
 def test_the_cover_of_a_directory(tmp_path, rsp):
     for tile in ((1, 2), (3, 1)):
         file = tmp_path / "tiles" / "2" / str(tile[0]) / f"{tile[1]}.png"
@@ -174,6 +188,9 @@ def test_component(run_component, tmp_path):
     step = run_component(split_component, {"tiles": tmp_path / "tiles"}, share=70)
     parts = [read_cover(step.path(name)) for name in ("training", "validation")]
     assert sorted(parts[0] + parts[1]) == sorted(tiles)
+    step = run_component(split_component, {"tiles": tmp_path / "tiles"}, share=70, block=2, stable=True)
+    expected = split_cover(tiles, [70, 30], block=2, stable=True)
+    assert [read_cover(step.path(name)) for name in ("training", "validation")] == expected
 
 
 def test_help_is_quick_because_it_imports_little():

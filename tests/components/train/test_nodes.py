@@ -137,9 +137,10 @@ def alone(monkeypatch):
         monkeypatch.setenv(name, value)
 
 
-def write_plan(root: Address, sets, config: Path, **changes) -> Address:
+def write_plan(root: Address, sets, config: Path, planned: dict | None = None, **changes) -> Address:
     """What a step tells its nodes."""
-    plan = Plan(load_config(config), Path("dataset"), root / "work" / "out", 1, resume=True, seed=3)
+    wanted = {"out": root / "work" / "out", "epochs": 1, "seed": 3, **(planned or {})}
+    plan = Plan(load_config(config), Path("dataset"), **wanted)
     told = {
         "format": 1, "sets": sets, "plan": plan.to_json(), "device": "cpu",
         "result": str(root / "work" / "result.json"), **changes,
@@ -167,6 +168,36 @@ def test_a_process_trains_and_leaves_its_result(root, toy, config, alone):
     storage, key = (root / "work" / "result.json").open()
     storage.delete(key)
     assert worker(where) == 0 and storage.stat(key) is not None
+
+
+def test_nodes_start_from_a_checkpoint_once(root, toy, config, alone, capfd):
+    sets = stored(root, toy)
+    assert worker(write_plan(root, sets, config)) == 0
+    storage, key = (root / "work" / "out" / "best.safetensors").open()
+    start = root / "champion.safetensors"
+    start.open()[0].write("champion.safetensors", storage.read(key)[0])
+    capfd.readouterr()
+
+    planned = {"checkpoint": start, "out": root / "work" / "tuned"}
+    assert worker(write_plan(root, sets, config, planned)) == 0
+    assert f"fine-tuning from {start}" in capfd.readouterr().out
+    # Another attempt, which has one more epoch to do, goes on with what the first one has learnt.
+    assert worker(write_plan(root, sets, config, {**planned, "epochs": 2})) == 0
+    said = capfd.readouterr().out
+    assert "fine-tuning" not in said and "after epoch 1" in said
+
+
+def test_what_training_starts_from_decides_its_place(root, config, cluster, monkeypatch):
+    start = root / "champion.safetensors"
+    places = []
+    monkeypatch.setattr(program, "_result", lambda work: places.append(work) or "trained before")
+    for content in (b"one", b"another"):
+        start.open()[0].write("champion.safetensors", content)
+        train_on_nodes({}, load_config(config), str(root), ONE, epochs=1, seed=0, start=start)
+    train_on_nodes({}, load_config(config), str(root), ONE, epochs=1, seed=0)
+    assert len(set(places)) == 3
+    with pytest.raises(UsageError, match="several nodes cannot read: put it into S3"):
+        train_on_nodes({}, load_config(config), str(root), ONE, epochs=1, seed=0, start=Path("c.safetensors"))
 
 
 def test_a_process_leaves_its_error(root, toy, config, alone, tmp_path):
