@@ -138,8 +138,9 @@ class Target:
             return
         refuse_failures(result, max_failed)
         where = pinned(self.out)
-        with open_reader(where) as reader:
-            tiles, zoom = len(reader), reader.zoom()
+        with open_reader(where, empty=True) as reader:
+            tiles = len(reader)
+            zoom = reader.zoom() if tiles else None
         record = {
             "etag": where.etag,
             "tiles": tiles,
@@ -159,7 +160,8 @@ class Target:
         path.write_text(where, "utf-8")
         reference = {name: record[name] for name in ("etag", "tiles", "zoom")}
         named(self.artifact, ".json").write_text(json.dumps({"address": str(self.out), **reference}), "utf-8")
-        self.artifact.metadata.update({**record["counts"], **reference, "address": where, **metadata})
+        noted = {name: value for name, value in reference.items() if value is not None}
+        self.artifact.metadata.update({**record["counts"], **noted, "address": where, **metadata})
 
 
 def _read_record(storage: Storage, key: str) -> dict[str, Any]:

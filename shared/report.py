@@ -10,8 +10,9 @@ from collections.abc import Collection
 from typing import Any
 
 from rsp.shared.atomic import atomic_text
+from rsp.shared.errors import CoverError
 from rsp.shared.locations import Address, Location, remove
-from rsp.shared.tiles import Tile, write_cover, zxy
+from rsp.shared.tiles import Tile, read_cover, write_cover, zxy
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -79,6 +80,21 @@ def note_absent(out: Location, absent: Collection[Tile]) -> None:
     path = absent_cover(out)
     if _listed(path, absent):
         print(f"{len(absent)} tiles do not exist there; {path} lists them", file=sys.stderr)
+
+
+def read_list(path: Location) -> set[Tile]:
+    """Return the tiles that a list beside an output has, `failed_cover` or `absent_cover`; none without a list.
+
+    Raises:
+        CoverError: it cannot be read.
+        StorageError: the store cannot be reached.
+    """
+    try:
+        return set(read_cover(path))
+    except CoverError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return set()
+        raise
 
 
 def _listed(path: Location, tiles: Collection[Tile]) -> bool:

@@ -1,6 +1,6 @@
 """Cuts a cover into blocks by quadkey, each with the ring of tiles around it, for areas beyond what one step does.
 
-Tiles are whole numbers here, `x << 32 | y`, in arrays: a million of them take eight megabytes.
+Tiles are whole numbers here; see `rsp.shared.tilekeys`.
 """
 
 from __future__ import annotations
@@ -9,18 +9,17 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from rsp.shared.atomic import write_bytes
 from rsp.shared.dataroot import result_key, root_of, touch
 from rsp.shared.errors import CoverError, UsageError
 from rsp.shared.locations import Location, exists, fetched, location, pinned
 from rsp.shared.report import Result
+from rsp.shared.tilekeys import Keys, among, around, columns, cover_lines, keys_of
 from rsp.shared.tiles import MAX_ZOOM, read_cover, zoom_of
-
-Keys = npt.NDArray[np.int64]
 
 # Tiles of a block: at zoom 18 about 20 km square. Its ring of some 600 tiles is fetched once more.
 SIZE = 20_000
@@ -90,17 +89,18 @@ def blocks(cover: Location, out: Location, *, size: int = SIZE) -> BlocksResult:
         for suffix, tiles in ((OWN, block.own), (SEEN, np.union1d(block.own, block.ring))):
             target = out / f"{block.name}{suffix}"
             if not exists(target):
-                write_bytes(target, cover_text(tiles, zoom).encode())
+                write_bytes(target, "".join(cover_lines(tiles, zoom)).encode())
         touch(out / block.name)
         written.append(str(out / block.name))
     return BlocksResult(tiles=len(keys), blocks=len(written), largest=largest, written=written)
 
 
-def listed(cover: Location, data_root: str, *, size: int = SIZE) -> list[dict[str, str]]:
+def listed(cover: Location, data_root: str, *, size: int = SIZE) -> list[dict[str, Any]]:
     """Cut a cover into blocks below a data root; see `blocks`.
 
     Returns:
-        For each block the addresses of its covers, with their ETags: `own` and `seen`.
+        For each block the addresses of its covers, with their ETags, `own` and `seen`, and `of`, how many blocks
+        there are.
 
     Raises:
         UsageError: the data root is no address in S3, or see `blocks`.
@@ -110,7 +110,11 @@ def listed(cover: Location, data_root: str, *, size: int = SIZE) -> list[dict[st
     print(f"{result.tiles} tiles in {result.blocks} blocks, the largest of {result.largest}")
     names = [location(block).name for block in result.written]
     return [
-        {"own": str(pinned(folder / f"{name}{OWN}")), "seen": str(pinned(folder / f"{name}{SEEN}"))}
+        {
+            "own": str(pinned(folder / f"{name}{OWN}")),
+            "seen": str(pinned(folder / f"{name}{SEEN}")),
+            "of": len(names),
+        }
         for name in names
     ]
 
@@ -127,7 +131,7 @@ def read_keys(cover: Location) -> tuple[int, Keys]:
         # Tabs, or something that is no cover of one zoom: `read_cover` takes the one and explains the other.
         tiles = read_cover(cover)
         zoom = zoom_of(tiles, str(cover))
-        rows = np.array(tiles, np.int64)
+        return zoom, keys_of(tiles)
     return zoom, np.unique(rows[:, 0] << 32 | rows[:, 1])
 
 
@@ -165,7 +169,8 @@ def cut(keys: Keys, zoom: int, size: int = SIZE) -> Iterator[Block]:
 
 def quadkeys(keys: Keys) -> Keys:
     """Return for each tile the number whose digits to the base of four are its quadkey."""
-    return _spread(keys >> 32) | _spread(keys & 0xFFFFFFFF) << 1
+    x, y = columns(keys)
+    return _spread(x) | _spread(y) << 1
 
 
 def _spread(values: Keys) -> Keys:
@@ -213,27 +218,5 @@ def ring(own: Keys, cover: Keys, zoom: int) -> Keys:
         cover: All tiles, sorted.
         zoom: Their zoom.
     """
-    side = 1 << zoom
-    x, y = own >> 32, own & 0xFFFFFFFF
-    around = []
-    for dx in (-1, 0, 1):
-        for dy in (-1, 0, 1):
-            if dx or dy:
-                on = (y + dy >= 0) & (y + dy < side)
-                around.append((x[on] + dx) % side << 32 | y[on] + dy)
-    near = np.setdiff1d(np.concatenate(around), own)
+    near = around(own, zoom)
     return near[among(near, cover)]
-
-
-def among(keys: Keys, others: Keys) -> npt.NDArray[np.bool_]:
-    """Tell of each of some tiles whether it is among others, which are sorted."""
-    if not len(others):
-        return np.zeros(len(keys), bool)
-    places = np.minimum(np.searchsorted(others, keys), len(others) - 1)
-    found: npt.NDArray[np.bool_] = others[places] == keys
-    return found
-
-
-def cover_text(keys: Keys, zoom: int) -> str:
-    """Return the text of a cover."""
-    return "".join(f"{key >> 32},{key & 0xFFFFFFFF},{zoom}\n" for key in keys.tolist())

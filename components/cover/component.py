@@ -81,7 +81,8 @@ def blocks(cover: dsl.Input[dsl.Dataset], data_root: str, size: int = 20_000) ->
         size: How many tiles a block may have.
 
     Returns:
-        For each block the addresses of two covers: `own`, its tiles, and `seen`, these and the tiles around them.
+        For each block the addresses of two covers, `own`, its tiles, and `seen`, these and the tiles around them;
+        and `of`, how many blocks there are.
     """
     from pathlib import Path
 

@@ -18,6 +18,8 @@ def download(
     timeout: int = 10,
     tile_format: str = "webp",
     max_failed: float = 0.0,
+    allow_empty: bool = False,
+    at_once: int = 1,
     data_root: str = "",
     refresh: str = "",
 ) -> None:
@@ -34,10 +36,12 @@ def download(
         cover: The tiles to fetch, CSV.
         cover_at: The same by address, in its place.
         kind: XYZ, WMS or TMS.
-        rate: Requests a second at most.
+        rate: Requests a second at most, of all steps that download at once.
         timeout: Seconds to wait for an answer.
         tile_format: What tiles are stored as.
         max_failed: The share of failed tiles, 0 to 1, that is no failure of the step.
+        allow_empty: The server may have none of the tiles: the tile set is empty then.
+        at_once: How many such steps may be under way at once. Each takes its share of `rate`, 1 at least.
         data_root: s3://bucket/prefix where the tile set goes; empty for an artifact.
         refresh: Any text; another one makes again what is there already.
     """
@@ -53,9 +57,10 @@ def download(
             wanted,
             target.out,
             kind=kind,
-            rate=int(rate),
+            rate=max(1, int(rate) // max(1, int(at_once))),
             timeout=int(timeout),
             tile_format=tile_format,
+            allow_empty=bool(allow_empty),
             web_ui=False,
         )
         target.finish("tiles", result, max_failed)

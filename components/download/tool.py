@@ -21,10 +21,10 @@ from rsp.components.download.failures import FailureLimit
 from rsp.shared.arguments import add_out, add_web_ui, require
 from rsp.shared.claims import check_paths, tiles_output
 from rsp.shared.errors import DownloadError, TileError, UsageError
-from rsp.shared.locations import Location, exists, location
+from rsp.shared.locations import Location, location
 from rsp.shared.parallel import parallel_map
 from rsp.shared.progress import progress
-from rsp.shared.report import Result, absent_cover, note_absent, note_failures
+from rsp.shared.report import Result, absent_cover, note_absent, note_failures, read_list
 from rsp.shared.tiles import Tile, read_cover
 from rsp.shared.tileserver import Answer, Client, FetchError, Kind, check_url, error_text, tile_url
 
@@ -55,6 +55,7 @@ def download(
     tile_format: str = "webp",
     workers: int | None = None,
     overwrite: bool = False,
+    allow_empty: bool = False,
     web_ui_base_url: str = "./",
     web_ui_template: Location | None = None,
     web_ui: bool = True,
@@ -74,6 +75,8 @@ def download(
             came, any other is re-encoded.
         workers: How many requests are under way at once; None is as many as `rate`, but 16 at most.
         overwrite: Fetch tiles again that are there, and ask again for those that were absent.
+        allow_empty: The server may have none of the tiles, as of a part of a larger area: the archive is empty
+            then. All of them are asked for, where otherwise the first 100 would tell.
         web_ui_base_url: Where the web page finds the tiles.
         web_ui_template: A template of the user's own for it.
         web_ui: Write the web page.
@@ -83,13 +86,15 @@ def download(
         CoverError: the cover cannot be read.
         DownloadError: the server gives nothing, or no more; what it gave is kept.
     """
-    from rsp.shared.tileset import open_writer
+    from rsp.shared.tileset import is_archive, open_writer
     from rsp.shared.tileset import tile_format as format_name
 
     check_paths([tiles_output(out, web_ui=web_ui)], [web_ui_template], cover=cover)
     check_url(url, kind)
     if rate < 1 or timeout < 1 or (workers is not None and workers < 1):
         raise UsageError("--rate, --timeout and --workers must be at least 1")
+    if allow_empty and not is_archive(out):
+        raise UsageError(f"--allow_empty is for archives: name the output {out}.pmtiles")
     tile_format = format_name(tile_format)
     wanted = read_cover(cover)
     workers = workers or min(rate, 16)
@@ -102,10 +107,12 @@ def download(
             return error
 
     failed: dict[Tile, str] = {}
-    absent = set() if overwrite else _known_absent(out).intersection(wanted)
+    # What an earlier run has noted; None where it does not count.
+    before = None if overwrite else read_list(absent_cover(out))
+    absent = (before or set()).intersection(wanted)
     sides: Counter[int] = Counter()
     reasons: Counter[str] = Counter()
-    with open_writer(out, tile_format, resume=not overwrite) as writer:
+    with open_writer(out, tile_format, resume=not overwrite, empty=allow_empty) as writer:
         missing = [tile for tile in wanted if tile not in writer.done and tile not in absent]
         missing = samples_first(missing, FailureLimit.NONE)
         there = len(writer.done.intersection(wanted))
@@ -118,6 +125,8 @@ def download(
                     if result.absent and not result.forbidden:
                         absent.add(tile)
                         reasons[str(result)] += 1
+                        if allow_empty:
+                            continue
                     else:
                         failed[tile] = str(result)
                     limit.failed(result)
@@ -126,19 +135,20 @@ def download(
                     writer.write(tile, data)
                     sides[side] += 1
                     limit.succeeded()
-        if not limit.good and not missing:
+        if not limit.good and not missing and not allow_empty:
             raise DownloadError(
                 f"none of the {len(wanted)} tiles exists there, as {absent_cover(out)} says; ask again with "
                 "--overwrite"
             )
-        if not limit.good:
+        if not limit.good and not (allow_empty and absent):
             reason, count = (reasons + Counter(failed.values())).most_common(1)[0]
             raise DownloadError(f"none of the {len(wanted)} tiles could be fetched; {count} times: {reason}")
     if len(sides) > 1:
         counts = ", ".join(f"{count} of {side} pixels" for side, count in sorted(sides.items()))
         print(f"warning: the tiles differ in size: {counts}", file=sys.stderr)
     note_failures(out, failed)
-    note_absent(out, absent)
+    if absent or before != set():
+        note_absent(out, absent)
     if web_ui:
         from rsp.shared.webmap import write_webmap
 
@@ -146,12 +156,6 @@ def download(
         write_webmap(out, shown, tile_format, base_url=web_ui_base_url, template=web_ui_template)
     done = len(wanted) - len(failed) - len(absent)
     return DownloadResult(tiles=done, downloaded=done - there, skipped=there, failed=failed, absent=sorted(absent))
-
-
-def _known_absent(out: Location) -> set[Tile]:
-    """Return the tiles of which an earlier run noted that they do not exist."""
-    path = absent_cover(out)
-    return set(read_cover(path)) if exists(path) else set()
 
 
 def checked(answer: Answer, tile_format: str) -> tuple[bytes, int]:
@@ -207,6 +211,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, default=None, help="concurrent requests (default: as --rate, at most 16)"
     )
     parser.add_argument("--overwrite", action="store_true", help="download tiles again that exist already")
+    parser.add_argument(
+        "--allow_empty", action="store_true",
+        help="write an empty archive where the server has none of the tiles, as of a part of a larger area",
+    )  # fmt: skip
     add_web_ui(parser)
 
 

@@ -15,6 +15,7 @@ from rsp.shared.learning.windows import TileImages, in_strips, read_window
 from rsp.shared.locations import Location
 from rsp.shared.parallel import parallel_map
 from rsp.shared.progress import progress
+from rsp.shared.report import absent_cover, read_list
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import TileReader, TileWriter
 
@@ -234,6 +235,17 @@ class Live(Remote):
         if mask.shape != (self.card.tile_size,) * 2 or mask.max() >= len(self.card.classes):
             return TileError("the endpoint did not answer with a mask of this tile")
         return data
+
+
+def absent_of(tiles: Iterable[Tile], readers: Iterable[TileReader]) -> set[Tile]:
+    """Return the tiles that a tile set lacks because they do not exist, as the list beside it says."""
+    found: set[Tile] = set()
+    for reader in readers:
+        missing = set(tiles).difference(reader.tiles())
+        # Beside an archive on an HTTP server nothing is listed.
+        if missing and not isinstance(reader.path, str):
+            found |= missing & read_list(absent_cover(reader.path))
+    return found
 
 
 def run(

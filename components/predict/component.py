@@ -19,6 +19,7 @@ def predict(
     overlap: int = -1,
     endpoint: str = "",
     max_failed: float = 0.0,
+    allow_empty: bool = False,
     data_root: str = "",
     refresh: str = "",
 ) -> None:
@@ -37,6 +38,7 @@ def predict(
         overlap: Pixels of the neighbouring tiles that are seen on each side; -1 for the model's.
         endpoint: URL of TorchServe; empty to predict in this step.
         max_failed: The share of failed tiles, 0 to 1, that is no failure of the step.
+        allow_empty: No tile of the cover may exist: the tile set of masks is empty then.
         data_root: s3://bucket/prefix where the tile set goes; empty for an artifact.
         refresh: Any text; another one makes again what is there already.
     """
@@ -58,6 +60,7 @@ def predict(
             tile_overlap=None if int(overlap) < 0 else int(overlap),
             cover=wanted,
             resume=target.remote,
+            allow_empty=bool(allow_empty),
             web_ui=False,
         )
         target.finish("masks", result, max_failed)

@@ -54,6 +54,7 @@ def predict(
     tile_overlap: int | None = None,
     cover: Location | None = None,
     resume: bool = False,
+    allow_empty: bool = False,
     batch_size: int | None = None,
     workers: int | None = None,
     device: str | None = None,
@@ -81,8 +82,11 @@ def predict(
         tile_size: Side of the tiles in pixels; where given, it must be the model's. Checkpoints take tiles of any
             size.
         tile_overlap: Pixels of the neighbours on each side; the model's where None, none where 0.
-        cover: Predict only the tiles of this cover (neighbours are still looked at).
+        cover: Predict only the tiles of this cover (neighbours are still looked at). Those of which the list
+            beside the images says that they do not exist, see `rsp.components.download.tool.download`, are no
+            failure, and are listed beside the masks.
         resume: Keep the masks that are there, if they are of the same model.
+        allow_empty: There may be no image of the cover's tiles: the archive of masks is empty then.
         batch_size: Tiles that a GPU works on at once. A CPU takes each by itself.
         workers: Tiles worked on at once on a CPU; readers for a GPU; requests under way for an endpoint.
         device: As `cpu`, `cuda`, `cuda:1`; a GPU if there is one where None.
@@ -98,15 +102,15 @@ def predict(
         ModelError: no model, a damaged one, or one that does not answer as its card says.
         ServingError: the endpoint does not answer.
         TileSetError: no tile set, or one of another model's masks to resume.
-        TileError: not one tile could be predicted.
+        TileError: not one tile could be predicted, or exists.
     """
-    from rsp.components.predict.answer import Live, Local, Remote, run
-    from rsp.shared.errors import TileSetError, UsageError
+    from rsp.components.predict.answer import Live, Local, Remote, absent_of, run
+    from rsp.shared.errors import TileError, TileSetError, UsageError
     from rsp.shared.learning.windows import open_channels
     from rsp.shared.parallel import cpu_count
-    from rsp.shared.report import note_failures
+    from rsp.shared.report import absent_cover, note_absent, note_failures
     from rsp.shared.tiles import read_cover, zoom_of
-    from rsp.shared.tileset import classes_metadata, open_writer
+    from rsp.shared.tileset import classes_metadata, is_archive, open_writer
     from rsp.shared.webmap import write_webmap
 
     if (checkpoint is None) == (endpoint is None):
@@ -120,6 +124,8 @@ def predict(
     ):  # fmt: skip
         if value is not None and value < low:
             raise UsageError(f"--{name} must be at least {low}, got {value}")
+    if allow_empty and not is_archive(out):
+        raise UsageError(f"--allow_empty is for archives: name the output {out}.pmtiles")
     target = tiles_output(out, web_ui=web_ui)
     check_paths([target], [tile_set(tiles), checkpoint, config, web_ui_template], cover=cover)
     # Refuse a cover that cannot be read before a network is loaded.
@@ -146,12 +152,19 @@ def predict(
     answerer.check_overlap(overlap)
     with ExitStack() as stack:
         stack.enter_context(answerer)
-        readers = stack.enter_context(open_channels(tiles, card.channels))
+        readers = stack.enter_context(open_channels(tiles, card.channels, empty=allow_empty))
         check_paths([target], [reader.path for reader in readers.values()])
         if wanted is None:
             wanted = sorted(set().union(*(reader.tiles() for reader in readers.values())))
-            zoom_of(wanted, tiles)
-        writer = stack.enter_context(open_writer(out, "png", resume=resume))
+            if wanted or not allow_empty:
+                zoom_of(wanted, tiles)
+        absent = absent_of(wanted, readers.values())
+        wanted = [tile for tile in wanted if tile not in absent]
+        if not wanted and not allow_empty:
+            raise TileError(
+                f"none of the {len(absent)} tiles of {cover} exists in {tiles}; see {absent_cover(tiles)}"
+            )
+        writer = stack.enter_context(open_writer(out, "png", resume=resume, empty=allow_empty))
         if writer.done and writer.metadata.get("model", card.uuid) != card.uuid:
             raise TileSetError(
                 f"{out} has {len(writer.done)} masks of another model ({writer.metadata['model']}, this one is "
@@ -161,6 +174,7 @@ def predict(
         writer.describe(described | {"precision": answerer.precision})
         done, failed = run(answerer, readers, wanted, writer, overlap)
     note_failures(out, failed)
+    note_absent(out, absent)
     if web_ui:
         write_webmap(out, done, "png", base_url=web_ui_base_url, template=web_ui_template)
     kept = len(writer.done.intersection(wanted))
@@ -171,6 +185,7 @@ def predict(
         model=card.uuid,
         precision=answerer.precision,
         failed=failed,
+        absent=sorted(absent),
     )
 
 
@@ -229,6 +244,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--cover", type=location, metavar="FILE", help="predict only the tiles of this cover")
     parser.add_argument("--resume", action="store_true", help="keep existing masks")
+    parser.add_argument(
+        "--allow_empty", action="store_true",
+        help="write an empty archive where no tile of the cover exists, as of a part of a larger area",
+    )  # fmt: skip
     parser.add_argument(
         "--batch_size", "--bs", type=int, metavar="N", help="tiles per batch on a GPU (default: 8)"
     )

@@ -76,15 +76,27 @@ def vectorize_block(
 
 
 @dsl.component(base_image=image("vectorize"), packages_to_install=[], install_kfp_package=False)
-def join(features: dsl.Output[dsl.Dataset], parts: list) -> None:
+def join(
+    features: dsl.Output[dsl.Dataset],
+    failed: dsl.Output[dsl.Dataset],
+    absent: dsl.Output[dsl.Dataset],
+    parts: list,
+) -> None:
     """Join the features of blocks to one set, the same that `vectorize` makes of all masks at once.
 
     Args:
         features: GeoJSON, in degrees.
+        failed: The tiles of all blocks that could not be downloaded or predicted, as a cover.
+        absent: The tiles of all blocks that the tile server does not have, as a cover.
         parts: What `vectorize_block` returned for each block.
     """
     from rsp.components.artifacts import describe, named
     from rsp.components.vectorize.join import join as tool
+    from rsp.components.vectorize.join import without_mask
     from rsp.shared.locations import location
 
-    describe(features, "features", tool([location(part) for part in parts], named(features, ".geojson")))
+    found = [location(part) for part in parts]
+    for name, cover in (("failed", failed), ("absent", absent)):
+        count = without_mask(found, name, named(cover, ".csv"))
+        cover.metadata.update({"rsp_kind": "cover", "tiles": count})
+    describe(features, "features", tool(found, named(features, ".geojson")))

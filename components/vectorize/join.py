@@ -11,14 +11,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any, TypeVar
 
+import numpy as np
+
 from rsp.components.vectorize.merge import Sweep, TilePolygons
 from rsp.components.vectorize.parts import Below, Finished, Part, Piece
 from rsp.components.vectorize.tool import VectorizeResult
+from rsp.shared.atomic import atomic_text
 from rsp.shared.claims import GEOJSON, Output, check_paths
-from rsp.shared.errors import FeatureError, UsageError
+from rsp.shared.errors import FeatureError, TileSetError, UsageError
 from rsp.shared.features import feature_writer
 from rsp.shared.locations import Location
 from rsp.shared.polygons import Grid
+from rsp.shared.tilekeys import cover_lines
 from rsp.shared.tiles import Tile
 
 Row = TypeVar("Row", Finished, Piece)
@@ -33,6 +37,7 @@ def join(parts: Sequence[Location], out: Location) -> VectorizeResult:
 
     Raises:
         UsageError: no part, parts of different classes, grids or options, or a block that is given twice.
+        TileSetError: no part has a mask: there is no imagery of the whole area.
         FeatureError: a part is damaged.
     """
     check_paths([Output(out, GEOJSON)], parts)
@@ -42,8 +47,13 @@ def join(parts: Sequence[Location], out: Location) -> VectorizeResult:
     _check(opened)
     headers = [part.header for part in opened]
     filled = [part for part in opened if part.header.size]
+    if not filled:
+        raise TileSetError(
+            f"none of {len(opened)} blocks has a mask: there is no imagery of the whole area (check the URL, the "
+            "zoom of the cover and the credentials)"
+        )
     title = headers[0].title
-    grid = Grid(headers[0].zoom, filled[0].header.size if filled else 0)
+    grid = Grid(headers[0].zoom, filled[0].header.size)
     sweep = Sweep(grid, Below(headers), headers[0].tolerance, headers[0].min_area)
 
     def joined() -> Iterator[Finished]:
@@ -63,6 +73,24 @@ def join(parts: Sequence[Location], out: Location) -> VectorizeResult:
         tiles=sum(header.masks for header in headers), features=writer.count, merged=merged,
         dropped=sweep.dropped + sum(header.dropped for header in headers), area_m2=round(total, 2),
     )  # fmt: skip
+
+
+def without_mask(parts: Iterable[Location], name: str, out: Location) -> int:
+    """Write the tiles of all blocks that have no mask as one cover, and return how many they are.
+
+    Args:
+        parts: What `vectorize_block` wrote for each block.
+        name: Which of them: those that `failed`, or are `absent`.
+        out: Where the cover goes. It may be empty.
+
+    Raises:
+        FeatureError: a part is damaged.
+    """
+    opened = [Part(part) for part in parts]
+    keys = np.unique(np.concatenate([np.empty(0, np.int64), *(part.listed(name) for part in opened)]))
+    with atomic_text(out) as file:
+        file.writelines(cover_lines(keys, opened[0].header.zoom if opened else 0))
+    return len(keys)
 
 
 def _check(parts: list[Part]) -> None:

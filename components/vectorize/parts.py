@@ -1,7 +1,8 @@
 """The part of a feature set that comes from one block: what is whole, and the pieces of what is not.
 
 A part is a zip file with `header.json`, `features` (finished ones) and `pieces` (polygons in pixels of the grid),
-both of one JSON array a line and sorted as `rsp.components.vectorize.join` reads them: row by row.
+both of one JSON array a line and sorted as `rsp.components.vectorize.join` reads them: row by row. `failed` and
+`absent` are the tiles of the block that have no mask, as `rsp.shared.tilekeys` has them, eight bytes each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import shapely
 from shapely.geometry import Polygon
 
@@ -25,12 +25,14 @@ from rsp.components.vectorize.work import trace
 from rsp.shared.atomic import atomic_path
 from rsp.shared.errors import FeatureError
 from rsp.shared.features import feature_text
+from rsp.shared.filecache import nearby
 from rsp.shared.locations import Location, fetched
 from rsp.shared.polygons import Feature
-from rsp.shared.report import Result, note_failures
+from rsp.shared.report import Result, absent_cover, failed_cover, note_failures, read_list
+from rsp.shared.tilekeys import Keys, among, key_of, keys_of
 from rsp.shared.tiles import Tile, read_cover
 
-FORMAT = 1
+FORMAT = 2
 
 # Zip files cannot be older; the same part is the same bytes whenever it is written.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -131,7 +133,8 @@ def vectorize_block(
     """Trace the masks of a block: write the features that are whole, and the pieces of those that are not.
 
     Args:
-        masks: Tile set of the block's masks.
+        masks: Tile set of the block's masks, an archive of no tile where the block has no imagery. The lists beside
+            it, of tiles that failed or do not exist, become part of the part.
         seen: Cover of the block and the tiles around it; those without a mask here belong to other blocks.
         out: Where the part goes, a file for `join`.
         kind: See `rsp.components.vectorize.tool.vectorize`, as for the other arguments.
@@ -145,7 +148,7 @@ def vectorize_block(
         ConfigError, UsageError, TileSetError: see `rsp.components.vectorize.work.trace`.
     """
     around = frozenset(read_cover(seen))
-    traced = trace(masks, kind, config, min_area=min_area, simplify=simplify, seen=around)
+    traced = trace(nearby(masks), kind, config, min_area=min_area, simplify=simplify, seen=around)
     ours = frozenset(traced.tiles)
     grid = traced.job.grid
     sweep = Sweep(grid, ours, simplify, min_area)
@@ -168,8 +171,11 @@ def vectorize_block(
         header = Header(
             zoom=grid.zoom, size=grid.size, title=traced.title, tolerance=float(simplify),
             min_area=float(min_area), masks=len(ours) - len(traced.failed), tiles=_digest(ours),
-            dropped=sweep.dropped, first=first, below=sorted(key(x, y) for x, y, _ in under),
+            dropped=sweep.dropped, first=first, below=keys_of(under).tolist(),
         )  # fmt: skip
+        for name, listed in (("failed", failed_cover(masks)), ("absent", absent_cover(masks))):
+            with _member(archive, name) as file:
+                file.write(keys_of(read_list(listed)).astype("<i8").tobytes())
         with _member(archive, "header.json") as file:
             file.write(json.dumps({"format": FORMAT} | asdict(header)).encode())
     note_failures(out, traced.failed)
@@ -215,6 +221,14 @@ class Part:
             assert isinstance(polygon, Polygon)
             yield Piece(y, x, place, polygon)
 
+    def listed(self, name: str) -> Keys:
+        """Return the tiles of the block that have no mask: those that `failed`, or are `absent`."""
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return np.frombuffer(archive.read(name), "<i8").astype(np.int64)
+        except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+            raise FeatureError(f"{self.where} is damaged: {error}; make it again") from error
+
     def _lines(self, name: str) -> Iterator[Any]:
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(name) as file:
@@ -224,23 +238,16 @@ class Part:
             raise FeatureError(f"{self.where} is damaged: {error}; make it again") from error
 
 
-def key(x: int, y: int) -> int:
-    """Return a tile as one number."""
-    return x << 32 | y
-
-
 class Below:
     """The tiles that have one of another block, or a piece, in the north: for a sweep over parts of one zoom."""
 
     def __init__(self, headers: Iterable[Header]) -> None:
         found = [np.array(header.below, np.int64) for header in headers]
-        self._keys: npt.NDArray[np.int64] = np.unique(np.concatenate([np.empty(0, np.int64), *found]))
+        self._keys: Keys = np.unique(np.concatenate([np.empty(0, np.int64), *found]))
 
     def __contains__(self, tile: object) -> bool:
         assert isinstance(tile, tuple)
-        wanted = key(tile[0], tile[1])
-        place = int(np.searchsorted(self._keys, wanted))
-        return place < len(self._keys) and int(self._keys[place]) == wanted
+        return bool(among(np.array([key_of(tile[0], tile[1])]), self._keys)[0])
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> IO[bytes]:

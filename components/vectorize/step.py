@@ -8,7 +8,6 @@ from rsp.components.vectorize.parts import FORMAT, vectorize_block
 from rsp.shared.atomic import atomic_path
 from rsp.shared.dataroot import result_key, root_of, touch
 from rsp.shared.errors import PartialError
-from rsp.shared.filecache import nearby
 from rsp.shared.locations import etag_of, exists, location, pinned
 from rsp.shared.tiles import zxy
 
@@ -47,7 +46,7 @@ def part_of_block(
         print(f"{target} is there already: nothing to do")
         return str(pinned(target))
     with atomic_path(target) as path:
-        result = vectorize_block(nearby(masks), seen, path, kind=kind, min_area=min_area, simplify=simplify)
+        result = vectorize_block(masks, seen, path, kind=kind, min_area=min_area, simplify=simplify)
         if result.failed:
             tile, reason = min(result.failed.items())
             raise PartialError(f"{len(result.failed)} masks failed, the first is {zxy(tile)}: {reason}")

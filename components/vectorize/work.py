@@ -13,7 +13,7 @@ from rsp.shared.jobs import Failure, run_job
 from rsp.shared.locations import Location
 from rsp.shared.polygons import Grid, finish, polygons_of
 from rsp.shared.progress import progress
-from rsp.shared.tiles import Tile, zxy
+from rsp.shared.tiles import Tile, zoom_of, zxy
 from rsp.shared.tileset import TileReader, open_reader
 
 # A process takes about as long to start as some tens of masks to trace.
@@ -113,6 +113,8 @@ class Trace:
 
     def found(self, workers: int | None) -> Iterator[TilePolygons]:
         """Yield what each mask holds, in order."""
+        if not self.tiles:
+            return
         traced = run_job(self.job, self.tiles, len(self.tiles), workers, worth=TILES_A_PROCESS)
         for tile, one in progress(traced, "vectorize", len(self.tiles)):
             if isinstance(one, Failure):
@@ -129,12 +131,12 @@ def trace(
     min_area: float,
     simplify: float,
     merge: bool = True,
-    seen: frozenset[Tile] = frozenset(),
+    seen: frozenset[Tile] | None = None,
 ) -> Trace:
     """Look what masks there are and of what class.
 
-    See `rsp.components.vectorize.tool.vectorize` for the arguments; of `seen`, what has no mask here belongs to
-    other blocks.
+    See `rsp.components.vectorize.tool.vectorize` for the arguments. `seen` are the tiles of a block and those around
+    it: what has no mask here belongs to other blocks, and there may be no mask at all.
 
     Raises:
         ConfigError: no class of that title, or no configuration where one is needed.
@@ -145,10 +147,11 @@ def trace(
         raise UsageError("--min_area and --simplify must be 0 or more")
     classes = find_classes(config, [masks])
     value = class_index(classes, kind)
-    with open_reader(masks) as reader:
-        grid = grid_of(reader)
+    with open_reader(masks, empty=seen is not None) as reader:
         tiles = sorted(reader.tiles(), key=lambda tile: (tile.y, tile.x))
-    job = Job(masks, grid, value, len(classes), simplify, min_area, merge, seen.difference(tiles))
+        grid = Grid(zoom_of(seen), 0) if seen and not tiles else grid_of(reader)
+    ring = frozenset(seen or ()).difference(tiles)
+    job = Job(masks, grid, value, len(classes), simplify, min_area, merge, ring)
     return Trace(job, classes[value].title, tiles)
 
 

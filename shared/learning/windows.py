@@ -29,13 +29,16 @@ KEPT_BYTES = 512 << 20
 
 
 @contextmanager
-def open_channels(path: Location, channels: Sequence[Channel]) -> Iterator[dict[str, TileReader]]:
+def open_channels(
+    path: Location, channels: Sequence[Channel], *, empty: bool = False
+) -> Iterator[dict[str, TileReader]]:
     """Open the tile set of each channel of a model, by name.
 
     Args:
         path: A folder that holds a tile set for each channel (`images`, or `images.pmtiles`); or a tile set, for a
             model of one channel.
         channels: The channels.
+        empty: A tile set may have no tile.
 
     Raises:
         TileSetError: no tile set, or not one for each channel.
@@ -55,7 +58,7 @@ def open_channels(path: Location, channels: Sequence[Channel]) -> Iterator[dict[
         else:
             raise
     with ExitStack() as stack:
-        yield {name: stack.enter_context(open_reader(source)) for name, source in sources.items()}
+        yield {name: stack.enter_context(open_reader(source, empty=empty)) for name, source in sources.items()}
 
 
 class Tiles(Protocol):

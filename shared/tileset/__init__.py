@@ -52,25 +52,26 @@ def is_archive(path: str | Location) -> bool:
     return location(path).suffix.lower() == ".pmtiles"
 
 
-def open_reader(path: str | Location) -> TileReader:
+def open_reader(path: str | Location, *, empty: bool = False) -> TileReader:
     """Open a tile set, whichever its form.
 
     Args:
         path: A directory or an archive on this machine; an archive at `http(s)://...`; an archive or a folder of
             tiles at `s3://bucket/...`. What is remote is read by ranges, as it is asked for.
+        empty: An archive may have no tile, as that of a block of which the tile server has nothing.
 
     Raises:
         TileSetError: nothing there, neither a directory nor an archive, or no tile in it.
         StorageError: a remote one that cannot be reached.
     """
     if is_remote(path):
-        return open_remote(path)
+        return open_remote(path, empty=empty)
     path = Path(path).expanduser()
     if path.is_dir():
         return DirectoryReader(path)
     if not path.exists():
         raise TileSetError(f"no tile set at {path}; expected a directory z/x/y.ext or a PMTiles file")
-    return ArchiveReader(path)
+    return ArchiveReader(path, empty=empty)
 
 
 def read_info(path: str | Location) -> TileSetInfo:
@@ -80,7 +81,7 @@ def read_info(path: str | Location) -> TileSetInfo:
         TileSetError: nothing there, neither a directory nor an archive, or metadata that are damaged.
     """
     if is_remote(path):
-        with open_remote(path) as reader:
+        with open_remote(path, empty=True) as reader:
             return reader.info
     path = Path(path).expanduser()
     if path.is_dir():
@@ -92,7 +93,9 @@ def read_info(path: str | Location) -> TileSetInfo:
     return parse_info(metadata, f"the metadata of {path}")
 
 
-def open_writer(path: str | Location, tiles_format: str, *, resume: bool = False) -> TileWriter:
+def open_writer(
+    path: str | Location, tiles_format: str, *, resume: bool = False, empty: bool = False
+) -> TileWriter:
     """Open a tile set for writing: an archive where the path ends in `.pmtiles`, else a directory.
 
     Args:
@@ -100,6 +103,7 @@ def open_writer(path: str | Location, tiles_format: str, *, resume: bool = False
         tiles_format: The format of every tile: png, jpg, webp or tif.
         resume: Keep the tiles that are there (`done` lists them). Without it an archive starts over, and a
             directory has its tiles replaced one by one.
+        empty: An archive may end without a tile. Readers take it only where they are told to.
 
     Raises:
         TileSetError: it cannot be written there, or holds tiles of another format.
@@ -109,9 +113,9 @@ def open_writer(path: str | Location, tiles_format: str, *, resume: bool = False
     if isinstance(path, Address):
         from rsp.shared.tileset.stored import open_stored
 
-        return open_stored(path, tile_format(tiles_format), resume=resume)
+        return open_stored(path, tile_format(tiles_format), resume=resume, empty=empty)
     if is_archive(path):
-        return ArchiveWriter(path, tile_format(tiles_format), resume=resume)
+        return ArchiveWriter(path, tile_format(tiles_format), resume=resume, empty=empty)
     return DirectoryWriter(path, tile_format(tiles_format), resume=resume)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import mmap
 import os
 import struct
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pmtiles.tile import Compression, Entry, deserialize_header
+from pmtiles.tile import Compression, Entry, HeaderDict, deserialize_header, serialize_directory, serialize_header
 from pmtiles.writer import finalize_header
 
 from rsp.shared.atomic import PREFIX, atomic_path
@@ -43,11 +45,16 @@ from rsp.shared.tileset.metadata import MAX_BYTES, complete, parse_metadata
 
 
 class ArchiveReader(TileReader):
-    """One PMTiles file, read in place: its directories once into an index, its tiles from the memory map."""
+    """One PMTiles file, read in place: its directories once into an index, its tiles from the memory map.
+
+    Args:
+        path: The file.
+        empty: It may have no tile.
+    """
 
     path: Path
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, empty: bool = False) -> None:
         self.path = path
         try:
             with path.open("rb") as file:
@@ -57,12 +64,12 @@ class ArchiveReader(TileReader):
         except OSError as error:
             raise TileSetError(f"cannot read the archive {path}: {error}") from error
         try:
-            self._load()
+            self._load(empty=empty)
         except BaseException:
             self._map.close()
             raise
 
-    def _load(self) -> None:
+    def _load(self, *, empty: bool) -> None:
         """Read the header and the directories."""
         path, size = self.path, len(self._map)
         try:
@@ -71,7 +78,7 @@ class ArchiveReader(TileReader):
             self._runs = Runs(walk(root, self._below))
         except (DamagedError, MemoryError) as error:
             raise TileSetError(f"the archive {path} is damaged: {error}") from error
-        if not len(self._runs):
+        if not len(self._runs) and not empty:
             raise TileSetError(f"no tile in the archive {path}")
         self.format = image_format(self._header, lambda: self.metadata, path)
         self.formats = frozenset({self.format})
@@ -151,9 +158,18 @@ class ArchiveWriter(TileWriter):
 
     The journal survives a kill; a writer that resumes goes on after its last whole record. Equal tiles are
     stored once. Memory grows with the number of tiles, not with their size.
+
+    Args:
+        path: The file to write.
+        tiles_format: The format of every tile.
+        resume: Go on with the tiles of an archive or a journal that is there.
+        empty: Make an archive even of no tile.
     """
 
-    def __init__(self, path: Path, tiles_format: str, *, resume: bool) -> None:
+    _empty: bool
+
+    def __init__(self, path: Path, tiles_format: str, *, resume: bool, empty: bool = False) -> None:
+        self._empty = empty
         if path.is_dir():
             raise TileSetError(f"cannot write the archive {path}: it is a directory")
         self._begin(path, path.parent / f"{PREFIX}{path.name}.journal", tiles_format, resume=resume)
@@ -175,7 +191,7 @@ class ArchiveWriter(TileWriter):
         assert isinstance(self.path, Path)
         if not self.path.exists():
             return
-        with ArchiveReader(self.path) as reader:
+        with ArchiveReader(self.path, empty=True) as reader:
             self._check_format(reader)
             self.metadata = reader.metadata
             for tile in reader.tiles():
@@ -202,7 +218,7 @@ class ArchiveWriter(TileWriter):
 
     def _commit(self) -> None:
         records = self._journal.records
-        if not records:
+        if not records and not self._empty:
             raise TileSetError(f"no tile was written, so {self.path} was not made")
         entries: list[Entry] = []
         sources: list[tuple[int, int]] = []  # where in the journal each stored tile lies
@@ -220,11 +236,12 @@ class ArchiveWriter(TileWriter):
             else:
                 entries.append(Entry(tile_id, stored[digest], length, 1))
         zooms = np.unique(columns_of(self._ids())[2]).tolist()
-        metadata = complete(self.metadata, self.format, zooms, self._journal.read(*sources[0]))
+        first = self._journal.read(*sources[0]) if sources else b""
+        metadata = complete(self.metadata, self.format, zooms, first)
         # fmt: off
         head = finalize_header(  # type: ignore[no-untyped-call]
             self._header(), len(records), entries, len(stored), metadata, True, size
-        )
+        ) if records else empty_head(self.format, metadata)
         # fmt: on
         self._publish(head, sources, size)
         self._journal.remove()
@@ -273,6 +290,21 @@ class ArchiveWriter(TileWriter):
             self._journal.close()
         else:
             self._journal.remove()
+
+
+def empty_head(tiles_format: str, metadata: dict[str, Any]) -> list[bytes]:
+    """Return an archive without a tile, of which the package `pmtiles` makes none."""
+    root = serialize_directory([])  # type: ignore[no-untyped-call]
+    packed = gzip.compress(json.dumps(metadata).encode(), mtime=0)
+    header = dict.fromkeys(HeaderDict.__annotations__, 0) | {
+        "version": 3, "clustered": True, "tile_type": TILE_TYPES[tiles_format],
+        "tile_compression": Compression.NONE, "internal_compression": Compression.GZIP,
+        "root_offset": HEADER_SIZE, "root_length": len(root),
+        "metadata_offset": HEADER_SIZE + len(root), "metadata_length": len(packed),
+    }  # fmt: skip
+    end = HEADER_SIZE + len(root) + len(packed)
+    header |= {"leaf_directory_offset": end, "tile_data_offset": end}
+    return [serialize_header(header), root, packed]  # type: ignore[no-untyped-call]
 
 
 class Journal:

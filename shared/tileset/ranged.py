@@ -53,12 +53,16 @@ class RangedReader(TileReader):
     and one for its leaf directory, which is kept. All that is read is of the version that was there when it was
     opened: where the archive was replaced since, reading raises `ChangedError`.
 
+    Args:
+        source: Where its bytes come from.
+        empty: It may have no tile.
+
     Attributes:
         address: Where it is.
         etag: What the server calls the version that is read.
     """
 
-    def __init__(self, source: Ranges) -> None:
+    def __init__(self, source: Ranges, *, empty: bool = False) -> None:
         self._source = source
         self.address, self.etag = source.address, source.etag
         self.path = location(self.address) if is_address(self.address) else self.address
@@ -71,7 +75,7 @@ class RangedReader(TileReader):
             self._header = read_header(source.head, source.size)
             place = self._header["root_offset"], self._header["root_length"]
             self._root = self._parse(self._bytes(*place))
-        if not len(self._root.ids):
+        if not len(self._root.ids) and not empty:
             raise TileSetError(f"no tile in the archive {self.address}")
         self.format = image_format(self._header, lambda: self.metadata, self.address)
         self.formats = frozenset({self.format})

@@ -22,8 +22,10 @@ def is_remote(path: str | Location) -> bool:
     return str(path).lower().startswith(_SCHEMES)
 
 
-def open_remote(where: str | Location) -> TileReader:
+def open_remote(where: str | Location, *, empty: bool = False) -> TileReader:
     """Open an archive at `http(s)://...` or `s3://...`, or a folder of tiles `z/x/y.ext` below `s3://...`.
+
+    With `empty` an archive may have no tile.
 
     Raises:
         TileSetError: there is neither.
@@ -47,7 +49,7 @@ def open_remote(where: str | Location) -> TileReader:
             return _folder(address)
         raise TileSetError(f"no tile set: {error}") from error
     try:
-        return RangedReader(source)
+        return RangedReader(source, empty=empty)
     except BaseException:
         source.close()
         raise

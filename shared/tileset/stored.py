@@ -54,8 +54,8 @@ class StoredArchiveWriter(ArchiveWriter):
 
     etag: str | None = None
 
-    def __init__(self, address: Address, tiles_format: str, *, resume: bool) -> None:
-        self.path = address
+    def __init__(self, address: Address, tiles_format: str, *, resume: bool, empty: bool = False) -> None:
+        self.path, self._empty = address, empty
         self._storage, self._key = address.open()
         self._segments = f"{self._key}.journal/"
         self._scratch = TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
@@ -113,7 +113,7 @@ class StoredArchiveWriter(ArchiveWriter):
     def _adopt(self) -> None:
         """Take over the tiles of the archive that is there: they stay where they are until something is added."""
         try:
-            self._base = RangedReader(StoredRanges(self._storage, self._key))
+            self._base = RangedReader(StoredRanges(self._storage, self._key), empty=True)
         except NotFoundError:
             return
         self._check_format(self._base)
@@ -256,12 +256,13 @@ class StoredWriter(TileWriter):
         self._pool.shutdown(cancel_futures=True)
 
 
-def open_stored(address: Address, tiles_format: str, *, resume: bool) -> TileWriter:
+def open_stored(address: Address, tiles_format: str, *, resume: bool, empty: bool = False) -> TileWriter:
     """Open a tile set in S3 for writing; see `rsp.shared.tileset.open_writer`.
 
     Raises:
         UsageError: the address has an ETag.
     """
     check_output(address)
-    kind = StoredArchiveWriter if address.suffix.lower() == ".pmtiles" else StoredWriter
-    return kind(address, tiles_format, resume=resume)
+    if address.suffix.lower() == ".pmtiles":
+        return StoredArchiveWriter(address, tiles_format, resume=resume, empty=empty)
+    return StoredWriter(address, tiles_format, resume=resume)
