@@ -23,7 +23,7 @@ SPELLINGS = {"cover": {"geojson", "bbox", "dir"}}
 COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     ("cover", "cover"): {"cover": "out"},
     ("cover", "split"): {"tiles": "source", "training": "out", "validation": "out", "share": "splits"},
-    ("download", "download"): {"tiles": "out"},
+    ("download", "download"): {"tiles": "out", "at_once": None},
     ("extract", "extract"): {"features": "out"},
     ("rasterize", "rasterize"): {"labels": "out", "features": "geojson"},
     ("compare", "review"): {"listing": "out", "cover": None},
@@ -44,7 +44,7 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     ("deploy", "deploy"): {},
     ("cover", "blocks"): {},
     ("vectorize", "vectorize_block"): {},
-    ("vectorize", "join"): {"features": "out"},
+    ("vectorize", "join"): {"features": "out", "failed": None, "absent": None},
 }  # fmt: skip
 
 # Parameters of components that stand for none of a function: those are of `rsp.components.reference` and of

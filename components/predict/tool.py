@@ -161,9 +161,7 @@ def predict(
         absent = absent_of(wanted, readers.values())
         wanted = [tile for tile in wanted if tile not in absent]
         if not wanted and not allow_empty:
-            raise TileError(
-                f"none of the {len(absent)} tiles of {cover} exists in {tiles}; see {absent_cover(tiles)}"
-            )
+            raise TileError(f"none of {len(absent)} tiles exists in {tiles}, as {absent_cover(tiles)} says")
         writer = stack.enter_context(open_writer(out, "png", resume=resume, empty=allow_empty))
         if writer.done and writer.metadata.get("model", card.uuid) != card.uuid:
             raise TileSetError(

@@ -133,8 +133,8 @@ def vectorize_block(
     """Trace the masks of a block: write the features that are whole, and the pieces of those that are not.
 
     Args:
-        masks: Tile set of the block's masks, an archive of no tile where the block has no imagery. The lists beside
-            it, of tiles that failed or do not exist, become part of the part.
+        masks: Tile set of the block's masks, an archive of no tile where the block has no imagery. The lists
+            beside it, of tiles that failed or do not exist, are kept too.
         seen: Cover of the block and the tiles around it; those without a mask here belong to other blocks.
         out: Where the part goes, a file for `join`.
         kind: See `rsp.components.vectorize.tool.vectorize`, as for the other arguments.

@@ -135,8 +135,8 @@ def trace(
 ) -> Trace:
     """Look what masks there are and of what class.
 
-    See `rsp.components.vectorize.tool.vectorize` for the arguments. `seen` are the tiles of a block and those around
-    it: what has no mask here belongs to other blocks, and there may be no mask at all.
+    See `rsp.components.vectorize.tool.vectorize` for the arguments. `seen` are the tiles of a block and those
+    around it: what has no mask here belongs to other blocks, and there may be no mask at all.
 
     Raises:
         ConfigError: no class of that title, or no configuration where one is needed.

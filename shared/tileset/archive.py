@@ -238,11 +238,14 @@ class ArchiveWriter(TileWriter):
         zooms = np.unique(columns_of(self._ids())[2]).tolist()
         first = self._journal.read(*sources[0]) if sources else b""
         metadata = complete(self.metadata, self.format, zooms, first)
-        # fmt: off
-        head = finalize_header(  # type: ignore[no-untyped-call]
-            self._header(), len(records), entries, len(stored), metadata, True, size
-        ) if records else empty_head(self.format, metadata)
-        # fmt: on
+        if records:
+            # fmt: off
+            head = finalize_header(  # type: ignore[no-untyped-call]
+                self._header(), len(records), entries, len(stored), metadata, True, size
+            )
+            # fmt: on
+        else:
+            head = empty_head(self.format, metadata)
         self._publish(head, sources, size)
         self._journal.remove()
 
@@ -293,18 +296,18 @@ class ArchiveWriter(TileWriter):
 
 
 def empty_head(tiles_format: str, metadata: dict[str, Any]) -> list[bytes]:
-    """Return an archive without a tile, of which the package `pmtiles` makes none."""
-    root = serialize_directory([])  # type: ignore[no-untyped-call]
+    """Return an archive of no tile, which the package `pmtiles` does not make."""
+    root = serialize_directory([])
     packed = gzip.compress(json.dumps(metadata).encode(), mtime=0)
-    header = dict.fromkeys(HeaderDict.__annotations__, 0) | {
+    end = HEADER_SIZE + len(root) + len(packed)
+    header: Any = dict.fromkeys(HeaderDict.__annotations__, 0) | {
         "version": 3, "clustered": True, "tile_type": TILE_TYPES[tiles_format],
         "tile_compression": Compression.NONE, "internal_compression": Compression.GZIP,
         "root_offset": HEADER_SIZE, "root_length": len(root),
         "metadata_offset": HEADER_SIZE + len(root), "metadata_length": len(packed),
+        "leaf_directory_offset": end, "tile_data_offset": end,
     }  # fmt: skip
-    end = HEADER_SIZE + len(root) + len(packed)
-    header |= {"leaf_directory_offset": end, "tile_data_offset": end}
-    return [serialize_header(header), root, packed]  # type: ignore[no-untyped-call]
+    return [serialize_header(header), root, packed]
 
 
 class Journal:

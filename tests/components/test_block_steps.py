@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -46,11 +47,20 @@ def write(where, tiles, broken=()):
     return where
 
 
+def outputs(folder, *names):
+    return [SimpleNamespace(path=str(folder / name), metadata={}) for name in names]
+
+
+def read(artifact):
+    return Path(artifact.path).read_text()
+
+
 def test_blocks_in_s3_are_vectorized_once_and_joined(root, tmp_path, capsys):
     write_cover(tmp_path / "cover.csv", TILES)
     cover = SimpleNamespace(path=str(tmp_path / "cover.csv"), metadata={})
     found = blocks.python_func(cover, str(root), 10.0)
-    assert len(found) > 4 and all(set(block) == {"own", "seen"} and "#" in block["own"] for block in found)
+    assert len(found) > 4 and {block["of"] for block in found} == {len(found)}
+    assert all("#" in block[name] for block in found for name in ("own", "seen"))
     parts = []
     for block in found:
         own = read_cover(location(block["own"]))
@@ -62,8 +72,9 @@ def test_blocks_in_s3_are_vectorized_once_and_joined(root, tmp_path, capsys):
     other = vectorize_block.python_func(str(pinned(masks)), found[-1]["seen"], str(root), min_area=5)
     again = vectorize_block.python_func(str(pinned(masks)), found[-1]["seen"], str(root), refresh="2")
     assert len({*parts, other.partition("#")[0], again.partition("#")[0]}) == len(parts) + 2
-    features = SimpleNamespace(path=str(tmp_path / "features"), metadata={})
-    join.python_func(features, parts)
+    features, failed, absent = outputs(tmp_path, "features", "failed", "absent")
+    join.python_func(features, failed, absent, parts)
+    assert failed.metadata["tiles"] == absent.metadata["tiles"] == 0 and not read(failed)
     expected = vectorize(write(tmp_path / "all.pmtiles", TILES), tmp_path / "all.json", kind="building")
     assert (tmp_path / "features.geojson").read_bytes() == (tmp_path / "all.json").read_bytes()
     assert features.metadata["features"] == expected.features and features.metadata["tiles"] == len(TILES)

@@ -19,6 +19,7 @@ from rsp.shared.tiles import Tile
 from rsp.shared.tileset import open_reader, open_writer, remove_tileset, stored
 from tests.faults import LOST_ANSWER, LOST_REQUEST, NONE, Fault, FaultyProxy
 from tests.s3 import moto
+from tests.shared.test_tileset import check_empty
 
 TILES = [Tile(x, y, 12) for x in range(100, 120) for y in range(200, 210)]
 
@@ -314,6 +315,16 @@ def test_nothing_written_leaves_nothing(bucket):
     with pytest.raises(TileSetError, match=r"no tile was written, so s3://.*/a.pmtiles was not made"):
         write(f"{bucket}/a.pmtiles", [])
     assert keys(bucket) == []
+
+
+def test_an_archive_may_be_empty_where_it_is_told_to(bucket):
+    with open_writer(f"{bucket}/a.pmtiles", "png", empty=True, resume=True) as writer:
+        writer.describe({"note": "nothing here"})
+    assert keys(bucket) == ["a.pmtiles"]
+    check_empty(f"{bucket}/a.pmtiles")
+    write(f"{bucket}/a.pmtiles", TILES[:1], resume=True)
+    with open_reader(f"{bucket}/a.pmtiles") as reader:
+        assert reader.tiles() == TILES[:1]
 
 
 def test_an_output_has_no_etag(bucket):

@@ -21,7 +21,15 @@ from pmtiles.writer import Writer
 
 from rsp.shared.errors import CoverError, StorageError, TileError, TileSetError, UsageError
 from rsp.shared.tiles import Tile, bounds_lonlat
-from rsp.shared.tileset import find_tileset, is_archive, open_reader, open_writer, remove_tileset, tile_format
+from rsp.shared.tileset import (
+    find_tileset,
+    is_archive,
+    open_reader,
+    open_writer,
+    read_info,
+    remove_tileset,
+    tile_format,
+)
 from tests.tilesets import BLOCK, make_tileset
 
 FORMS = ["tiles", "tiles.pmtiles"]
@@ -225,6 +233,30 @@ def test_an_archive_of_no_tile_is_not_made(tmp_path, form):
         with pytest.raises(TileSetError, match="no tile was written"), open_writer(tmp_path / form, "png"):
             pass
     assert not list(tmp_path.iterdir())
+
+
+def test_an_archive_may_be_empty_where_it_is_told_to(tmp_path):
+    path = tmp_path / "t.pmtiles"
+    with open_writer(path, "png", empty=True) as writer:
+        writer.describe({"note": "nothing here"})
+    assert not hidden(tmp_path)
+    check_empty(path)
+    # It is as good as any other for a writer that resumes.
+    with open_writer(path, "png", resume=True) as writer:
+        assert not writer.done and writer.metadata["note"] == "nothing here"
+        writer.write(BLOCK[0], b"1")
+    assert content(path) == {BLOCK[0]: b"1"}
+
+
+def check_empty(path):
+    with pytest.raises(TileSetError, match="no tile in the archive"):
+        open_reader(path)
+    with open_reader(path, empty=True) as reader:
+        assert (len(reader), reader.tiles(), BLOCK[0] in reader, reader.format) == (0, [], False, "png")
+        assert reader.read_many(BLOCK) == {} and reader.metadata == {"note": "nothing here", "format": "png"}
+        with pytest.raises(TileError, match="no tile 15/"):
+            reader.read(BLOCK[0])
+    assert read_info(path).tile_size is None
 
 
 @pytest.mark.parametrize("form", FORMS)
