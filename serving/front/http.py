@@ -21,6 +21,9 @@ from rsp.serving.proxy import BODY, FIRST, GRACE, MAX_CONNECTIONS, NEXT, drop_ne
 MAX_TARGET, MAX_HEAD = 4000, 8000
 # Seconds in which a client may take nothing of an answer before it is cut off.
 STALLED = 60.0
+# Seconds for which what a refused client still sends is read and dropped. A connection that is closed with something
+# unread is reset by the kernel, and the client may never see why it was refused.
+LINGER = 2.0
 
 
 class Protocol(HttpToolsProtocol):
@@ -31,18 +34,25 @@ class Protocol(HttpToolsProtocol):
         self._received = self._head = 0  # bytes of the head so far: as they come, and as they are understood
         self._inside = self._ending = False  # within the body of a request; the server is about to end
         self._stalled: asyncio.TimerHandle | None = None
+        self._lingering: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = self.loop.call_later(FIRST, self._slow)
         if len(self.connections) > MAX_CONNECTIONS:
             self._refuse(503, f"more than {MAX_CONNECTIONS} connections are open")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
-        if self._stalled is not None:
-            self._stalled.cancel()
+        for timer in (self._stalled, self._lingering):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
 
+    @property
+    def _over(self) -> bool:
+        """Whether nothing that comes matters any more."""
+        return self._lingering is not None or self.transport.is_closing()
+
     def data_received(self, data: bytes) -> None:
-        if self.transport.is_closing():
+        if self._over:
             return
         if not self._inside:
             self._received += len(data)
@@ -67,7 +77,7 @@ class Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._stop_timer()
         self._received, self._inside = 0, True
-        if self.transport.is_closing():
+        if self._over:
             return
         if len(self.url) > MAX_TARGET:
             return self._refuse(414, f"the URL may have {MAX_TARGET} bytes")
@@ -80,13 +90,13 @@ class Protocol(HttpToolsProtocol):
         return None
 
     def on_body(self, body: bytes) -> None:
-        if not self.transport.is_closing():
+        if not self._over:
             super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._stop_timer()
         self._inside = False
-        if not self.transport.is_closing():
+        if not self._over:
             super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -132,7 +142,7 @@ class Protocol(HttpToolsProtocol):
     def _refuse(self, status: int, detail: str) -> None:
         """Answer without asking the application, unless it is answering already, and close."""
         self._stop_timer()
-        if self.transport.is_closing():
+        if self._over:
             return
         under_way = self.cycle is not None and not self.cycle.response_complete
         if not (under_way and self.cycle.response_started):
@@ -143,7 +153,12 @@ class Protocol(HttpToolsProtocol):
             )
             retry = "Retry-After: 1\r\n" if status == 503 else ""
             self.transport.write(f"{head}{retry}Connection: close\r\n\r\n".encode() + body)
-        self.transport.close()
+        # Where there are too many connections, none is kept for politeness.
+        if under_way or status == 503 or not self.transport.can_write_eof():
+            self.transport.close()
+        else:
+            self.transport.write_eof()
+            self._lingering = self.loop.call_later(LINGER, self.transport.close)
 
 
 class _Uvicorn(Server):

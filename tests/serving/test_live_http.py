@@ -64,7 +64,7 @@ def read(connection: socket.socket) -> tuple[int, dict]:
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 8000 + b"\r\n\r\n", 431),
         (b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 1500 + b"\r\n", 431),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 100_000, 431),  # without end
-        (b"GET /" + b"x" * 100_000, 431),
+        (b"GET /" + b"x" * 5_000_000, 431),  # far more than is read before it is refused
         (b"nonsense\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
@@ -76,6 +76,17 @@ def test_a_bad_head_is_refused_with_the_reason(server, sent, status):
     with connected(server) as connection:
         connection.sendall(sent)
         assert read(connection)[0] == status
+
+
+def test_who_was_refused_does_not_stay(server, monkeypatch):
+    monkeypatch.setattr(http, "LINGER", 0.2)
+    with connected(server) as connection:
+        connection.sendall(b"nonsense\r\n\r\n")
+        assert read(connection)[0] == 400
+        end = time.monotonic() + 10
+        while server.connections:
+            assert time.monotonic() < end
+            time.sleep(0.02)
 
 
 def test_slow_clients_are_let_go(server, monkeypatch):
