@@ -29,7 +29,7 @@ demo: setup ## From nothing to a served model: HelloWorld on a generated town, o
 
 test: setup ## Run all tests that need no cluster
 	@tests/install.sh
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 chaos: setup ## Kill servers, workers and stores under load, and print what came of it (CHAOS=<rows> for some)
 	$(BIN)/python -m tests.chaos $(CHAOS)
@@ -40,7 +40,7 @@ mutants: setup ## Check that the tests notice each of the wrong versions in test
 coverage: setup ## Run all tests and show which lines, branches and functions none of them enters
 	@tests/install.sh
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup
+	$(BIN)/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage json --quiet
 	$(BIN)/coverage report

@@ -163,12 +163,17 @@ def compile_all(folder: Path, tag: str | None = None) -> list[Path]:
     return files
 
 
-def parameters(text: str) -> dict[str, Parameter]:
-    """Return the parameters of a compiled pipeline: those that a run must give, then the others, by name."""
+def specification(text: str) -> dict[str, Any]:
+    """Return the first document of a compiled pipeline, all but what only Kubernetes knows."""
     import yaml
 
-    document = next(yaml.safe_load_all(text))
-    declared = document.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
+    # libyaml's loader where there is one: the other takes half a second.
+    return next(yaml.load_all(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+
+
+def parameters(text: str) -> dict[str, Parameter]:
+    """Return the parameters of a compiled pipeline: those that a run must give, then the others, by name."""
+    declared = specification(text).get("root", {}).get("inputDefinitions", {}).get("parameters", {})
     required = {name: spec for name, spec in declared.items() if not spec.get("isOptional")}
     ordered = [*required, *(name for name in declared if name not in required)]
     return {

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from rsp.pipelines.compiler import check_parameters, compile_pipeline
+from rsp.pipelines.compiler import check_parameters, compile_pipeline, specification
 from rsp.shared.atomic import atomic_text
 from rsp.shared.errors import PipelineError, UsageError
 
@@ -317,11 +317,9 @@ class _Child:
 
 def _schemas(text: str) -> dict[tuple[str, str], str]:
     """Return the types of the artifacts of a compiled pipeline, by step and output: no step notes them."""
-    import yaml
-
     return {
         (component.removeprefix("comp-"), name): output["artifactType"]["schemaTitle"]
-        for component, spec in next(yaml.safe_load_all(text))["components"].items()
+        for component, spec in specification(text)["components"].items()
         for name, output in spec.get("outputDefinitions", {}).get("artifacts", {}).items()
     }
 
@@ -350,16 +348,12 @@ def _collect(folder: Path, step: Step, schemas: dict[tuple[str, str], str]) -> N
 
 
 def _name(text: str) -> str:
-    import yaml
-
-    return str(next(yaml.safe_load_all(text))["pipelineInfo"]["name"])
+    return str(specification(text)["pipelineInfo"]["name"])
 
 
 def _executed(text: str) -> Iterator[str]:
     """Yield the names of the steps of a compiled pipeline that run something."""
-    import yaml
-
-    document = next(yaml.safe_load_all(text))
+    document = specification(text)
     for name, component in document["components"].items():
         executor = document["deploymentSpec"]["executors"].get(component.get("executorLabel"), {})
         if "container" in executor:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from kfp import dsl, kubernetes
 from kfp.dsl.pipeline_task import PipelineTask
 from kfp.dsl.python_component import PythonComponent
+from kfp.dsl.structures import ResourceSpec
 
 from rsp.components.compare.component import compare as compare_component
 from rsp.components.compare.component import review as review_component
@@ -188,8 +189,11 @@ def prepare(task: PipelineTask, kind: Kind, size: Size, *secrets: str) -> Pipeli
         size: What it asks of its machine.
         secrets: Kubernetes secrets whose keys, those that there are, it finds in its environment.
     """
-    task.set_cpu_request(size.cpu).set_memory_request(size.memory)
-    task.set_cpu_limit(size.cpu_limit).set_memory_limit(size.memory_limit)
+    # Not by kfp's setters: each reads the sources of all functions on the stack to name itself in an error that it
+    # does not raise, which took most of the time of compiling a pipeline.
+    resources = task.container_spec.resources = task.container_spec.resources or ResourceSpec()
+    resources.cpu_request, resources.memory_request = size.cpu, size.memory
+    resources.cpu_limit, resources.memory_limit = size.cpu_limit, size.memory_limit
     task.set_retry(num_retries=kind.retries, backoff_duration=kind.backoff, backoff_factor=2.0)
     kubernetes.set_timeout(task, kind.seconds)
     for name in secrets:
@@ -210,7 +214,8 @@ class Accelerators(NamedTuple):
         """Let a step have accelerators, and go where they are."""
         # KFP's backend reads the count of a resource as text: from a whole number it takes nothing, and says so
         # nowhere. Hence `gpus` is text in every pipeline. "0" is a limit of zero, which the scheduler passes over.
-        task.set_accelerator_type(self.accelerator).set_accelerator_limit(count)
+        resources = task.container_spec.resources = task.container_spec.resources or ResourceSpec()
+        resources.accelerator_type, resources.accelerator_count = str(self.accelerator), str(count)
         # kfp forgets to hand these two down into conditions.
         task.register_pipeline_channels([each for each in (self.accelerator, count) if not isinstance(each, str)])
         kubernetes.add_toleration_json(task, self.gpu_tolerations)

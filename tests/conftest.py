@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,34 @@ ROOT = Path(__file__).parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.pop("RSP_CONFIG", None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put files with slow tests first: one that came last would leave the other processes with nothing to do."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Have something made by one process for all processes of the suite, which change nothing in it.
+
+    `once(name, make)` returns the folder that `make(folder)` filled, here or in another process.
+    """
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # what the workers have in common
+
+    def shared(name: str, make: Callable[[Path], object]) -> Path:
+        folder = root / name
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (made := folder.with_suffix(".made")).exists():
+                make(folder)
+                made.touch()
+        return folder
+
+    return shared
 
 
 @pytest.fixture(scope="session")
@@ -123,18 +152,11 @@ def run_component(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def scene(tmp_path_factory) -> Scene:
+def scene(once) -> Scene:
     """A generated town of 20 tiles at zoom 19, drawn once for all processes of the suite; change nothing in it."""
     from examples.town.generate import generate, load_scene
 
-    root = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        root = root.parent  # what the workers have in common
-    with (root / "scene.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if (root / "scene" / "scene.json").exists():
-            return load_scene(root / "scene")
-        return generate(root / "scene", tiles=20)
+    return load_scene(once("scene", partial(generate, tiles=20)))
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from rsp.shared.images import decode_mask, encode
 from tests.tilesets import BLOCK, CONFIG, make_tileset, noise, squares
 from tests.toy import make_config, make_dataset
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("wheel")]
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("components", "pipelines", "serving", "shared")

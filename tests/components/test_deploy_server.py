@@ -23,7 +23,6 @@ from tests.tilesets import BLOCK, make_tileset, noise
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.java,
-    pytest.mark.xdist_group("torchserve"),
     pytest.mark.skipif(shutil.which("java") is None, reason="no Java: install openjdk-17-jre-headless"),
 ]
 

@@ -30,7 +30,6 @@ def own_tiles(scene, scene_server, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.java
-@pytest.mark.xdist_group("torchserve")
 def test_own_tiles_end_to_end(own_tiles, tmp_path, capsys):
     from rsp.serving.host import preflight
     from rsp.shared.errors import ServingError

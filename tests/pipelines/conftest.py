@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from tests.pipelines.kfp_server import KfpServer
 
 
 @pytest.fixture(scope="session")
-def hello_world_run(scene, scene_server, tmp_path_factory):
-    """HelloWorld with artifacts, on a machine without a network."""
+def hello_world_run(scene, scene_server, once):
+    """HelloWorld with artifacts, on a machine without a network; run once for all processes of the suite."""
+    from rsp.pipelines.local import LocalRun
     from tests.pipelines.test_hello_world import run_offline
 
-    return run_offline(scene, scene_server, tmp_path_factory.mktemp("runs"))
+    folder = once("hello_world", partial(run_offline, scene, scene_server))
+    return LocalRun.load(folder / "hello-world-1")
 
 
 @pytest.fixture

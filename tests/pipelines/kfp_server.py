@@ -202,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _version(self, pipeline_id: str, name: str, body: bytes) -> dict:
         head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
         (part,) = BytesParser().parsebytes(head + body).get_payload()
-        documents = list(yaml.safe_load_all(part.get_payload(decode=True)))
+        documents = list(yaml.load_all(part.get_payload(decode=True), yaml.CSafeLoader))
         assert documents[0]["pipelineInfo"]["name"]
         values = {"pipeline_id": pipeline_id, "display_name": name, "pipeline_spec": documents[0]}
         values["documents"] = len(documents)

@@ -27,7 +27,7 @@ def load(folder: Path, package: str, module: str) -> ModuleType:
 def main(folder: Path, text: str) -> None:
     ir = load(folder, "pipeline_spec", "pipeline_spec_pb2")
     config = load(folder, "kubernetes", "kubernetes_executor_config_pb2")
-    pipeline, *platforms = yaml.safe_load_all(text)
+    pipeline, *platforms = yaml.load_all(text, yaml.CSafeLoader)
     json_format.ParseDict(pipeline, ir.PipelineSpec())
     json_format.ParseDict(pipeline["deploymentSpec"], ir.PipelineDeploymentConfig())
     for platform in platforms:

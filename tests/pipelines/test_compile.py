@@ -37,7 +37,7 @@ def text(request) -> str:
 
 @pytest.fixture
 def documents(text) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(text))
+    return list(yaml.load_all(text, yaml.CSafeLoader))
 
 
 def executors(documents) -> dict[str, dict]:
@@ -137,7 +137,7 @@ def test_references(documents):
     ],
 )
 def test_the_check_of_references_checks(spoil):
-    document = next(yaml.safe_load_all(compile_pipeline("hello_world")))
+    document = next(yaml.load_all(compile_pipeline("hello_world"), yaml.CSafeLoader))
     check_references(document)
     spoil(document)
     with pytest.raises((AssertionError, KeyError)):
@@ -196,7 +196,7 @@ def test_every_parameter_is_explained(text):
 
 def test_accelerators_are_asked_for_at_run_time():
     """KFP's backend reads the count as text and takes nothing from a number: gpus must be a STRING."""
-    first, second = yaml.safe_load_all(compile_pipeline("hello_world"))
+    first, second = yaml.load_all(compile_pipeline("hello_world"), yaml.CSafeLoader)
     resources = executors([first])["exec-train"]["resources"]
     assert resources["accelerator"] == {
         "resourceCount": "{{$.inputs.parameters['pipelinechannel--gpus']}}",
@@ -219,7 +219,7 @@ def test_accelerators_are_asked_for_at_run_time():
 
 @pytest.mark.parametrize("name", ["hello_world", "retraining"])
 def test_deploying_is_never_cached_and_needs_the_store_alone(name):
-    first, second = yaml.safe_load_all(compile_pipeline(name))
+    first, second = yaml.load_all(compile_pipeline(name), yaml.CSafeLoader)
     # What the store wants at the moment is nothing that a cache knows.
     for step in ("deploy", "gate", "deploy-s3", "gate-s3"):
         assert not task_of(first, step)["cachingOptions"].get("enableCache")
@@ -244,7 +244,7 @@ def test_deploying_is_never_cached_and_needs_the_store_alone(name):
 
 
 def test_a_nightly_run_downloads_again():
-    document = next(yaml.safe_load_all(compile_pipeline("retraining")))
+    document = next(yaml.load_all(compile_pipeline("retraining"), yaml.CSafeLoader))
     for name in ("download", "rasterize", "download-s3", "rasterize-s3"):
         assert not task_of(document, name)["cachingOptions"].get("enableCache"), name
     assert task_of(document, "train")["cachingOptions"]["enableCache"] is True
@@ -262,7 +262,7 @@ def test_manifests_against_the_crds(shared_data):
     from jsonschema import Draft202012Validator
 
     kinds = {}
-    for document in yaml.safe_load_all(compile_manifest("hello_world", "team")):
+    for document in yaml.load_all(compile_manifest("hello_world", "team"), yaml.CSafeLoader):
         crd = yaml.safe_load(
             (shared_data / "crds" / f"pipelines.kubeflow.org_{document['kind'].lower()}s.yaml").read_text()
         )

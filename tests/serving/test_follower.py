@@ -32,7 +32,6 @@ from tests.tilesets import BLOCK, noise
 pytestmark = [
     pytest.mark.java,
     pytest.mark.skipif(shutil.which("java") is None, reason="no Java: install openjdk-17-jre-headless"),
-    pytest.mark.xdist_group("torchserve"),
 ]
 
 QUICK = Settings(poll=0.1, linger=0.5, hold=60.0, timeout=60.0)

@@ -26,7 +26,6 @@ from tests.tilesets import make_tileset, noise
 pytestmark = [
     pytest.mark.java,
     pytest.mark.skipif(shutil.which("java") is None, reason="no Java: install openjdk-17-jre-headless"),
-    pytest.mark.xdist_group("torchserve"),
 ]
 
 

@@ -43,7 +43,6 @@ ROOT = Path(__file__).parent.parent.parent
 pytestmark = [
     pytest.mark.java,
     pytest.mark.skipif(shutil.which("java") is None, reason="no Java: install openjdk-17-jre-headless"),
-    pytest.mark.xdist_group("torchserve"),
 ]
 
 

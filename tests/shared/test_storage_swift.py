@@ -23,7 +23,6 @@ from tests.swift import missing, swift
 
 pytestmark = [
     pytest.mark.skipif(missing() is not None, reason=str(missing())),
-    pytest.mark.xdist_group("swift"),
 ]
 
 MiB = 1 << 20
