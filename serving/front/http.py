@@ -21,8 +21,8 @@ from rsp.serving.proxy import BODY, FIRST, GRACE, MAX_CONNECTIONS, NEXT, drop_ne
 MAX_TARGET, MAX_HEAD = 4000, 8000
 # Seconds in which a client may take nothing of an answer before it is cut off.
 STALLED = 60.0
-# Seconds for which what a refused client still sends is read and dropped. A connection that is closed with something
-# unread is reset by the kernel, and the client may never see why it was refused.
+# Seconds for which what a refused client still sends is read and dropped. The kernel resets a connection that is
+# closed with something unread, and the client may never see why it was refused.
 LINGER = 2.0
 
 
