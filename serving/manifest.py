@@ -274,16 +274,18 @@ def read_limited(path: Path) -> bytes:
         raise ReleaseError(f"cannot read {path}: {error.strerror}") from error
 
 
-def measured(path: Path) -> File:
-    """Return digest and size of a file; raise `ReleaseError` where it cannot be read, or is no plain file."""
+def measured(content: Path | bytes) -> File:
+    """Return digest and size of a file or of bytes; raise `ReleaseError` where there is no file to read."""
+    if isinstance(content, bytes):
+        return File(hashlib.sha256(content).hexdigest(), len(content))
     try:
-        if not path.is_file() or path.is_symlink():
-            raise ReleaseError(f"there is no file {path}")
-        with path.open("rb") as file:
+        if not content.is_file() or content.is_symlink():
+            raise ReleaseError(f"there is no file {content}")
+        with content.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return File(digest, file.tell())
     except OSError as error:
-        raise ReleaseError(f"cannot read {path}: {error.strerror}") from error
+        raise ReleaseError(f"cannot read {content}: {error.strerror}") from error
 
 
 def sha8(model: Path) -> str:

@@ -129,6 +129,26 @@ class ReleaseReader:
             shutil.rmtree(fresh, ignore_errors=True)
         return release
 
+    def where(self, release: Release, path: str) -> str:
+        """Return where a file of a release is: an address, or a path."""
+        return self._where(self._key(release, path))
+
+    def read(self, release: Release, path: str) -> bytes:
+        """Return a small file of a release, checked.
+
+        Raises:
+            ReleaseError: it is missing, or is not what the release says.
+            StorageError: the store cannot be reached, or the file is large.
+        """
+        key, wanted = self._key(release, path), release.files[path]
+        try:
+            data, _ = self.storage.read(key, limit=MAX_MANIFEST)
+        except NotFoundError:
+            raise ReleaseError(f"{self._where(key)} is missing, so the release is not whole") from None
+        if measured(data) != wanted:
+            raise ReleaseError(f"{self._where(key)} is not what its release says: it is damaged")
+        return data
+
     def _download(self, release: Release, path: str, target: Path) -> None:
         key, wanted = self._key(release, path), release.files[path]
         stat = self.storage.stat(key)

@@ -7,7 +7,6 @@ once one wins and the other is told. Nothing here needs torch.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,7 +20,6 @@ from rsp.serving.manifest import (
     MAX_GOLDEN,
     MAX_REASON,
     RELEASE,
-    File,
     Golden,
     Move,
     Pointer,
@@ -116,7 +114,7 @@ class ReleaseStore(ReleaseReader):
             classes=tuple(entry.title for entry in card.classes),
             tile_size=card.tile_size,
             overlap=card.overlap,
-            files={path: _measured(content) for path, content in contents.items()},
+            files={path: measured(content) for path, content in contents.items()},
             value_type=value_type_of(card),
             metrics=card.metrics,
             validation=card.validation,
@@ -356,9 +354,3 @@ def value_type_of(card: ModelCard) -> str | None:
     """Return the type of the values that a model takes; None where it is not known, or channels differ."""
     kinds = {channel.value_type for channel in card.channels}
     return kinds.pop() if len(kinds) == 1 else None
-
-
-def _measured(content: Path | bytes) -> File:
-    if isinstance(content, bytes):
-        return File(hashlib.sha256(content).hexdigest(), len(content))
-    return measured(content)

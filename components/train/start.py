@@ -94,19 +94,9 @@ def _resolved(place: Location) -> Location:
 
 def _check_card(plan: Plan, card: ModelCard, where: str) -> None:
     """Raise where a checkpoint is of another network, other bands or other classes than the configuration."""
-    config = plan.config
-    pairs = {
-        "nn": (card.nn, config.model.nn),
-        "encoder": (card.encoder, config.model.encoder),
-        "num_filters": (card.num_filters, config.model.num_filters),
-        "bands": ([list(c.bands) for c in card.channels], [list(c.bands) for c in config.channels]),
-        "classes": ([c.title for c in card.classes], [c.title for c in config.classes]),
-    }
-    for name, (theirs, ours) in pairs.items():
-        if theirs != ours:
-            raise ModelError(
-                f"{where} is of another network: its {name} is {theirs}, the configuration has {ours}"
-            )
+    other = card.other_network(plan.config)
+    if other:
+        raise ModelError(f"{where} is of another network: {other}")
 
 
 def _check_left(plan: Plan, epoch: int, where: str) -> None:

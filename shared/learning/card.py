@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 from rsp import __version__
-from rsp.shared.config import Channel, ClassDef, ModelConfig, make_channel, make_class
+from rsp.shared.config import Channel, ClassDef, Config, ModelConfig, make_channel, make_class
 from rsp.shared.errors import ConfigError, ModelError
 from rsp.shared.images import VALUE_TYPES
 from rsp.shared.keys import Key, read_table
@@ -98,6 +98,19 @@ class ModelCard:
     def model_config(self) -> ModelConfig:
         """Return the configuration that builds the network, never with pretrained weights."""
         return ModelConfig(nn=self.nn, encoder=self.encoder, pretrained=False, num_filters=self.num_filters)
+
+    def other_network(self, config: Config) -> str | None:
+        """Return in what the network is another than that of a configuration; None where it is the same."""
+        for name, theirs, ours in (
+            ("nn", self.nn, config.model.nn),
+            ("encoder", self.encoder, config.model.encoder),
+            ("num_filters", self.num_filters, config.model.num_filters),
+            ("bands", [list(c.bands) for c in self.channels], [list(c.bands) for c in config.channels]),
+            ("classes", [c.title for c in self.classes], [c.title for c in config.classes]),
+        ):
+            if theirs != ours:
+                return f"its {name} is {theirs}, the configuration has {ours}"
+        return None
 
     def to_json(self) -> str:
         """Return the card as JSON, the same text for the same card."""
