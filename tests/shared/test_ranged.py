@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import random
 import struct
 import threading
@@ -21,7 +22,16 @@ from rsp.shared.errors import ChangedError, NotFoundError, StorageError, TileErr
 from rsp.shared.http import Backoff
 from rsp.shared.storage import open_storage
 from rsp.shared.tiles import Tile
-from rsp.shared.tileset import ArchiveReader, classes_metadata, open_reader, open_writer, ranged, ranges, read_info
+from rsp.shared.tileset import (
+    ArchiveReader,
+    classes_metadata,
+    open_reader,
+    open_writer,
+    ranged,
+    ranges,
+    read_info,
+    tiles_digest,
+)
 from rsp.shared.tileset.entries import DamagedError, read_directory
 from rsp.shared.tileset.hilbert import id_of, ids_of, tiles_of
 from rsp.shared.tileset.ranged import RangedReader
@@ -167,6 +177,18 @@ def test_few_requests(many, server):
         before = len(server.asked)
         assert reader.read_many(screen) == data
         assert len(server.asked) <= before + 2  # `sea` lies elsewhere
+
+
+def test_the_digest_of_an_area_takes_few_requests(many, server):
+    """Neighbours are asked for together, in whichever order the text of the digest has them."""
+    tiles = [Tile(x, y, 12) for x in range(60, 85) for y in range(50, 75)]
+    with ArchiveReader(many) as local, open_reader(server.serve(many)) as reader:
+        lines = sorted((tile.x, tile.y, hashlib.sha256(local.read(tile)).hexdigest()) for tile in tiles)
+        text = "".join(f"12/{x}/{y} {digest} {digest}\n" for x, y, digest in lines)
+        assert tiles_digest([reader], reader, tiles) == hashlib.sha256(text.encode()).hexdigest()
+        assert len(server.asked) < len(tiles) / 5
+        with pytest.raises(TileError, match="no tile 12/4000/1 in "):
+            tiles_digest([reader], reader, [*tiles, Tile(4000, 1, 12)])
 
 
 def test_requests_are_bounded(many, server, monkeypatch):
