@@ -22,6 +22,7 @@ def resolve(
     masks: str = "",
     model: str = "",
     config_uri: str = "",
+    refresh: str = "",
 ) -> NamedTuple(
     "Resolved",
     [
@@ -34,6 +35,7 @@ def resolve(
         ("masks", str),
         ("model", str),
         ("config_uri", str),
+        ("refresh", str),
     ],
 ):
     """Add to each address in S3 the ETag that its object has now; other texts stay as they are.
@@ -50,6 +52,7 @@ def resolve(
         masks: Where a tile set of masks is.
         model: Where a model is.
         config_uri: Where a configuration is.
+        refresh: Any text; an empty one stands for the day.
 
     Returns:
         source: The same with its ETag.
@@ -61,8 +64,11 @@ def resolve(
         masks: The same with its ETag.
         model: The same with its ETag.
         config_uri: The same with its ETag.
+        refresh: The same, or the day (UTC) of this step: what is tried again after midnight keeps that of the run.
     """
+    from datetime import UTC, datetime
+
     from rsp.components.reference import resolved
 
     texts = (source, features, pbf, raster, images, labels, masks, model, config_uri)
-    return tuple(resolved(text) for text in texts)
+    return (*(resolved(text) for text in texts), refresh or datetime.now(UTC).strftime("%Y-%m-%d"))

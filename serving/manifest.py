@@ -43,7 +43,7 @@ MAX_REASON = 500
 # Names and versions of models: TorchServe puts both into URLs and file names.
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 DTYPES = ("float32", "bfloat16")
-_DIGEST = re.compile("[0-9a-f]{64}")
+DIGEST = re.compile("[0-9a-f]{64}")
 _TIME = re.compile("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 # Each part begins with a letter or digit: no `..`, nothing hidden, nothing absolute, no drive, no backslash.
 _PART = "[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
@@ -154,7 +154,7 @@ class Release:
         """Return the release as `release.json` holds it."""
         data = {"format": FORMAT, **asdict(self)}
         data["metrics"] = {key: value if math.isfinite(value) else None for key, value in self.metrics.items()}
-        return _dumped(data)
+        return dumped(data)
 
     @classmethod
     def from_json(cls, text: bytes, where: str) -> Release:
@@ -168,7 +168,7 @@ class Release:
             ReleaseError: not JSON, a release of a newer format, a field that is missing, unknown, out of bounds,
                 or that contradicts another.
         """
-        return _checked(text, where, _release)
+        return checked(text, where, _release)
 
 
 @dataclass(frozen=True)
@@ -217,12 +217,12 @@ class Pointer:
         """Return the pointer as `pointer.json` holds it."""
         data = {"format": FORMAT, **asdict(self)}
         del data["etag"]
-        return _dumped(data)
+        return dumped(data)
 
     @classmethod
     def from_json(cls, text: bytes, where: str, etag: str = "") -> Pointer:
         """Read a pointer; raise `ReleaseError` as `Release.from_json` does."""
-        return _checked(text, where, lambda data, where: _pointer(data, where, etag))
+        return checked(text, where, lambda data, where: _pointer(data, where, etag))
 
 
 def noted(seconds: float) -> str:
@@ -297,7 +297,8 @@ def sha8(model: Path) -> str:
         raise ModelError(f"cannot read the model {model}: {error.strerror}") from error
 
 
-def _dumped(data: Mapping[str, Any]) -> bytes:
+def dumped(data: Mapping[str, Any]) -> bytes:
+    """Return a table as the files of a store hold it."""
     return json.dumps(data, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
 
 
@@ -305,7 +306,7 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
-def _checked(text: bytes, where: str, read: Callable[[Any, str], T]) -> T:
+def checked(text: bytes, where: str, read: Callable[[Any, str], T]) -> T:
     """Return what `read` makes of JSON; whatever is wrong with it is a `ReleaseError`."""
     if len(text) > MAX_MANIFEST:
         raise ReleaseError(f"{where}: it has more than {MAX_MANIFEST} bytes")
@@ -339,7 +340,8 @@ _POINTER = (
 _MOVE = (Key("version", "str", None), Key("moved", "str"), Key("reason", "str"))
 
 
-def _expect(holds: object, where: str, what: str) -> None:
+def expect(holds: object, where: str, what: str) -> None:
+    """Raise `ReleaseError` where something does not hold."""
     if not holds:
         raise ReleaseError(f"{where}: {what}")
 
@@ -348,34 +350,34 @@ def _release(data: Any, where: str) -> Release:
     values = read_table(data, _RELEASE, where)
     del values["format"]
     for what in ("name", "version"):
-        _expect(NAME.fullmatch(values[what]), where, f"{what}: {shortened(values[what])} cannot be part of a URL")
-    _expect(_is_time(values["created"]), where, f"created: {shortened(values['created'])} is not a time")
+        expect(NAME.fullmatch(values[what]), where, f"{what}: {shortened(values[what])} cannot be part of a URL")
+    expect(is_time(values["created"]), where, f"created: {shortened(values['created'])} is not a time")
     files = {path: _file(path, row, where) for path, row in values["files"].items()}
-    _expect(0 < len(files) <= MAX_FILES, where, f"files: expected 1 to {MAX_FILES} of them, got {len(files)}")
-    _expect(sum(each.size for each in files.values()) <= MAX_TOTAL, where, f"files: more than {MAX_TOTAL} bytes")
+    expect(0 < len(files) <= MAX_FILES, where, f"files: expected 1 to {MAX_FILES} of them, got {len(files)}")
+    expect(sum(each.size for each in files.values()) <= MAX_TOTAL, where, f"files: more than {MAX_TOTAL} bytes")
     for path in files:
         for above in map(str, PurePosixPath(path).parents):
-            _expect(above not in files, where, f"files: {above} cannot be a file and a folder")
+            expect(above not in files, where, f"files: {above} cannot be a file and a folder")
     for what in ("model", "checkpoint", "card"):
         path = values[what]
-        _expect(path is None or path in files, where, f"{what}: {shortened(path)} is not one of the files")
+        expect(path is None or path in files, where, f"{what}: {shortened(path)} is not one of the files")
     values["precision"] = _precision(values["precision"], where)
     values["golden"] = tuple(Golden(**read_table(row, _GOLDEN, f"{where}: golden")) for row in values["golden"])
-    _expect(len(values["golden"]) <= MAX_GOLDEN, where, f"golden: more than {MAX_GOLDEN} tiles")
+    expect(len(values["golden"]) <= MAX_GOLDEN, where, f"golden: more than {MAX_GOLDEN} tiles")
     for each in values["golden"]:
         for path in (each.image, each.mask):
-            _expect(path in files, where, f"golden: {shortened(path)} is not one of the files")
-            _expect(files[path].size <= MAX_GOLDEN_BYTES, where, f"golden: {path} is larger than a tile can be")
-    _expect(1 <= len(values["bands"]) <= 1024, where, f"bands: expected 1 to 1024, got {len(values['bands'])}")
-    _expect(2 <= len(values["classes"]) <= 255, where, f"classes: expected 2 to 255, got {len(values['classes'])}")
+            expect(path in files, where, f"golden: {shortened(path)} is not one of the files")
+            expect(files[path].size <= MAX_GOLDEN_BYTES, where, f"golden: {path} is larger than a tile can be")
+    expect(1 <= len(values["bands"]) <= 1024, where, f"bands: expected 1 to 1024, got {len(values['bands'])}")
+    expect(2 <= len(values["classes"]) <= 255, where, f"classes: expected 2 to 255, got {len(values['classes'])}")
     for text in (*values["bands"], *values["classes"]):
-        _expect(len(text) <= MAX_TEXT, where, f"a text of {len(text)} characters")
+        expect(len(text) <= MAX_TEXT, where, f"a text of {len(text)} characters")
     kind, digest = values["value_type"], values["validation"]
     from rsp.shared.images import VALUE_TYPES  # which imports numpy, and a server that only starts needs none
 
-    _expect(kind is None or kind in VALUE_TYPES, where, f"value_type: expected one of {', '.join(VALUE_TYPES)}")
-    _expect(digest is None or _DIGEST.fullmatch(digest), where, "validation: expected a SHA-256 digest, or null")
-    _expect(
+    expect(kind is None or kind in VALUE_TYPES, where, f"value_type: expected one of {', '.join(VALUE_TYPES)}")
+    expect(digest is None or DIGEST.fullmatch(digest), where, "validation: expected a SHA-256 digest, or null")
+    expect(
         # Bounded, as JSON's numbers are not.
         all(
             value is None or (type(value) in (int, float) and abs(value) < 1e300)
@@ -391,23 +393,24 @@ def _release(data: Any, where: str) -> Release:
 
 
 def _file(path: str, row: Any, where: str) -> File:
-    _expect(
+    expect(
         _PATH.fullmatch(path) and path not in (RELEASE, MARK),
         where,
         f"files: {shortened(path)} is not a path within it",
     )
     file = File(**read_table(row, _FILE, f"{where}: {path}"))
-    _expect(_DIGEST.fullmatch(file.sha256), where, f"{path}: sha256: expected 64 hexadecimal digits")
+    expect(DIGEST.fullmatch(file.sha256), where, f"{path}: sha256: expected 64 hexadecimal digits")
     return file
 
 
 def _precision(row: Any, where: str) -> Precision:
     precision = Precision(**read_table(row, _PRECISION, f"{where}: precision"))
-    _expect(precision.dtype in DTYPES, where, f"precision: dtype: expected one of {', '.join(DTYPES)}")
+    expect(precision.dtype in DTYPES, where, f"precision: dtype: expected one of {', '.join(DTYPES)}")
     return precision
 
 
-def _is_time(text: str) -> bool:
+def is_time(text: str) -> bool:
+    """Tell whether a text is a time as `noted` writes it."""
     if not _TIME.fullmatch(text):
         return False
     try:
@@ -420,16 +423,16 @@ def _is_time(text: str) -> bool:
 def _pointer(data: Any, where: str, etag: str) -> Pointer:
     values = read_table(data, _POINTER, where)
     del values["format"]
-    _expect(NAME.fullmatch(values["name"]), where, f"name: {shortened(values['name'])} cannot be part of a URL")
+    expect(NAME.fullmatch(values["name"]), where, f"name: {shortened(values['name'])} cannot be part of a URL")
     rows: Sequence[Any] = values["history"]
-    _expect(len(rows) <= HISTORY, where, f"history: more than {HISTORY} moves")
+    expect(len(rows) <= HISTORY, where, f"history: more than {HISTORY} moves")
     moves = tuple(Move(**read_table(row, _MOVE, f"{where}: history")) for row in rows)
     for move in (Move(values["version"], values["moved"], values["reason"]), *moves):
-        _expect(
+        expect(
             move.version is None or NAME.fullmatch(move.version),
             where,
             f"version: {shortened(move.version)} cannot be part of a URL",
         )
-        _expect(_is_time(move.moved), where, f"moved: {shortened(move.moved)} is not a time")
-        _expect(len(move.reason) <= MAX_REASON, where, f"reason: more than {MAX_REASON} characters")
+        expect(is_time(move.moved), where, f"moved: {shortened(move.moved)} is not a time")
+        expect(len(move.reason) <= MAX_REASON, where, f"reason: more than {MAX_REASON} characters")
     return Pointer(**{**values, "history": moves, "etag": etag})

@@ -1,6 +1,7 @@
 """Reading a release store: which release of a name is wanted, and bringing it to the disk, checked.
 
 <store>/<name>/pointer.json                            which version is wanted, and what was before
+<store>/<name>/judgements.json                         what was judged about candidates, and why
 <store>/<name>/releases/<version>/release.json         what the release is; written last
 <store>/<name>/releases/<version>/<digest>/<files>     model, checkpoint, card, golden tiles and masks
 """
@@ -14,6 +15,7 @@ from glob import escape
 from pathlib import Path
 from tempfile import mkdtemp
 
+from rsp.serving.judgements import JUDGEMENTS, Judgement, read_judgements
 from rsp.serving.manifest import (
     MAX_MANIFEST,
     NAME,
@@ -49,9 +51,9 @@ class ReleaseReader:
         return self.storage.address
 
     def names(self) -> list[str]:
-        """Return the names that have a pointer or releases."""
+        """Return the names that have a pointer, releases or judgements."""
         found = (stat.key.partition("/") for stat in self.storage.list())
-        named = {name for name, _, rest in found if rest == POINTER or rest.startswith("releases/")}
+        named = {name for name, _, rest in found if rest in (POINTER, JUDGEMENTS) or rest.startswith("releases/")}
         return sorted(filter(NAME.fullmatch, named))
 
     def pointer(self, name: str) -> Pointer | None:
@@ -70,6 +72,24 @@ class ReleaseReader:
         if pointer.name != name:
             raise ReleaseError(f"{self._where(key)} is the pointer of {pointer.name}")
         return pointer
+
+    def judgements(self, name: str) -> list[Judgement]:
+        """Return what was judged about candidates of a name, the newest last.
+
+        Raises:
+            ReleaseError: it is damaged.
+            StorageError: the store cannot be reached.
+        """
+        return self._judgements(name)[0]
+
+    def _judgements(self, name: str) -> tuple[list[Judgement], str | None]:
+        """Return the same with the ETag of the file; None where there is none yet."""
+        key = f"{check_name('name', name)}/{JUDGEMENTS}"
+        try:
+            text, stat = self.storage.read(key, limit=MAX_MANIFEST)
+        except NotFoundError:
+            return [], None
+        return read_judgements(text, self._where(key)), stat.etag
 
     def release(self, name: str, version: str) -> Release:
         """Return a release.

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from rsp import __version__
+from rsp.serving.judgements import JUDGEMENTS, Judgement, read_judgements, write_judgements
 from rsp.serving.manifest import (
     HISTORY,
     MARK,
@@ -40,6 +41,8 @@ __all__ = ["Golden", "Move", "Pointer", "Precision", "Release", "ReleaseReader",
 
 # Seconds for which an unfinished release, or one that no pointer has named yet, is somebody's work under way.
 GRACE = 24 * 3600.0
+# How often a judgement is added to what others have written meanwhile.
+NOTES = 10
 
 
 class ReleaseStore(ReleaseReader):
@@ -194,6 +197,31 @@ class ReleaseStore(ReleaseReader):
         version, history = (None, ()) if before is None else (before.version, before.history)
         return self._swap(moved.name, version, moved, reason, history)
 
+    def note(self, name: str, judgement: Judgement) -> None:
+        """Remember what was judged about a candidate. The oldest of `KEPT` go.
+
+        Args:
+            name: Of the model.
+            judgement: What was judged.
+
+        Raises:
+            ReleaseError: what is remembered is damaged, or the judgement itself is out of bounds.
+            ConflictError: others note theirs again and again.
+            StorageError: the store refuses, or the server ignores conditions.
+        """
+        self._check_conditions()
+        key = f"{check_name('name', name)}/{JUDGEMENTS}"
+        # What cannot be read back must not be written.
+        read_judgements(write_judgements([judgement]), f"a judgement about {name}")
+        for _ in range(NOTES):
+            known, etag = self._judgements(name)
+            if judgement in known:
+                return  # a write whose answer was lost is tried again, and then meets itself
+            with suppress(ConflictError):
+                self._write_if(key, write_judgements([*known, judgement]), etag=etag)
+                return
+        raise ConflictError(f"{self._where(key)} was changed by others {NOTES} times in a row")
+
     def prune(self, name: str, keep: int) -> list[str]:
         """Delete releases that nobody needs, and what was left by those who were killed.
 
@@ -289,7 +317,7 @@ class ReleaseStore(ReleaseReader):
             version=version,
             serial=1 if expected is None else expected.serial + 1,
             moved=noted(self._clock()),
-            reason=reason[:MAX_REASON],
+            reason=cut(reason),
             history=history[:HISTORY],
         )
         text = wanted.to_json()
@@ -343,6 +371,11 @@ class ReleaseStore(ReleaseReader):
 
     def _delete(self, prefix: str) -> None:
         self.storage.delete(*[stat.key for stat in self.storage.list(prefix)])
+
+
+def cut(reason: str) -> str:
+    """Return a reason as the store keeps it."""
+    return reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON - 3]}..."
 
 
 def bands_of(card: ModelCard) -> tuple[str, ...]:

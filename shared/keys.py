@@ -49,6 +49,7 @@ EXPECTED = {
     "positive": "a number above 0",
     "fraction": "a number from 0 to 1",
     "weight": "a number, 0 or more",
+    "difference": "a number from -1 to 1",
     "size": "a positive whole number, or two equal ones",
     "ints": "a list of whole numbers from 1",
     "floats": "a list of numbers",
@@ -119,7 +120,9 @@ def typed(value: Any, key: Key, where: str) -> Any:
             return value
         case "int" | "count" | "size", int() if number and (key.holds != "int") <= value <= key.high:
             return value
-        case "positive" | "fraction" | "weight", int() | float() if number and _in_range(key.holds, value):
+        case "positive" | "fraction" | "weight" | "difference", int() | float() if number and _in_range(
+            key.holds, value
+        ):
             return float(value)
         case "size", [int(width), int(height)] if width == height and 0 < width <= key.high:
             return width
@@ -159,7 +162,10 @@ def _is_finite(value: Any) -> bool:
 
 
 def _in_range(holds: str, value: float) -> bool:
-    return {"positive": value > 0, "fraction": 0 <= value <= 1, "weight": value >= 0}[holds]
+    inside = {
+        "positive": value > 0, "fraction": 0 <= value <= 1, "weight": value >= 0, "difference": -1 <= value <= 1
+    }  # fmt: skip
+    return inside[holds]
 
 
 def describe_keys(keys: Sequence[Key]) -> Iterator[str]:
