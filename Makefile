@@ -51,7 +51,7 @@ lint: setup ## Check style, types, the one-way imports and the Dockerfiles
 	$(BIN)/ruff format --check .
 	MYPYPATH=src $(BIN)/mypy -p rsp -p examples
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/hadolint components/Dockerfile components/bases.Dockerfile serving/Dockerfile
+	$(BIN)/hadolint components/Dockerfile components/bases.Dockerfile components/code.Dockerfile serving/Dockerfile
 
 docs: setup ## Regenerate docs/tools.md, config.md, models.md, READMEs of components, dashboard and alerts
 	$(BIN)/python -m docs.generate

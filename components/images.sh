@@ -50,6 +50,12 @@ for name in "${names[@]}"; do
   fi
 done
 
+# BuildKit does not copy each layer to commit it, which halves the time. Older clients ask for it by this variable
+# alone; newer ones take it by themselves where they have buildx, and fail with the variable where they have not.
+case $(docker version --format '{{.Client.Version}}' 2>/dev/null) in
+  19.* | 20.*) export DOCKER_BUILDKIT=${DOCKER_BUILDKIT:-1} ;;
+esac
+
 # The context is the commit itself: files that git ignores stay out.
 build() {
   # shellcheck disable=SC2086 # a list of arguments
@@ -70,22 +76,33 @@ need_base() {
 }
 
 images=()
+declare -A alike # names of images that hold the same packages, by what they stand on
+need_base data
+code=$registry/rsp-code:$tag
+build --file components/code.Dockerfile --tag "$code" --build-arg "BASE=$base" --build-arg "RSP_VERSION=$version"
 for name in "${names[@]}"; do
-  recipe=(--build-arg "RSP_VERSION=$version" --build-arg "RSP_REVISION=$revision")
   if [[ $name == serving ]]; then
+    on=serving
     need_base torch
-    recipe+=(--file serving/Dockerfile)
+    recipe=(--file serving/Dockerfile)
   else
-    need_base "$("$python" components/bases.py base "$name")"
-    recipe+=(--file components/Dockerfile --build-arg "TOOL=$name")
+    on=$("$python" components/bases.py base "$name")
+    need_base "$on"
+    recipe=(--file components/Dockerfile --build-arg "TOOL=$name")
   fi
   image=$registry/rsp-$name:$tag
-  build --tag "$image" --build-arg "BASE=$base" "${recipe[@]}"
-  mkdir -p "$sbom"
-  docker run --rm --interactive --network none --entrypoint python3 "$image" - "rsp-$name" "$version" \
-    <components/sbom.py >"$sbom/rsp-$name-$tag.cdx.json"
+  build --tag "$image" --build-arg "BASE=$base" --build-arg "CODE=$code" --build-arg "RSP_VERSION=$version" \
+    --build-arg "RSP_REVISION=$revision" "${recipe[@]}"
+  alike[$on]+=" $name"
   images+=("$image")
   echo "$image"
+done
+
+mkdir -p "$sbom"
+for words in "${alike[@]}"; do
+  read -ra same <<<"$words"
+  docker run --rm --interactive --network none --entrypoint python3 "$registry/rsp-${same[0]}:$tag" - \
+    "$version" "${same[@]/#/rsp-}" <components/sbom.py | tar --extract --directory "$sbom"
 done
 
 if [[ -n $push ]]; then

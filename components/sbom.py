@@ -1,19 +1,22 @@
 """Say what is in an image, as CycloneDX 1.6: packages of Debian and of Python, with versions and licences.
 
-It runs in the image, whose Python has nothing of ours to import, from standard input:
+It runs in the image, whose Python has nothing of ours to import, from standard input. Images that differ in their
+name alone need one container for all of them; the result is an archive of a document for each name:
 
-    docker run --rm -i --network none --entrypoint python3 IMAGE - NAME VERSION < components/sbom.py
+    docker run --rm -i --network none --entrypoint python3 IMAGE - VERSION NAME... < components/sbom.py | tar -x
 
 The same image gives the same bytes.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import platform
 import re
 import subprocess
 import sys
+import tarfile
 import uuid
 from importlib.metadata import Distribution, distributions
 from typing import Any
@@ -53,14 +56,18 @@ def debian_packages() -> list[dict[str, Any]]:
     return parts
 
 
-def describe(name: str, version: str) -> dict[str, Any]:
-    """Return the document about this image."""
+def packages() -> list[dict[str, Any]]:
+    """Return all packages of this image, as components."""
     # Debian's Python reads several folders, and the first that has a package is the one that is imported.
     found: dict[str, dict[str, Any]] = {}
     for distribution in distributions():
         part = python_package(distribution)
         found.setdefault(part["purl"].rpartition("@")[0], part)
-    parts = sorted([*found.values(), *debian_packages()], key=lambda part: part["purl"])
+    return sorted([*found.values(), *debian_packages()], key=lambda part: part["purl"])
+
+
+def describe(name: str, version: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the document about an image."""
     digest = uuid.uuid5(uuid.NAMESPACE_URL, json.dumps([name, version, parts], sort_keys=True))
     about = {"type": "container", "bom-ref": f"{name}@{version}", "name": name, "version": version}
     return {
@@ -74,6 +81,16 @@ def describe(name: str, version: str) -> dict[str, Any]:
     }
 
 
+def main(version: str, *names: str) -> None:
+    """Write an archive of the documents of the images of these names to standard output."""
+    parts = packages()
+    with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as archive:
+        for name in names:
+            data = f"{json.dumps(describe(name, version, parts), indent=1)}\n".encode()
+            member = tarfile.TarInfo(f"{name}-{version.replace('+', '-')}.cdx.json")
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+
 if __name__ == "__main__":
-    json.dump(describe(*sys.argv[1:3]), sys.stdout, indent=1)
-    print()
+    main(*sys.argv[1:])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,9 @@ from rsp.components.container import IMAGES, PLACEHOLDER
 
 ROOT = Path(__file__).parents[1]
 BASES = "components/bases.Dockerfile"
-DOCKERFILES = (BASES, "components/Dockerfile", "serving/Dockerfile")
+CODE = "components/code.Dockerfile"
+FINAL = ("components/Dockerfile", "serving/Dockerfile")
+DOCKERFILES = (BASES, CODE, *FINAL)
 SCRIPTS = ("components/images.sh", "components/bases.py", "components/sbom.py")
 
 # It has the images whose names are lines of $LOG/local, and its registry those of $LOG/registry.
@@ -30,6 +34,11 @@ case $1 in
   build) tar -t > "$LOG/context" ;;
 esac
 echo "$@" >> "$LOG/calls"
+# A container runs here.
+if [ "$1" = run ]; then
+  while [ "$1" != - ]; do shift; done
+  exec "$PYTHON" "$@"
+fi
 """
 
 
@@ -85,22 +94,41 @@ def test_images_of_a_commit(checkout):
     tag = version.replace("+", "-")
     assert done.stdout.split() == [f"r.example/x/rsp-{name}:{tag}" for name in ("cover", "train", "serving")]
     built = calls(checkout, "build")
-    # Each base once, before the first image that stands on it.
+    # Each base once, before the first image that stands on it; the code once for all.
     data, torch = (base(checkout, name, "r.example/x") for name in ("data", "torch"))
+    code = f"r.example/x/rsp-code:{tag}"
     tagged = [words[words.index("--tag") + 1] for words in built]
     cover, train, serving = done.stdout.split()
-    assert tagged == [data, cover, torch, train, serving]
-    assert [words[words.index("--target") + 1] for words in (built[0], built[2])] == ["data", "torch"]
-    assert {f"BASE={data}", "TOOL=cover", f"RSP_VERSION={version}", f"RSP_REVISION={revision}"} <= set(built[1])
-    assert {f"BASE={torch}", "TOOL=train"} <= set(built[3]) and f"BASE={torch}" in built[4]
+    assert tagged == [data, code, cover, torch, train, serving]
+    assert [words[words.index("--target") + 1] for words in (built[0], built[3])] == ["data", "torch"]
+    assert {f"BASE={data}", f"RSP_VERSION={version}"} <= set(built[1])
+    assert {f"BASE={data}", "TOOL=cover", f"RSP_REVISION={revision}"} <= set(built[2])
+    assert {f"BASE={torch}", "TOOL=train"} <= set(built[4]) and f"BASE={torch}" in built[5]
+    assert all({f"CODE={code}", f"RSP_VERSION={version}"} <= set(built[n]) for n in (2, 4, 5))
     context = (checkout.parent / "context").read_text().split()
     assert "serving/Dockerfile" in context and "secret" not in context
     # What is in each of them is written beside them.
-    assert {path.name for path in (checkout / "build/sbom").iterdir()} == {
-        f"rsp-{name}-{tag}.cdx.json" for name in ("cover", "train", "serving")
-    }
+    written = {path.name: json.loads(path.read_text()) for path in (checkout / "build/sbom").iterdir()}
+    assert set(written) == {f"rsp-{name}-{tag}.cdx.json" for name in ("cover", "train", "serving")}
+    for name, document in written.items():
+        about = document["metadata"]["component"]
+        assert name == f"{about['name']}-{tag}.cdx.json" and about["version"] == version
     assert all("--network none" in " ".join(words) for words in calls(checkout, "run"))
     assert not calls(checkout, "push")
+
+
+def test_images_of_the_same_packages_are_asked_for_them_once(checkout):
+    for tool in ("subset", "tile", "predict"):
+        (checkout / "components" / tool).mkdir()
+        (checkout / "components" / tool / "component.py").write_text("")
+    git(checkout, "add", "-A")
+    git(checkout, "commit", "-qm", "more tools")
+    done = build(checkout, RSP_SBOM=str(checkout.parent / "sbom"))
+    images = [image.rpartition("/")[2].replace(":", "-") for image in done.stdout.split()]
+    assert len(images) == 6
+    assert {path.name for path in (checkout.parent / "sbom").iterdir()} == {f"{name}.cdx.json" for name in images}
+    asked = [words[-3:] for words in calls(checkout, "run")]
+    assert len(asked) == 3 and sorted(words[-1] for words in asked) == ["rsp-serving", "rsp-tile", "rsp-train"]
 
 
 def test_one_image_of_a_release(checkout):
@@ -112,13 +140,13 @@ def test_one_image_of_a_release(checkout):
 def test_a_base_that_is_there_is_not_built_again(checkout, where):
     (checkout.parent / where).write_text(base(checkout, "data") + "\n")
     assert build(checkout, "cover").returncode == 0
-    ((_, *words),) = calls(checkout, "build")
-    assert f"BASE={base(checkout, 'data')}" in words
+    code, image = calls(checkout, "build")
+    assert CODE in code and f"BASE={base(checkout, 'data')}" in code and f"BASE={base(checkout, 'data')}" in image
     # With other packages, another build of torch, or Debian's updates of another month it is another base.
     for changed in ({"RSP_TORCH": "cpu"}, {"RSP_BASE_REFRESH": "2031-05"}):
         (checkout.parent / "calls").write_text("")
         assert build(checkout, "cover", **changed).returncode == 0
-        assert len(calls(checkout, "build")) == 2
+        assert len(calls(checkout, "build")) == 3
 
 
 def test_a_base_changes_with_what_is_in_it_and_not_with_the_code(checkout):
@@ -226,8 +254,9 @@ def stages(path: str) -> dict[str, Stage]:
 
 def test_the_reader_of_dockerfiles_reads_all_of_them():
     assert set(stages(BASES)) == {"requirements", "data", "torch"}
+    assert set(stages(CODE)) == {"build", ""} and stages(CODE)[""].below == "scratch"
     assert set(stages("components/Dockerfile")) == {"code", ""}
-    assert set(stages("serving/Dockerfile")) == {"requirements", "needs", "code", ""}
+    assert set(stages("serving/Dockerfile")) == {"code", "requirements", "needs", ""}
     assert stages("components/Dockerfile")[""].steps[0] == ("COPY", "--from=code /code/ /")
 
 
@@ -248,7 +277,7 @@ def test_nothing_in_a_dockerfile_moves(path):
         assert re.fullmatch(r"python:3\.11-slim-[a-z]+", default)
     own = set(stages(path))
     for stage in stages(path).values():
-        assert stage.below in {"${BASE_IMAGE}", "${BASE}", *own}
+        assert stage.below in {"${BASE_IMAGE}", "${BASE}", "${CODE}", "scratch", *own}
     assert not re.search(r"^ADD |curl|wget|git clone|:latest", text, re.M)
 
 
@@ -269,12 +298,16 @@ def test_a_change_of_the_code_installs_nothing_else():
             text for text in copied if not text.startswith(("--from=requirements", "constraints.txt"))
         ] == wanted
         assert not any("RSP_VERSION" in text for _, text in stage.steps)
-    for path in DOCKERFILES[1:]:
-        code, image = stages(path)["code"], stages(path)[""]
-        version = code.where("ARG", "RSP_VERSION")
-        assert code.where("RUN", "pip install") < version < code.where("COPY", "src ./src")
-        # It builds with what is there: pip would fetch the packages that build it each time.
-        assert "--no-build-isolation --no-deps --root /code" in code.steps[-1][1]
+    build, code = stages(CODE)["build"], stages(CODE)[""]
+    version = build.where("ARG", "RSP_VERSION")
+    assert build.where("RUN", "pip install") < version < build.where("COPY", "src ./src")
+    # It builds with what is there: pip would fetch the packages that build it each time.
+    assert build.where("RUN", "--no-build-isolation --no-deps --root /code .") > version
+    # The code is all that it leaves.
+    assert [step for step in code.steps if step[0] != "USER"] == [("COPY", "--from=build /code/ /code/")]
+    for path in FINAL:
+        image = stages(path)[""]
+        assert stages(path)["code"] == Stage("${CODE}", [])
         # Above the code nothing is installed, and an argument that differs spoils no layer of it.
         assert image.steps[0] == ("COPY", "--from=code /code/ /")
         assert not any(instruction in ("COPY", "ADD") for instruction, _ in image.steps[1:])
@@ -283,34 +316,59 @@ def test_a_change_of_the_code_installs_nothing_else():
     assert not any("RSP_VERSION" in text for _, text in needs.steps)
 
 
-def test_the_code_is_the_same_layer_in_all_images_of_a_base():
-    """The stage that makes it does not know for which tool."""
-    assert not any(
-        "TOOL" in text for _, text in stages("components/Dockerfile")["code"].steps if "RSP_TOOL" not in text
-    )
-    assert ("ENV", "RSP_TOOL=${TOOL}") in stages("components/Dockerfile")[""].steps
+def test_the_code_is_the_same_layer_in_all_images():
+    """What makes it does not know for which tool, and nobody else makes any."""
+    made = [path for path in DOCKERFILES if "SETUPTOOLS_SCM_PRETEND_VERSION" in (ROOT / path).read_text()]
+    assert made == [CODE]
+    assert not any("TOOL" in text for _, text in stages(CODE)["build"].steps if "RSP_TOOL" not in text)
+    steps = stages("components/Dockerfile")[""].steps
+    assert ("ENV", "RSP_TOOL=${TOOL}") in steps
+    # What runs something leaves a layer, with times of its own in each image.
+    assert [step for step in steps if step[0] in ("COPY", "ADD", "RUN")] == [("COPY", "--from=code /code/ /")]
 
 
 def test_what_builds_the_code_is_what_pyproject_asks_for():
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
-    for path in DOCKERFILES[1:]:
-        code = stages(path)["code"]
-        installed = code.steps[code.where("RUN", "pip install")][1]
-        assert set(re.findall(r"'([^']+)'", installed)) == set(wanted)
+    build = stages(CODE)["build"]
+    installed = build.steps[build.where("RUN", "pip install")][1]
+    assert set(re.findall(r"'([^']+)'", installed)) == set(wanted)
 
 
-@pytest.mark.parametrize(("path", "stage", "name"), [
-    ("components/Dockerfile", "", "TOOL"), ("components/Dockerfile", "code", "RSP_VERSION"),
-    ("serving/Dockerfile", "code", "RSP_VERSION"),
-])  # fmt: skip
-def test_a_build_without_an_argument_says_which(path, stage, name):
-    steps = stages(path)[stage].steps
-    script = next(text for instruction, text in steps if instruction == "RUN" and f'test -n "${{{name}}}"' in text)
-    done = subprocess.run(["sh", "-c", script], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
-    assert done.returncode == 1 and f"--build-arg {name}=" in done.stderr
+def script(text: str) -> str:
+    """The step of the build of the code that has a text."""
+    return next(rest for word, rest in stages(CODE)["build"].steps if word == "RUN" and text in rest)
 
 
-@pytest.mark.parametrize("path", DOCKERFILES[1:])
+def test_a_build_without_a_version_says_so():
+    command = ["sh", "-c", script('test -n "${RSP_VERSION}"')]
+    done = subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True)
+    assert done.returncode == 1 and "--build-arg RSP_VERSION=" in done.stderr
+
+
+def test_an_image_that_was_built_without_its_tool_says_so(tmp_path):
+    (printed,) = re.findall(r"printf .* > (?=/code)", script("rsp-tool"))
+    entry = tmp_path / "rsp-tool"
+    subprocess.run(["sh", "-c", f"{printed} {entry}"], check=True)
+    (tmp_path / "rsp").write_text("#!/bin/sh\necho $# $1 $2\n")
+    for path in (entry, tmp_path / "rsp"):
+        path.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "RSP_TOOL": "cover"}
+    assert subprocess.check_output([entry, "--zoom 18"], env=env, text=True) == "2 cover --zoom 18\n"
+    for nothing in ({"RSP_TOOL": ""}, {}):
+        done = subprocess.run(
+            [entry, "--help"], env={"PATH": env["PATH"], **nothing}, capture_output=True, text=True
+        )
+        assert done.returncode and "give docker build --build-arg TOOL=" in done.stderr
+
+
+def test_the_code_is_checked_before_an_image_has_it():
+    """Its version is that of the build, and each tool starts."""
+    check = stages(CODE)["build"].steps[-1][1]
+    assert "rsp.__version__ == os.environ['RSP_VERSION']" in check
+    assert "components/*/component.py" in check and "--help > /dev/null || exit 1" in check
+
+
+@pytest.mark.parametrize("path", FINAL)
 def test_labels_say_what_an_image_is(path):
     (text,) = (text for instruction, text in stages(path)[""].steps if instruction == "LABEL")
     for label in ("title", "description", "version", "revision", "source", "licenses"):
@@ -325,15 +383,20 @@ def test_an_sbom_is_valid_names_each_package_once_and_is_the_same_each_time(tmp_
     (tmp_path / "rasterio-0.1.dist-info").mkdir()
     about = "Metadata-Version: 2.4\nName: rasterio\nVersion: 0.1\nLicense-Expression: BSD-3-Clause\n"
     (tmp_path / "rasterio-0.1.dist-info" / "METADATA").write_text(about)
-    command = [sys.executable, "-", "rsp-cover", "1.2.3+gabc"]
+    command = [sys.executable, "-", "1.2.3+gabc", "rsp-cover", "rsp-tile"]
     options = {
-        "input": (ROOT / "components/sbom.py").read_text(),
+        "input": (ROOT / "components/sbom.py").read_bytes(),
         "env": {**os.environ, "PYTHONPATH": str(tmp_path)},
     }
-    first, second = (
-        subprocess.run(command, capture_output=True, text=True, check=True, **options).stdout for _ in range(2)
-    )
-    assert first == second and JsonStrictValidator(SchemaVersion.V1_6).validate_str(first) is None
+    archives = [subprocess.run(command, capture_output=True, check=True, **options).stdout for _ in range(2)]
+    assert archives[0] == archives[1]
+    with tarfile.open(fileobj=io.BytesIO(archives[0])) as archive:
+        texts = {name: archive.extractfile(name).read().decode() for name in archive.getnames()}
+    assert list(texts) == ["rsp-cover-1.2.3-gabc.cdx.json", "rsp-tile-1.2.3-gabc.cdx.json"]
+    first, second = texts.values()
+    for text in (first, second):
+        assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
+    assert json.loads(first)["serialNumber"] != json.loads(second)["serialNumber"]
     document = json.loads(first)
     parts = {part["purl"]: part for part in document["components"]}
     assert len(parts) == len(document["components"])

@@ -10,6 +10,9 @@ from pathlib import Path
 import grimp
 import pytest
 
+from rsp.components import bases
+from tests.images import imports
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ROOM = "rsp"
@@ -67,6 +70,19 @@ def test_an_image_holds_what_its_tool_imports(tool):
     assert imported(*modules) - base() - wanted(tool) == set()
 
 
+@pytest.mark.parametrize("step", imports.steps(), ids=lambda step: step.name)
+def test_the_base_of_the_image_of_a_step_holds_what_the_step_imports(step):
+    """Steps of pipelines have the image of a tool, which need not be what they import."""
+    held = {"data": base(), "torch": base()}
+    for tool in TOOLS:
+        for name in {bases.base_of(PROJECT, tool), "torch"}:
+            held[name] |= wanted(tool)
+    tool = imports.tool_of(step)
+    modules = {text.replace(":", ".") for text in imports.imported(step)}
+    modules |= {module.rpartition(".")[0] for module in modules}
+    assert imported(*(modules & graph().modules)) <= held[bases.base_of(PROJECT, tool)], tool
+
+
 def test_the_server_holds_what_it_imports():
     modules = [name for name in graph().modules if name.startswith("rsp.serving")]
     assert imported(*modules) - base() - wanted("serve") == set()
@@ -80,7 +96,7 @@ def test_torch_is_pinned_once_and_within_its_range():
 
 
 def test_dockerfiles_install_by_the_constraints():
-    for name in ("components/bases.Dockerfile", "components/Dockerfile", "serving/Dockerfile"):
+    for name in ("components/bases.Dockerfile", "components/code.Dockerfile", "serving/Dockerfile"):
         installs = re.findall(r"pip install (.*)", (ROOT / name).read_text())
         others = [line for line in installs if "--constraint constraints.txt" not in line]
         # The code itself, without anything that it needs.

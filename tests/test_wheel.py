@@ -30,7 +30,7 @@ ROOMS = ("components", "pipelines", "serving", "shared")
 # Folders and files that a project may well have where its people start `rsp`; importing one of them fails.
 HOSTILE = [*ROOMS, "tests", "examples", "docs", "src", "torch", "kfp", "json.py", "numpy.py", "logging.py"]
 # What the rooms hold for those who work on them.
-NOT_INSTALLED = {"README.md", "Dockerfile", "bases.Dockerfile", "images.sh"}
+NOT_INSTALLED = {"README.md", "Dockerfile", "bases.Dockerfile", "code.Dockerfile", "images.sh"}
 
 
 def run(*argv: object, **options) -> subprocess.CompletedProcess[str]:

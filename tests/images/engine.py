@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -22,6 +23,27 @@ def docker(*argv: object, check: bool = True, **options) -> subprocess.Completed
         said = f"{done.stdout or ''}\n{done.stderr or ''}"[-4000:]
         raise AssertionError(f"docker {' '.join(map(str, argv))} ended with {done.returncode}\n{said}")
     return done
+
+
+def builds_quickly(client: str) -> bool:
+    """Whether a client builds with BuildKit: one with buildx, or one of the years that had it within."""
+    if subprocess.run([client, "buildx", "version"], capture_output=True).returncode == 0:
+        return True
+    said = subprocess.run([client, "--version"], capture_output=True, text=True).stdout
+    return bool(re.match(r"Docker version (19|20)\.", said))
+
+
+def use_client(folder: Path) -> None:
+    """Let `docker` be the first client of this machine that builds with BuildKit; if there is none, it stays.
+
+    Args:
+        folder: Where a link to it may stand that no other program is beside.
+    """
+    first, *others = [path for part in os.get_exec_path() if (path := shutil.which("docker", path=part))]
+    better = next(filter(builds_quickly, (first, *others)), first)
+    if better != first:
+        (folder / "docker").symlink_to(better)
+        os.environ["PATH"] = f"{folder}:{os.environ['PATH']}"
 
 
 @contextmanager

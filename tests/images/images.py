@@ -38,10 +38,10 @@ from rsp.pipelines.compiler import parameters as compiled_parameters
 from rsp.pipelines.local import run_local
 from rsp.shared.images import decode_mask
 from rsp.shared.tileset import open_reader
-from tests.images import sizes
+from tests.images import imports, sizes
 from tests.images.bases import base_image, build_environment
 from tests.images.boxes import LOCKED, REGISTRY, ROOT, THREADS, Images, at_once, open_up, run_in_images, started
-from tests.images.engine import docker, engine
+from tests.images.engine import docker, engine, use_client
 from tests.pipelines import toys
 
 ABOUT = project(ROOT)
@@ -64,6 +64,7 @@ def images(tmp_path_factory) -> Iterator[Images]:
     tag = image_tag()
     command = ["git", "rev-parse", "HEAD"]
     revision = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+    use_client(tmp_path_factory.mktemp("client"))
     with engine():
         base = base_image(named, folder)
         with build_environment() as environment:
@@ -202,6 +203,14 @@ def test_containers_are_locked_as_the_other_tests_have_it(images):
         docker("run", "--rm", *options, images[name], "-c", LOOK)
 
 
+def test_every_step_finds_in_its_image_what_it_imports(images):
+    wanted = imports.by_image()
+    assert set(wanted) == set(TOOLS) and all(wanted.values())
+    for tool, names in wanted.items():
+        options = [*LOCKED, "--network", "none", "--entrypoint", "python3"]
+        docker("run", "--rm", *options, images[tool], "-c", imports.SCRIPT, *sorted(names))
+
+
 def test_images_of_a_base_differ_in_nothing_but_their_name(images):
     digests = {name: sizes.digests(images[name]) for name in (*TOOLS, "serving")}
     for name in ("data", "torch"):
@@ -216,6 +225,9 @@ def test_images_of_a_base_differ_in_nothing_but_their_name(images):
         assert 0 < sum(layer.size for layer in code) < 10e6
     torch = sizes.digests(images["torch"])
     assert digests["serving"][: len(torch)] == torch
+    # That layer is the same on both bases, and in the server.
+    (made,) = {digests[tool][len(sizes.digests(images[base_of(ABOUT, tool)]))] for tool in TOOLS}
+    assert made in digests["serving"]
 
 
 def test_images_say_what_they_are(images):
