@@ -46,7 +46,7 @@ def dataset(
             images = steps.either(
                 raster == "",
                 lambda: steps.download(place, covered, imagery),
-                lambda: steps.cut(place, covered, found["raster"], zoom, tile_format),
+                lambda: steps.cut(place, covered, found["raster"], zoom, tile_format, settings),
             )
 
             def extracted() -> steps.Tiles:

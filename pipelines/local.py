@@ -369,6 +369,9 @@ def _run(scratch: Path) -> None:
     warnings.simplefilter("ignore")  # that images have no "python" in their name, that resources are ignored
     from kfp import components, local
 
+    from rsp.pipelines.oneof import choose_artifacts
+
+    choose_artifacts()
     run = json.loads((scratch / "run.json").read_text("utf-8"))
     # kfp rewrites any path that holds `/kfp-workspace`, the name it would choose itself.
     workspace = scratch / "workspace"

@@ -279,10 +279,10 @@ def download(place: Place, covered: Any, imagery: Imagery, *, cached: bool = Tru
     return Tiles(task.outputs["tiles"], task.outputs["tiles_at"])
 
 
-def cut(place: Place, covered: Any, raster: Any, zoom: Any, tile_format: Any) -> Tiles:
-    """Cut rasters into the tiles of a cover."""
+def cut(place: Place, covered: Any, raster: Any, zoom: Any, tile_format: Any, config: Config) -> Tiles:
+    """Cut rasters into the tiles of a cover, as large as the configuration says."""
     task = place.step(tile_component)(
-        cover=covered, raster=raster, zoom=zoom, tile_format=tile_format, **place.outputs
+        cover=covered, raster=raster, zoom=zoom, tile_format=tile_format, **config._asdict(), **place.outputs
     )
     prepare(task, WORK, DATA, "rsp-s3")
     return Tiles(task.outputs["tiles"], task.outputs["tiles_at"])

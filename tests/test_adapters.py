@@ -98,6 +98,7 @@ OTHER_DEFAULTS = {
     ("cover", "cover", "zoom"): (None, 18),
     ("cover", "split", "share"): (None, 70),
     ("tile", "tile", "zoom"): (REQUIRED, 18),
+    ("tile", "tile", "tile_size"): (512, 0),  # the configuration's, which every pipeline has
     ("extract", "extract", "kind"): (REQUIRED, "building"),
     ("vectorize", "vectorize", "kind"): (REQUIRED, "building"),
     ("export", "export", "kind"): ("jit", "pt2"),

@@ -18,7 +18,7 @@ from rsp.components.compare.work import Comparer, Job
 from rsp.shared.atomic import atomic_text
 from rsp.shared.classes import find_classes
 from rsp.shared.config import ClassDef
-from rsp.shared.errors import RspError
+from rsp.shared.errors import RspError, TileSetError
 from rsp.shared.images import Array, complementary
 from rsp.shared.locations import Location, location
 from rsp.shared.metrics import f1_per_class, iou_per_class, precision_per_class, recall_per_class
@@ -32,7 +32,7 @@ from rsp.shared.page import (
     paragraph,
     table,
 )
-from rsp.shared.tiles import Tile
+from rsp.shared.tiles import Tile, zxy
 from rsp.shared.webmap import embed_webmap
 
 # The worst tiles on the map, as large as they all fit into a page.
@@ -107,14 +107,15 @@ def write_pages(
         comparer.close()
 
 
-def _pictures(comparer: Comparer, tile: Tile) -> list[Array] | None:
-    """Return image, label and mask of a tile; None where one of them is damaged (the result names it)."""
-    try:
-        pictures = [comparer.picture(path, tile) for path in comparer.job.images]
-        stack(pictures)
-    except RspError:
-        return None
-    return pictures
+def _pictures(comparer: Comparer, tile: Tile) -> list[Array]:
+    """Return image, label and mask of a tile, as large as the smallest: networks are trained on larger images, too.
+
+    Raises:
+        RspError: one of them cannot be read.
+    """
+    pictures = [comparer.picture(path, tile) for path in comparer.job.images]
+    least = min(max(picture.shape[:2]) for picture in pictures)
+    return [shrink(picture, least) for picture in pictures]
 
 
 def _webp(picture: Array) -> bytes:
@@ -129,11 +130,16 @@ def _data_uri(picture: Array) -> str:
 
 def _map(comparer: Comparer, scores: Scores, classes: Sequence[ClassDef]) -> str:
     worst = scores.worst(MAP_TILES)
-    stacked = {}
+    stacked: dict[Tile, Array] = {}
+    unreadable: dict[Tile, str] = {}
     for tile in worst:
-        pictures = _pictures(comparer, tile)
-        if pictures:
-            stacked[tile] = shrink(stack(pictures), MAP_PIXELS[0])
+        try:
+            stacked[tile] = shrink(stack(_pictures(comparer, tile)), MAP_PIXELS[0])
+        except RspError as error:
+            unreadable[tile] = str(error)
+    if not stacked:
+        tile, reason = next(iter(unreadable.items()))
+        raise TileSetError(f"none of the {len(unreadable)} worst tiles can be shown; {zxy(tile)}: {reason}")
     plain = [entry.color for entry in classes]
     legend = [("#808080", "both")]
     for what, colors in (("label only", complementary(plain)), ("mask only", plain)):
@@ -197,10 +203,10 @@ def _report(comparer: Comparer, scores: Scores, result: CompareResult) -> str:
         "Image, label (complementary colours) and mask. fg is the larger foreground share in percent."
     )
     for tile, notes in scores.worst(WORST_TILES).items():
-        pictures = _pictures(comparer, tile)
-        if not pictures:
-            continue
-        joined = side([shrink(_framed(picture), WORST_PIXELS) for picture in pictures])
+        try:
+            joined = side([shrink(_framed(picture), WORST_PIXELS) for picture in _pictures(comparer, tile)])
+        except RspError:
+            continue  # there are others to see
         name = f"{tile.x},{tile.y},{tile.z}"
         figure = (
             f"<figure><img alt='image, label and mask of {name}' src='{_data_uri(joined)}'>"

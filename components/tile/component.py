@@ -16,7 +16,7 @@ def tile(
     cover_at: str = "",
     config: dict = {},
     config_uri: str = "",
-    tile_size: int = 512,
+    tile_size: int = 0,
     tile_format: str = "",
     max_tiles: int = 10_000_000,
     data_root: str = "",
@@ -32,9 +32,10 @@ def tile(
         kind: image, or label for one band of class indices.
         cover: Cut only these tiles, CSV.
         cover_at: The same by address, in its place.
-        config: The configuration: the tables of `config.toml`; it names the classes of labels.
+        config: The configuration: the tables of `config.toml`; it says how large tiles are, and names the classes of
+            labels.
         config_uri: Where the configuration is, in place of `config`: a path or s3://bucket/key.
-        tile_size: Side of a tile in pixels.
+        tile_size: Side of a tile in pixels; 0 for the configuration's, 512 where there is none.
         tile_format: What tiles are stored as; empty for what suits the raster.
         max_tiles: Refuse to make more tiles.
         data_root: s3://bucket/prefix where the tile set goes; empty for an artifact.
@@ -43,17 +44,20 @@ def tile(
     from rsp.components.artifacts import config_file, read_config
     from rsp.components.reference import Target, content, given
     from rsp.components.tile.tool import tile as tool
+    from rsp.shared.config import parse_config
     from rsp.shared.locations import Address
 
     source = content(raster)
+    tables = read_config(config, config_uri)
+    size = int(tile_size) or (parse_config(tables).model.ts if tables else 512)
     wanted = given(cover, cover_at, "cover") if cover or cover_at else None
     what = {
         "raster": source,
         "zoom": zoom,
         "kind": kind,
         "cover": wanted,
-        "config": read_config(config, config_uri) if kind == "label" else {},
-        "tile_size": tile_size,
+        "config": tables if kind == "label" else {},
+        "tile_size": size,
         "tile_format": tile_format,
     }
     target = Target("tile", tiles, tiles_at, data_root, refresh, what)
@@ -65,7 +69,7 @@ def tile(
                 zoom=int(zoom),
                 kind=kind,
                 config=path,
-                tile_size=int(tile_size),
+                tile_size=size,
                 tile_format=tile_format or None,
                 cover=wanted,
                 max_tiles=int(max_tiles),
