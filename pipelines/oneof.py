@@ -10,7 +10,7 @@ from typing import Any
 
 
 def choose_artifacts() -> None:
-    """Let the local runner of this process return, of the artifacts of `dsl.OneOf`, that of the branch that ran."""
+    """Let the local runner of this process take the artifact of `dsl.OneOf` from the branch that ran."""
     from kfp.local.orchestrator.orchestrator_utils import OrchestratorUtils
 
     refusing = OrchestratorUtils.get_dag_output_artifacts
@@ -22,7 +22,7 @@ def choose_artifacts() -> None:
 
 
 def _chosen(outputs: Any, io_store: Any) -> Any:
-    """Return a copy of the outputs of a group of steps in which each artifact comes from one step, where one has it.
+    """Return the outputs of a group of steps with one producer for each artifact: the step that ran.
 
     Args:
         outputs: A `DagOutputsSpec`.

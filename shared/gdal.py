@@ -103,6 +103,19 @@ class RasterEnv:
         self._env.__exit__()
 
 
+def connection_broke(error: Exception) -> bool:
+    """Tell whether GDAL could not open a raster since no answer came. For bytes it asks again, for the size not."""
+    return "CURL error" in str(error)
+
+
+def patience() -> Backoff:
+    """Return how often and when GDAL is to ask again here, as it is told itself."""
+    told = getenv() if hasenv() else {}
+    return Backoff(
+        1 + int(told.get("GDAL_HTTP_MAX_RETRY", 0)), float(told.get("GDAL_HTTP_RETRY_DELAY", 0.5)), jitter=0.3
+    )
+
+
 def gdal_name(raster: str) -> str:
     """Return what GDAL calls a raster: `/vsis3/bucket/key` for an address, anything else as it is."""
     if not is_address(raster):

@@ -19,7 +19,8 @@ from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
 
 from rsp.shared.errors import RasterError
-from rsp.shared.gdal import check_object, gdal_name
+from rsp.shared.gdal import check_object, connection_broke, gdal_name, patience
+from rsp.shared.http import TryAgain, retry
 from rsp.shared.locations import is_address, matching
 from rsp.shared.mercator import MAX_LATITUDE
 from rsp.shared.tiles import Tile, tile_block
@@ -75,12 +76,19 @@ def open_raster(path: str, **options: Any) -> rasterio.DatasetReader:
         StorageError: it is in S3, and the server cannot be reached or refuses.
     """
     check_object(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            return rasterio.open(gdal_name(path), **options)
-    except (RasterioError, OSError, ValueError) as error:
-        raise RasterError(f"cannot read the raster {path}: {error}") from error
+
+    def attempt() -> rasterio.DatasetReader:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotGeoreferencedWarning)
+                return rasterio.open(gdal_name(path), **options)
+        except (RasterioError, OSError, ValueError) as error:
+            refused = RasterError(f"cannot read the raster {path}: {error}")
+            if connection_broke(error):
+                raise TryAgain(refused) from error
+            raise refused from error
+
+    return retry(attempt, patience())
 
 
 def inspect(paths: Sequence[str], bands: Sequence[int] | None, *, label: bool) -> RasterGroup:

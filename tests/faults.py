@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from random import Random
 from typing import Any
 
 
@@ -34,6 +36,44 @@ class Fault:
 LOST_REQUEST = Fault(forward=False, cut=-1)
 LOST_ANSWER = Fault(cut=-1)
 NONE = Fault()
+FAULTS = {
+    "refused": Fault(forward=False, status=503, body=b""),
+    "lost request": LOST_REQUEST,
+    "lost answer": LOST_ANSWER,
+    "stalled": Fault(stall=0.5),
+    "cut": Fault(cut=0),
+}
+
+
+class OneInTen:
+    """What goes wrong with a tenth of all requests: a refusal, a reset before or after, a stall, a body cut short.
+
+    The same requests fail at every run, in whatever order they come; none thrice in a row. The bucket does not
+    matter, and the faults take turns.
+
+    Attributes:
+        done: Each request that failed, and how.
+    """
+
+    def __init__(self, share: float = 0.1) -> None:
+        self.done: list[tuple[str, str]] = []
+        self._share = share
+        self._asked: Counter[str] = Counter()
+        self._in_a_row: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def __call__(self, method: str, path: str, headers: Any) -> Fault:
+        request = f"{method} {path.lstrip('/').partition('/')[2]} {headers.get('Range')}"
+        with self._lock:
+            self._asked[request] += 1
+            chance = Random(f"{request} {self._asked[request]}").random()
+            if chance >= self._share or self._in_a_row[request] == 2:
+                self._in_a_row[request] = 0
+                return NONE
+            self._in_a_row[request] += 1
+            name = list(FAULTS)[len(self.done) % len(FAULTS)]
+            self.done.append((request, name))
+        return FAULTS[name]
 
 
 class FaultyProxy:

@@ -108,7 +108,7 @@ def write_pages(
 
 
 def _pictures(comparer: Comparer, tile: Tile) -> list[Array]:
-    """Return image, label and mask of a tile, as large as the smallest: networks are trained on larger images, too.
+    """Return image, label and mask of a tile, as large as the smallest: labels may be coarser than images.
 
     Raises:
         RspError: one of them cannot be read.

@@ -32,8 +32,8 @@ def tile(
         kind: image, or label for one band of class indices.
         cover: Cut only these tiles, CSV.
         cover_at: The same by address, in its place.
-        config: The configuration: the tables of `config.toml`; it says how large tiles are, and names the classes of
-            labels.
+        config: The configuration: the tables of `config.toml`; it says how large tiles are, and names the
+            classes of labels.
         config_uri: Where the configuration is, in place of `config`: a path or s3://bucket/key.
         tile_size: Side of a tile in pixels; 0 for the configuration's, 512 where there is none.
         tile_format: What tiles are stored as; empty for what suits the raster.

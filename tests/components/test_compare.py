@@ -12,7 +12,7 @@ from kfp import dsl
 from PIL import Image
 
 from rsp.components.compare.component import compare as compare_component
-from rsp.components.compare.overview import MAP_TILES, write_pages
+from rsp.components.compare.overview import MAP_TILES, overview, write_pages
 from rsp.components.compare.pictures import side, stack, to_rgb
 from rsp.components.compare.scores import RAMP, Scores
 from rsp.components.compare.tool import CompareResult, compare
@@ -325,6 +325,23 @@ def test_resume_keeps_pictures_and_counts_all(sets):
     assert again == first
     with open_reader(sets / "out") as reader:
         assert reader.read(kept) == mark and len(reader) == len(BLOCK)
+
+
+def test_images_may_be_larger_than_labels_on_the_pages(sets):
+    make_tileset(sets / "large", draw=lambda tile: noise(tile, 128))
+    pages = {"webmap": sets / "map.html", "side_by_side": sets / "worst.html"}
+    overview(sets / "large", sets / "labels", sets / "masks", config=sets / "config.toml", **pages)
+    assert pages["webmap"].read_text().count("data:image/webp;base64,") == len(BLOCK)
+    assert pages["side_by_side"].read_text().count("<img ") == len(BLOCK)
+
+
+def test_a_map_of_images_of_which_none_can_be_read_says_why(sets):
+    with open_writer(sets / "bad", "png") as writer:
+        for tile in BLOCK:
+            writer.write(tile, b"no image")
+    pages = {"webmap": sets / "map.html", "side_by_side": sets / "worst.html"}
+    with pytest.raises(TileSetError, match=r"none of the 12 worst tiles can be shown; 15/.*bad: .*not an image"):
+        overview(sets / "bad", sets / "labels", sets / "masks", config=sets / "config.toml", **pages)
 
 
 def test_component(run_component, sets):

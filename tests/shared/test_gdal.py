@@ -21,7 +21,7 @@ from rsp.shared.storage import open_storage
 from rsp.shared.tiles import Tile, write_cover
 from rsp.shared.tileset import open_reader
 from rsp.shared.warp import Job, Mosaic
-from tests.faults import NONE, Fault, FaultyProxy
+from tests.faults import FAULTS, LOST_REQUEST, NONE, Fault, FaultyProxy
 
 ZOOM, SIDE = 16, 256
 METRES = 2 * 20037508.342789244 / (1 << ZOOM)  # of a tile
@@ -106,6 +106,30 @@ def test_what_the_server_refuses_is_explained_and_no_secret_told(s3, stored, mon
         assert raster.count == 3
     told = f"{caught.value}\n{caplog.text}"
     assert "very-secret-key" not in told and "the-session-token" not in told
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("number", [1, 2, 3])  # we ask whether it is there; GDAL asks for its size, then for bytes
+def test_one_request_fails_and_the_raster_is_read_all_the_same(s3, stored, raster, monkeypatch, fault, number):
+    turns = iter([NONE] * (number - 1) + [fault])
+    with FaultyProxy(s3.host, lambda *_: next(turns, NONE)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        options = {"GDAL_HTTP_RETRY_DELAY": "0.01"}
+        with RasterEnv([stored], **options), open_raster(stored) as there, open_raster(str(raster)) as here:
+            assert np.array_equal(there.read(1), here.read(1))
+    assert next(turns, None) is None, "it happened"
+
+
+def test_a_connection_that_breaks_again_and_again_is_given_up(s3, stored, monkeypatch):
+    def fault(_method, _path, headers):
+        return NONE if "MinIO" in headers["User-Agent"] else LOST_REQUEST
+
+    with FaultyProxy(s3.host, fault) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        options = {"GDAL_HTTP_RETRY_DELAY": "0.01", "GDAL_HTTP_MAX_RETRY": "2"}
+        with RasterEnv([stored], **options), pytest.raises(RasterError, match=r"ortho.tif: CURL error: .* reply"):
+            open_raster(stored)
+        assert sum(path.endswith("ortho.tif") for _, path in proxy.asked) == 1 + 2 * 3
 
 
 def test_a_mounted_secret_and_its_token_are_used(s3, stored, tmp_path, monkeypatch):
