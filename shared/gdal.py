@@ -104,7 +104,7 @@ class RasterEnv:
 
 
 def connection_broke(error: Exception) -> bool:
-    """Tell whether GDAL could not open a raster since no answer came. For bytes it asks again, for the size not."""
+    """Tell whether GDAL could not open a raster since no answer came: it asks again for bytes, not for the size."""
     return "CURL error" in str(error)
 
 
