@@ -104,7 +104,7 @@ class RasterEnv:
 
 
 def connection_broke(error: Exception) -> bool:
-    """Tell whether GDAL could not open a raster since no answer came: it asks again for bytes, not for the size."""
+    """Tell whether GDAL got no answer when it opened a raster: for bytes it asks again, for the size it does not."""
     return "CURL error" in str(error)
 
 
