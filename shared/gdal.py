@@ -104,7 +104,7 @@ class RasterEnv:
 
 
 def connection_broke(error: Exception) -> bool:
-    """Tell whether GDAL got no answer when it opened a raster: for bytes it asks again, for the size it does not."""
+    """Tell whether opening failed since no answer came. GDAL asks again for bytes, not for the size."""
     return "CURL error" in str(error)
 
 
