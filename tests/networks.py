@@ -106,3 +106,29 @@ class Branching(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer(x) if x.sum() > 0 else self.layer(x) * 2
+
+
+class Blurred(nn.Module):
+    """A network of one layer that was not trained: class 1 is where the image, blurred, is bright.
+
+    What it answers at the border of a tile depends on the neighbours, as with any network.
+    """
+
+    def __init__(self, config, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, num_classes, 7, padding=3)
+        with torch.no_grad():
+            self.layer.weight.zero_()
+            self.layer.bias.zero_()
+            self.layer.weight[1] = 1 / self.layer.weight[1].numel()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def make_blurred(path: Path) -> Path:
+    """Write a checkpoint of `Blurred` for tiles of 64 pixels."""
+    card = make_card("tests.networks:Blurred", "none")
+    model = build_model(card.model_config(), card.in_channels, card.num_classes)
+    save_checkpoint(path, model, replace(card, uuid=fingerprint(model)))
+    return path

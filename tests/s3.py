@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import count
@@ -44,7 +44,13 @@ class S3:
 
 
 @contextmanager
-def moto() -> Iterator[S3]:
+def moto(watch: Callable[[dict[str, Any], int | None], None] | None = None) -> Iterator[S3]:
+    """Start a server.
+
+    Args:
+        watch: Called with the WSGI environment of each request: before it is worked on, with None, and with the
+            number of bytes of the answer.
+    """
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
 
@@ -56,7 +62,15 @@ def moto() -> Iterator[S3]:
         with lock if environ["REQUEST_METHOD"] == "PUT" else nullcontext():
             return application(environ, start_response)
 
-    server = make_server("127.0.0.1", 0, one_write_at_a_time, threaded=True)
+    def watched(environ: dict[str, Any], start_response: Any) -> Any:
+        assert watch is not None
+        watch(environ, None)
+        answer = list(one_write_at_a_time(environ, start_response))
+        watch(environ, sum(map(len, answer)))
+        return answer
+
+    answer = one_write_at_a_time if watch is None else watched
+    server = make_server("127.0.0.1", 0, answer, threaded=True)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     host = f"127.0.0.1:{server.server_port}"
     try:

@@ -1,0 +1,337 @@
+"""Sharded prediction, killed at random and started again: for `tests/test_shards.py` and `tests/scale.py`.
+
+The steps are the components of the pipeline `prediction` (`tests.pods`). The tile server and the S3 server are here;
+they know which step asks, count what it asks for, and end the run, all its processes at once, in the middle of a
+request that was drawn. That way a kill hits a known step at any place, however slow the machine is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rsp.shared.images import encode
+from rsp.shared.locations import location, pinned
+from rsp.shared.tiles import Tile, write_cover
+from tests.faults import Fault, FaultyProxy
+from tests.pods import Order
+from tests.s3 import moto
+
+ROOT = Path(__file__).parent.parent
+SIDE = 64  # pixels of a tile
+CELL = 40  # and of the square that a building stands in
+STRETCH = 1500  # pixels that a road goes on for
+
+
+def picture(tile: Tile) -> np.ndarray:
+    """Return the image of a tile: buildings that know nothing of tiles, and roads through many of them."""
+    x = tile.x * SIDE + np.arange(SIDE)[None, :]
+    y = tile.y * SIDE + np.arange(SIDE)[:, None]
+    number = ((x // CELL) * 73856093 ^ (y // CELL) * 19349663) & 0x7FFFFFFF
+    number = (number ^ number >> 13) * 1540483477 & 0x7FFFFFFF
+    number ^= number >> 15
+    left, top = 2 + number % 6, 2 + number // 8 % 6
+    wide, high = 14 + number // 64 % 19, 14 + number // 2048 % 19
+    column, row = x % CELL - left, y % CELL - top
+    building = (number // 65536 % 100 < 60) & (column >= 0) & (column < wide) & (row >= 0) & (row < high)
+    road = ((x + 2 * y) % 1700 < 20) & ((x // STRETCH + y // STRETCH) % 2 == 0)
+    ground = 40 + (x * 7 + y * 13) % 31
+    return np.repeat(np.where(building | road, ground + 150, ground)[:, :, None], 3, 2).astype(np.uint8)
+
+
+def square(x: int, y: int, columns: int, rows: int, zoom: int = 18) -> list[Tile]:
+    """Return the tiles of a rectangle."""
+    return [Tile(x + column, y + row, zoom) for column in range(columns) for row in range(rows)]
+
+
+@dataclass
+class Asked:
+    """What a step has asked the servers for.
+
+    Attributes:
+        tiles: Of the tile server, how often each.
+        reads: Requests of S3 that read, by the folder below the data root: `download`, `predict` ...
+        writes: And that write or remove.
+        sent: Bytes to S3.
+        got: Bytes from S3.
+    """
+
+    tiles: Counter[str] = field(default_factory=Counter)
+    reads: Counter[str] = field(default_factory=Counter)
+    writes: Counter[str] = field(default_factory=Counter)
+    sent: int = 0
+    got: int = 0
+
+    @property
+    def all(self) -> int:
+        """How many requests these were."""
+        return sum(sum(each.values()) for each in (self.tiles, self.reads, self.writes))
+
+
+@dataclass(frozen=True)
+class Kill:
+    """When a run is killed.
+
+    Attributes:
+        tool: In a step of this tool that no run before has ended.
+        request: At this request of such steps, the first is 1.
+        after: Seconds after it arrived.
+    """
+
+    tool: str
+    request: int
+    after: float = 0.0
+
+
+def draw_kills(seed: int, most: dict[str, int], order: str) -> list[Kill]:
+    """Return kills at random moments.
+
+    Args:
+        seed: Of the moments.
+        most: For each tool, the last request that may be hit.
+        order: The tools, one for each kill. One of `join` has to be behind those of the blocks.
+    """
+    dice = random.Random(seed)
+    # Half of them in the middle of a request, half of them while something is computed.
+    return [
+        Kill(tool, dice.randint(1, most[tool]), dice.choice([0.0, dice.uniform(0, 0.1)])) for tool in order.split()
+    ]
+
+
+class Watch:
+    """What the servers see of a run, by the name of the step that asks; ends it when the moment has come."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._group: int | None = None
+        self.begin(None, frozenset())
+
+    def begin(self, kill: Kill | None, done: frozenset[str]) -> None:
+        """Count from nothing, for a run.
+
+        Args:
+            kill: When it is to end; None lets it.
+            done: Names of the steps that runs before have ended.
+        """
+        with self._lock:
+            self.asked: defaultdict[str, Asked] = defaultdict(Asked)
+            self._kill, self._done, self._left = kill, done, kill.request if kill else 0
+            self._started = threading.Event()
+
+    def started(self, group: int) -> None:
+        """Note which processes belong to the run."""
+        self._group = group
+        self._started.set()
+
+    def seen(self, step: str, note: Callable[[Asked], None]) -> None:
+        """Count a request, which is answered after this."""
+        with self._lock:
+            note(self.asked[step])
+            kill = self._kill
+            if kill is None or step.partition("-")[0] != kill.tool or step in self._done:
+                return
+            self._left -= 1
+            if self._left != 0:
+                return
+        threading.Timer(kill.after, self.kill).start() if kill.after else self.kill()
+
+    def kill(self) -> None:
+        """End all processes of the run at once, if they have not ended."""
+        self._started.wait(60)
+        with suppress(ProcessLookupError):
+            os.killpg(self._group or 0, signal.SIGKILL)
+
+
+class Imagery(ThreadingHTTPServer):
+    """A tile server that draws its tiles, and has none where `absent` says so."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, watch: Watch, absent: Callable[[Tile], bool]) -> None:
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+
+            def do_GET(self) -> None:
+                watch.seen(self.headers.get("X-Step", "?"), lambda asked: asked.tiles.update([self.path]))
+                z, x, y = map(int, re.findall(r"\d+", self.path))
+                tile = Tile(x, y, z)
+                status, body = (404, b"") if absent(tile) else (200, encode(picture(tile), "png"))
+                head = f"HTTP/1.1 {status} -\r\nContent-Length: {len(body)}\r\n\r\n"
+                self.wfile.write(head.encode() + body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}/{{z}}/{{x}}/{{y}}.png"
+
+    def handle_error(self, *_: object) -> None:
+        """Be silent: who asked was killed."""
+
+
+@dataclass
+class Run:
+    """How a run went.
+
+    Attributes:
+        status: 0, or what it ended with; -9 where it was killed.
+        asked: What its steps asked for.
+        events: What `tests.pods` noted.
+        features: The GeoJSON that it wrote.
+    """
+
+    status: int
+    asked: dict[str, Asked]
+    events: list[dict[str, Any]]
+    features: Path
+
+    @property
+    def done(self) -> frozenset[str]:
+        """Names of the steps that were done."""
+        return frozenset(each["step"] for each in self.events if each["what"] == "done")
+
+
+class Shards:
+    """Servers, and a process that forks runs.
+
+    Attributes:
+        s3: The S3 server.
+        watch: What it and the tile server see.
+        root: `s3://bucket/data`, where results go.
+    """
+
+    def __init__(self, folder: Path, s3: Any, imagery: Imagery, watch: Watch, pods: subprocess.Popen[str]) -> None:
+        self.folder, self.s3, self.imagery, self.watch, self._pods = folder, s3, imagery, watch, pods
+        self._count = 0
+        self.bucket = f"s3://{s3.bucket()}"
+        self.root = f"{self.bucket}/data"
+        model = folder / "model.safetensors"
+        self._order(Order(str(folder), "", "", str(model)))
+        storage = location(self.bucket).storage()
+        storage.upload("model.safetensors", model)
+        self.model = model
+        self._model_at = str(pinned(location(f"{self.bucket}/model.safetensors")))
+
+    def _order(self, order: Order) -> int:
+        """Have a run made; returns its status."""
+        assert self._pods.stdin and self._pods.stdout
+        print(json.dumps(asdict(order)), file=self._pods.stdin, flush=True)
+        self.watch.started(int(self._pods.stdout.readline()))
+        status = int(self._pods.stdout.readline())
+        return os.waitstatus_to_exitcode(status)
+
+    def _run(self, tiles: list[Tile], kill: Kill | None, done: frozenset[str], **order: Any) -> Run:
+        folder = self.folder / f"run-{self._count}"
+        self._count += 1
+        folder.mkdir()
+        write_cover(folder / "cover.csv", tiles)
+        self.watch.begin(kill, done)
+        status = self._order(Order(str(folder), str(folder / "cover.csv"), self.imagery.url, **order))
+        lines = (folder / "events").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        return Run(status, dict(self.watch.asked), events, folder / "features.geojson")
+
+    def whole(self, tiles: list[Tile]) -> Run:
+        """Let the tools work on all tiles at once, on this machine and undisturbed."""
+        return self._run(tiles, None, frozenset(), model=str(self.model))
+
+    def sharded(
+        self, tiles: list[Tile], size: int, kill: Kill | None = None, done: frozenset[str] = frozenset(),
+        *, segment: int = 0, endpoint: str = "",
+    ) -> Run:  # fmt: skip
+        """Let the components work on blocks, and go on where runs before were killed.
+
+        Args:
+            tiles: The cover.
+            size: Tiles of a block.
+            kill: When the run is killed; None lets it end.
+            done: The steps that runs before have ended.
+            segment: Bytes after which a part of a journal is stored; 0 for the default.
+            endpoint: URL of the S3 server, if it is not ours itself.
+        """
+        environ = dict(self.s3.environ) | ({"AWS_ENDPOINT_URL_S3": endpoint} if endpoint else {})
+        return self._run(
+            tiles, kill, done, model=self._model_at, data_root=self.root, size=size, segment=segment,
+            environ=environ,
+        )  # fmt: skip
+
+
+@contextmanager
+def shards(folder: Path, absent: Callable[[Tile], bool] = lambda _: False) -> Iterator[Shards]:
+    """Start the servers, and the process that forks runs; it takes seconds to import what steps import."""
+    watch = Watch()
+    imagery = Imagery(watch, absent)
+    command = [sys.executable, "-m", "tests.pods"]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pods = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environ
+    )
+    threading.Thread(target=imagery.serve_forever, args=(0.02,), daemon=True).start()
+    before = dict(os.environ)
+    try:
+        with moto(lambda environ, size: _note_call(watch, environ, size)) as s3:
+            os.environ.update(s3.environ)
+            assert pods.stdout and pods.stdout.readline() == "ready\n"
+            yield Shards(folder, s3, imagery, watch, pods)
+    finally:
+        watch.kill() if watch._group else None
+        assert pods.stdin and pods.stdout
+        pods.stdin.close()
+        pods.wait(60)
+        pods.stdout.close()
+        imagery.shutdown()
+        imagery.server_close()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _note_call(watch: Watch, environ: dict[str, Any], size: int | None) -> None:
+    """Note a request to S3, when it comes (without a size) and when it is answered."""
+    found = re.search(r"Credential=([^/]+)/", environ.get("HTTP_AUTHORIZATION", ""))
+    step = found[1] if found else "?"
+    if size is not None:
+        watch.asked[step].got += size
+        return
+    path = str(environ["PATH_INFO"]).split("/")
+    place = path[3] if len(path) > 3 else ""
+    reads = environ["REQUEST_METHOD"] in ("GET", "HEAD")
+
+    def note(asked: Asked) -> None:
+        (asked.reads if reads else asked.writes)[place] += 1
+        asked.sent += int(environ.get("CONTENT_LENGTH") or 0)
+
+    watch.seen(step, note)
+
+
+@contextmanager
+def faulty(host: str, share: float, seed: int = 0) -> Iterator[FaultyProxy]:
+    """Put a proxy before a server that lets a share of the requests go wrong, each in another way."""
+    dice, lock = random.Random(seed), threading.Lock()
+    faults = [
+        Fault(forward=False, cut=-1), Fault(cut=-1), Fault(cut=100), Fault(forward=False, status=503),
+        Fault(status=500), Fault(stall=0.3),
+    ]  # fmt: skip
+
+    def fault(*_: object) -> Fault:
+        with lock:
+            return dice.choice(faults) if dice.random() < share else Fault()
+
+    with FaultyProxy(host, fault) as proxy:
+        yield proxy
