@@ -1,8 +1,8 @@
 """Sharded prediction in processes that can be killed, for `tests.shards`: each step is a process, as it is a pod.
 
-This is a program. It imports once what the steps import; for each order, a line of JSON, it forks a run: a group of
-processes that does what the pipeline `prediction` does with a `data_root`, two blocks at a time. It prints the group's
-number at once, and the status when the last process of the group has ended.
+This is a program. It imports once what the steps import; for each order, a line of JSON, it forks a run: a group
+of processes that does what the pipeline `prediction` does with a `data_root`, two blocks at a time. It prints the
+number of the group at once, and the status when the last process of the group has ended.
 """
 
 from __future__ import annotations
@@ -22,14 +22,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import minio  # noqa: F401 (as the others that are not used here: what the steps import when they are called)
+import numpy.ma  # noqa: F401
+import rasterio.session
+
 from rsp.components.cover.component import blocks
 from rsp.components.download.component import download
 from rsp.components.download.tool import download as download_tool
 from rsp.components.predict.component import predict
 from rsp.components.predict.tool import predict as predict_tool
 from rsp.components.vectorize.component import join, vectorize_block
+from rsp.components.vectorize.join import join as _join  # noqa: F401
+from rsp.components.vectorize.step import part_of_block  # noqa: F401
 from rsp.components.vectorize.tool import vectorize as vectorize_tool
-from rsp.shared.learning import inference  # noqa: F401 (what the steps import when they are called)
+from rsp.shared.learning import inference  # noqa: F401
 from rsp.shared.locations import location
 from rsp.shared.tileset import stored
 from tests.networks import make_blurred
@@ -37,6 +43,8 @@ from tests.networks import make_blurred
 PR_SET_CHILD_SUBREAPER = 36
 # As a step of the pipeline is tried again.
 ATTEMPTS = 3
+# Requests a second to a tile server that is this machine's own.
+RATE = 100_000
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Order:
         size: Tiles of a block.
         segment: Bytes after which a part of a journal is stored; 0 for the default.
         lanes: Blocks at a time.
+        workers: Of each tool of an undisturbed run; 0 for the default.
         environ: For all steps.
     """
 
@@ -63,6 +72,7 @@ class Order:
     size: int = 0
     segment: int = 0
     lanes: int = 2
+    workers: int = 0
     environ: dict[str, str] = field(default_factory=dict)
 
     def note(self, **event: Any) -> None:
@@ -175,7 +185,7 @@ def _lane(order: Order, found: list[dict[str, str]], lane: int) -> None:
         block = found[number]
 
         def fetch(folder: Path) -> object:
-            options = {"url": order.url, "rate": 100_000, "tile_format": "png", "cover_at": block["seen"]}  # noqa: B023
+            options = {"url": order.url, "rate": RATE, "tile_format": "png", "cover_at": block["seen"]}  # noqa: B023
             return call(download, folder, data_root=root, **options)["tiles_at"]
 
         def look(folder: Path) -> object:
@@ -198,10 +208,12 @@ def undisturbed(order: Order) -> None:
 
     def work(_: Path) -> None:
         images, masks = folder / "images.pmtiles", folder / "masks.pmtiles"
-        plain = {"web_ui": False}
-        download_tool(order.url, location(order.cover), images, rate=100_000, tile_format="png", **plain)
-        predict_tool(images, masks, checkpoint=location(order.model), **plain)
-        vectorize_tool(masks, folder / "features.geojson", kind="building")
+        workers = order.workers or None
+        download_tool(
+            order.url, location(order.cover), images, rate=RATE, tile_format="png", workers=workers, web_ui=False
+        )
+        predict_tool(images, masks, checkpoint=location(order.model), workers=workers, web_ui=False)
+        vectorize_tool(masks, folder / "features.geojson", kind="building", workers=workers)
 
     step(order, "whole-0", work)
 
@@ -217,6 +229,8 @@ def run(order: Order) -> None:
 
 
 def main(lines: Iterable[str]) -> None:
+    # The images have no boto3, of which rasterio opens sessions for each mask where the environment has a key.
+    rasterio.session.boto3 = None
     # What a killed run leaves becomes this process's, which waits for it.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     gc.collect()

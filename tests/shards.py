@@ -1,8 +1,8 @@
 """Sharded prediction, killed at random and started again: for `tests/test_shards.py` and `tests/scale.py`.
 
-The steps are the components of the pipeline `prediction` (`tests.pods`). The tile server and the S3 server are here;
-they know which step asks, count what it asks for, and end the run, all its processes at once, in the middle of a
-request that was drawn. That way a kill hits a known step at any place, however slow the machine is.
+The steps are the components of the pipeline `prediction` (`tests.pods`). The tile server and the S3 server are
+here; they know which step asks, count what it asks for, and end the run, all its processes at once, in the middle
+of a request that was drawn. That way a kill hits a known step at any place, however slow the machine is.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,16 +25,19 @@ from typing import Any
 
 import numpy as np
 
+from rsp.components.cover.blocks import OWN, blocks
 from rsp.shared.images import encode
 from rsp.shared.locations import location, pinned
-from rsp.shared.tiles import Tile, write_cover
+from rsp.shared.tiles import Tile, read_cover, write_cover
 from tests.faults import Fault, FaultyProxy
 from tests.pods import Order
 from tests.s3 import moto
 
 ROOT = Path(__file__).parent.parent
 SIDE = 64  # pixels of a tile
-CELL = 40  # and of the square that a building stands in
+CELL = 88  # and of the square that a building stands in
+# Runs that may end before they are killed, as joining may be done sooner than the moment that was drawn.
+MOST_RUNS = 30
 STRETCH = 1500  # pixels that a road goes on for
 
 
@@ -45,10 +48,10 @@ def picture(tile: Tile) -> np.ndarray:
     number = ((x // CELL) * 73856093 ^ (y // CELL) * 19349663) & 0x7FFFFFFF
     number = (number ^ number >> 13) * 1540483477 & 0x7FFFFFFF
     number ^= number >> 15
-    left, top = 2 + number % 6, 2 + number // 8 % 6
-    wide, high = 14 + number // 64 % 19, 14 + number // 2048 % 19
+    left, top = 2 + number % 16, 2 + number // 16 % 16
+    wide, high = 30 + number // 64 % 32, 30 + number // 2048 % 32
     column, row = x % CELL - left, y % CELL - top
-    building = (number // 65536 % 100 < 60) & (column >= 0) & (column < wide) & (row >= 0) & (row < high)
+    building = (number // 65536 % 100 < 50) & (column >= 0) & (column < wide) & (row >= 0) & (row < high)
     road = ((x + 2 * y) % 1700 < 20) & ((x // STRETCH + y // STRETCH) % 2 == 0)
     ground = 40 + (x * 7 + y * 13) % 31
     return np.repeat(np.where(building | road, ground + 150, ground)[:, :, None], 3, 2).astype(np.uint8)
@@ -57,6 +60,31 @@ def picture(tile: Tile) -> np.ndarray:
 def square(x: int, y: int, columns: int, rows: int, zoom: int = 18) -> list[Tile]:
     """Return the tiles of a rectangle."""
     return [Tile(x + column, y + row, zoom) for column in range(columns) for row in range(rows)]
+
+
+def crossing(features: Path, tiles: list[Tile], size: int, folder: Path) -> int:
+    """Return how many features lie in more than one block.
+
+    Args:
+        features: GeoJSON.
+        tiles: The cover.
+        size: Tiles of a block.
+        folder: For the covers of the blocks.
+    """
+    write_cover(folder / "cover.csv", tiles)
+    found = blocks(folder / "cover.csv", folder / "blocks", size=size)
+    block = {
+        (x, y): number for number, name in enumerate(found.written) for x, y, _ in read_cover(Path(name + OWN))
+    }
+    count, side = 0, 1 << tiles[0].z
+    for feature in json.loads(features.read_text())["features"]:
+        lon, lat = np.array(feature["geometry"]["coordinates"][0]).T
+        y = (1 - np.arcsinh(np.tan(np.radians(lat))) / np.pi) / 2
+        corners = np.stack([(lon + 180) / 360, y]) * side
+        # Two pixels towards the middle, so that what only touches a border is on its own side of it.
+        corners += np.clip(corners.mean(1, keepdims=True) - corners, -2 / SIDE, 2 / SIDE)
+        count += len({block[x, y] for x, y in np.floor(corners).astype(int).T.tolist()}) > 1
+    return count
 
 
 @dataclass
@@ -98,19 +126,12 @@ class Kill:
     after: float = 0.0
 
 
-def draw_kills(seed: int, most: dict[str, int], order: str) -> list[Kill]:
-    """Return kills at random moments.
+def draw_kill(dice: random.Random, tool: str, most: int) -> Kill:
+    """Return a kill at a random moment, at the latest at a tool's request of this number.
 
-    Args:
-        seed: Of the moments.
-        most: For each tool, the last request that may be hit.
-        order: The tools, one for each kill. One of `join` has to be behind those of the blocks.
+    Half of them hit the middle of a request, the others mostly something that is computed.
     """
-    dice = random.Random(seed)
-    # Half of them in the middle of a request, half of them while something is computed.
-    return [
-        Kill(tool, dice.randint(1, most[tool]), dice.choice([0.0, dice.uniform(0, 0.1)])) for tool in order.split()
-    ]
+    return Kill(tool, dice.randint(1, most), dice.choice([0.0, dice.uniform(0, 0.2)]))
 
 
 class Watch:
@@ -203,9 +224,20 @@ class Run:
     features: Path
 
     @property
+    def killed(self) -> bool:
+        """Whether it was killed."""
+        return self.status == -signal.SIGKILL
+
+    @property
     def done(self) -> frozenset[str]:
-        """Names of the steps that were done."""
-        return frozenset(each["step"] for each in self.events if each["what"] == "done")
+        """Names of the steps of blocks that were done."""
+        names = (each["step"] for each in self.events if each["what"] == "done")
+        return frozenset(name for name in names if not name.startswith(("blocks", "join")))
+
+    @property
+    def ended(self) -> list[dict[str, Any]]:
+        """What each process took that ended by itself."""
+        return [each for each in self.events if each["what"] == "ended"]
 
 
 class Shards:
@@ -248,9 +280,32 @@ class Shards:
         events = [json.loads(line) for line in lines]
         return Run(status, dict(self.watch.asked), events, folder / "features.geojson")
 
-    def whole(self, tiles: list[Tile]) -> Run:
+    def whole(self, tiles: list[Tile], workers: int = 0) -> Run:
         """Let the tools work on all tiles at once, on this machine and undisturbed."""
-        return self._run(tiles, None, frozenset(), model=str(self.model))
+        return self._run(tiles, None, frozenset(), model=str(self.model), workers=workers)
+
+    def killed(
+        self, tiles: list[Tile], size: int, kills: Iterable[tuple[str, int]], *, seed: int = 0, **options: Any
+    ) -> list[Run]:
+        """Work on blocks, be killed and begin again, until a run ends after the last kill; returns all runs.
+
+        Args:
+            tiles: The cover.
+            size: Tiles of a block.
+            kills: For each kill the tool, and the last of its requests that may be hit.
+            seed: Of the moments.
+            options: See `sharded`.
+        """
+        dice, runs, left = random.Random(seed), [], deque(kills)
+        done: frozenset[str] = frozenset()
+        while True:
+            kill = draw_kill(dice, *left[0]) if left else None
+            runs.append(self.sharded(tiles, size, kill, done, **options))
+            done |= runs[-1].done
+            if runs[-1].killed:
+                left.popleft()
+            elif kill is None or runs[-1].status or len(runs) > MOST_RUNS:
+                return runs
 
     def sharded(
         self, tiles: list[Tile], size: int, kill: Kill | None = None, done: frozenset[str] = frozenset(),

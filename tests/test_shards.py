@@ -1,0 +1,80 @@
+"""Prediction in blocks, killed again and again: the features are those of a run that nothing disturbed."""
+
+from __future__ import annotations
+
+import pytest
+
+from rsp.shared.locations import location
+from tests.shards import Run, crossing, faulty, shards, square
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("shards")]
+
+# At a corner of four large quadkeys, so that there are blocks of many sizes.
+TILES = square(131072 - 27, 65536 - 22, 46, 44)
+FEW = square(131072 - 6, 65536 - 4, 14, 10)
+# Bytes of a journal's part: about ten images.
+SEGMENT = 20_000
+KILLS = [
+    ("blocks", 20), ("download", 400), ("predict", 30), ("vectorize", 10), ("download", 400), ("predict", 30),
+    ("vectorize", 10), ("download", 400), ("join", 10), ("join", 10),
+]  # fmt: skip
+
+KILLS_FEW = [("predict", 20), ("download", 60)]
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    with shards(tmp_path_factory.mktemp("shards")) as found:
+        yield found
+
+
+def check(runs: list[Run], expected: Run, kills: int) -> None:
+    assert sum(run.killed for run in runs) == kills and runs[-1].status == 0, [run.status for run in runs]
+    for run in runs:
+        if run.status == 0:
+            assert run.features.read_bytes() == expected.features.read_bytes()
+    done: frozenset[str] = frozenset()
+    for run in runs:
+        for name in done & run.asked.keys():
+            asked = run.asked[name]
+            assert not asked.tiles, f"{name} was done, and asks the tile server again"
+            # Whether it is there, and its record: no tile of it.
+            assert asked.all <= 8 and asked.got < 20_000, f"{name} was done: {asked}"
+        done |= run.done
+        assert all(step["mb"] < 1000 for step in run.ended)
+
+
+def left_behind(town) -> list[str]:
+    keys = [found.key for found in location(town.root).storage().list()]
+    return [key for key in keys if ".journal/" in key]
+
+
+def test_two_thousand_tiles_killed_ten_times(town, tmp_path):
+    expected = town.whole(TILES, workers=1)
+    assert crossing(expected.features, TILES, 256, tmp_path) >= 10
+    runs = town.killed(TILES, 256, KILLS, segment=SEGMENT)
+    check(runs, expected, len(KILLS))
+    assert not left_behind(town)
+    # What a killed download had stored was not fetched again.
+    whole = {name: len(asked.tiles) for name, asked in expected.asked.items()}
+    assert whole == {"whole-0": len(TILES)}
+    fetched: dict[str, list[set[str]]] = {}
+    for run in runs:
+        for name, asked in run.asked.items():
+            if asked.tiles:
+                fetched.setdefault(name, []).append(set(asked.tiles))
+    again = [parts for parts in fetched.values() if len(parts) > 1]
+    assert again and any(len(parts[-1]) < len(set().union(*parts)) - 10 for parts in again)
+    # A second run of the pipeline is answered by what is there.
+    second = town.sharded(TILES, 256, segment=SEGMENT)
+    check([*runs, second], expected, len(KILLS))
+    assert not any(asked.tiles for asked in second.asked.values())
+
+
+def test_a_store_that_fails_each_tenth_time_and_kills(town):
+    expected = town.whole(FEW, workers=1)
+    with faulty(town.s3.host, 0.1) as proxy:
+        runs = town.killed(FEW, 48, KILLS_FEW, segment=SEGMENT, endpoint=proxy.url)
+        check(runs, expected, len(KILLS_FEW))
+        assert len(proxy.asked) > 100
+    assert not left_behind(town)
