@@ -14,6 +14,7 @@ def deploy(
     golden: dsl.Input[dsl.Dataset] = None,
     golden_at: str = "",
     checkpoint: dsl.Input[dsl.Model] = None,
+    verdict: dsl.Input[dsl.Artifact] = None,
     name: str = "rsp",
     version: str = "",
     status: str = "",
@@ -27,6 +28,8 @@ def deploy(
         golden: Tile set whose first tiles servers have to answer right.
         golden_at: The same by address, in its place.
         checkpoint: What the model was exported from, to be kept with it.
+        verdict: What `judge` found about the model: it is deployed only if that lets it through, and nobody else
+            has deployed since.
         name: Name of the model in the URLs.
         version: Its version; empty lets it follow from the model.
         status: URLs of the status of the servers, with spaces between; empty to wait for nobody.
@@ -49,6 +52,7 @@ def deploy(
         version=version,
         checkpoint=Path(checkpoint.path) if checkpoint else None,
         golden=given(golden, golden_at, "golden"),
+        verdict=Path(verdict.path) if verdict else None,
         status=status.split() or None,
         endpoint=endpoint,
     )

@@ -10,11 +10,13 @@ from rsp.serving.manifest import Pointer, Release
 from rsp.serving.releases import ReleaseStore
 from rsp.shared.errors import ReleaseError
 
+# How many judgements about a name the text shows; a report has all.
+JUDGED = 5
 COLUMNS = ("name", "version", "state", "published", "IoU", "MB", "torch", "classes")
 
 
 def models_of(store: ReleaseStore, name: str) -> dict[str, dict[str, Any]]:
-    """Return pointer and releases of a name, or of all where it is empty, in types of JSON.
+    """Return pointer, releases and judgements of a name, or of all where it is empty, in types of JSON.
 
     Raises:
         ReleaseError: there is no such name.
@@ -34,6 +36,7 @@ def models_of(store: ReleaseStore, name: str) -> dict[str, dict[str, Any]]:
         found[each] = {
             "pointer": pointer,
             "releases": sorted(rows, key=lambda row: (row.get("created", ""), row["version"]), reverse=True),
+            "judgements": _judgements(store, each),
         }
     return found
 
@@ -65,6 +68,7 @@ def table(models: dict[str, dict[str, Any]]) -> str:
                 rows.append((name, version, f"{states[version]}, missing", "", "", "", "", ""))
         if "reason" in pointer:
             notes.append(f"{name}: {wanted or 'nothing'} since {pointer['moved']}: {pointer['reason']}")
+        notes += [_judged(name, row) for row in model["judgements"][:JUDGED]]
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
     lines = [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -78,6 +82,21 @@ def _pointer(pointer: Pointer | None) -> dict[str, Any] | None:
     data = asdict(pointer)
     del data["etag"]
     return {**data, "previous": pointer.previous}
+
+
+def _judgements(store: ReleaseStore, name: str) -> list[dict[str, Any]]:
+    """Return what was judged, the latest first; where it is damaged, what is wrong with it."""
+    try:
+        return [each.as_dict() for each in reversed(store.judgements(name))]
+    except ReleaseError as error:
+        return [{"problem": str(error)}]
+
+
+def _judged(name: str, row: dict[str, Any]) -> str:
+    if "problem" in row:
+        return f"{name}: {row['problem']}"
+    said = "let through" if row["verdict"] == "deploy" else "kept out"
+    return f"{name}: {row['candidate']} {said} at {row['time']}: {row['reason']}"
 
 
 def _release(version: str, release: Release | ReleaseError) -> dict[str, Any]:

@@ -70,6 +70,7 @@ def deploy(
     version: str = "",
     checkpoint: Location | None = None,
     golden: Location | None = None,
+    verdict: Location | None = None,
     status: list[str] | None = None,
     endpoint: str = "",
     keep: int = KEEP,
@@ -97,6 +98,9 @@ def deploy(
         version: Its version; 8 digits of its SHA-256 where empty, so that equal models are one version.
         checkpoint: The checkpoint that the model was exported from, to be kept with it.
         golden: Tile set whose first tiles servers have to answer right; noise if None.
+        verdict: What a judge has found about this very model, as JSON: it is deployed only if the verdict says so
+            and what is wanted now is what it was measured against. The IoUs that both models recorded do not count
+            then, and the reason of the verdict stands in the history.
         status: URL of the status of each server; a host name that resolves to several addresses stands for all of
             them. Without any nobody is waited for.
         endpoint: URL of the server, for the result; by default that of the first status.
@@ -114,13 +118,15 @@ def deploy(
     Raises:
         UsageError: arguments that cannot be meant.
         ModelError: the file is not a model of ours, or does not fit the golden tiles.
-        ReleaseError: the version is another model, or there is no such version.
-        ServingError: a step back, a server that refuses, or not all in time; says what is wanted now.
-        ConflictError: somebody else deploys at the same time.
+        ReleaseError: the version is another model, there is no such version, or the verdict cannot be read.
+        ServingError: a step back, a verdict against it or about another model, a server that refuses, or not all
+            in time; says what is wanted now.
+        ConflictError: somebody else deploys at the same time, or has deployed since the verdict.
         StorageError: the store cannot be reached, or refuses.
     """
     from rsp.components.deploy.listing import models_of, table
     from rsp.components.deploy.replicas import Replicas
+    from rsp.components.deploy.verdict import read_verdict
     from rsp.components.deploy.work import Deployment
     from rsp.serving.manifest import check_name
     from rsp.serving.releases import ReleaseStore
@@ -128,11 +134,15 @@ def deploy(
     if not store:
         raise UsageError("--store must be a folder, or s3://bucket/prefix")
     local = [] if "://" in store else [Output(location(store), FOLDER)]
-    check_paths(local, [golden], inside=[model, checkpoint])
+    check_paths(local, [golden], inside=[model, checkpoint, verdict])
     asked = {"--model": model is not None, "--list": listing, "--rollback": rollback is not None}
     if sum(asked.values()) != 1:
         got = " and ".join(flag for flag, given in asked.items() if given) or "none of them"
         raise UsageError(f"give one of --model, --list and --rollback, got {got}")
+    if verdict is not None and model is None:
+        raise UsageError("--verdict is about a --model, which is missing")
+    if verdict is not None and force:
+        raise UsageError("--verdict and --force contradict each other: give one of them")
     if keep < 1:
         raise UsageError(f"--keep must be at least 1, got {keep}")
     releases = ReleaseStore(open_storage(store), single_writer=single_writer)
@@ -141,12 +151,13 @@ def deploy(
         print(table(found), flush=True)
         return ListResult(store=releases.address, models=found)
     name = check_name("name", name or NAME)
+    judged = None if verdict is None else read_verdict(verdict)
     work = Deployment(releases, name, Replicas(status or [], name), timeout)
     replaced = "" if work.before is None else work.before.version or ""
     if model is not None:
         with on_disk(model) as file, nullcontext() if checkpoint is None else on_disk(checkpoint) as kept:
-            wanted = work.publish(file, version, kept, golden, force=force, trust=trust_model)
-        reason = "deployed"
+            wanted = work.publish(file, version, kept, golden, force=force, trust=trust_model, verdict=judged)
+        reason = "deployed" if judged is None else judged.reason
     else:
         wanted = work.earlier(rollback or "")
         reason = f"rolled back from {replaced or 'nothing'}"
@@ -188,6 +199,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--golden", type=location, metavar="TILES",
         help="tile set whose first tiles servers have to answer right (default: noise)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--verdict", type=location, metavar="FILE",
+        help="JSON of a judge: deploy only what it lets through, against what is wanted now (default: compare the "
+        "IoUs that both models recorded)",
     )  # fmt: skip
     parser.add_argument(
         "--status", action="append", metavar="URL",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rsp.components.deploy.checks import another_question, warn, worse
 from rsp.components.deploy.replicas import Replica, Replicas
+from rsp.components.deploy.verdict import Order
 from rsp.serving.manifest import Pointer, Release, check_name, measured, sha8
 from rsp.serving.releases import ReleaseStore
 from rsp.shared.errors import ConflictError, ModelError, ReleaseError, RspError, ServingError, StorageError
@@ -59,10 +60,17 @@ class Deployment:
         *,
         force: bool,
         trust: bool,
+        verdict: Order | None = None,
     ) -> str:
-        """Put a model into the store, after it was compared with the current release; returns its version."""
+        """Put a model into the store, after it was compared with the current release; returns its version.
+
+        With a verdict both were measured on the same tiles, so the IoUs that they recorded are not asked.
+        """
         version = check_name("version", version or sha8(model))
         current = self._current()
+        if verdict is not None:
+            with self._refused():
+                verdict.check(measured(model).sha256, version, self.before, current)
         if current is not None and self._is_whole(current, version, model, checkpoint):
             return version
         # From here on torch is needed.
@@ -72,7 +80,7 @@ class Deployment:
         from rsp.shared.learning.formats import sniff
         from rsp.shared.learning.inference import read_model_card
 
-        try:
+        with self._refused():
             with self._step("compare"):
                 card = read_model_card(model)
                 if checkpoint is not None:
@@ -83,7 +91,7 @@ class Deployment:
                     if card.uuid != read_model_card(checkpoint).uuid:
                         raise ModelError(f"the model {model} was not made of the checkpoint {checkpoint}")
                 if current is not None and not force and measured(model) != current.files[current.model]:
-                    problem = another_question(card, current) or worse(card, current)
+                    problem = another_question(card, current) or (None if verdict else worse(card, current))
                     if problem:
                         raise ServingError(problem)
             with self._step("golden tiles"):
@@ -101,8 +109,6 @@ class Deployment:
                     golden=pairs,
                     precision=precision,
                 )
-        except RspError as error:
-            raise type(error)(f"not deployed, {self.now}: {error}") from error
         return version
 
     def earlier(self, version: str) -> str:
@@ -214,6 +220,14 @@ class Deployment:
                 f"moved back ({error}); try --rollback"
             )
         return self.now.replace("as before", "again")
+
+    @contextmanager
+    def _refused(self) -> Iterator[None]:
+        """Say of an error that nothing was changed."""
+        try:
+            yield
+        except RspError as error:
+            raise type(error)(f"not deployed, {self.now}: {error}") from error
 
     @contextmanager
     def _step(self, what: str) -> Iterator[None]:
