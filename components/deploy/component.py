@@ -28,8 +28,7 @@ def deploy(
         golden: Tile set whose first tiles servers have to answer right.
         golden_at: The same by address, in its place.
         checkpoint: What the model was exported from, to be kept with it.
-        verdict: What `judge` found about the model: it is deployed only if that lets it through, and nobody else
-            has deployed since.
+        verdict: What `judge` found about the model; it is deployed only if that lets it through and still holds.
         name: Name of the model in the URLs.
         version: Its version; empty lets it follow from the model.
         status: URLs of the status of the servers, with spaces between; empty to wait for nobody.

@@ -41,6 +41,7 @@ from rsp.shared.learning.inference import load_predictor, predict_tiles
 from rsp.shared.storage import open_storage
 from rsp.shared.tileset import open_reader
 from tests.components.replicas import Follows
+from tests.serving.judged import write_verdict
 from tests.serving.releases import TILES, Killed, Watched, contents, make_card, publish
 from tests.serving.tiny import make_checkpoint
 from tests.tilesets import BLOCK, make_tileset, noise
@@ -669,11 +670,15 @@ def test_wrong_usage(place, models, rsp):
     assert not Path(place).exists()
 
 
-def test_component(run_component, place, store, models, golden):
+def test_component(run_component, place, store, models, golden, tmp_path):
+    verdict = write_verdict(tmp_path / "verdict.json", models[1], "", reason="IoU 0.8000, there is no champion")
     with Follows(store, "roofs") as server:
         step = run_component(
             deploy_component,
-            {"model": (models[1], dsl.Model), "checkpoint": (models[1], dsl.Model), "golden": golden},
+            {
+                "model": (models[1], dsl.Model), "checkpoint": (models[1], dsl.Model), "golden": golden,
+                "verdict": (verdict, dsl.Artifact),
+            },
             store=place, name="roofs", status=f"{server.url} {server.url}", endpoint="",
         )  # fmt: skip
     assert step.parameters == {
@@ -682,3 +687,4 @@ def test_component(run_component, place, store, models, golden):
     }  # fmt: skip
     assert wanted(store, "roofs") == sha8(models[1])
     assert store.release("roofs", sha8(models[1])).checkpoint
+    assert store.pointer("roofs").reason == "IoU 0.8000, there is no champion"

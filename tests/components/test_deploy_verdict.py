@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kfp import dsl
 
 import rsp.components.deploy.golden
-from rsp.components.deploy.component import deploy as deploy_component
 from rsp.components.deploy.tool import deploy
 from rsp.components.deploy.verdict import read_verdict
 from rsp.serving.manifest import MAX_MANIFEST, sha8
@@ -25,7 +23,6 @@ from rsp.shared.storage import open_storage
 from tests.serving.judged import NOW, make_judgement, write_verdict
 from tests.serving.releases import TILES, contents
 from tests.serving.tiny import make_checkpoint
-from tests.tilesets import make_tileset
 
 GOLDEN = cache(rsp.components.deploy.golden.golden_tiles)
 
@@ -209,20 +206,3 @@ def test_a_list_shows_what_was_judged(tmp_path, rsp, new_store, models):
     store.storage.write("roofs/judgements.json", b"{")
     shown = rsp("deploy", "--store", place, "--list").stdout
     assert "judgements.json: it is not JSON" in shown and f"roofs  {sha8(models[0])}  wanted" in shown
-
-
-def test_component(run_component, tmp_path, models):
-    place = str(tmp_path / "store")
-    deploy(models[0], store=place)
-    verdict = write_verdict(tmp_path / "v.json", models[1], sha8(models[0]), reason="gain +0.1000")
-    step = run_component(
-        deploy_component,
-        {
-            "model": (models[1], dsl.Model),
-            "verdict": (verdict, dsl.Artifact),
-            "golden": make_tileset(tmp_path / "golden.pmtiles"),
-        },
-        store=place,
-    )
-    assert step.parameters["version"] == sha8(models[1]) and step.parameters["replaced"] == sha8(models[0])
-    assert ReleaseStore(open_storage(place)).pointer("rsp").reason == "gain +0.1000"

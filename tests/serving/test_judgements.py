@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from rsp.serving.judgements import KEPT, Judgement, read_judgements, write_judgements
-from rsp.serving.manifest import MAX_REASON
+from rsp.serving.manifest import MAX_MANIFEST, MAX_REASON
 from rsp.serving.releases import ReleaseStore, cut
 from rsp.shared.errors import ConflictError, ReleaseError, StorageError
 from rsp.shared.storage import open_storage
@@ -82,6 +82,21 @@ def test_what_others_wrote_between_our_look_and_our_write_stays(tmp_path):
         ReleaseStore(watched).note("roofs", replace(FIRST, tiles=7))
 
 
+def test_a_judgement_whose_answer_was_lost_is_there_once(new_store):
+    """A client tries again, and the server refuses what it has taken already."""
+    storage = open_storage(new_store())
+    watched = Watched(storage)
+
+    def twice(key: str, data: bytes, *, etag: str | None):
+        storage.write_if(key, data, etag=etag)
+        return storage.write_if(key, data, etag=etag)
+
+    watched.write_if = twice  # type: ignore[method-assign]
+    for each in (FIRST, KEPT_OUT):
+        ReleaseStore(watched).note("roofs", each)
+    assert ReleaseStore(storage).judgements("roofs") == [FIRST, KEPT_OUT]
+
+
 def test_a_server_that_ignores_conditions_is_refused(tmp_path):
     with pytest.raises(StorageError, match="ignores the conditions"):
         ReleaseStore(Watched(open_storage(tmp_path), honours=False)).note("roofs", FIRST)
@@ -137,6 +152,12 @@ def test_more_than_a_store_keeps():
     text = json.dumps({"format": 1, "judgements": [FIRST.as_dict()] * (KEPT + 1)}).encode()
     with pytest.raises(ReleaseError, match="more than 100 judgements"):
         read_judgements(text, "roofs")
+
+
+def test_the_fullest_file_can_be_read():
+    """No text is longer in JSON than one of characters beyond the first plane."""
+    full = write_judgements([replace(KEPT_OUT, reason="\U0001f3e0" * MAX_REASON, candidate="v" * 64)] * KEPT)
+    assert len(full) < MAX_MANIFEST and len(read_judgements(full, "roofs")) == KEPT
 
 
 def test_long_reasons_are_cut():
