@@ -31,6 +31,7 @@ TOLERATIONS: list[dict[str, str]] = [{"key": "nvidia.com/gpu", "operator": "Exis
 TEXTS = {
     "accelerator": "What Kubernetes calls the accelerator.",
     "baseline_iou": "An IoU that a model must reach to be deployed, beside that of the store's current release.",
+    "block_tiles": "Tiles of a block, of those that a `data_root` lets be worked on at the same time.",
     "block": "Side in tiles of the squares that the split keeps together.",
     "class_title": "The class of the configuration that is turned into features.",
     "config": "The configuration: the tables and keys of config.toml, which docs/config.md explains. Whole "
@@ -47,6 +48,8 @@ TEXTS = {
     "gpus": 'How many accelerators to train on, as text; "0" trains on the processor.',
     "images": "Where the tile set of images is: a path or s3://bucket/key; without `data_root` any address "
     "that KFP can fetch.",
+    "keep_days": "Remove results below `data_root` at the end that no run has made or used for so many days, 1 at "
+    "least; 0 keeps all.",
     "kind": "What `source` is: bbox, geojson or dir.",
     "labels": "Where the tile set of labels is: a path or an address, as for `images`.",
     "masks": "Where the tile set of masks is: a path or an address, as for `images`.",

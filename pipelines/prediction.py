@@ -30,8 +30,10 @@ def prediction(
     gpu_nodes: dict = {},
     data_root: str = "",
     refresh: str = "",
+    block_tiles: int = 20_000,
+    keep_days: float = 0.0,
 ) -> None:
-    """Cover, download, predict and vectorize.
+    """Cover, download, predict and vectorize; with a `data_root` in blocks, several of them at once.
 
     No configuration is needed: masks tell the classes of the model.
     """
@@ -42,10 +44,21 @@ def prediction(
         devices = steps.Accelerators("0", predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
         covered = steps.cover(found["source"], kind, zoom)
 
-        def body(place: steps.Place) -> None:
+        def whole(place: steps.Place) -> None:
             images = steps.download(place, covered, imagery)
             given = place.imported(model, found["model"], "model")
             masks = steps.predict(place, images, given, devices, endpoint=endpoint, max_failed=max_failed)
             steps.vectorize(place, masks, class_title, settings)
 
-        steps.both(body, data_root, refresh)
+        def in_blocks(place: steps.Place) -> None:
+            given = place.imported(model, found["model"], "model")
+            blocks = steps.blocks(place, covered, block_tiles)
+            with dsl.ParallelFor(blocks.output, name="blocks", parallelism=steps.PARALLELISM) as block:
+                images = steps.download(place, None, imagery, block=block)
+                masks = steps.predict(
+                    place, images, given, devices, endpoint=endpoint, max_failed=max_failed, block=block
+                )
+                part = steps.vectorize_block(place, masks, block, class_title, settings)
+            steps.join(place, dsl.Collected(part), blocks, keep_days)
+
+        steps.both(whole, data_root, refresh, in_blocks)

@@ -21,6 +21,7 @@ from kfp.dsl.structures import ResourceSpec
 
 from rsp.components.compare.component import compare as compare_component
 from rsp.components.compare.component import review as review_component
+from rsp.components.cover.component import blocks as blocks_component
 from rsp.components.cover.component import cover as cover_component
 from rsp.components.cover.component import split as split_component
 from rsp.components.deploy.component import deploy as deploy_component
@@ -32,14 +33,19 @@ from rsp.components.rasterize.component import rasterize as rasterize_component
 from rsp.components.subset.component import subset as subset_component
 from rsp.components.tile.component import tile as tile_component
 from rsp.components.train.component import train as train_component
+from rsp.components.vectorize.component import join as join_component
 from rsp.components.vectorize.component import vectorize as vectorize_component
+from rsp.components.vectorize.component import vectorize_block as vectorize_block_component
 from rsp.pipelines.gate import gate as gate_component
 from rsp.pipelines.local import REMOTE
 from rsp.pipelines.notify import notify as notify_component
+from rsp.pipelines.prune import prune as prune_component
 from rsp.pipelines.resolve import resolve as resolve_component
 
 # The loaders of several GPUs share batches through /dev/shm, of which a pod has 64 MiB by itself.
 SHARED_MEMORY = "8Gi"
+# Blocks that a pipeline works on at once. KFP fixes it when a pipeline is compiled; docs/scaling.md says more.
+PARALLELISM = 4
 # What secrets hold, and what the environment calls it.
 SECRETS = {
     "rsp-torchserve": {"token": "RSP_TORCHSERVE_TOKEN"},
@@ -148,12 +154,20 @@ class Place(NamedTuple):
         return called(component, f"{name}{REMOTE}" if self.remote else name)
 
 
-def both(body: Callable[[Place], object], data_root: Any, refresh: Any) -> None:
-    """Add the steps of a body twice, of which those run that fit the `data_root` of the run."""
+def both(
+    body: Callable[[Place], object],
+    data_root: Any,
+    refresh: Any,
+    remote: Callable[[Place], object] | None = None,
+) -> None:
+    """Add the steps of a body twice, of which those run that fit the `data_root` of the run.
+
+    Where tile sets go to S3 another body may stand in its place, `remote`.
+    """
     with dsl.If(data_root == "", name="artifacts"):
         body(Place())
     with dsl.Else(name="addresses"):
-        body(Place(data_root, refresh))
+        (remote or body)(Place(data_root, refresh))
 
 
 def notified(pipeline: str) -> dsl.ExitHandler:
@@ -260,13 +274,26 @@ def cover(source: Any, kind: Any, zoom: Any) -> Any:
     return prepare(task, QUICK, SMALL, "rsp-s3").outputs["cover"]
 
 
-def download(place: Place, covered: Any, imagery: Imagery, *, cached: bool = True) -> Tiles:
-    """Download the tiles of a cover.
+def blocks(place: Place, covered: Any, size: Any) -> PipelineTask:
+    """Cut a cover into blocks; returns the step, whose output is for `dsl.ParallelFor`.
+
+    What is done for each block is found again in the data root, and says there that it is in use. KFP's cache
+    would not: it would answer with what `prune` may have removed since. So it is off from here to the end.
+    """
+    task = place.step(blocks_component)(cover=covered, data_root=place.data_root, size=size, at_once=PARALLELISM)
+    task.set_caching_options(False)
+    return prepare(task, QUICK, SMALL, "rsp-s3")
+
+
+def download(place: Place, covered: Any, imagery: Imagery, *, cached: bool = True, block: Any = None) -> Tiles:
+    """Download the tiles of a cover, or of a block and those around it.
 
     `cached` is False where the same request is expected to bring something new.
     """
+    given = {"cover": covered} if block is None else {"cover_at": block.seen, "at_once": block.at_once}
     task = place.step(download_component)(
-        cover=covered,
+        **given,
+        allow_empty=block is not None,
         url=imagery.url,
         kind=imagery.url_type,
         rate=imagery.rate,
@@ -274,7 +301,7 @@ def download(place: Place, covered: Any, imagery: Imagery, *, cached: bool = Tru
         max_failed=imagery.max_failed,
         **place.outputs,
     )
-    task.set_caching_options(cached)
+    task.set_caching_options(cached and block is None)
     prepare(task, WORK, DATA, "rsp-download", "rsp-s3")
     return Tiles(task.outputs["tiles"], task.outputs["tiles_at"])
 
@@ -393,11 +420,17 @@ def predict(
     *,
     endpoint: Any = "",
     max_failed: Any = 0.0,
+    block: Any = None,
 ) -> Tiles:
-    """Predict the masks of images; `model` is the argument for it, as `{"model": ...}` or `{"model_at": ...}`."""
+    """Predict the masks of images, or of those that a block has of its own.
+
+    `model` is the argument for it, as `{"model": ...}` or `{"model_at": ...}`.
+    """
+    given = model if block is None else model | {"cover_at": block.own, "allow_empty": True}
     task = place.step(predict_component)(
-        **place.inputs(images=images), **model, endpoint=endpoint, max_failed=max_failed, **place.outputs
+        **place.inputs(images=images), **given, endpoint=endpoint, max_failed=max_failed, **place.outputs
     )
+    task.set_caching_options(block is None)
     devices.on(task, devices.predict_gpus)
     prepare(task, WORK, MODEL, "rsp-torchserve", "rsp-s3")
     return Tiles(task.outputs["masks"], task.outputs["masks_at"])
@@ -429,6 +462,33 @@ def vectorize(place: Place, masks: Tiles, kind: Any, config: Config) -> Any:
     """Turn the masks of a class into features."""
     task = place.step(vectorize_component)(**place.inputs(masks=masks), kind=kind, **config._asdict())
     return prepare(task, WORK, MODEL, "rsp-s3").outputs["features"]
+
+
+def vectorize_block(place: Place, masks: Tiles, block: Any, kind: Any, config: Config) -> Any:
+    """Turn the masks of a block into features and pieces of such; returns what `join` takes."""
+    task = place.step(vectorize_block_component)(
+        **place.inputs(masks=masks), seen_at=block.seen, kind=kind, **config._asdict(), **place.outputs
+    )
+    task.set_caching_options(False)
+    return prepare(task, WORK, DATA, "rsp-s3").output
+
+
+def join(place: Place, parts: Any, found: PipelineTask, keep_days: Any) -> Any:
+    """Join the features of blocks, then let go what nobody has used for some days; returns the features.
+
+    Args:
+        place: Where tile sets are.
+        parts: What `vectorize_block` returned for each block.
+        found: The step that cut the cover into blocks.
+        keep_days: See `rsp.pipelines.prune`.
+    """
+    joined = place.step(join_component)(parts=parts)
+    joined.set_caching_options(False)
+    prepare(joined, WORK, DATA, "rsp-s3")
+    pruned = place.step(prune_component)(data_root=place.data_root, keep_days=keep_days, blocks=found.output)
+    pruned.set_caching_options(False)
+    prepare(pruned, QUICK, SMALL, "rsp-s3").after(joined)
+    return joined.outputs["features"]
 
 
 class Server(NamedTuple):

@@ -70,7 +70,24 @@ def touch(where: Location) -> None:
         storage.write(key.partition(".")[0] + USED, b"")
 
 
-def prune(data_root: Address, keep_days: float, *, now: datetime | None = None) -> PruneResult:
+def used_since(results: Iterable[Address]) -> datetime | None:
+    """Return when the first of some results was last used; None where nobody knows, or there is none.
+
+    Args:
+        results: Any object of each, or its name without a suffix.
+    """
+    times = []
+    for where in results:
+        storage, key = where.open()
+        # Only a list says when an object was written.
+        found = storage.list(key.partition(".")[0] + USED)
+        times += [each.modified for each in found if each.modified is not None]
+    return min(times, default=None)
+
+
+def prune(
+    data_root: Address, keep_days: float, *, since: datetime | None = None, now: datetime | None = None
+) -> PruneResult:
     """Remove results that nobody has made or used for some days.
 
     A result is as old as the youngest of its objects, and goes as a whole; first what says that it is finished, so
@@ -80,6 +97,7 @@ def prune(data_root: Address, keep_days: float, *, now: datetime | None = None) 
         data_root: The data root.
         keep_days: How old results may be, in days. Longer than the longest run, and than what the cache of
             Kubeflow is trusted for: a step from the cache does not look whether its result is still there.
+        since: What was used from this time on stays, however few days are to be kept.
         now: The time; None for that of the clock.
 
     Raises:
@@ -89,6 +107,8 @@ def prune(data_root: Address, keep_days: float, *, now: datetime | None = None) 
     if keep_days < 1:
         raise UsageError(f"results are kept for at least 1 day, got {keep_days}; a run may still use younger ones")
     before = (now or datetime.now(UTC)) - timedelta(days=keep_days)
+    if since is not None:
+        before = min(before, since)
     done = PruneResult()
     for tool in TOOLS:
         storage = (data_root / tool).storage()

@@ -43,7 +43,7 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     ("vectorize", "vectorize"): {"features": "out"},
     ("deploy", "deploy"): {},
     ("cover", "blocks"): {},
-    ("vectorize", "vectorize_block"): {},
+    ("vectorize", "vectorize_block"): {"config_uri": None},
     ("vectorize", "join"): {"features": "out", "failed": None, "absent": None},
 }  # fmt: skip
 

@@ -95,12 +95,18 @@ def blocks(cover: Location, out: Location, *, size: int = SIZE) -> BlocksResult:
     return BlocksResult(tiles=len(keys), blocks=len(written), largest=largest, written=written)
 
 
-def listed(cover: Location, data_root: str, *, size: int = SIZE) -> list[dict[str, Any]]:
+def listed(cover: Location, data_root: str, *, size: int = SIZE, at_once: int = 1) -> list[dict[str, Any]]:
     """Cut a cover into blocks below a data root; see `blocks`.
 
+    Args:
+        cover: The cover.
+        data_root: `s3://bucket/prefix`.
+        size: How many tiles a block may have.
+        at_once: How many blocks may be worked on at the same time.
+
     Returns:
-        For each block the addresses of its covers, with their ETags, `own` and `seen`, and `of`, how many blocks
-        there are.
+        For each block the addresses of its covers, with their ETags, `own` and `seen`, and `at_once`, how many
+        blocks are worked on at the same time: there may be fewer than are allowed.
 
     Raises:
         UsageError: the data root is no address in S3, or see `blocks`.
@@ -113,7 +119,7 @@ def listed(cover: Location, data_root: str, *, size: int = SIZE) -> list[dict[st
         {
             "own": str(pinned(folder / f"{name}{OWN}")),
             "seen": str(pinned(folder / f"{name}{SEEN}")),
-            "of": len(names),
+            "at_once": min(at_once, len(names)),
         }
         for name in names
     ]

@@ -72,20 +72,21 @@ def split(
 
 
 @dsl.component(base_image=image("cover"), packages_to_install=[], install_kfp_package=False)
-def blocks(cover: dsl.Input[dsl.Dataset], data_root: str, size: int = 20_000) -> list:
+def blocks(cover: dsl.Input[dsl.Dataset], data_root: str, size: int = 20_000, at_once: int = 1) -> list:
     """Cut a cover into blocks that can be worked on at the same time.
 
     Args:
         cover: The cover, CSV.
         data_root: s3://bucket/prefix where the covers of the blocks go.
         size: How many tiles a block may have.
+        at_once: How many blocks may be worked on at the same time.
 
     Returns:
         For each block the addresses of two covers, `own`, its tiles, and `seen`, these and the tiles around them;
-        and `of`, how many blocks there are.
+        and `at_once`, how many blocks are worked on at the same time.
     """
     from pathlib import Path
 
     from rsp.components.cover.blocks import listed
 
-    return listed(Path(cover.path), data_root, size=int(size))
+    return listed(Path(cover.path), data_root, size=int(size), at_once=int(at_once))

@@ -50,6 +50,8 @@ def vectorize_block(
     seen_at: str,
     data_root: str,
     kind: str = "building",
+    config: dict = {},
+    config_uri: str = "",
     min_area: float = 1.0,
     simplify: float = 1.0,
     refresh: str = "",
@@ -57,10 +59,12 @@ def vectorize_block(
     """Extract the features of a block: those that are whole, and the pieces of those that go on in other blocks.
 
     Args:
-        masks_at: Tile set of the block's masks, which tells their classes: s3://bucket/key#etag.
+        masks_at: Tile set of the block's masks: s3://bucket/key#etag.
         seen_at: Cover of the block and the tiles around it: s3://bucket/key#etag.
         data_root: s3://bucket/prefix where the result goes.
         kind: Title of the class.
+        config: The configuration: the tables of `config.toml`; empty where the masks tell their classes.
+        config_uri: Where the configuration is, in place of `config`: a path or s3://bucket/key.
         min_area: Leave out what is smaller, in square metres.
         simplify: How far outlines may move, in pixels.
         refresh: Any text; another one makes again what is there already.
@@ -68,11 +72,20 @@ def vectorize_block(
     Returns:
         Where the result is, for `join`: s3://bucket/key#etag.
     """
+    from rsp.components.artifacts import config_file
     from rsp.components.vectorize.step import part_of_block
 
-    return part_of_block(
-        masks_at, seen_at, data_root, refresh, kind=kind, min_area=float(min_area), simplify=float(simplify)
-    )
+    with config_file(config, config_uri) as path:
+        return part_of_block(
+            masks_at,
+            seen_at,
+            data_root,
+            refresh,
+            kind=kind,
+            config=path,
+            min_area=float(min_area),
+            simplify=float(simplify),
+        )
 
 
 @dsl.component(base_image=image("vectorize"), packages_to_install=[], install_kfp_package=False)

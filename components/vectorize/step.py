@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from rsp.components.vectorize.parts import FORMAT, vectorize_block
 from rsp.shared.atomic import atomic_path
@@ -19,6 +20,7 @@ def part_of_block(
     refresh: str = "",
     *,
     kind: str = "building",
+    config: Path | None = None,
     min_area: float = 1.0,
     simplify: float = 1.0,
 ) -> str:
@@ -30,6 +32,7 @@ def part_of_block(
         data_root: `s3://bucket/prefix`.
         refresh: Any text; another one means that what is there is made again.
         kind: See `rsp.components.vectorize.tool.vectorize`, as for the other arguments.
+        config: The same.
         min_area: The same.
         simplify: The same.
 
@@ -40,13 +43,14 @@ def part_of_block(
     """
     masks, seen = location(masks_at), location(seen_at)
     what = [FORMAT, etag_of(masks), etag_of(seen), refresh, kind, min_area, simplify]
+    what += [etag_of(config)] if config else []
     target = root_of(data_root) / "vectorize" / f"{result_key(json.dumps(what))}.part"
     if exists(target):
         touch(target)
         print(f"{target} is there already: nothing to do")
         return str(pinned(target))
     with atomic_path(target) as path:
-        result = vectorize_block(masks, seen, path, kind=kind, min_area=min_area, simplify=simplify)
+        result = vectorize_block(masks, seen, path, kind=kind, config=config, min_area=min_area, simplify=simplify)
         if result.failed:
             tile, reason = min(result.failed.items())
             raise PartialError(f"{len(result.failed)} masks failed, the first is {zxy(tile)}: {reason}")

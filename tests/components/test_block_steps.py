@@ -59,8 +59,9 @@ def test_blocks_in_s3_are_vectorized_once_and_joined(root, tmp_path, capsys):
     write_cover(tmp_path / "cover.csv", TILES)
     cover = SimpleNamespace(path=str(tmp_path / "cover.csv"), metadata={})
     found = blocks.python_func(cover, str(root), 10.0)
-    assert len(found) > 4 and {block["of"] for block in found} == {len(found)}
+    assert len(found) > 4 and {block["at_once"] for block in found} == {1}
     assert all("#" in block[name] for block in found for name in ("own", "seen"))
+    assert {block["at_once"] for block in blocks.python_func(cover, str(root), 10.0, 99.0)} == {len(found)}
     parts = []
     for block in found:
         own = read_cover(location(block["own"]))

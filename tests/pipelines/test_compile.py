@@ -24,7 +24,7 @@ from rsp.pipelines.compiler import (
     refuse_placeholders,
 )
 from rsp.pipelines.parameters import CONFIG
-from rsp.pipelines.steps import SECRETS, called
+from rsp.pipelines.steps import PARALLELISM, SECRETS, called
 from rsp.shared.errors import PipelineError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -248,6 +248,21 @@ def test_a_nightly_run_downloads_again():
     for name in ("download", "rasterize", "download-s3", "rasterize-s3"):
         assert not task_of(document, name)["cachingOptions"].get("enableCache"), name
     assert task_of(document, "train")["cachingOptions"]["enableCache"] is True
+
+
+def test_what_is_done_for_blocks_is_found_in_the_data_root_and_not_in_the_cache():
+    """A cache would answer with what has been removed since, and not say that it is in use."""
+    document = next(yaml.safe_load_all(compile_pipeline("prediction")))
+    steps = ("blocks", "download", "predict", "vectorize-block", "join", "prune")
+    for name in steps:
+        assert not task_of(document, f"{name}-s3")["cachingOptions"].get("enableCache"), name
+    assert task_of(document, "predict")["cachingOptions"]["enableCache"] is True
+    assert "join-s3" in task_of(document, "prune-s3")["dependentTasks"]
+    tasks = [task for _, part in dags(document) for task in part["dag"]["tasks"].values()]
+    limits = [task["iteratorPolicy"]["parallelismLimit"] for task in tasks if "iteratorPolicy" in task]
+    assert limits == [PARALLELISM]
+    at_once = task_of(document, "blocks-s3")["inputs"]["parameters"]["at_once"]
+    assert at_once["runtimeValue"]["constant"] == PARALLELISM
 
 
 def test_steps_have_no_display_name(documents):

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from rsp.shared.dataroot import prune, touch
+from rsp.shared.dataroot import prune, touch, used_since
 from rsp.shared.errors import UsageError
 from rsp.shared.locations import location
 
@@ -73,6 +73,18 @@ def test_what_is_used_or_written_stays_whole(root, monkeypatch):
     result = prune(root, 20, now=LATER)
     assert (result.results, result.objects, result.kept) == (1, 1, 2)
     assert not [name for name in names(root) if OTHER in name] and len(names(root)) == 5
+
+
+def test_what_a_run_uses_stays_however_long_it_takes(root):
+    put(root, f"predict/{KEY}.pmtiles", f"blocks/{OTHER}.csv")
+    block = root / "blocks" / f"{OTHER}.csv"
+    assert used_since([]) is None and used_since([block]) is None
+    touch(block)
+    since = used_since([block, root / "blocks" / f"{KEY}.csv"])
+    assert since is not None and datetime.now(UTC) - since < timedelta(hours=1)
+    assert prune(root, 20, since=since - timedelta(hours=1), now=LATER).results == 0
+    assert prune(root, 31, since=since + timedelta(hours=1), now=LATER).results == 0
+    assert prune(root, 20, since=since + timedelta(hours=1), now=LATER).results == 2
 
 
 def test_less_than_a_day_is_refused(root):
