@@ -231,7 +231,7 @@ def keep(run: LocalRun, out: Path) -> dict[str, Path]:
     """Copy what matters from the run to `out`; returns what each file is."""
     sources = {
         "map of the validation tiles": (run.path("compare", "map"), "map.html"),
-        "the worst tiles side by side": (run.path("compare", "side_by_side"), "side_by_side.html"),
+        "measures, and the worst tiles side by side": (run.path("compare", "side_by_side"), "side_by_side.html"),
         "buildings found in the area": (run.path("vectorize", "features"), "features.geojson"),
         "masks of the area": (run.path("predict", "masks"), "masks.pmtiles"),
         "history of the training": (run.path("train", "history"), "history.html"),

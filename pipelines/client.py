@@ -67,6 +67,13 @@ class Schedule:
     enabled: bool
 
 
+def _prepared(name: str, parameters: dict[str, Any], tag: str | None) -> tuple[str, dict[str, Any]]:
+    """Return a pipeline as a cluster gets it, and its parameters; raises as `submit`."""
+    text = compile_pipeline(name)
+    values = check_parameters(text, parameters)
+    return refuse_placeholders(with_images(text, image_tag(tag))), values
+
+
 def _title(name: str) -> str:
     return name.replace("_", "-")
 
@@ -87,9 +94,7 @@ def submit(
         UsageError: parameters that do not fit, no host, or a tag that names no version.
         PipelineError: no image can hold the code at hand, KFP cannot be reached, refuses, or is too old.
     """
-    text = compile_pipeline(name)
-    values = check_parameters(text, parameters)
-    text = refuse_placeholders(with_images(text, image_tag(tag)))
+    text, values = _prepared(name, parameters, tag)
     with connected(cluster, check=True) as connection, _package(text) as path:
         result = connection.client.create_run_from_pipeline_package(
             str(path),
@@ -170,9 +175,7 @@ def schedule(
     """
     cron = check_cron(cron)
     next_runs(cron, datetime.now(UTC), 1)  # a schedule that never runs would look like one that does
-    text = compile_pipeline(name)
-    values = check_parameters(text, parameters)
-    text = refuse_placeholders(with_images(text, image_tag(tag)))
+    text, values = _prepared(name, parameters, tag)
     title = schedule_name or _title(name)
     made_of = [text, cron, values, cluster.experiment, service_account]
     mark = f"rsp {fingerprint(json.dumps(made_of, sort_keys=True))}"

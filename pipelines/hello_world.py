@@ -43,8 +43,9 @@ def hello_world(
 ) -> None:
     """Cover an area, learn to see its features, map them, and deploy the model where it is good enough.
 
-    The whole area is predicted, so that the map has no holes and no seams; the IoU is that of the validation
-    tiles alone, which the training has not seen.
+    The whole area is predicted, so that the map has no holes and no seams. The IoU is that of the validation tiles
+    alone, which the training has not seen; the step compare shows them, on a map and on a page with all measures
+    and the worst tiles.
     """
     with steps.notified("hello-world"):
         found = steps.resolve(source=source, features=features, config_uri=config_uri)

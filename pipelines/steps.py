@@ -437,7 +437,7 @@ def predict(
 
 
 def compare(place: Place, images: Tiles, labels: Tiles, masks: Tiles, config: Config) -> PipelineTask:
-    """Compare masks with labels: metrics, confusion matrix, map and pictures."""
+    """Compare masks with labels: metrics, confusion matrix, a map, and a page with the worst tiles."""
     task = place.step(compare_component)(
         **place.inputs(images=images, labels=labels, masks=masks), **config._asdict()
     )

@@ -20,13 +20,14 @@ def compare(
     config: dict = {},
     config_uri: str = "",
 ) -> None:
-    """Measure how well masks agree with labels, and show it: on a map, and the worst tiles side by side.
+    """Measure how well masks agree with labels, and show it: on a map, and on a page with the worst tiles.
 
     Args:
         metrics: IoU of the classes but the background, mIoU, MCC, mean QoD, and the IoU of each class.
         confusion: Confusion matrix of the pixels of all tiles.
         map: Map of image, label and mask stacked: pink is predicted only, green labelled only, grey both.
-        side_by_side: Image, label and mask of the tiles of lowest quality of data.
+        side_by_side: Page of the measures of each class, the confusion matrix, how many tiles are how good, and
+            the tiles of lowest quality of data: image, label and mask side by side.
         images: Tile set of the images.
         labels: Tile set of the labels.
         masks: Tile set of the masks.

@@ -10,7 +10,7 @@ from typing import Any
 
 from rsp.components.train.trainjob import GROUP, NODE, PLURAL, VERSION, Inherited, inherited
 from rsp.shared.errors import ClusterError
-from rsp.shared.http import Backoff, TryAgain, lines_of, retry
+from rsp.shared.http import TEMPORARY, Backoff, TryAgain, lines_of, retry
 
 NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -18,8 +18,6 @@ NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 PATIENT = Backoff(attempts=12, first=1.0, longest=60.0, jitter=0.2)
 # Connecting, and waiting for an answer, in seconds.
 TIMEOUT = (10.0, 30.0)
-
-_LATER = {429, 500, 502, 503, 504}
 
 
 class Cluster:
@@ -167,7 +165,7 @@ class Cluster:
                 if (code == 404 and missing) or accept(code):
                     return None
                 refused = ClusterError(f"cannot {what} in the namespace {self.namespace}: {reason(error)}")
-                if code in _LATER:
+                if code in TEMPORARY:
                     raise TryAgain(refused) from error
                 refused.status = code
                 raise refused from error

@@ -106,17 +106,28 @@ class FolderStorage(Storage):
             return self._replace(key, copy)
 
     def upload_from(self, key: str, source: Readable, size: int, *, check: Callable[[], None] = nothing) -> Stat:
+        written: IO[bytes] | None = None
+
         def copy(temporary: Path) -> None:
-            with temporary.open("wb") as output:
-                while data := source.read(_CHUNK):
-                    output.write(data)
-                if output.tell() != size:
-                    raise StorageError(
-                        f"cannot write {self._where(key)}: {output.tell()} bytes came, {size} were announced"
-                    )
+            nonlocal written
+            output = held.enter_context(temporary.open("w+b"))
+            # The source is read once. Who has to write again, since somebody removed the folder with the file in
+            # it, still has the file open.
+            before: Readable = source if written is None else written
+            if written is not None:
+                written.seek(0)
+            while data := before.read(_CHUNK):
+                output.write(data)
+            if output.tell() != size:
+                raise StorageError(
+                    f"cannot write {self._where(key)}: {output.tell()} bytes came, {size} were announced"
+                )
+            output.flush()
+            written = output
             check()
 
-        return self._replace(key, copy)
+        with ExitStack() as held:
+            return self._replace(key, copy)
 
     def write(self, key: str, data: bytes) -> Stat:
         return self._replace(key, lambda temporary: _fill(temporary, data))

@@ -562,3 +562,9 @@ def test_component(run_component, tmp_path):
         tile_component, raster=str(label), zoom=16, kind="label", config=parse_tables(CONFIG), tile_size=64
     )
     assert {decode_mask(data).shape for data in content(step.path("tiles")).values()} == {(64, 64)}
+
+
+def test_component_takes_the_size_of_the_configuration(run_component, tmp_path):
+    raster = write(tmp_path / "r.tif", waves())
+    step = run_component(tile_component, raster=str(raster), zoom=16, config=parse_tables(CONFIG))
+    assert {decode(data).shape for data in content(step.path("tiles")).values()} == {(64, 64, 3)}

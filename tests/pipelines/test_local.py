@@ -37,6 +37,13 @@ def test_a_condition_that_is_false_skips(tmp_path):
     assert run.steps["length"].parameters == {"Output": 4}
 
 
+@pytest.mark.parametrize(("text", "shown"), [("", "nothing"), ("this", "this")])
+def test_the_artifact_of_the_branch_that_ran(tmp_path, text, shown):
+    """kfp 2.17 refuses `dsl.OneOf` of artifacts on this machine."""
+    run = run_local(toys.choosing, {"text": text}, tmp_path)
+    assert run.steps["show"].parameters == {"Output": shown}
+
+
 def test_a_failure_names_its_step_and_shows_its_log(tmp_path):
     with pytest.raises(PipelineError, match="the step fail failed: ValueError: this is wrong") as caught:
         run_local(toys.failing, {}, tmp_path)

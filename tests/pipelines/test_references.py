@@ -11,6 +11,7 @@ from rsp.pipelines.local import LocalRun, run_local
 from rsp.shared.config import parse_tables
 from rsp.shared.images import decode_mask
 from rsp.shared.locations import location
+from rsp.shared.tiles import read_cover
 from rsp.shared.tileset import open_reader
 from tests.pipelines.test_hello_world import parameters
 from tests.s3 import moto
@@ -104,3 +105,37 @@ def test_an_input_that_was_replaced_under_its_name_is_noticed(given, bucket, by_
     assert "reused" not in named(again, "rasterize").outputs["labels"].metadata
     before, now = (pixels(at(each, "rasterize", "labels")) for each in (by_reference, again))
     assert any(not np.array_equal(before[tile], now[tile]) for tile in before)
+
+
+def upload(given, bucket, run: LocalRun, **sets: tuple[str, str]) -> dict:
+    """Put tile sets of a run by artifacts into S3, and the configuration; return the parameters that name them."""
+    storage = location(f"{bucket}/in").storage()
+    for name, output in sets.items():
+        storage.upload(f"{name}.pmtiles", run.path(*output))
+    storage.write("config.json", json.dumps(given["config"]).encode())
+    found = {name: f"{bucket}/in/{name}.pmtiles" for name in sets}
+    return found | {"config_uri": f"{bucket}/in/config.json", "data_root": f"{bucket}/data"}
+
+
+def test_training_by_addresses_gives_the_same_model(given, bucket, hello_world_run, tmp_path):
+    sets = {"images": ("download", "tiles"), "labels": ("rasterize", "labels")}
+    values = upload(given, bucket, hello_world_run, **sets) | {name: given[name] for name in ("epochs", "block")}
+    run = run_local("training", values, tmp_path)
+    for step, output in (("train", "checkpoint"), ("export", "model")):
+        ours, theirs = named(run, step).outputs[output], hello_world_run.steps[step].outputs[output]
+        assert ours.path.read_bytes() == theirs.path.read_bytes(), step
+    validation = read_cover(named(run, "split").outputs["validation"].path)
+    assert validation == read_cover(hello_world_run.path("split", "validation"))
+    assert sorted(pixels(at(run, "predict", "masks"))) == sorted(validation)
+    assert named(run, "compare").outputs["metrics"].metadata["iou"] >= 0
+
+
+def test_quality_by_addresses_measures_and_shows_the_same(given, bucket, hello_world_run, tmp_path):
+    sets = {name: (f"subset-validation-{name}", "subset") for name in ("images", "labels", "masks")}
+    run = run_local("quality", upload(given, bucket, hello_world_run, **sets), tmp_path)
+    outputs = named(run, "compare").outputs
+    assert outputs["metrics"].metadata == hello_world_run.metrics("compare")
+    for name in ("map", "side_by_side"):
+        assert outputs[name].path.read_bytes() == hello_world_run.path("compare", name).read_bytes(), name
+    reviewed = set(read_cover(named(run, "review").outputs["cover"].path))
+    assert reviewed <= set(read_cover(hello_world_run.path("split", "validation")))

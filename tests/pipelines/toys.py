@@ -51,6 +51,29 @@ def plain(text: str, numbers: list = [1, 2], word: str = ""):  # noqa: B006
         leave_temporary()
 
 
+@dsl.component(base_image="registry/toy:1", packages_to_install=[], install_kfp_package=False)
+def write(text: str, data: dsl.Output[dsl.Dataset]):
+    from pathlib import Path
+
+    Path(data.path).write_text(text)
+
+
+@dsl.component(base_image="registry/toy:1", packages_to_install=[], install_kfp_package=False)
+def show(data: dsl.Input[dsl.Dataset]) -> str:
+    from pathlib import Path
+
+    return Path(data.path).read_text()
+
+
+@dsl.pipeline(name="choosing")
+def choosing(text: str):
+    with dsl.If(text == ""):
+        first = write(text="nothing")
+    with dsl.Else():
+        second = write(text=text)
+    show(data=dsl.OneOf(first.outputs["data"], second.outputs["data"]))
+
+
 @dsl.pipeline(name="failing")
 def failing(message: str = "this is wrong"):
     fail(message=message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import os
 import shutil
 import subprocess
@@ -123,7 +124,12 @@ def test_folders_that_go_while_somebody_writes(store):
     assert failed == []
 
 
-def test_a_folder_that_went_is_made_again(store, root, monkeypatch):
+@pytest.mark.parametrize(
+    "write",
+    [lambda store: store.write("a/b", b"1"), lambda store: store.upload_from("a/b", io.BytesIO(b"1"), 1)],
+    ids=["write", "upload_from"],  # whose source cannot be read twice
+)
+def test_a_folder_that_went_is_made_again(store, root, monkeypatch, write):
     lock, went = folder._lock, []
 
     def remove(path):
@@ -133,7 +139,7 @@ def test_a_folder_that_went_is_made_again(store, root, monkeypatch):
         return lock(path)
 
     monkeypatch.setattr(folder, "_lock", remove)
-    store.write("a/b", b"1")
+    write(store)
     assert went == [root / "a"]
     assert store.read("a/b")[0] == b"1"
 
