@@ -43,20 +43,18 @@ def dataset(
         covered = steps.cover(found["source"], kind, zoom)
 
         def body(place: steps.Place) -> None:
-            images = steps.either(
-                raster == "",
-                lambda: steps.download(place, covered, imagery),
-                lambda: steps.cut(place, covered, found["raster"], zoom, tile_format, settings),
+            images = steps.one_of(
+                (raster != "", lambda: steps.cut(place, covered, found["raster"], zoom, tile_format, settings)),
+                otherwise=lambda: steps.download(place, covered, imagery),
             )
 
             def extracted() -> steps.Tiles:
                 polygons = steps.extract(place, found["pbf"], pbf_kind)
                 return steps.rasterize(place, covered, settings, features=polygons, name="rasterize-osm")
 
-            labels = steps.either(
-                pbf == "",
-                lambda: steps.rasterize(place, covered, settings, features_at=found["features"]),
-                extracted,
+            labels = steps.one_of(
+                (pbf != "", extracted),
+                otherwise=lambda: steps.rasterize(place, covered, settings, features_at=found["features"]),
             )
             steps.split(place, images, labels, share, seed, block)
 

@@ -14,7 +14,6 @@ def gate(
     metrics: dsl.Input[dsl.Metrics],
     model: dsl.Input[dsl.Model],
     threshold: float,
-    baseline: float = 0.0,
     store: str = "",
     name: str = "rsp",
 ) -> str:
@@ -27,7 +26,6 @@ def gate(
         metrics: The metrics of `compare`; `iou` decides.
         model: The exported model.
         threshold: The least IoU, 0 to 1.
-        baseline: An IoU that it must reach, too, as that of a model that is served elsewhere.
         store: The release store; empty for no deployment.
         name: Name of the model in it.
     """
@@ -41,8 +39,6 @@ def gate(
     # A NaN is not at least anything.
     if not iou >= float(threshold):
         reasons.append(f"the threshold is {threshold}")
-    if not iou >= float(baseline):
-        reasons.append(f"the baseline is {baseline}")
     if not store:
         reasons.append("no store was named")
     if not reasons:

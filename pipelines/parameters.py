@@ -30,9 +30,8 @@ TOLERATIONS: list[dict[str, str]] = [{"key": "nvidia.com/gpu", "operator": "Exis
 
 TEXTS = {
     "accelerator": "What Kubernetes calls the accelerator.",
-    "baseline_iou": "An IoU that a model must reach to be deployed, beside that of the store's current release.",
+    "block": "Side in tiles of the squares that the split keeps together, and that `retraining` draws to judge.",
     "block_tiles": "Tiles of a block, of those that a `data_root` lets be worked on at the same time.",
-    "block": "Side in tiles of the squares that the split keeps together.",
     "class_title": "The class of the configuration that is turned into features.",
     "config": "The configuration: the tables and keys of config.toml, which docs/config.md explains. Whole "
     "numbers may be written as 3.0.",
@@ -42,6 +41,7 @@ TEXTS = {
     "endpoint": "URL of the server that predicts; a prediction with an empty one is made by the step itself.",
     "epochs": "Epochs of training.",
     "features": "Where the GeoJSON with what is to be learnt is: a path or s3://bucket/key.",
+    "force": "Train although neither images nor labels nor settings have changed since the last verdict.",
     "gpu_nodes": "Labels of the nodes that steps with accelerators run on, as a table; empty for any.",
     "gpu_tolerations": "Taints of nodes with accelerators that their steps tolerate, as a list of Kubernetes "
     "tolerations.",
@@ -52,6 +52,7 @@ TEXTS = {
     "least; 0 keeps all.",
     "kind": "What `source` is: bbox, geojson or dir.",
     "labels": "Where the tile set of labels is: a path or an address, as for `images`.",
+    "margin": "The least gain of IoU, over the model that serves, of one that is deployed.",
     "masks": "Where the tile set of masks is: a path or an address, as for `images`.",
     "max_failed": "The share of tiles, 0 to 1, that may fail without failing the run; they are listed as a cover.",
     "model": "Where the checkpoint or exported model is: a path or s3://bucket/key; without `data_root` any "
@@ -64,12 +65,15 @@ TEXTS = {
     "pbf": "Where OpenStreetMap data are to extract what is to be learnt from, in place of `features`: a "
     "path or s3://bucket/key.",
     "pbf_kind": "What is extracted from `pbf`: building, road, a plug-in, or module:attribute.",
+    "postgis": "SQL that selects what is to be learnt as a column `geom`, in place of `features`; the "
+    "configuration says how to connect, the secret rsp-postgis has its password.",
     "predict_gpus": 'How many accelerators to predict on, as text: "0" or "1".',
     "raster": "Where rasters are to cut images from, in place of `url`: a path, a glob pattern, a URL or "
     "s3://bucket/key.",
     "rate": "Requests a second that the tile server is asked at most.",
     "refresh": "Any text; another one than in an earlier run makes tile sets again that are in `data_root` "
-    "already.",
+    "already. For `retraining` an empty one stands for the day (UTC): each night looks again, and a run that is "
+    "tried again goes on.",
     "review_fg": "List tiles for review that have at least this percentage of foreground.",
     "review_qod": "List tiles for review that have at most this quality of data, 0 to 100.",
     "runtime": "The ClusterTrainingRuntime of Kubeflow Trainer that several nodes run.",
@@ -83,6 +87,7 @@ TEXTS = {
     "tile_format": "What tiles are stored as: webp, jpg, png or tif.",
     "url": "The tile server, with {z}, {x} and {y}, or the WMS address.",
     "url_type": "XYZ, TMS or WMS.",
+    "warm_start": "Start the training from the model that serves, where it is of the same network.",
     "zoom": "Zoom of the tiles.",
 }
 

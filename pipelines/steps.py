@@ -340,18 +340,24 @@ def rasterize(
     return Tiles(task.outputs["labels"], task.outputs["labels_at"])
 
 
-def either(condition: Any, one: Callable[[], Tiles], other: Callable[[], Tiles]) -> Tiles:
-    """Add steps of which those run that a condition chooses; returns the tile set of those that ran."""
-    with dsl.If(condition):
-        first = one()
+def one_of(*choices: tuple[Any, Callable[[], Tiles]], otherwise: Callable[[], Tiles]) -> Tiles:
+    """Add steps of which those of the first condition that holds run; returns the tile set of those that ran."""
+    found = []
+    for number, (condition, make) in enumerate(choices):
+        with (dsl.Elif if number else dsl.If)(condition):
+            found.append(make())
     with dsl.Else():
-        second = other()
-    return Tiles(dsl.OneOf(first.artifact, second.artifact), dsl.OneOf(first.at, second.at))
+        found.append(otherwise())
+    return Tiles(dsl.OneOf(*(each.artifact for each in found)), dsl.OneOf(*(each.at for each in found)))
 
 
-def split(place: Place, images: Tiles, labels: Tiles, share: Any, seed: Any, block: Any) -> Parts:
-    """Split images and labels into a training and a validation part."""
-    task = place.step(split_component)(**place.inputs(tiles=images), share=share, seed=seed, block=block)
+def split(
+    place: Place, images: Tiles, labels: Tiles, share: Any, seed: Any, block: Any, *, stable: bool = False
+) -> Parts:
+    """Split images and labels into a training and a validation part; a stable one is moved by no new tile."""
+    task = place.step(split_component)(
+        **place.inputs(tiles=images), share=share, seed=seed, block=block, stable=stable
+    )
     covers = prepare(task, QUICK, SMALL, "rsp-s3").outputs
     parts = {
         f"{part}_{name}": subset(place, tiles, covers[part], f"subset-{part}-{name}")
@@ -387,8 +393,12 @@ def train(
     seed: Any,
     devices: Accelerators,
     several: Several = ONE_NODE,
+    start_at: Any = "",
 ) -> Any:
-    """Train on as many accelerators and nodes as asked for; returns the checkpoint."""
+    """Train on as many accelerators and nodes as asked for; returns the checkpoint.
+
+    `start_at` is where the checkpoint is to start from; an empty text starts with new weights.
+    """
     sets = {name: tiles for name, tiles in parts._asdict().items() if name != "validation_cover"}
     task = place.step(train_component)(
         **place.inputs(**sets),
@@ -396,6 +406,7 @@ def train(
         epochs=epochs,
         gpus=devices.gpus,
         seed=seed,
+        start_at=start_at,
         **several._asdict(),
         accelerator=devices.accelerator,
         **place.outputs,
@@ -502,39 +513,25 @@ class Server(NamedTuple):
 
 
 def deploy(
-    place: Place,
-    metrics: Any,
-    model: Any,
-    checkpoint: Any,
-    golden: Tiles,
-    server: Server,
-    threshold: Any,
-    baseline: Any = 0.0,
+    place: Place, metrics: Any, model: Any, checkpoint: Any, golden: Tiles, server: Server, threshold: Any
 ) -> PipelineTask:
     """Deploy the model if it is good enough; `golden` has the tiles that servers must get right first."""
     verdict = place.step(gate_component)(
-        metrics=metrics,
-        model=model,
-        threshold=threshold,
-        baseline=baseline,
-        store=server.store,
-        name=server.name,
+        metrics=metrics, model=model, threshold=threshold, store=server.store, name=server.name
     )
     # What the store wants now is nothing that a cache knows.
     verdict.set_caching_options(False)
     prepare(verdict, QUICK, SMALL, "rsp-s3")
     with dsl.If(verdict.output == "deploy"):
-        task = place.step(deploy_component)(
-            model=model,
-            checkpoint=checkpoint,
-            **place.inputs(golden=golden),
-            name=server.name,
-            version=server.version,
-            store=server.store,
-            status=server.status,
-            endpoint=server.endpoint,
-        )
-        # A deployment is an act, not a result: it never comes out of a cache.
-        task.set_caching_options(False)
-        prepare(task, ACT, MODEL, "rsp-s3", "rsp-torchserve")
+        put(place, model, checkpoint, golden, server)
     return verdict
+
+
+def put(place: Place, model: Any, checkpoint: Any, golden: Tiles, server: Server, **judged: Any) -> PipelineTask:
+    """Deploy the model; `judged` may be the `verdict` of a judge."""
+    task = place.step(deploy_component)(
+        model=model, checkpoint=checkpoint, **place.inputs(golden=golden), **server._asdict(), **judged
+    )
+    # A deployment is an act, not a result: it never comes out of a cache.
+    task.set_caching_options(False)
+    return prepare(task, ACT, MODEL, "rsp-s3", "rsp-torchserve")

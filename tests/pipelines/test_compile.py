@@ -217,15 +217,17 @@ def test_accelerators_are_asked_for_at_run_time():
     assert mount == {"medium": "Memory", "mountPath": "/dev/shm", "sizeLimit": "8Gi", "volumeName": "shm"}
 
 
-@pytest.mark.parametrize("name", ["hello_world", "retraining"])
-def test_deploying_is_never_cached_and_needs_the_store_alone(name):
+@pytest.mark.parametrize(
+    ("name", "asking"), [("hello_world", ["gate"]), ("retraining", ["changed", "champion", "judge"])]
+)
+def test_deploying_is_never_cached_and_needs_the_store_alone(name, asking):
     first, second = yaml.load_all(compile_pipeline(name), yaml.CSafeLoader)
-    # What the store wants at the moment is nothing that a cache knows.
-    for step in ("deploy", "gate", "deploy-s3", "gate-s3"):
-        assert not task_of(first, step)["cachingOptions"].get("enableCache")
     configs = second["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    for step in ("exec-deploy", "exec-gate"):
-        config = configs[step]
+    # What the store wants at the moment is nothing that a cache knows.
+    for step in ("deploy", *asking):
+        for each in (step, f"{step}-s3"):
+            assert not task_of(first, each)["cachingOptions"].get("enableCache")
+        config = configs[f"exec-{step}"]
         assert "pvcMount" not in config and "podMetadata" not in config
         (secret,) = [each for each in config["secretAsEnv"] if each["secretName"] == "rsp-s3"]
         assert {each["secretKey"]: each["envVar"] for each in secret["keyToEnv"]} == {

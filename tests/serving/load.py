@@ -17,11 +17,11 @@ class Load:
     Each looks at the answers itself: a client that tries again would hide what it was not answered.
     """
 
-    def __init__(self, url: str, clients: int = 4, path: str = "rsp", pause: float = 0.0) -> None:
+    def __init__(self, url: str, clients: int = 4, path: str = "rsp", pause: float = 0.0, size: int = 64) -> None:
         self.url, self.faults = f"{url}/predictions/{path}", []
         self.pause = pause  # seconds between an answer and the next request
         self.versions: set[str] = set()  # that answered
-        self.image = encode(noise(BLOCK[0]), "png")
+        self.size, self.image = size, encode(noise(BLOCK[0], size), "png")
         self.stop, self.lock = threading.Event(), threading.Lock()
         self.moments: list[list[tuple[float, float]]] = [[] for _ in range(clients)]
         self.threads = [threading.Thread(target=self.ask, args=(moments,)) for moments in self.moments]
@@ -38,7 +38,7 @@ class Load:
                     if "Connection refused" not in str(error):
                         self.faults.append(error)
                     return
-                if answer.status_code != 200 or decode_mask(answer.content).shape != (64, 64):
+                if answer.status_code != 200 or decode_mask(answer.content).shape != (self.size, self.size):
                     self.faults.append((answer.status_code, answer.content[:200]))
                     return
                 self.versions.add(answer.headers["X-Model-Version"])
