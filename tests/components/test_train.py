@@ -275,6 +275,9 @@ def test_component(run_component, toy):
     for name in ("metrics", "confusion"):
         assert step.path(name).exists()  # else KFP's cache never hits
     assert sorted(path.name for path in checkpoint.parent.iterdir() if path.name.startswith(".")) == []
+    # What five epochs have learnt is there after one more that starts from them.
+    tuned = run_component(train_component, sets, config=parse_tables(text), epochs=1, start_at=str(checkpoint))
+    assert tuned.artifacts["metrics"]["metadata"]["iou"] > 0.9
 
 
 def test_component_names_the_set_that_is_wrong(run_component, toy, tmp_path):
@@ -294,7 +297,7 @@ def test_component_asks_for_what_pipelines_give():
     spec = train_component.component_spec
     assert set(spec.inputs) == {
         *SETS, *(f"{name}_at" for name in SETS), "config", "config_uri", "epochs", "gpus", "seed",
-        "nodes", "node_gpus", "accelerator", "runtime", "data_root", "refresh",
+        "nodes", "node_gpus", "accelerator", "runtime", "data_root", "refresh", "start", "start_at",
     }  # fmt: skip
     assert {name: output.type for name, output in spec.outputs.items()} == {
         "checkpoint": "system.Model@0.0.1", "metrics": "system.Metrics@0.0.1",
