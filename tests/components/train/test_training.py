@@ -7,8 +7,6 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -27,6 +25,7 @@ from rsp.shared.images import decode, decode_mask
 from rsp.shared.learning.checkpoint import load_checkpoint, read_card
 from rsp.shared.metrics import confusion, foreground_iou, miou
 from rsp.shared.tileset import open_reader, open_writer
+from tests.components.train import crashes
 from tests.tilesets import make_tileset, squares
 from tests.toy import TRAINING, VALIDATION, make_config, make_dataset, photo
 
@@ -144,45 +143,32 @@ def test_the_same_seed_gives_the_same_weights(config, toy, tmp_path):
 
 # --- interruptions ----------------------------------------------------------------------------------------------
 
-KILLED = """
-import signal, os, sys
-from pathlib import Path
-import torch
-import rsp.components.train.training as training
-from rsp.shared.config import load_config
-from rsp.components.train.processes import World
-from rsp.components.train.plan import Plan
 
-config, dataset, out, after, where = sys.argv[1:]
-write = getattr(training, where)
-calls = 0
-def counted(*arguments, **options):
-    global calls
-    calls += 1
-    if calls > int(after):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return write(*arguments, **options)
-setattr(training, where, counted)
-plan = Plan(load_config(config), Path(dataset), Path(out), epochs=4)
-training.train_model(plan, World(torch.device("cpu")))
-"""
+@pytest.fixture(scope="module")
+def strong(tmp_path_factory):
+    """A configuration with much that is random."""
+    path = tmp_path_factory.mktemp("strong") / "config.toml"
+    return make_config(path, lr="0.005", da='"strong"', loss='"lovasz_ce"')
+
+
+@pytest.fixture(scope="module")
+def whole(strong, toy, tmp_path_factory):
+    """What four epochs leave behind where nothing goes wrong."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    fit(load_config(strong), toy, out, epochs=4)
+    return out
 
 
 @pytest.mark.parametrize(
     ("where", "after"), [("write_state", 0), ("write_state", 2), ("link_checkpoint", 1), ("save_checkpoint", 3)]
 )
-def test_killed_and_resumed_is_as_never_killed(toy, tmp_path, where, after):
-    config = make_config(tmp_path / "config.toml", lr="0.005", da='"strong"', loss='"lovasz_ce"')
-    fit(load_config(config), toy, tmp_path / "whole", epochs=4)
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, config, toy, tmp_path / "out", str(after), where], capture_output=True
-    )
-    assert killed.returncode == -signal.SIGKILL
+def test_killed_and_resumed_is_as_never_killed(strong, whole, toy, tmp_path, where, after):
+    assert crashes.end_of(crashes.killed, strong, toy, tmp_path / "out", after, where) == -signal.SIGKILL
     for path in (tmp_path / "out").glob("*.safetensors"):
         read_card(path)  # whole, whichever was there
-    outcome = fit(load_config(config), toy, tmp_path / "out", epochs=4, resume=True)
+    outcome = fit(load_config(strong), toy, tmp_path / "out", epochs=4, resume=True)
     for name in ("last.safetensors", "best.safetensors"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "out" / name).read_bytes() == (whole / name).read_bytes()
     assert [row["epoch"] for row in outcome.history] == [1, 2, 3, 4]
 
 
@@ -295,37 +281,14 @@ def test_a_state_runs_no_code(tmp_path, monkeypatch):
     assert not (tmp_path / "ran").exists()
 
 
-FULL = """
-import resource, signal, sys
-from pathlib import Path
-import torch
-from rsp.shared.config import load_config
-from rsp.shared.errors import StorageError
-from rsp.components.train.processes import World
-from rsp.components.train.plan import Plan
-from rsp.components.train.training import train_model
-
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-config, dataset, out, limit = sys.argv[1:]
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
-plan = Plan(load_config(config), Path(dataset), Path(out), epochs=2, resume=True)
-try:
-    train_model(plan, World(torch.device("cpu")))
-except StorageError as error:
-    print(f"StorageError: {error}")
-"""
-
-
 @pytest.mark.parametrize("limit", [1_000_000, 3_000_000])
 def test_full_disk_keeps_what_is_there(config, toy, tmp_path, limit):
     """The checkpoint has 2 MB, the state 6 MB."""
     path = make_config(tmp_path / "config.toml")
     fit(load_config(path), toy, tmp_path / "out", epochs=1)
     before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir() if file.name == "state.pt"}
-    done = subprocess.run(
-        [sys.executable, "-c", FULL, path, toy, tmp_path / "out", str(limit)], capture_output=True, text=True
-    )
-    assert "StorageError: cannot write" in done.stdout, done.stderr
+    assert crashes.end_of(crashes.full, path, toy, tmp_path / "out", limit, tmp_path / "said") == 0
+    assert (tmp_path / "said").read_text().startswith("cannot write")
     assert (tmp_path / "out" / "state.pt").read_bytes() == before["state.pt"]
     for name in ("last.safetensors", "best.safetensors"):
         load_checkpoint(tmp_path / "out" / name)

@@ -1,0 +1,60 @@
+"""Trainings that come to a bad end, in processes of their own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsp.components.train import training
+from rsp.components.train.plan import Plan
+from rsp.components.train.processes import World
+from rsp.shared.config import load_config
+from rsp.shared.errors import StorageError
+
+CPU = World(torch.device("cpu"))
+
+
+def end_of(function: Callable[..., None], *arguments: Any) -> int | None:
+    """Call a function of this module in another process; returns its exit code.
+
+    The processes are forks of one that has imported what a training needs, which takes longer than the training.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "transformers.models.resnet.modeling_resnet"])
+    process = context.Process(target=function, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def killed(config: Path, dataset: Path, out: Path, after: int, where: str) -> None:
+    """Train four epochs, but get killed in a function of `training` when it is called once more than `after`."""
+    write = getattr(training, where)
+    calls = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(*arguments, **options)
+
+    setattr(training, where, counted)
+    training.train_model(Plan(load_config(config), dataset, out, epochs=4), CPU)
+
+
+def full(config: Path, dataset: Path, out: Path, limit: int, said: Path) -> None:
+    """Go on to a second epoch where no file may grow beyond a limit; what it said of that goes into a file."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        training.train_model(Plan(load_config(config), dataset, out, epochs=2, resume=True), CPU)
+    except StorageError as error:
+        said.write_text(str(error))
