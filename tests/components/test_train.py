@@ -178,33 +178,37 @@ def test_two_processes_train_and_one_writes(toy, tmp_path, config):
     load_checkpoint(out / "best.safetensors")
 
 
-def test_two_processes_take_the_steps_of_one(toy, tmp_path, config):
+def test_launched_processes_take_the_steps_of_one_and_bring_back_their_result(toy, tmp_path, config, capfd):
     """Two with batches of 3 tiles average to the gradients of one with batches of 6 (without batch statistics)."""
-    flags = ["--config", config, "--dataset", toy, "--epochs", 2, "--loss", "cross_entropy"]
-    flags += ["--model", "tests.learning.test_models:Own"]
-    under_torchrun(*flags, "--bs", 3, tmp_path / "two")
+    own = "tests.learning.test_models:Own"
+    given = load_config(config)
+    given = replace(given, model=replace(given.model, nn=own, loss="cross_entropy", bs=3))
+    result = launch(Plan(given, toy, tmp_path / "two", epochs=2, seed=5), "cpu", 2)
+    assert "2 x cpu" in capfd.readouterr().out
     one = train(
-        tmp_path / "one", config=config, dataset=toy, epochs=2, loss="cross_entropy", bs=6,
-        model="tests.learning.test_models:Own", gpus=0,
-    )  # fmt: skip
+        tmp_path / "one",
+        config=config,
+        dataset=toy,
+        epochs=2,
+        loss="cross_entropy",
+        bs=6,
+        seed=5,
+        model=own,
+        gpus=0,
+    )
     first, second = [
         load_checkpoint(tmp_path / name / "last.safetensors")[0].state_dict() for name in ("one", "two")
     ]
     for name in first:
         torch.testing.assert_close(first[name], second[name], atol=1e-5, rtol=1e-4)
     rows = json.loads((tmp_path / "two" / "history.json").read_text())
+    assert rows == result.history and [row["epoch"] for row in rows] == [1, 2]
     for row, expected in zip(rows, one.history, strict=True):
         for part in ("training", "validation"):
             assert row[part]["loss"] == pytest.approx(expected[part]["loss"], rel=1e-4)
-
-
-def test_launch_starts_processes_and_brings_back_their_result(toy, tmp_path, config, capfd):
-    plan = Plan(load_config(config), toy, tmp_path / "out", epochs=1, seed=5)
-    result = launch(plan, "cpu", 2)
     assert result.training_tiles == 18 and np.sum(result.confusion) == 6 * 64 * 64
     assert result.classes == ["background", "building"]
-    assert result.checkpoint == tmp_path / "out" / "best.safetensors" and result.history[0]["epoch"] == 1
-    assert "2 x cpu" in capfd.readouterr().out
+    assert result.checkpoint == tmp_path / "two" / "best.safetensors"
 
 
 def test_launch_brings_back_the_error(toy, tmp_path, config):
