@@ -31,7 +31,8 @@ ENGINE = """#!/bin/sh
 case $1 in
   image) exec grep -qxF "$3" "$LOG/local" ;;
   pull) exec grep -qxF "$3" "$LOG/registry" ;;
-  build) tar -t > "$LOG/context" ;;
+  build) tar -t > "$LOG/context"; echo "${DOCKER_BUILDKIT-}" >> "$LOG/buildkit" ;;
+  version) echo "${CLIENT-}"; exit ;;
 esac
 echo "$@" >> "$LOG/calls"
 # A container runs here.
@@ -129,6 +130,17 @@ def test_images_of_the_same_packages_are_asked_for_them_once(checkout):
     assert {path.name for path in (checkout.parent / "sbom").iterdir()} == {f"{name}.cdx.json" for name in images}
     asked = [words[-3:] for words in calls(checkout, "run")]
     assert len(asked) == 3 and sorted(words[-1] for words in asked) == ["rsp-serving", "rsp-tile", "rsp-train"]
+
+
+@pytest.mark.parametrize(("client", "given", "told"), [
+    ("20.10.24", None, "1"), ("20.10.24", "0", "0"),
+    # This one fails where it is told and has no buildx.
+    ("28.2.2", None, ""), ("28.2.2", "1", "1"),
+])  # fmt: skip
+def test_a_client_that_has_buildkit_within_is_told_to_use_it(checkout, monkeypatch, client, given, told):
+    monkeypatch.delenv("DOCKER_BUILDKIT", raising=False)
+    assert build(checkout, "cover", CLIENT=client, **({"DOCKER_BUILDKIT": given} if given else {})).returncode == 0
+    assert set((checkout.parent / "buildkit").read_text().splitlines()) == {told}
 
 
 def test_one_image_of_a_release(checkout):
@@ -421,6 +433,53 @@ def test_manifests_with_the_images_of_a_commit(overlay):
     command[-1] = ROOT / "k8s" / "overlays" / "nowhere"
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 1 and "kubectl cannot render" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("clients", "chosen"), [
+    ([("28.2.2", False), ("20.10.24", False)], 1), ([("28.2.2", True), ("20.10.24", False)], 0),
+    ([("28.2.2", False), ("18.03.0", False)], 0),
+])  # fmt: skip
+def test_the_tests_of_images_build_with_the_first_client_that_has_buildkit(tmp_path, monkeypatch, clients, chosen):
+    from tests.images import engine
+
+    folders = [tmp_path / str(number) for number in range(len(clients))]
+    for folder, (version, buildx) in zip(folders, clients, strict=True):
+        folder.mkdir()
+        text = f'#!/bin/sh\n[ "$1" != buildx ] || exit {int(not buildx)}\necho "Docker version {version}, b1"\n'
+        (folder / "docker").write_text(text)
+        (folder / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", ":".join(map(str, folders)))
+    (tmp_path / "link").mkdir()
+    engine.use_client(tmp_path / "link")
+    assert Path(shutil.which("docker")).resolve() == folders[chosen] / "docker"
+
+
+@pytest.mark.parametrize(("fails", "code", "made"), [
+    ("", 0, ["lint", "test", "test-images"]),
+    ("tests/images/install.sh", 0, ["lint", "test"]),
+    (".venv/bin/python", 0, ["lint", "test"]),
+    ("test-images", 1, ["lint", "test", "test-images"]),
+    ("test", 1, ["lint", "test"]),
+])  # fmt: skip
+def test_ci_tests_the_images_where_there_is_an_engine(tmp_path, fails, code, made):
+    """Without one it says so and passes; an engine that is there and tests that fail are a failure."""
+    texts = {
+        ".ci/run": (ROOT / ".ci/run").read_text(),
+        "bin/make": '#!/bin/sh\necho "$1" >> made\n[ "$1" != "$FAILS" ]\n',
+        "tests/images/install.sh": '#!/bin/sh\n[ "$0" != "$FAILS" ] || { echo "no apt" >&2; exit 1; }\n',
+        ".venv/bin/python": '#!/bin/sh\n[ "$0" != "$FAILS" ] || { echo "no mount" >&2; exit 1; }\n',
+    }
+    for name, text in texts.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    env = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "FAILS": fails}
+    done = subprocess.run([tmp_path / ".ci/run"], env=env, capture_output=True, text=True)
+    assert (done.returncode, (tmp_path / "made").read_text().split()) == (code, made)
+    said = {"tests/images/install.sh": "no apt", ".venv/bin/python": "no mount"}.get(fails)
+    wanted = f"SKIPPED make test-images, as there is no Docker engine: {said}" if said else ""
+    assert done.stdout.strip() == wanted
 
 
 def test_the_tests_of_images_believe_no_result_of_a_runner_that_they_do_not_know(monkeypatch):

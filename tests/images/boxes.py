@@ -6,6 +6,7 @@ import contextlib
 import json
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -69,6 +70,41 @@ def at_once(one: Callable[[], A], other: Callable[[], B]) -> tuple[A, B]:
         return first.result(), second.result()
 
 
+# An S3 server with a bucket, in a container that has this machine's packages for Python.
+STORE = """
+import signal
+from tests.s3 import moto
+with moto() as server:
+    server.client().make_bucket("town")
+    print(*(f"{name}={value}" for name, value in server.environ.items()), flush=True)
+    signal.pause()
+"""
+
+
+@contextlib.contextmanager
+def s3_server(image: str, network: str) -> Iterator[dict[str, str]]:
+    """Run an S3 server in the network of another container; yields the environment of its clients."""
+    packages = sysconfig.get_path("purelib")
+    options = [
+        "--volume", f"{ROOT / 'tests'}:/code/tests:ro", "--volume", f"{packages}:/packages:ro",
+        "--env", "PYTHONPATH=/code:/packages", "--network", network, "--entrypoint", "python3",
+    ]  # fmt: skip
+    with started(image, "-c", STORE, options=options) as name:
+        with subprocess.Popen(
+            ["docker", "logs", "--follow", name], stdout=subprocess.PIPE, text=True
+        ) as following:
+            said = following.stdout.readline()
+            following.terminate()
+        assert said, logs(name)
+        yield dict(word.split("=", 1) for word in said.split())
+
+
+def logs(name: str) -> str:
+    """Return what a container has printed."""
+    done = docker("logs", name)
+    return f"{done.stdout}{done.stderr}"
+
+
 @contextlib.contextmanager
 def started(image: str, *argv: object, options: list[object]) -> Iterator[str]:
     """Run a container in the background; yields its name."""
@@ -80,7 +116,13 @@ def started(image: str, *argv: object, options: list[object]) -> Iterator[str]:
 
 
 def run_in_images(
-    name: Any, images: Images, root: Path, parameters: dict, network: str, mounts: dict[Path, str] | None = None
+    name: Any,
+    images: Images,
+    root: Path,
+    parameters: dict,
+    network: str,
+    mounts: dict[Path, str] | None = None,
+    env: dict[str, str] | None = None,
 ) -> tuple[int, str, Path]:
     """Run a pipeline with kfp's DockerRunner in the images of this commit.
 
@@ -95,7 +137,7 @@ def run_in_images(
     options = {
         "user": USER, "read_only": True, "cap_drop": ["ALL"], "security_opt": ["no-new-privileges"],
         "tmpfs": {"/tmp": TMPFS}, "network_mode": network,
-        "environment": THREADS,
+        "environment": {**THREADS, **(env or {})},
     }  # fmt: skip
     run = {
         "root": str(outputs), "parameters": check_parameters(text, parameters), "options": options,

@@ -1,4 +1,9 @@
-"""A Docker engine for the tests: the one that runs already, or one of our own that leaves nothing behind."""
+"""A Docker engine for the tests: the one that runs already, or one of our own that leaves nothing behind.
+
+    python -m tests.images.engine
+
+says why there is none and fails where that is so.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -112,3 +118,11 @@ def _unmount(folder: Path) -> None:
     mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
     for mount in sorted((path for path in mounts if path.startswith(f"{folder}/")), reverse=True):
         subprocess.run(["umount", "--lazy", mount], check=False)
+
+
+if __name__ == "__main__":
+    try:
+        with engine():
+            pass
+    except (OSError, RuntimeError) as error:
+        sys.exit(str(error))

@@ -16,8 +16,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -35,12 +38,24 @@ from rsp.components.bases import base_of, base_tag, project, tools
 from rsp.components.container import image_tag
 from rsp.pipelines.compiler import compile_pipeline
 from rsp.pipelines.compiler import parameters as compiled_parameters
-from rsp.pipelines.local import run_local
 from rsp.shared.images import decode_mask
 from rsp.shared.tileset import open_reader
 from tests.images import imports, sizes
 from tests.images.bases import base_image, build_environment
-from tests.images.boxes import LOCKED, REGISTRY, ROOT, THREADS, Images, at_once, open_up, run_in_images, started
+from tests.images.boxes import (
+    LOCKED,
+    REGISTRY,
+    ROOT,
+    THREADS,
+    Images,
+    at_once,
+    logs,
+    open_up,
+    run_in_images,
+    s3_server,
+    started,
+)
+from tests.images.champions import champions
 from tests.images.engine import docker, engine, use_client
 from tests.pipelines import toys
 
@@ -106,29 +121,42 @@ def town(images, tmp_path_factory) -> Iterator[Town]:
 
 
 def chain(scene: Scene, url: str) -> list[str]:
-    """Every tool that works on files, in a folder that has the town as `town`; with and without archives."""
+    """Every tool that works on files, in a folder that has the town as `town`; with and without archives.
+
+    What HelloWorld does is among it, with HelloWorld's settings.
+    """
     parts = [
-        f"subset --dir {name} --filter {part}.csv dataset/{part}/{name}.pmtiles"
+        f"subset --dir {name} --filter {part}.csv dataset/{part}/{name.removesuffix('.pmtiles')}.pmtiles"
         for part in ("training", "validation")
-        for name in ("images", "labels")
+        for name in ("images.pmtiles", "labels")
     ]
     return [
         f"cover --type bbox {scene.bbox_text} --zoom {scene.zoom} cover.csv",
-        f"download --type WMS --rate 100 '{url}' cover.csv downloaded.pmtiles",
+        f"download --type WMS --rate 100 '{url}' cover.csv images.pmtiles",
         "tile --zoom 19 --ts 256 --cover cover.csv town/town.tif images",
         "extract --type building town/town.osm.pbf extracted.json",
         "rasterize --config town/config.toml --geojson town/buildings.geojson cover.csv labels",
-        "cover --dir images --splits 70,30 --block 2 training.csv validation.csv",
+        "cover --dir images.pmtiles --splits 70,30 --block 2 training.csv validation.csv",
         *parts,
         f"train --config town/config.toml --dataset dataset --epochs {EPOCHS} --workers 0 models",
         "export --checkpoint models/best.safetensors --type pt2 model.pt2",
         "export --checkpoint models/best.safetensors --type onnx model.onnx",
-        "predict --checkpoint model.pt2 images masks.pmtiles",
+        "predict --checkpoint model.pt2 images.pmtiles masks.pmtiles",
         "compare --mode list --labels labels --masks masks.pmtiles list.txt",
         "compare --mode side --images images labels masks.pmtiles side",
         "vectorize --config town/config.toml --type building masks.pmtiles found.json",
         "deploy --model model.pt2 --checkpoint models/best.safetensors --golden images --store store --name town",
     ]
+
+
+# The command line, several times in one process: what it imports is imported once.
+COMMAND_LINES = """
+import json, sys
+from rsp.shared.cli import main
+for argv in json.load(sys.stdin):
+    if code := main(argv):
+        sys.exit(f"{argv} ended with {code}")
+"""
 
 
 @pytest.fixture(scope="session")
@@ -142,19 +170,32 @@ def worked(images, town, tmp_path_factory) -> tuple[Path, Path]:
     assert {command[0] for command in commands} == set(TOOLS)
 
     def work_here() -> None:
-        for command in commands:
-            argv = [Path(sys.executable).with_name("rsp"), *command]
-            done = subprocess.run(argv, cwd=here, env={**os.environ, **THREADS}, capture_output=True, text=True)
-            assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        done = subprocess.run(
+            [sys.executable, "-c", COMMAND_LINES], input=json.dumps(commands), text=True, cwd=here,
+            env={**os.environ, **THREADS}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout[-4000:]
 
     def work_boxed() -> None:
-        for tool, *words in commands:
+        # A container for what one tool does in a row.
+        for tool, row in groupby(commands, key=itemgetter(0)):
             network = town.network if tool == "download" else "none"
             options = [*LOCKED, "--network", network, "--volume", f"{boxed}:/work", "--workdir", "/work"]
-            docker("run", "--rm", *options, images[tool], *words)
+            lines = [shlex.join(words) for _, *words in row]
+            if len(lines) == 1:
+                docker("run", "--rm", *options, images[tool], *shlex.split(lines[0]))
+            else:
+                script = " && ".join(f"rsp-tool {line}" for line in lines)
+                docker("run", "--rm", *options, "--entrypoint", "tini", images[tool], "--", "sh", "-c", script)
 
     at_once(work_here, work_boxed)
     return here, boxed
+
+
+def made(folder: Path) -> Path:
+    """Make a folder that the images may write."""
+    folder.mkdir()
+    return open_up(folder)
 
 
 def files(folder: Path) -> dict[str, Path]:
@@ -204,11 +245,14 @@ def test_containers_are_locked_as_the_other_tests_have_it(images):
 
 
 def test_every_step_finds_in_its_image_what_it_imports(images):
+    """Asked in one image of each base, as those of a base hold the same."""
     wanted = imports.by_image()
     assert set(wanted) == set(TOOLS) and all(wanted.values())
-    for tool, names in wanted.items():
+    for base in ("data", "torch"):
+        on = [tool for tool in TOOLS if base_of(ABOUT, tool) == base]
+        names = set().union(*(wanted[tool] for tool in on))
         options = [*LOCKED, "--network", "none", "--entrypoint", "python3"]
-        docker("run", "--rm", *options, images[tool], "-c", imports.SCRIPT, *sorted(names))
+        docker("run", "--rm", *options, images[on[0]], "-c", imports.SCRIPT, *sorted(names))
 
 
 def test_images_of_a_base_differ_in_nothing_but_their_name(images):
@@ -251,54 +295,90 @@ def test_the_sbom_of_an_image_is_valid_and_names_what_is_in_it(images):
         assert all(any(purl.startswith(want) for purl in found) for want in wanted), name
 
 
-def artifacts(folder: Path, differ: str = "") -> dict[str, bytes]:
-    """Return all that the steps of a run wrote, by step and name, but for steps that note version and seconds."""
+def written(folder: Path) -> dict[str, Path]:
+    """Return the files that the steps of a run wrote, by step and name."""
     (run,) = (path for path in folder.iterdir() if path.is_dir())
-    found = {f"{path.parent.name}/{path.name}": path for path in run.rglob("*") if path.is_file()}
-    return {
-        name: path.read_bytes()
-        for name, path in found.items()
-        if path.name != "executor_output.json" and not (differ and re.match(differ, name))
-    }
+    found = [path for path in run.rglob("*") if path.is_file()]
+    return {f"{path.parent.name}/{path.name}": path for path in found if path.name != "executor_output.json"}
 
 
-def test_hello_world_through_kfp_in_the_images(images, town, tmp_path):
-    stores = [tmp_path / name for name in ("here", "boxed")]
-    for store in stores:
-        store.mkdir()
-        open_up(store)
-    here, boxed = ({**town.parameters, "threshold": 0.0, "store": str(store)} for store in stores)
-    mounts = {town.scene.path: "ro", stores[1]: "rw"}
-    local, (code, said, outputs) = at_once(
-        lambda: run_local("hello_world", here, tmp_path / "local", env=THREADS),
-        lambda: run_in_images("hello_world", images, tmp_path / "run", boxed, town.network, mounts),
-    )
-    assert code == 0, said[-4000:]
-    wrote, in_images = (artifacts(folder, "train/|export/") for folder in (local.folder, outputs))
-    assert wrote == in_images and {"predict", "vectorize", "compare"} <= {name.split("/")[0] for name in wrote}
-    assert all(len(list(store.glob("*/releases/*/release.json"))) == 1 for store in stores)
+def test_hello_world_through_kfp_in_the_images(images, town, worked, tmp_path):
+    store = made(tmp_path / "store")
+    parameters = {**town.parameters, "threshold": 0.0, "store": str(store)}
+    mounts = {town.scene.path: "ro", store: "rw"}
+    code, said, outputs = run_in_images("hello_world", images, tmp_path / "run", parameters, town.network, mounts)
+    assert code == 0 and "FAILURE" not in said, said[-4000:]
+    wrote, here = written(outputs), worked[0]
+    for name, path in {
+        "cover/cover.csv": "cover.csv",
+        "download/tiles.pmtiles": "images.pmtiles",
+        "split/training.csv": "training.csv",
+        "subset-training-images/subset.pmtiles": "dataset/training/images.pmtiles",
+        "subset-validation-images/subset.pmtiles": "dataset/validation/images.pmtiles",
+        "predict/masks.pmtiles": "masks.pmtiles",
+        "vectorize/features.geojson": "found.json",
+    }.items():
+        assert wrote[name].read_bytes() == (here / path).read_bytes(), name
+    with open_reader(wrote["rasterize/labels.pmtiles"]) as labels, open_reader(here / "labels") as wanted:
+        assert labels.tiles() == wanted.tiles()
+        for tile in wanted.tiles():
+            assert np.array_equal(decode_mask(labels.read(tile)), decode_mask(wanted.read(tile)))
+    assert {"compare/map.html", "compare/side_by_side.html"} <= set(wrote)
+    assert len(list(store.glob("*/releases/*/release.json"))) == 1
 
 
 def test_prediction_through_kfp_in_the_images(images, town, worked, tmp_path):
-    model = open_up(shutil.copytree(worked[0] / "models", tmp_path / "models")) / "best.safetensors"
+    """In blocks, and with its tile sets in S3, which the images reach in the network that they share."""
+    here, _ = worked
+    model = made(tmp_path / "model") / "model.pt2"
+    for path in here.glob("model.pt2*"):
+        shutil.copy(path, model.parent)
+    open_up(model.parent)
     declared = compiled_parameters(compile_pipeline("prediction"))
     parameters = {name: value for name, value in town.parameters.items() if name in declared}
-    parameters["model"] = str(model)
+    parameters |= {"model": str(model), "data_root": "s3://town/data", "block_tiles": 16, "keep_days": 1}
     mounts = {town.scene.path: "ro", model.parent: "ro"}
-    local, (code, said, outputs) = at_once(
-        lambda: run_local("prediction", parameters, tmp_path / "local", env=THREADS),
-        lambda: run_in_images("prediction", images, tmp_path / "run", parameters, town.network, mounts),
-    )
+    with s3_server(images["extract"], town.network) as env:
+        code, said, outputs = run_in_images(
+            "prediction", images, tmp_path / "run", parameters, town.network, mounts, env
+        )
     assert code == 0 and "FAILURE" not in said, said[-4000:]
-    wrote, in_images = artifacts(local.folder), artifacts(outputs)
-    assert wrote == in_images and {"download", "predict", "vectorize"} <= {name.split("/")[0] for name in wrote}
+    for step in ("blocks", "download", "predict", "vectorize-block", "join", "prune"):
+        assert re.search(rf"Task .*'{step}-s3'.* finished with status .*SUCCESS", said), step
+    assert len(re.findall(r"Task .*'predict-s3'.* finished with status", said)) > 1
+    (features,) = outputs.rglob("features.geojson")
+    assert features.read_bytes() == (here / "found.json").read_bytes()
+
+
+def test_champions_through_kfp_in_the_images(images, worked, tmp_path):
+    """A candidate that does just as well as the champion is kept out; the next night knows."""
+    folder = open_up(shutil.copytree(worked[1], tmp_path / "work"))
+    parameters = {
+        "store": str(folder / "store"), "name": "town", "model": str(folder / "model.onnx"),
+        "images": str(folder / "images.pmtiles"), "labels": str(folder / "labels"),
+        "masks": str(folder / "masks.pmtiles"), "config_uri": str(folder / "town/config.toml"),
+    }  # fmt: skip
+    runs = []
+    for night in ("first", "second"):
+        code, said, outputs = run_in_images(
+            champions, images, tmp_path / night, parameters, "none", {folder: "rw"}
+        )
+        assert code == 0 and "FAILURE" not in said, said[-4000:]
+        runs.append(written(outputs))
+    first, second = runs
+    verdict = json.loads(first["judge/verdict.json"].read_text())
+    assert verdict["verdict"] == "keep" and verdict["gain"] == 0
+    assert not [name for name in second if name.startswith("judge/")]
 
 
 def test_a_step_that_fails_in_its_image_is_a_failure(images, tmp_path):
     """kfp's own runner took half of such containers for successes; run as often as shows it."""
-    for attempt in range(3):
-        code, said, _ = run_in_images(toys.failing, images, tmp_path / f"{attempt}", {}, "none")
-        assert code and "ValueError: this is wrong" in said and "FAILURE" in said
+    with ThreadPoolExecutor(3) as pool:
+        runs = pool.map(
+            lambda attempt: run_in_images(toys.failing, images, tmp_path / f"{attempt}", {}, "none"), range(3)
+        )
+        for code, said, _ in runs:
+            assert code and "ValueError: this is wrong" in said and "FAILURE" in said
 
 
 def test_an_image_that_is_not_there_is_not_pulled(images, tmp_path):
@@ -319,9 +399,7 @@ def test_the_serving_image_serves_a_release_of_a_folder(images, town, worked, tm
         deadline = time.monotonic() + 180
         while docker("exec", name, *probe, check=False).returncode:
             running = docker("inspect", "--format", "{{.State.Running}}", name).stdout.strip()
-            assert running == "true" and time.monotonic() < deadline, docker(
-                "logs", name, stderr=subprocess.STDOUT
-            ).stdout
+            assert running == "true" and time.monotonic() < deadline, logs(name)
             time.sleep(1)
         # A pod beside it in the same network, with the image of `predict`.
         docker("run", "--rm", *LOCKED, "--network", f"container:{name}", "--volume", f"{boxed}:/work",
