@@ -80,7 +80,7 @@ def tiles_of(km2: float, latitude: float, zoom: int) -> float:
 
 
 def plan(
-    tiles: float, prices: Prices = Prices(), *, gpu: float = 20.0, together: float = 1.0, rate: float = 200.0
+    tiles: float, prices: Prices = Prices(), *, gpu: float = 20.0, together: float = 36.0, rate: float = 200.0
 ) -> Plan:
     """Return what mapping so many tiles takes.
 
@@ -88,7 +88,7 @@ def plan(
         tiles: Of 256 px.
         prices: What things cost.
         gpu: How many processors an accelerator is worth in the prediction: measure yours.
-        together: How many tiles are read with one request.
+        together: How many images are read with one request.
         rate: Requests a second that the tile server answers.
     """
     blocks = math.ceil(tiles / BLOCK)
@@ -98,7 +98,7 @@ def plan(
     gigabytes = tiles * (IMAGE_KB + MASK_KB + FEATURE_KB) / 1e6
     # Imagery and masks are written twice, as segments of a journal and as parts of the archive; features once.
     puts = 2 * tiles * (IMAGE_KB + MASK_KB) / 1e3 / PART_MB + 8 * blocks
-    gets = tiles * 2 / together + tiles * (IMAGE_KB + MASK_KB) / 1e3 / PART_MB + 8 * blocks
+    gets = tiles / together + tiles * (IMAGE_KB + MASK_KB) / 1e3 / PART_MB + 8 * blocks
     store = gigabytes * prices.gb_month + puts / 1e3 * prices.put + gets / 1e3 * prices.get
     common = cpu_hours * prices.cpu_hour + store
     gpu_hours = predict_hours / gpu

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
+from mercantile import Tile
 
 Keys = npt.NDArray[np.int64]
 
@@ -23,6 +24,12 @@ def columns(keys: Keys) -> tuple[Keys, Keys]:
 def keys_of(tiles: Iterable[tuple[int, int, int]]) -> Keys:
     """Return the numbers of tiles (x, y, z), sorted, each once."""
     return np.unique(np.fromiter((key_of(x, y) for x, y, _ in tiles), np.int64))
+
+
+def tiles_of(keys: Keys, zoom: int) -> list[Tile]:
+    """Return the tiles that numbers stand for, in their order."""
+    x, y = columns(keys)
+    return [Tile(column, row, zoom) for column, row in zip(x.tolist(), y.tolist(), strict=True)]
 
 
 def among(keys: Keys, others: Keys) -> npt.NDArray[np.bool_]:
@@ -56,6 +63,5 @@ def around(own: Keys, zoom: int) -> Keys:
 
 def cover_lines(keys: Keys, zoom: int) -> Iterator[str]:
     """Yield the lines of a cover."""
-    x, y = columns(keys)
-    for column, row in zip(x.tolist(), y.tolist(), strict=True):
-        yield f"{column},{row},{zoom}\n"
+    for tile in tiles_of(keys, zoom):
+        yield f"{tile.x},{tile.y},{tile.z}\n"

@@ -15,7 +15,7 @@ from rsp.shared.crs import parse_crs
 from rsp.shared.errors import UsageError
 from rsp.shared.features import expand, project, read_crs, read_features
 from rsp.shared.mercator import HALF, MAX_LATITUDE
-from rsp.shared.tilekeys import columns
+from rsp.shared.tilekeys import tiles_of
 from rsp.shared.tiles import Tile, check_budget, tile_block, tiles_of_blocks
 
 Cells = npt.NDArray[np.int64]
@@ -118,8 +118,7 @@ def cover_features(source: str, zoom: int, crs: str | None, max_tiles: int) -> l
         return []
     keys = np.unique(np.concatenate(found))
     check_budget(len(keys), max_tiles, f"{source} at zoom {zoom}")
-    x, y = columns(keys)
-    return [Tile(column, row, zoom) for column, row in zip(x.tolist(), y.tolist(), strict=True)]
+    return tiles_of(keys, zoom)
 
 
 def _cover_geometries(

@@ -111,6 +111,7 @@ def predict(
     from rsp.shared.report import absent_cover, note_absent, note_failures
     from rsp.shared.tiles import read_cover, zoom_of
     from rsp.shared.tileset import classes_metadata, is_archive, open_writer
+    from rsp.shared.tileset.squares import in_squares
     from rsp.shared.webmap import write_webmap
 
     if (checkpoint is None) == (endpoint is None):
@@ -162,6 +163,7 @@ def predict(
         wanted = [tile for tile in wanted if tile not in absent]
         if not wanted and not allow_empty:
             raise TileError(f"none of {len(absent)} tiles exists in {tiles}, as {absent_cover(tiles)} says")
+        readers = {name: in_squares(reader, wanted) for name, reader in readers.items()}
         writer = stack.enter_context(open_writer(out, "png", resume=resume, empty=allow_empty))
         if writer.done and writer.metadata.get("model", card.uuid) != card.uuid:
             raise TileSetError(

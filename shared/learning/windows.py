@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +12,7 @@ import numpy as np
 from rsp.shared.config import Channel
 from rsp.shared.errors import ModelError, TileError, TileSetError
 from rsp.shared.images import Array
+from rsp.shared.kept import Kept
 from rsp.shared.learning.normalise import check_type, pick_bands, stack_bands
 from rsp.shared.locations import Location
 from rsp.shared.tiles import Tile, neighbours
@@ -98,10 +96,11 @@ class TileImages:
     ) -> None:
         self._sources = [(readers[channel.name], channel) for channel in channels]
         self._raw = raw and len(channels) == 1
-        self._revision, self._keep = revision, keep
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[Hashable, Future[Array | TileError]] = OrderedDict()
-        self._bytes = 0
+        self._revision = revision
+        # An error is kept as well, since its neighbours ask for a tile too.
+        self._kept: Kept[Array | TileError] = Kept(
+            lambda image: 0 if isinstance(image, TileError) else image.nbytes, keep, KEPT_TILES
+        )
 
     def get(self, tile: Tile) -> Array:
         """Return the picked bands of all channels, shape (height, width, bands).
@@ -110,29 +109,13 @@ class TileImages:
             TileError: a channel has no such tile, it cannot be decoded, or has too few bands.
         """
         key = tile if self._revision is None else (tile, self._revision(tile))
-        with self._lock:
-            found = self._kept.get(key)
-            mine = found is None
-            if found is None:
-                found = self._kept[key] = Future()
-            self._kept.move_to_end(key)
-        if mine:
-            try:
-                found.set_result(self._load(tile))
-            except BaseException as error:
-                # It says nothing of the tile (a server is out of reach, say): whoever asks next tries again.
-                with self._lock:
-                    self._kept.pop(key, None)
-                found.set_exception(error)
-                raise
-            self._evict(found.result())
-        image = found.result()
+        image = self._kept.get(key, lambda: self._load(tile))
         if isinstance(image, TileError):
             raise image
         return image
 
     def _load(self, tile: Tile) -> Array | TileError:
-        """Decode a tile; its error is kept as well, since its neighbours ask for it too."""
+        """Return a decoded tile, or what is wrong with it."""
         images = []
         for reader, channel in self._sources:
             if tile not in reader:
@@ -149,18 +132,6 @@ class TileImages:
         if len(sizes) > 1:
             return TileError(f"its channels differ in size: {' and '.join(f'{w}x{h}' for h, w in sizes)} pixels")
         return stack_bands(images, [channel for _, channel in self._sources])
-
-    def _evict(self, image: Array | TileError) -> None:
-        """Count a tile in, and let the oldest go."""
-        with self._lock:
-            self._bytes += 0 if isinstance(image, TileError) else image.nbytes
-            while len(self._kept) > KEPT_TILES or self._bytes > self._keep:
-                key, oldest = next(iter(self._kept.items()))
-                if not oldest.done():
-                    break
-                del self._kept[key]
-                gone = oldest.result()
-                self._bytes -= 0 if isinstance(gone, TileError) else gone.nbytes
 
 
 def in_strips(tiles: Iterable[Tile]) -> list[Tile]:

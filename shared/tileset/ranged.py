@@ -108,6 +108,11 @@ class RangedReader(TileReader):
             header["max_lat_e7"] / 1e7,
         )
 
+    @property
+    def mean_size(self) -> float:
+        """How many bytes a tile has on average, as the header says."""
+        return self._header["tile_data_length"] / max(1, self._header["tile_contents_count"])
+
     def tiles(self) -> list[Tile]:
         return self._all
 
