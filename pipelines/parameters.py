@@ -68,8 +68,8 @@ TEXTS = {
     "postgis": "SQL that selects what is to be learnt as a column `geom`, in place of `features`; the "
     "configuration says how to connect, the secret rsp-postgis has its password.",
     "predict_gpus": 'How many accelerators to predict on, as text: "0" or "1".',
-    "raster": "Where rasters are to cut images from, in place of `url`: a path, a glob pattern, a URL or "
-    "s3://bucket/key.",
+    "raster": "Where rasters are to cut images from, in place of `url`: a path, s3://bucket/key, a glob "
+    "pattern of either, or a URL.",
     "rate": "Requests a second that the tile server is asked at most.",
     "refresh": "Any text; another one than in an earlier run makes tile sets again that are in `data_root` "
     "already. For `retraining` an empty one stands for the day (UTC): each night looks again, and a run that is "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -204,8 +204,8 @@ def etag_of(where: Location) -> str:
     """Return what changes whenever the content does.
 
     Returns:
-        An object's ETag; of a prefix the SHA-256 of its list of keys, sizes and ETags; of a file on this machine
-        the SHA-256 of its bytes, of a folder that of all names and files in it.
+        An object's ETag; of a prefix, and of a pattern of keys, the SHA-256 of the list of keys, sizes and ETags;
+        of a file on this machine the SHA-256 of its bytes, of a folder that of all names and files in it.
 
     Raises:
         NotFoundError: nothing is there.
@@ -217,14 +217,21 @@ def etag_of(where: Location) -> str:
     found = stat_of(where) if where.key else None
     if found is not None:
         return found.etag
+    if has_magic(where.key):
+        return _digest_of((each for _, each in _matching(where)), where, f"no object is named as {where.plain}")
+    return _digest_of(where.storage().list(), where, f"there is no {where.plain}, and nothing below it")
+
+
+def _digest_of(objects: Iterable[Stat], where: Address, nothing: str) -> str:
+    """Return the SHA-256 of a list of objects; raise `ChangedError` where it is not that of the address."""
     digest, count = hashlib.sha256(), 0
-    for each in where.storage().list():
+    for each in objects:
         digest.update(f"{each.key}\0{each.size}\0{each.etag}\n".encode())
         count += 1
     if not count:
-        raise NotFoundError(f"there is no {where.plain}, and nothing below it")
+        raise NotFoundError(nothing)
     if where.etag not in (None, digest.hexdigest()):
-        raise ChangedError(f"what lies below {where.plain} was changed: its objects are not those of {where.etag}")
+        raise ChangedError(f"what {where.plain} names was changed: its objects are not those of {where.etag}")
     return digest.hexdigest()
 
 
@@ -315,9 +322,12 @@ def matching(pattern: str | Location) -> list[Location]:
     """Return the files or objects that a path, an address or a glob pattern of either names, sorted.
 
     A `*` does not reach across a slash. A name without a wildcard stands for itself, whether it is there or not.
+    The objects of a pattern that has an ETag have theirs, too.
 
     Raises:
         UsageError: an address that cannot be one.
+        NotFoundError: a pattern with an ETag names nothing any more.
+        ChangedError: it names other objects than those of its ETag.
         StorageError: the store cannot be reached.
     """
     where = location(pattern).expanduser()
@@ -327,13 +337,20 @@ def matching(pattern: str | Location) -> list[Location]:
         return sorted(map(Path, glob(str(where))))  # noqa: PTH207 (absolute patterns too)
     if not has_magic(where.key) or exists(where):
         return [where]
-    parts = where.key.split("/")
+    found = list(_matching(where))
+    if where.etag is None:
+        return [address for address, _ in found]
+    _digest_of((each for _, each in found), where, f"no object is named as {where.plain}")
+    return [replace(address, etag=each.etag) for address, each in found]
+
+
+def _matching(pattern: Address) -> Iterator[tuple[Address, Stat]]:
+    """Yield the objects whose keys a pattern names, sorted."""
+    parts = pattern.key.split("/")
     fixed = next(number for number, part in enumerate(parts) if has_magic(part))
-    root = Address(where.bucket, "/".join(parts[:fixed]))
+    root = Address(pattern.bucket, "/".join(parts[:fixed]))
     wanted = parts[fixed:]
-    return [
-        root / found.key
-        for found in root.storage().list()
-        if len(names := found.key.split("/")) == len(wanted)
-        and all(fnmatchcase(name, part) for name, part in zip(names, wanted, strict=True))
-    ]
+    for found in root.storage().list():
+        names = found.key.split("/")
+        if len(names) == len(wanted) and all(map(fnmatchcase, names, wanted)):
+            yield root / found.key, found

@@ -27,7 +27,8 @@ def tile(
     Args:
         tiles: The tile set, PMTiles.
         tiles_at: Where it is, s3://bucket/key#etag; empty without `data_root`.
-        raster: Path, glob pattern or URL of the raster, or of several that make one mosaic.
+        raster: Path, s3://bucket/key, glob pattern of either, or URL of the raster, or of several that make one
+            mosaic.
         zoom: Zoom of the tiles.
         kind: image, or label for one band of class indices.
         cover: Cut only these tiles, CSV.
@@ -45,7 +46,6 @@ def tile(
     from rsp.components.reference import Target, content, given
     from rsp.components.tile.tool import tile as tool
     from rsp.shared.config import parse_config
-    from rsp.shared.locations import Address
 
     source = content(raster)
     tables = read_config(config, config_uri)
@@ -64,7 +64,7 @@ def tile(
     if not target.finished():
         with config_file(config, config_uri) as path:
             result = tool(
-                [str(source.plain) if isinstance(source, Address) else raster],
+                [raster],
                 target.out,
                 zoom=int(zoom),
                 kind=kind,

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from rsp.components.artifacts import refuse_failures
-from rsp.components.reference import Target, given, identity, resolved
+from rsp.components.reference import Target, content, given, identity, resolved
 from rsp.components.subset.tool import subset
 from rsp.shared.errors import NotFoundError, PartialError, UsageError
-from rsp.shared.locations import location
+from rsp.shared.locations import etag_of, location
 from rsp.shared.report import Result
 from rsp.shared.tiles import Tile, write_cover
 from tests.tilesets import BLOCK, make_tileset
@@ -74,6 +74,30 @@ def test_what_is_finished_is_found_and_what_changed_is_made_again(s3, tmp_path):
     assert not again.finished()
 
 
+def test_a_result_in_which_more_failed_than_now_may_is_made_again(s3, tmp_path):
+    source = make_tileset(tmp_path / "in.pmtiles")
+    cover = tmp_path / "cover.csv"
+    write_cover(cover, BLOCK[:3])
+    made, *_ = target(tmp_path, f"s3://{s3.bucket()}", {}, failed=artifact(tmp_path / "failed"))
+    result = subset(source, cover, made.out, web_ui=False)
+    result.failed = {BLOCK[4]: "no"}
+    made.finish("tiles", result, max_failed=0.25)
+    assert made.finished(0.25) and not made.finished(0.2)
+
+
+def test_a_result_that_is_used_again_is_young_again(s3, tmp_path):
+    source = make_tileset(tmp_path / "in.pmtiles")
+    cover = tmp_path / "cover.csv"
+    write_cover(cover, BLOCK[:3])
+    made, *_ = target(tmp_path, f"s3://{s3.bucket()}", {})
+    made.finish("tiles", subset(source, cover, made.out, web_ui=False))
+    for object in made.out.parent.storage().list():
+        if object.key.endswith(".used"):
+            made.out.parent.storage().delete(object.key)
+    assert made.finished()
+    assert f"{made.key}.used" in [object.key for object in made.out.parent.storage().list()]
+
+
 def test_few_failures_are_no_failure(s3, tmp_path):
     result = Result(failed={Tile(1, 2, 3): "no"})
     result.tiles = 99
@@ -93,6 +117,9 @@ def test_identities_are_of_contents(s3, tmp_path):
     first, second = (location(f"s3://{bucket}/{name}") for name in ("a", "b"))
     assert identity(first) == identity(second) and resolved(str(first)).startswith(f"{first}#")
     assert identity({"a": [3.0, "x", None]}) == {"a": [3, "x", None]}
+    every = f"s3://{bucket}/*"
+    assert resolved(every) == f"{every}#{etag_of(location(every))}"
+    assert identity(content(every)) == identity(location(resolved(every)))
     assert resolved("4.8,45.7,4.9,45.8") == "4.8,45.7,4.9,45.8"
     with pytest.raises(NotFoundError):
         resolved(f"s3://{bucket}/nothing")

@@ -50,7 +50,7 @@ def by_address(scene, server, bucket, faults, tmp_path_factory) -> LocalRun:
     storage.upload("town.tif", scene.raster)
     storage.upload("town.osm.pbf", scene.pbf)
     storage.write("config.toml", SETTINGS.encode())
-    given = {name: f"{bucket}/in/{key}" for name, key in (("raster", "town.tif"), ("pbf", "town.osm.pbf"))}
+    given = {name: f"{bucket}/in/{key}" for name, key in (("raster", "*.tif"), ("pbf", "town.osm.pbf"))}
     given |= {"config_uri": f"{bucket}/in/config.toml", "data_root": f"{bucket}/data"}
     with FaultyProxy(server.host, faults) as proxy, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)

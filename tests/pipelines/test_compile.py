@@ -245,6 +245,12 @@ def test_deploying_is_never_cached_and_needs_the_store_alone(name, asking):
     assert set(outputs) == {"version", "endpoint", "replaced"}
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+def test_what_lies_at_an_address_is_looked_up_every_time(name):
+    document = next(yaml.load_all(compile_pipeline(name), yaml.CSafeLoader))
+    assert not task_of(document, "resolve")["cachingOptions"].get("enableCache")
+
+
 def test_a_nightly_run_downloads_again():
     document = next(yaml.load_all(compile_pipeline("retraining"), yaml.CSafeLoader))
     for name in ("download", "rasterize", "download-s3", "rasterize-s3"):

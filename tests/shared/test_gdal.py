@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rasterio
 from minio.credentials.credentials import Credentials
+from rasterio.env import getenv
 from rasterio.transform import from_origin
 
 from rsp.components.tile.tool import tile
@@ -118,6 +119,30 @@ def test_one_request_fails_and_the_raster_is_read_all_the_same(s3, stored, raste
         with RasterEnv([stored], **options), open_raster(stored) as there, open_raster(str(raster)) as here:
             assert np.array_equal(there.read(1), here.read(1))
     assert next(turns, None) is None, "it happened"
+
+
+def test_a_raster_that_was_replaced_is_read_as_it_is_now(s3, stored, raster, monkeypatch, tmp_path):
+    other = tmp_path / "other.tif"
+    with rasterio.open(raster) as file, rasterio.open(other, "w", **file.profile) as target:
+        target.write(255 - file.read())
+    with FaultyProxy(s3.host) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        with RasterEnv([stored]):
+            with open_raster(stored) as file:
+                before = file.read()
+            storage, key = location(stored).open()
+            storage.upload(key, other)
+            with open_raster(stored) as file:
+                assert np.array_equal(file.read(), 255 - before)
+        # What may lie beside it is not looked for: a prefix may hold millions of objects.
+        assert not [
+            path for method, path in proxy.asked if method == "GET" and "ortho.tif" not in path.split("?")[0]
+        ]
+
+
+def test_what_gdal_was_told_before_stays(s3, stored):
+    with rasterio.Env(GDAL_HTTP_MAX_RETRY="1"), RasterEnv([stored]):
+        assert (getenv()["GDAL_HTTP_MAX_RETRY"], getenv()["GDAL_HTTP_TIMEOUT"]) == ("1", "60")
 
 
 def test_a_connection_that_breaks_again_and_again_is_given_up(s3, stored, monkeypatch):

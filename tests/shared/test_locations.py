@@ -11,9 +11,20 @@ import pytest
 from rsp.shared.atomic import atomic_path, atomic_text, write_bytes
 from rsp.shared.claims import COVER, Output, check_paths, reporting, tile_set, tiles_output
 from rsp.shared.errors import ChangedError, ConfigError, NotFoundError, StorageError, UsageError
-from rsp.shared.filecache import folder
-from rsp.shared.locations import Address, etag_of, exists, fetched, location, matching, on_disk, pinned
+from rsp.shared.filecache import folder, nearby
+from rsp.shared.locations import (
+    Address,
+    etag_of,
+    exists,
+    fetched,
+    location,
+    matching,
+    on_disk,
+    pinned,
+    remove,
+)
 from rsp.shared.storage import open_storage
+from tests.faults import NONE, Fault, FaultyProxy
 
 
 @pytest.fixture
@@ -165,6 +176,60 @@ def test_the_cache_is_bounded_and_keeps_what_is_in_use(store, monkeypatch):
     assert cached() == ["a", "c"]
 
 
+def test_a_file_that_went_is_downloaded_again(store):
+    store.write("a", b"1")
+    where = location(f"{store.address}/a")
+    fetched(where).unlink()
+    assert fetched(where).read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("pin", [False, True])
+def test_an_object_that_is_replaced_while_it_is_downloaded(store, monkeypatch, pin):
+    from rsp.shared.storage.s3 import S3Storage
+
+    download = S3Storage.download
+    news = iter([b"new"])
+
+    def replaced(self, key, path, **options):
+        for data in news:
+            store.write(key, data)
+        return download(self, key, path, **options)
+
+    monkeypatch.setattr(S3Storage, "download", replaced)
+    store.write("a", b"old")
+    where = location(f"{store.address}/a")
+    if pin:
+        where = pinned(where)
+        with pytest.raises(ChangedError, match="was replaced"):
+            fetched(where)
+    else:
+        assert fetched(where).read_bytes() == b"new"
+
+
+def test_only_archives_that_fit_are_fetched(store, monkeypatch):
+    store.write("a.pmtiles", bytes(100))
+    where = location(f"{store.address}/a.pmtiles")
+    for size, kind in (("199", Address), ("200", Path)):
+        monkeypatch.setenv("RSP_CACHE_SIZE", size)
+        assert isinstance(nearby(where), kind)
+    assert nearby(where.parent / "tiles") == where.parent / "tiles"
+    monkeypatch.setenv("RSP_CACHE_SIZE", "much")
+    with pytest.raises(StorageError, match="RSP_CACHE_SIZE is 'much'; expected a number of bytes"):
+        nearby(where)
+
+
+def test_who_may_not_delete_needs_not_where_there_is_nothing(s3, store, monkeypatch):
+    def deny(method, _path, _headers):
+        return Fault(status=403, forward=False, body=b"") if method == "DELETE" else NONE
+
+    store.write("a", b"1")
+    with FaultyProxy(s3.host, deny) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        remove(location(f"{store.address}/b"))
+        with pytest.raises(StorageError):
+            remove(location(f"{store.address}/a"))
+
+
 def test_the_cache_of_somebody_else_is_refused(store, monkeypatch, tmp_path):
     monkeypatch.delenv("RSP_CACHE")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -189,6 +254,25 @@ def test_patterns_name_objects_and_do_not_reach_across_a_slash(store):
     assert names("roads/d[1].json") == ["roads/d[1].json"]
     assert names("roads/none.json") == ["roads/none.json"]  # for its reader to miss
     assert names("roads/*.none") == []
+
+
+def test_a_pattern_has_an_etag_of_what_it_names(store):
+    where = location(f"{store.address}/sheets/*.tif")
+    with pytest.raises(NotFoundError, match=r"no object is named as s3://.*/sheets/\*\.tif"):
+        etag_of(where)
+    for name in ("a.tif", "b.tif", "b.json", "old/c.tif"):
+        store.write(f"sheets/{name}", name.encode())
+    held = pinned(where)
+    assert matching(where) == [where.with_name("a.tif"), where.with_name("b.tif")]
+    assert matching(held) == [pinned(where.with_name("a.tif")), pinned(where.with_name("b.tif"))]
+    store.write("sheets/b.json", b"of no interest")
+    assert pinned(where) == held
+    for name in ("b.tif", "c.tif"):
+        store.write(f"sheets/{name}", b"new")
+        assert etag_of(where) != held.etag
+        with pytest.raises(ChangedError, match=r"what s3://.*/sheets/\*\.tif names was changed"):
+            matching(held)
+        held = pinned(where)
 
 
 def test_outputs_that_would_hurt_inputs_are_refused_in_s3_too(store):

@@ -361,6 +361,20 @@ def test_one_object_a_tile(bucket):
     assert keys(bucket) == []
 
 
+def test_a_tile_that_the_store_refuses_fails_the_set(bucket, server, monkeypatch):
+    refused = f"/{TILES[3].x}/{TILES[3].y}.png"
+
+    def refuse(method, path, _headers):
+        return Fault(status=403, forward=False, body=b"") if path.endswith(refused) and method == "PUT" else NONE
+
+    with FaultyProxy(server.host, refuse) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        with pytest.raises(StorageError, match=refused):
+            write(f"{bucket}/tiles", TILES[:5])
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.environ["AWS_ENDPOINT_URL_S3"])
+    assert "tiles/metadata.json" not in keys(bucket), "nobody takes it for whole"
+
+
 def test_one_call_in_ten_fails(bucket, server, small, monkeypatch):
     dice = random.Random(3)
     monkeypatch.setattr(Pool.__init__, "__defaults__", (Backoff(8, 0.01), 1.0))
