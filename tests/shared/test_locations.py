@@ -122,6 +122,9 @@ def test_presence_and_etag_of_a_prefix(store):
     assert etag_of(where) != held.etag
     with pytest.raises(ChangedError):
         etag_of(held)
+    held = pinned(where)
+    store.write("tiles/1/0/1.png", b"2")  # of the same size
+    assert etag_of(where) != held.etag
 
 
 def test_a_write_is_seen_whole_or_not_at_all(store, tmp_path, monkeypatch):
