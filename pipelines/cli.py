@@ -100,6 +100,8 @@ def _list(args: argparse.Namespace) -> int:
 def _compile(args: argparse.Namespace) -> int:
     if not args.all and not args.name:
         raise UsageError("name a pipeline, or give --all DIR")
+    if args.all and args.parallelism is not None:
+        raise UsageError("--parallelism goes with the name of one pipeline")
     # What is committed must not change with every commit.
     tag = None if args.all and args.all.resolve() == COMPILED.resolve() else _tag_or_placeholder(args.tag)
     if args.all:
@@ -107,7 +109,9 @@ def _compile(args: argparse.Namespace) -> int:
             print(path)
         return 0
     compiled = (
-        compile_manifest(args.name, args.namespace, tag) if args.manifest else compile_pipeline(args.name, tag)
+        compile_manifest(args.name, args.namespace, tag, args.parallelism)
+        if args.manifest
+        else compile_pipeline(args.name, tag, args.parallelism)
     )
     out = args.out or Path(f"{args.name}.yaml")
     write_bytes(out, compiled.encode())

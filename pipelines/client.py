@@ -67,9 +67,11 @@ class Schedule:
     enabled: bool
 
 
-def _prepared(name: str, parameters: dict[str, Any], tag: str | None) -> tuple[str, dict[str, Any]]:
+def _prepared(
+    name: str, parameters: dict[str, Any], tag: str | None, parallelism: int | None
+) -> tuple[str, dict[str, Any]]:
     """Return a pipeline as a cluster gets it, and its parameters; raises as `submit`."""
-    text = compile_pipeline(name)
+    text = compile_pipeline(name, parallelism=parallelism)
     values = check_parameters(text, parameters)
     return refuse_placeholders(with_images(text, image_tag(tag))), values
 
@@ -87,6 +89,7 @@ def submit(
     service_account: str | None = None,
     cached: bool | None = None,
     tag: str | None = None,
+    parallelism: int | None = None,
 ) -> Submitted:
     """Start a run of a pipeline on a cluster.
 
@@ -94,7 +97,7 @@ def submit(
         UsageError: parameters that do not fit, no host, or a tag that names no version.
         PipelineError: no image can hold the code at hand, KFP cannot be reached, refuses, or is too old.
     """
-    text, values = _prepared(name, parameters, tag)
+    text, values = _prepared(name, parameters, tag, parallelism)
     with connected(cluster, check=True) as connection, _package(text) as path:
         result = connection.client.create_run_from_pipeline_package(
             str(path),
@@ -115,7 +118,9 @@ def _package(text: str) -> Iterator[Path]:
         yield path
 
 
-def upload(names: Sequence[str], cluster: Cluster, *, tag: str | None = None) -> list[Uploaded]:
+def upload(
+    names: Sequence[str], cluster: Cluster, *, tag: str | None = None, parallelism: int | None = None
+) -> list[Uploaded]:
     """Put pipelines into the UI of a cluster, each as a version that is named by its content.
 
     What is there already is left as it is, so that uploading again changes nothing.
@@ -124,7 +129,10 @@ def upload(names: Sequence[str], cluster: Cluster, *, tag: str | None = None) ->
         UsageError: an unknown pipeline, no host, or a tag that names no version.
         PipelineError: no image can hold the code at hand, KFP cannot be reached, refuses, or is too old.
     """
-    texts = {name: refuse_placeholders(with_images(compile_pipeline(name), image_tag(tag))) for name in names}
+    texts = {
+        name: refuse_placeholders(with_images(compile_pipeline(name, parallelism=parallelism), image_tag(tag)))
+        for name in names
+    }
     with connected(cluster, check=True) as connection:
         return [_upload(connection, _title(name), text, cluster.namespace)[2] for name, text in texts.items()]
 
@@ -162,6 +170,7 @@ def schedule(
     schedule_name: str | None = None,
     service_account: str | None = None,
     tag: str | None = None,
+    parallelism: int | None = None,
 ) -> Scheduled:
     """See to it that a pipeline is run on a schedule: once made, calling again changes nothing.
 
@@ -175,7 +184,7 @@ def schedule(
     """
     cron = check_cron(cron)
     next_runs(cron, datetime.now(UTC), 1)  # a schedule that never runs would look like one that does
-    text, values = _prepared(name, parameters, tag)
+    text, values = _prepared(name, parameters, tag, parallelism)
     title = schedule_name or _title(name)
     made_of = [text, cron, values, cluster.experiment, service_account]
     mark = f"rsp {fingerprint(json.dumps(made_of, sort_keys=True))}"

@@ -89,10 +89,14 @@ def add_parameters(parser: argparse.ArgumentParser) -> None:
 
 
 def add_tag(parser: argparse.ArgumentParser) -> None:
-    """Add `--tag`."""
+    """Add `--tag` and `--parallelism`, which say how a pipeline is compiled."""
     parser.add_argument(
         "--tag", help="tag of the images of the steps (default: the version of this code; see below)"
     )
+    parser.add_argument(
+        "--parallelism", type=bounded(int, 1, 1000), metavar="N",
+        help="blocks that the pipeline works on at once, where it works in blocks, as prediction (default: 4)",
+    )  # fmt: skip
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:
@@ -154,7 +158,10 @@ def _upload(args: argparse.Namespace) -> int:
 
     if args.all == bool(args.names):
         raise UsageError(f"name pipelines, or give --all; there are {', '.join(PIPELINES)}")
-    for done in upload(args.names or list(PIPELINES), _cluster(args), tag=args.tag):
+    if args.parallelism is not None and len(args.names) != 1:
+        raise UsageError("--parallelism goes with the name of one pipeline")
+    names = args.names or list(PIPELINES)
+    for done in upload(names, _cluster(args), tag=args.tag, parallelism=args.parallelism):
         print(f"{done.name}: {done.state} ({done.version})\n{done.url}")
     return 0
 
@@ -172,6 +179,7 @@ def _submit(args: argparse.Namespace) -> int:
         cached=False if args.no_cache else None,
         service_account=args.service_account,
         tag=args.tag,
+        parallelism=args.parallelism,
     )
     print(f"{run.name}: {run.run_id}\n{run.url}", flush=True)
     return _waited(run.run_id, args) if args.wait else 0
@@ -224,6 +232,7 @@ def _schedule(args: argparse.Namespace) -> int:
             schedule_name=args.schedule_name,
             service_account=args.service_account,
             tag=args.tag,
+            parallelism=args.parallelism,
         )
     print(f"{done.name}: {done.state}" + (f" ({done.run_id})" if done.run_id else ""))
     if not args.delete:

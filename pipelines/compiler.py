@@ -78,13 +78,18 @@ def load(name: str) -> BaseComponent:
         return getattr(import_module(f"rsp.pipelines.{key}"), key)
 
 
-def compile_pipeline(pipeline: str | BaseComponent, tag: str | None = None) -> str:
+def compile_pipeline(pipeline: str | BaseComponent, tag: str | None = None, parallelism: int | None = None) -> str:
     """Return the YAML of a pipeline: the same text at every call.
 
     Args:
         pipeline: One of ours by name, or any pipeline as a function.
         tag: The tag of the images, from `rsp.components.container.image_tag`. Without it they keep the
             placeholder, with which a pipeline runs on this machine and on no cluster.
+        parallelism: How many blocks it works on at once; None for what the pipeline says.
+
+    Raises:
+        UsageError: a parallelism for a pipeline that does not work in blocks.
+        PipelineError: it cannot be compiled.
     """
     component = load(pipeline) if isinstance(pipeline, str) else pipeline
     require_kfp()
@@ -97,7 +102,27 @@ def compile_pipeline(pipeline: str | BaseComponent, tag: str | None = None) -> s
             compiler.Compiler().compile(component, str(path))
         except (TypeError, ValueError, RuntimeError) as error:
             raise PipelineError(f"the pipeline cannot be compiled: {error}") from error
-        return _tagged(_settled(path.read_text("utf-8")), tag)
+        return _tagged(with_parallelism(_settled(path.read_text("utf-8")), parallelism), tag)
+
+
+def with_parallelism(text: str, parallelism: int | None) -> str:
+    """Return a compiled pipeline that works on another number of blocks at once; None leaves it as it is.
+
+    It is a constant of what is compiled, of the loop and of the step that cuts the blocks: KFP has no parameter
+    for it.
+
+    Raises:
+        UsageError: less than one, or the pipeline does not work in blocks.
+    """
+    if parallelism is None:
+        return text
+    if parallelism < 1:
+        raise UsageError(f"--parallelism must be at least 1, got {parallelism}")
+    text, loops = re.subn(r"^( +parallelismLimit: )\d+$", rf"\g<1>{parallelism}", text, flags=re.M)
+    if not loops:
+        raise UsageError("--parallelism is for a pipeline that works in blocks, as prediction")
+    told = re.compile(r"^( +at_once:\n +runtimeValue:\n +constant: )\d+\.0$", re.M)
+    return told.sub(rf"\g<1>{parallelism}.0", text)
 
 
 def _settled(text: str) -> str:
@@ -124,7 +149,9 @@ def refuse_placeholders(text: str) -> str:
     return text
 
 
-def compile_manifest(name: str, namespace: str | None = None, tag: str | None = None) -> str:
+def compile_manifest(
+    name: str, namespace: str | None = None, tag: str | None = None, parallelism: int | None = None
+) -> str:
     """Return a pipeline as Kubernetes manifests, a Pipeline and a PipelineVersion, for a cluster that is declared.
 
     The version is named by the content, so that applying the same pipeline twice changes nothing.
@@ -136,7 +163,7 @@ def compile_manifest(name: str, namespace: str | None = None, tag: str | None = 
     title = str(component.name)
     options = KubernetesManifestOptions(
         pipeline_name=title,
-        pipeline_version_name=f"{title}-{fingerprint(compile_pipeline(component, tag))}",
+        pipeline_version_name=f"{title}-{fingerprint(compile_pipeline(component, tag, parallelism))}",
         namespace=namespace,
         include_pipeline_manifest=True,
     )
@@ -146,7 +173,7 @@ def compile_manifest(name: str, namespace: str | None = None, tag: str | None = 
         compiler.Compiler().compile(
             component, str(path), kubernetes_manifest_format=True, kubernetes_manifest_options=options
         )
-        return _tagged(path.read_text("utf-8"), tag)
+        return _tagged(with_parallelism(path.read_text("utf-8"), parallelism), tag)
 
 
 def fingerprint(text: str) -> str:

@@ -49,6 +49,19 @@ def test_compiling_code_that_no_image_can_hold_says_so(tmp_path, rsp, monkeypatc
     assert out.read_text() == compile_pipeline("quality")
 
 
+def test_compile_with_another_parallelism(tmp_path, rsp, kfp_server):
+    out = tmp_path / "p.yaml"
+    assert rsp("pipeline", "compile", "prediction", "--out", out, "--parallelism", "9").code == 0
+    assert "parallelismLimit: 9\n" in out.read_text()
+    for command in (("compile", "--all", tmp_path), ("upload", "--all")):
+        ran = rsp("pipeline", *command, "--parallelism", "9")
+        assert ran.code == 2 and "--parallelism goes with the name of one pipeline" in ran.stderr
+    ran = rsp("pipeline", "upload", "prediction", "--parallelism", "9")
+    assert ran.code == 0 and "prediction: created" in ran.stdout
+    ran = rsp("pipeline", "upload", "quality", "--parallelism", "9")
+    assert ran.code == 2 and "works in blocks, as prediction" in ran.stderr
+
+
 def test_compile_a_manifest(tmp_path, rsp):
     out = tmp_path / "q.yaml"
     options = ("--manifest", "--namespace", "team", "--out", out, "--tag", "1.0")

@@ -273,6 +273,17 @@ def test_what_is_done_for_blocks_is_found_in_the_data_root_and_not_in_the_cache(
     assert at_once["runtimeValue"]["constant"] == PARALLELISM
 
 
+def test_another_parallelism_is_compiled_in():
+    usual, other = compile_pipeline("prediction"), compile_pipeline("prediction", parallelism=12)
+    changed = [line for line in other.splitlines() if line not in usual.splitlines()]
+    assert sorted(line.strip() for line in changed) == ["constant: 12.0", "parallelismLimit: 12"]
+    assert "parallelismLimit: 12" in compile_manifest("prediction", parallelism=12)
+    with pytest.raises(UsageError, match="works in blocks, as prediction"):
+        compile_pipeline("quality", parallelism=12)
+    with pytest.raises(UsageError, match="at least 1, got 0"):
+        compile_pipeline("prediction", parallelism=0)
+
+
 def test_steps_have_no_display_name(documents):
     """Backends up to 2.5 look for outputs under it, and fail: issue 11173 of kubeflow/pipelines."""
     for _, component in dags(documents[0]):
