@@ -126,12 +126,18 @@ class Kill:
     after: float = 0.0
 
 
-def draw_kill(dice: random.Random, tool: str, most: int) -> Kill:
-    """Return a kill at a random moment, at the latest at a tool's request of this number.
+def draw_kill(dice: random.Random, tool: str, most: int, longest: float = 0.2) -> Kill:
+    """Return a kill at a random moment.
 
     Half of them hit the middle of a request, the others mostly something that is computed.
+
+    Args:
+        dice: What draws.
+        tool: In a step of which.
+        most: The last of its requests that may be hit.
+        longest: Seconds after it that may pass.
     """
-    return Kill(tool, dice.randint(1, most), dice.choice([0.0, dice.uniform(0, 0.2)]))
+    return Kill(tool, dice.randint(1, most), dice.choice([0.0, dice.uniform(0, longest)]))
 
 
 class Watch:
@@ -285,7 +291,15 @@ class Shards:
         return self._run(tiles, None, frozenset(), model=str(self.model), workers=workers)
 
     def killed(
-        self, tiles: list[Tile], size: int, kills: Iterable[tuple[str, int]], *, seed: int = 0, **options: Any
+        self,
+        tiles: list[Tile],
+        size: int,
+        kills: Iterable[tuple[str, int]],
+        *,
+        seed: int = 0,
+        longest: float = 0.2,
+        ran: Callable[[Kill | None, Run], object] = lambda *_: None,
+        **options: Any,
     ) -> list[Run]:
         """Work on blocks, be killed and begin again, until a run ends after the last kill; returns all runs.
 
@@ -294,18 +308,26 @@ class Shards:
             size: Tiles of a block.
             kills: For each kill the tool, and the last of its requests that may be hit.
             seed: Of the moments.
+            longest: See `draw_kill`.
+            ran: Called after each run.
             options: See `sharded`.
         """
         dice, runs, left = random.Random(seed), [], deque(kills)
         done: frozenset[str] = frozenset()
         while True:
-            kill = draw_kill(dice, *left[0]) if left else None
+            kill = draw_kill(dice, *left[0], longest) if left else None
             runs.append(self.sharded(tiles, size, kill, done, **options))
+            ran(kill, runs[-1])
             done |= runs[-1].done
             if runs[-1].killed:
                 left.popleft()
             elif kill is None or runs[-1].status or len(runs) > MOST_RUNS:
                 return runs
+
+    def journals(self) -> list[str]:
+        """Return what killed writers left in S3 that nobody needs any more."""
+        keys = [found.key for found in location(self.root).storage().list()]
+        return [key for key in keys if ".journal/" in key]
 
     def sharded(
         self, tiles: list[Tile], size: int, kill: Kill | None = None, done: frozenset[str] = frozenset(),
@@ -326,6 +348,29 @@ class Shards:
             tiles, kill, done, model=self._model_at, data_root=self.root, size=size, segment=segment,
             environ=environ,
         )  # fmt: skip
+
+
+def check(runs: list[Run], expected: Run, kills: int) -> None:
+    """Hold runs to what sharded prediction promises.
+
+    Args:
+        runs: Of one cover and one size of blocks, one after the other.
+        expected: The undisturbed run of the cover.
+        kills: How many of them were killed.
+    """
+    assert sum(run.killed for run in runs) == kills and runs[-1].status == 0, [run.status for run in runs]
+    for run in runs:
+        if run.status == 0:
+            assert run.features.read_bytes() == expected.features.read_bytes()
+    done: frozenset[str] = frozenset()
+    for run in runs:
+        for name in done & run.asked.keys():
+            asked = run.asked[name]
+            assert not asked.tiles, f"{name} was done, and asks the tile server again"
+            # Whether it is there, and its record: no tile of it.
+            assert asked.all <= 8 and asked.got < 20_000, f"{name} was done: {asked}"
+        done |= run.done
+        assert all(step["mb"] < 1000 for step in run.ended), run.ended
 
 
 @contextmanager

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rsp.shared.locations import location
-from tests.shards import Run, crossing, faulty, shards, square
+from tests.shards import check, crossing, faulty, shards, square
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("shards")]
 
@@ -28,33 +27,12 @@ def town(tmp_path_factory):
         yield found
 
 
-def check(runs: list[Run], expected: Run, kills: int) -> None:
-    assert sum(run.killed for run in runs) == kills and runs[-1].status == 0, [run.status for run in runs]
-    for run in runs:
-        if run.status == 0:
-            assert run.features.read_bytes() == expected.features.read_bytes()
-    done: frozenset[str] = frozenset()
-    for run in runs:
-        for name in done & run.asked.keys():
-            asked = run.asked[name]
-            assert not asked.tiles, f"{name} was done, and asks the tile server again"
-            # Whether it is there, and its record: no tile of it.
-            assert asked.all <= 8 and asked.got < 20_000, f"{name} was done: {asked}"
-        done |= run.done
-        assert all(step["mb"] < 1000 for step in run.ended)
-
-
-def left_behind(town) -> list[str]:
-    keys = [found.key for found in location(town.root).storage().list()]
-    return [key for key in keys if ".journal/" in key]
-
-
 def test_two_thousand_tiles_killed_ten_times(town, tmp_path):
     expected = town.whole(TILES, workers=1)
     assert crossing(expected.features, TILES, 256, tmp_path) >= 10
     runs = town.killed(TILES, 256, KILLS, segment=SEGMENT)
     check(runs, expected, len(KILLS))
-    assert not left_behind(town)
+    assert not town.journals()
     # What a killed download had stored was not fetched again.
     whole = {name: len(asked.tiles) for name, asked in expected.asked.items()}
     assert whole == {"whole-0": len(TILES)}
@@ -77,4 +55,4 @@ def test_a_store_that_fails_each_tenth_time_and_kills(town):
         runs = town.killed(FEW, 48, KILLS_FEW, segment=SEGMENT, endpoint=proxy.url)
         check(runs, expected, len(KILLS_FEW))
         assert len(proxy.asked) > 100
-    assert not left_behind(town)
+    assert not town.journals()
