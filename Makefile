@@ -7,7 +7,7 @@ STAMP := $(VENV)/.made
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos mutants coverage lint docs pipelines images push test-images manifests bench clean
+.PHONY: help setup demo test chaos mutants coverage lint docs pipelines images push test-images test-scale manifests bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ push: setup ## Build them, and push them with their bases to RSP_IMAGE_REGISTRY
 test-images: setup ## Build the images with a real engine, and run every tool and two pipelines in them (as root)
 	@tests/images/install.sh
 	$(BIN)/pytest tests/images/images.py
+
+test-scale: setup ## Predict 100,000 tiles in blocks, killed ten times, and print what it took (TILES=<number> for fewer)
+	$(BIN)/python -m tests.scale $(TILES)
 
 manifests: setup ## Print the manifests of OVERLAY (gpu, local, front ...) with the images of this commit, for kubectl apply -f -
 	@$(BIN)/python -m rsp.components.container k8s/overlays/$(or $(OVERLAY),gpu)

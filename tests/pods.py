@@ -37,6 +37,7 @@ from rsp.components.vectorize.step import part_of_block  # noqa: F401
 from rsp.components.vectorize.tool import vectorize as vectorize_tool
 from rsp.shared.learning import inference  # noqa: F401
 from rsp.shared.locations import location
+from rsp.shared.report import absent_cover
 from rsp.shared.tileset import stored
 from tests.networks import make_blurred
 
@@ -161,7 +162,7 @@ def prediction(order: Order) -> None:
     root = order.data_root
 
     def cut(folder: Path) -> object:
-        return call(blocks, folder, cover=cover, data_root=root, size=order.size)["Output"]
+        return call(blocks, folder, cover=cover, data_root=root, size=order.size, at_once=order.lanes)["Output"]
 
     found = step(order, "blocks-0", cut)
     lanes = [forked(lambda: _lane(order, found, number)) for number in range(order.lanes)]  # noqa: B023
@@ -170,8 +171,9 @@ def prediction(order: Order) -> None:
     parts = [json.loads((Path(order.folder) / f"part-{number}").read_text()) for number in range(len(found))]
 
     def whole(folder: Path) -> None:
-        features = call(join, folder, parts=parts)["features"]
-        Path(features.path).rename(Path(order.folder) / "features.geojson")
+        found = call(join, folder, parts=parts)
+        for name in ("failed", "absent", "features"):
+            Path(found[name].path).rename(Path(order.folder) / Path(found[name].path).name)
 
     step(order, "join-0", whole)
 
@@ -185,11 +187,13 @@ def _lane(order: Order, found: list[dict[str, str]], lane: int) -> None:
         block = found[number]
 
         def fetch(folder: Path) -> object:
-            options = {"url": order.url, "rate": RATE, "tile_format": "png", "cover_at": block["seen"]}  # noqa: B023
+            options = {"url": order.url, "rate": RATE, "tile_format": "png", "allow_empty": True}
+            options |= {"cover_at": block["seen"], "at_once": block["at_once"]}  # noqa: B023
             return call(download, folder, data_root=root, **options)["tiles_at"]
 
         def look(folder: Path) -> object:
-            options = {"images_at": images, "model_at": order.model, "cover_at": block["own"]}  # noqa: B023
+            options = {"images_at": images, "model_at": order.model, "allow_empty": True}  # noqa: B023
+            options |= {"cover_at": block["own"]}  # noqa: B023
             return call(predict, folder, data_root=root, **options)["masks_at"]
 
         def trace(folder: Path) -> object:
@@ -214,6 +218,7 @@ def undisturbed(order: Order) -> None:
         )
         predict_tool(images, masks, checkpoint=location(order.model), workers=workers, web_ui=False)
         vectorize_tool(masks, folder / "features.geojson", kind="building", workers=workers)
+        absent_cover(images).rename(folder / "absent.csv")
 
     step(order, "whole-0", work)
 

@@ -16,14 +16,14 @@ import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from tests.shards import Kill, Run, check, crossing, shards, square
+from tests.shards import Kill, Run, check, crossing, gaps, shards, square
 
 TOOLS = ("blocks", "download", "predict", "vectorize", "join")
 
 
 def kills_of(size: int) -> list[tuple[str, int]]:
     """Return the tools of the kills, each with the last request that may be hit, for blocks of a size."""
-    download, predict, vectorize = ("download", size), ("predict", size // 20), ("vectorize", 12)
+    download, predict, vectorize = ("download", 2 * size), ("predict", size // 20), ("vectorize", 12)
     return [
         ("blocks", 20), download, predict, vectorize, download, predict, vectorize, download, predict,
         ("join", 20),
@@ -74,7 +74,7 @@ def main() -> None:
         done = Counter(name.partition("-")[0] for name in run.done)
         print(f"{time.monotonic() - began:6.0f} s: {what}; steps done: {dict(done)}", flush=True)
 
-    with tempfile.TemporaryDirectory(prefix="rsp-scale-") as name, shards(Path(name)) as town:
+    with tempfile.TemporaryDirectory(prefix="rsp-scale-") as name, shards(Path(name), gaps) as town:
         print(
             f"{len(tiles)} tiles, blocks of at most {size}, {len(os.sched_getaffinity(0))} processors", flush=True
         )

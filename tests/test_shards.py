@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.shards import check, crossing, faulty, shards, square
+from tests.shards import check, crossing, faulty, gaps, shards, square
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("shards")]
 
@@ -23,7 +23,7 @@ KILLS_FEW = [("predict", 20), ("download", 60)]
 
 @pytest.fixture(scope="module")
 def town(tmp_path_factory):
-    with shards(tmp_path_factory.mktemp("shards")) as found:
+    with shards(tmp_path_factory.mktemp("shards"), gaps) as found:
         yield found
 
 
