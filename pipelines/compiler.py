@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import re
+import sys
 import warnings
 from dataclasses import dataclass
 from importlib import import_module
@@ -56,10 +57,17 @@ class Parameter:
 
 def require_kfp() -> None:
     """Raise `PipelineError` where kfp is not installed."""
+    # kfp imports the client of Kubernetes, which would import this where it is installed, for more than a second.
+    hidden = "kfp" not in sys.modules and "kubernetes_validate" not in sys.modules
+    if hidden:
+        sys.modules["kubernetes_validate"] = None  # type: ignore[assignment]
     try:
         import_module("kfp")
     except ImportError as error:
         raise PipelineError(f"pipelines need kfp: pip install 'rsp-tools[pipeline]' ({error})") from error
+    finally:
+        if hidden:
+            del sys.modules["kubernetes_validate"]
 
 
 def load(name: str) -> BaseComponent:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
-from rsp.pipelines.compiler import check_parameters, compile_pipeline, specification
+from rsp.pipelines.compiler import check_parameters, compile_pipeline, require_kfp, specification
 from rsp.shared.atomic import atomic_text
 from rsp.shared.errors import PipelineError, UsageError
 
@@ -367,6 +367,7 @@ def _indent(lines: list[str]) -> str:
 def _run(scratch: Path) -> None:
     """Run the compiled pipeline in `scratch`; this is the child."""
     warnings.simplefilter("ignore")  # that images have no "python" in their name, that resources are ignored
+    require_kfp()
     from kfp import components, local
 
     from rsp.pipelines.oneof import choose_artifacts

@@ -28,6 +28,7 @@ from tests.tilesets import BLOCK, CONFIG, make_tileset, squares
 
 # Of a file, in bytes: how a disk is made small for one process where none can be mounted.
 LIMIT = resource.RLIMIT_FSIZE
+pytestmark = pytest.mark.slow
 
 SQUARE = [[0.0, 0.0], [0.001, 0.0], [0.001, 0.001], [0.0, 0.001], [0.0, 0.0]]
 

@@ -27,6 +27,7 @@ from tests.tilesets import CONFIG
 from tests.toy import TRAINING, make_config, make_dataset
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.slow
 
 CLASSIC = """
 [dataset]

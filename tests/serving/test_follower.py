@@ -30,6 +30,7 @@ from tests.serving.tiny import make_model
 from tests.tilesets import BLOCK, noise
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.java,
     pytest.mark.skipif(shutil.which("java") is None, reason="no Java: install openjdk-17-jre-headless"),
 ]

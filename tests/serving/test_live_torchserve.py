@@ -24,6 +24,7 @@ from tests.serving.tiny import make_checkpoint
 from tests.tilesets import make_tileset, noise
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.java,
     pytest.mark.skipif(shutil.which("java") is None, reason="no Java: install openjdk-17-jre-headless"),
 ]

@@ -41,6 +41,7 @@ from tests.tilesets import BLOCK, make_tileset, noise
 
 ROOT = Path(__file__).parent.parent.parent
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.java,
     pytest.mark.skipif(shutil.which("java") is None, reason="no Java: install openjdk-17-jre-headless"),
 ]

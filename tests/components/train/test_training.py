@@ -30,6 +30,7 @@ from tests.tilesets import make_tileset, squares
 from tests.toy import TRAINING, VALIDATION, make_config, make_dataset, photo
 
 CPU = World(torch.device("cpu"))
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
