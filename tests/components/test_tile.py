@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import mercantile
 import numpy as np
@@ -22,8 +23,9 @@ from rasterio.warp import reproject, transform
 from rsp.components.tile.component import tile as tile_component
 from rsp.components.tile.tool import tile
 from rsp.shared.config import parse_tables
-from rsp.shared.errors import ConfigError, CoverError, RasterError, UsageError
+from rsp.shared.errors import ChangedError, ConfigError, CoverError, RasterError, UsageError
 from rsp.shared.images import decode, decode_mask
+from rsp.shared.locations import location, pinned
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileset import open_reader
 from tests.tilesets import COLORS, CONFIG
@@ -568,3 +570,14 @@ def test_component_takes_the_size_of_the_configuration(run_component, tmp_path):
     raster = write(tmp_path / "r.tif", waves())
     step = run_component(tile_component, raster=str(raster), zoom=16, config=parse_tables(CONFIG))
     assert {decode(data).shape for data in content(step.path("tiles")).values()} == {(64, 64, 3)}
+
+
+def test_component_reads_the_raster_that_was_resolved(s3, tmp_path):
+    where = location(f"s3://{s3.bucket()}/r.tif")
+    storage, key = where.open()
+    storage.upload(key, write(tmp_path / "r.tif", waves()))
+    resolved = str(pinned(where))
+    storage.upload(key, write(tmp_path / "other.tif", blocks()))
+    tiles = SimpleNamespace(path=str(tmp_path / "tiles"), metadata={})
+    with pytest.raises(ChangedError, match=r"r\.tif was replaced"):
+        tile_component.python_func(tiles=tiles, tiles_at=str(tmp_path / "at"), raster=resolved, zoom=16)
