@@ -105,10 +105,11 @@ def check_references(document: dict) -> None:
             called_component = declared[task["componentRef"]["name"]]
             assert set(task.get("dependentTasks", [])) <= set(tasks), where
             needed = called_component.get("inputDefinitions", {})
+            item = task.get("parameterIterator", {}).get("itemInput")  # which the loop gives
             for kind in ("parameters", "artifacts"):
                 given = task.get("inputs", {}).get(kind, {})
                 for key, spec in needed.get(kind, {}).items():
-                    assert key in given or spec.get("isOptional"), f"{where} lacks {key}"
+                    assert key in given or key == item or spec.get("isOptional"), f"{where} lacks {key}"
                 for key, value in given.items():
                     if output := value.get("taskOutputParameter") or value.get("taskOutputArtifact"):
                         producer = declared[tasks[output["producerTask"]]["componentRef"]["name"]]
@@ -335,7 +336,7 @@ def test_what_speaks_to_s3_has_the_secret(documents):
         if "executorLabel" not in component or component["executorLabel"] not in configs:
             continue
         names = set(component.get("inputDefinitions", {}).get("parameters", {}))
-        speaks = names & {"data_root", "config_uri", "store", "source", "pbf", "raster"} or any(
+        speaks = names & {"data_root", "config_uri", "store", "source", "pbf", "raster", "parts"} or any(
             name.endswith("_at") for name in names
         )
         secrets = {each["secretName"] for each in configs[component["executorLabel"]].get("secretAsEnv", [])}
