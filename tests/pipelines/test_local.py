@@ -37,7 +37,9 @@ def test_a_condition_that_is_false_skips(tmp_path):
     assert run.steps["length"].parameters == {"Output": 4}
 
 
-@pytest.mark.parametrize(("text", "shown"), [("", "nothing"), ("this", "this")])
+@pytest.mark.parametrize(
+    ("text", "shown"), [("", "nothing NOTHING"), ("second", "other OTHER"), ("this", "this THIS")]
+)
 def test_the_artifact_of_the_branch_that_ran(tmp_path, text, shown):
     """kfp 2.17 refuses `dsl.OneOf` of artifacts on this machine."""
     run = run_local(toys.choosing, {"text": text}, tmp_path)

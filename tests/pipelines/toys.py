@@ -52,26 +52,32 @@ def plain(text: str, numbers: list = [1, 2], word: str = ""):  # noqa: B006
 
 
 @dsl.component(base_image="registry/toy:1", packages_to_install=[], install_kfp_package=False)
-def write(text: str, data: dsl.Output[dsl.Dataset]):
+def write(text: str, data: dsl.Output[dsl.Dataset], at: dsl.OutputPath(str)):
     from pathlib import Path
 
     Path(data.path).write_text(text)
+    Path(at).write_text(text.upper())
 
 
 @dsl.component(base_image="registry/toy:1", packages_to_install=[], install_kfp_package=False)
-def show(data: dsl.Input[dsl.Dataset]) -> str:
+def show(data: dsl.Input[dsl.Dataset], at: str) -> str:
     from pathlib import Path
 
-    return Path(data.path).read_text()
+    return f"{Path(data.path).read_text()} {at}"
 
 
 @dsl.pipeline(name="choosing")
 def choosing(text: str):
-    with dsl.If(text == ""):
-        first = write(text="nothing")
-    with dsl.Else():
-        second = write(text=text)
-    show(data=dsl.OneOf(first.outputs["data"], second.outputs["data"]))
+    def written(text: str) -> steps.Tiles:
+        task = write(text=text)
+        return steps.Tiles(task.outputs["data"], task.outputs["at"])
+
+    found = steps.one_of(
+        (text == "", lambda: written("nothing")),
+        (text == "second", lambda: written("other")),
+        otherwise=lambda: written(text),
+    )
+    show(data=found.artifact, at=found.at)
 
 
 @dsl.pipeline(name="failing")
