@@ -172,7 +172,9 @@ def judge(
     from rsp.components.reference import given
     from rsp.pipelines.champions import judge_candidate
 
-    with TemporaryDirectory() as folder:
+    shown = named(page, ".html")
+    # Beside the outputs there is room; /tmp of a pod may be small.
+    with TemporaryDirectory(dir=shown.parent, prefix=".rsp-judge-") as folder:
         found = judge_candidate(
             given(images, images_at, "images"), given(labels, labels_at, "labels"),
             given(masks, masks_at, "masks"), Path(model.path), store=store, name=name,
@@ -183,7 +185,7 @@ def judge(
         metrics.log_metric(key, value)
     # KFP's cache takes a step for done only where its outputs are files.
     named(metrics, "").touch()
-    named(page, ".html").write_text(found.page, "utf-8")
+    shown.write_text(found.page, "utf-8")
     named(verdict, ".json").write_text(json.dumps(found.order, indent=2), "utf-8")
     answer = "deploy" if found.verdict.deploy else "keep"
     for artifact, kind in ((page, "page"), (verdict, "verdict")):

@@ -31,7 +31,7 @@ PIPELINES = {
     "training": "train on tile sets that are there, export and measure",
     "prediction": "map an area with a model that is there",
     "quality": "measure masks against labels",
-    "retraining": "retrain, and deploy where the model is no worse; to be scheduled",
+    "retraining": "retrain where something has changed, and deploy what is better; to be scheduled",
 }
 COMPILED = Path(__file__).parent / "compiled"
 

@@ -7,7 +7,7 @@ with the pixels of both models (a paired bootstrap). The gain is the candidate's
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ from rsp.shared.jobs import Failure
 from rsp.shared.locations import Location, location
 from rsp.shared.metrics import Counts, foreground_iou
 from rsp.shared.tiles import Tile, zxy
+from rsp.shared.tileset import open_reader
 
 DRAWS = 2000
 # Below so many blocks the draws say little about the area, and nothing is judged.
@@ -119,14 +120,10 @@ def measure(
     if block < 1:
         raise UsageError(f"block is at least 1 tile, got {block}")
     masks = [candidate] if champion is None else [candidate, champion]
-    found = [_counts(labels, each, config, workers) for each in masks]
-    if champion is not None and found[1].keys() != found[0].keys():
-        odd = min(found[0].keys() ^ found[1].keys())
-        raise TileSetError(
-            f"{candidate} and {champion} hold different tiles, as {zxy(odd)}: predict the same ones"
-        )
-    ours, *theirs = (blocks_of(each, block) for each in found)
-    return Evidence(len(found[0]), ours, theirs[0] if theirs else None)
+    # Each set has to hold the tiles of the labels, so both hold the same ones.
+    ours, *theirs = (blocks_of(_counts(labels, each, config, workers), block) for each in masks)
+    with open_reader(labels) as reader:
+        return Evidence(len(reader), ours, theirs[0] if theirs else None)
 
 
 def judge(evidence: Evidence, *, bar: float = 0.0, margin: float = 0.0, seed: int = 0) -> Verdict:
@@ -154,28 +151,27 @@ def judge(evidence: Evidence, *, bar: float = 0.0, margin: float = 0.0, seed: in
 
 def _counts(
     labels: str | Location, masks: str | Location, config: Location | None, workers: int | None
-) -> dict[Tile, Counts]:
-    """Return the confusion matrix of each tile."""
+) -> Iterator[tuple[Tile, Counts]]:
+    """Yield the confusion matrix of each tile."""
     pair = location(labels), location(masks)
     job = Job("list", (), *pair, len(find_classes(config, pair)))
-    counts: dict[Tile, Counts] = {}
     for (tile, _), done in compare_tiles(job, [(tile, False) for tile in tiles_of(job, None)], workers):
         if isinstance(done, Failure):
             raise TileSetError(f"the tile {zxy(tile)} cannot be judged: {done.reason}")
         assert done.counts is not None
-        counts[tile] = done.counts
-    return counts
+        yield tile, done.counts
 
 
-def blocks_of(counts: dict[Tile, Counts], side: int) -> Blocks:
-    """Add up the matrices of the tiles of each square block; the order is always the same."""
-    blocks: dict[tuple[int, int], list[Tile]] = defaultdict(list)
-    for tile in sorted(counts):
-        blocks[tile.x // side, tile.y // side].append(tile)
-    tiles = [blocks[key] for key in sorted(blocks)]
-    return Blocks(
-        [each[0] for each in tiles], np.stack([np.sum([counts[tile] for tile in each], axis=0) for each in tiles])
-    )
+def blocks_of(counts: Iterable[tuple[Tile, Counts]], side: int) -> Blocks:
+    """Add up the matrices of the tiles of each square block; their order says nothing."""
+    first: dict[tuple[int, int], Tile] = {}
+    sums: dict[tuple[int, int], Counts] = {}
+    for tile, matrix in counts:
+        key = tile.x // side, tile.y // side
+        first[key] = min(first.get(key, tile), tile)
+        sums[key] = sums[key] + matrix if key in sums else matrix
+    keys = sorted(sums)
+    return Blocks([first[key] for key in keys], np.stack([sums[key] for key in keys]))
 
 
 def decide(

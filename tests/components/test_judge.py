@@ -184,10 +184,10 @@ def test_masks_without_the_class_pass_no_bar():
 def test_the_order_of_tiles_and_the_seed():
     some = counts(wrong(0.1, 1))
     shuffled = dict(random.Random(0).sample(list(some.items()), len(some)))
-    (first, ours), (again, same) = blocks_of(some, 2), blocks_of(shuffled, 2)
+    (first, ours), (again, same) = blocks_of(some.items(), 2), blocks_of(shuffled.items(), 2)
     assert first == again and first[:2] == [Tile(100, 200, 14), Tile(100, 202, 14)]
     assert np.array_equal(ours, same) and ours.sum() == 64 * SIDE * SIDE
-    theirs = blocks_of(counts(wrong(0.1, 2)), 2).counts
+    theirs = blocks_of(counts(wrong(0.1, 2)).items(), 2).counts
     assert np.array_equal(draw_gains(ours, theirs, 1), draw_gains(ours, theirs, 1))
     assert not np.array_equal(draw_gains(ours, theirs, 1), draw_gains(ours, theirs, 2))
     assert len(draw_gains(ours, theirs, 1)) == module.DRAWS

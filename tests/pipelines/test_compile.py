@@ -256,6 +256,9 @@ def test_a_nightly_run_downloads_again():
     document = next(yaml.load_all(compile_pipeline("retraining"), yaml.CSafeLoader))
     for name in ("download", "rasterize", "download-s3", "rasterize-s3"):
         assert not task_of(document, name)["cachingOptions"].get("enableCache"), name
+    # An empty text stands for the day, which `resolve` knows.
+    given = task_of(document, "download-s3")["inputs"]["parameters"]["refresh"]
+    assert given == {"componentInputParameter": "pipelinechannel--resolve-refresh"}
     assert task_of(document, "train")["cachingOptions"]["enableCache"] is True
 
 
