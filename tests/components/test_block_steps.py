@@ -11,12 +11,13 @@ from rsp.components.cover.component import blocks
 from rsp.components.vectorize.component import join, vectorize_block
 from rsp.components.vectorize.tool import vectorize
 from rsp.pipelines.prune import prune
+from rsp.shared.config import parse_tables
 from rsp.shared.errors import PartialError, UsageError
 from rsp.shared.images import encode_mask
 from rsp.shared.locations import location, pinned
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileset import open_writer
-from tests.tilesets import COLORS, squares
+from tests.tilesets import COLORS, CONFIG, squares
 
 TILES = [Tile(x, y, 15) for x in range(100, 108) for y in range(200, 206)]
 CLASSES = {"classes": [{"title": "background", "color": "white"}, {"title": "building", "color": "deeppink"}]}
@@ -73,6 +74,10 @@ def test_blocks_in_s3_are_vectorized_once_and_joined(root, tmp_path, capsys):
     other = vectorize_block.python_func(str(pinned(masks)), found[-1]["seen"], str(root), min_area=5)
     again = vectorize_block.python_func(str(pinned(masks)), found[-1]["seen"], str(root), refresh="2")
     assert len({*parts, other.partition("#")[0], again.partition("#")[0]}) == len(parts) + 2
+    # A configuration is not needed, and must not contradict the masks.
+    with pytest.raises(UsageError, match="has the classes background, road"):
+        config = parse_tables(CONFIG.replace('"building"', '"road"'))
+        vectorize_block.python_func(str(pinned(masks)), found[-1]["seen"], str(root), config=config)
     features, failed, absent = outputs(tmp_path, "features", "failed", "absent")
     join.python_func(features, failed, absent, parts)
     assert failed.metadata["tiles"] == absent.metadata["tiles"] == 0 and not read(failed)
