@@ -404,7 +404,7 @@ def test_the_serving_image_serves_a_release_of_a_folder(images, town, worked, tm
         # A pod beside it in the same network, with the image of `predict`.
         docker("run", "--rm", *LOCKED, "--network", f"container:{name}", "--volume", f"{boxed}:/work",
                "--workdir", "/work", images["predict"], "--endpoint", "http://127.0.0.1:8080/predictions/town",
-               "images", "served.pmtiles")  # fmt: skip
+               "images.pmtiles", "served.pmtiles")  # fmt: skip
         with open_reader(boxed / "served.pmtiles") as served, open_reader(here / "masks.pmtiles") as masks:
             assert served.tiles() == masks.tiles() == sorted(town.scene.tiles)
             for tile in masks.tiles():
