@@ -23,7 +23,7 @@ TOOLS = ("blocks", "download", "predict", "vectorize", "join")
 
 def kills_of(size: int) -> list[tuple[str, int]]:
     """Return the tools of the kills, each with the last request that may be hit, for blocks of a size."""
-    download, predict, vectorize = ("download", 2 * size), ("predict", size // 20), ("vectorize", 12)
+    download, predict, vectorize = ("download", 3 * size), ("predict", size // 6), ("vectorize", 24)
     return [
         ("blocks", 20), download, predict, vectorize, download, predict, vectorize, download, predict,
         ("join", 20),
