@@ -15,7 +15,7 @@ from rsp.components.train.follow import run
 from rsp.components.train.trainjob import ACCOUNT, LABELS, Inherited, Nodes, build, inherited
 from rsp.shared.errors import ClusterError, TileError, UsageError
 from rsp.shared.http import Backoff
-from tests.components.train.trainer_server import NAMESPACE, Job, Refusal, trainer
+from tests.components.train.trainer_server import NAMESPACE, Job, Pod, Refusal, trainer
 from tests.k8s.schemas import described, strictly
 from tests.k8s.security import violations
 
@@ -329,8 +329,11 @@ run(Cluster(), manifest(), poll=0.02)
 
 
 def test_a_step_that_is_killed_ends_its_training(server):
+    pods: list[Pod] = []
+
     def behave(job: Job) -> None:
         pod = job.pod()
+        pods.append(pod)
         pod.write("running")
         if not job.gone.wait(20):  # nobody saw what was written, or killed the step
             pod.end()
@@ -342,7 +345,7 @@ def test_a_step_that_is_killed_ends_its_training(server):
         for line in step.stdout:
             if "running" in line:
                 break
-        assert server.jobs
+        assert server.jobs and not pods[0].ended, "a log is shown while it grows"
         step.send_signal(signal.SIGTERM)
         step.stdout.read()
         assert step.wait(30) == 143
