@@ -6,7 +6,7 @@ import pytest
 
 from tests.shards import check, crossing, faulty, gaps, shards, square
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("shards")]
+pytestmark = pytest.mark.slow
 
 # At a corner of four large quadkeys, so that there are blocks of many sizes.
 TILES = square(131072 - 27, 65536 - 22, 46, 44)

@@ -14,7 +14,7 @@ from tests.faults import FAULTS, FaultyProxy, OneInTen
 from tests.s3 import moto
 from tests.tilesets import CONFIG
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("addresses")]
+pytestmark = pytest.mark.slow
 
 # Smaller than the tiles that rasters are cut into where nothing else is said.
 SETTINGS = CONFIG.replace("ts = 64", "ts = 128")

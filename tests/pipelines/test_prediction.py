@@ -16,7 +16,7 @@ from tests.s3 import moto
 from tests.tileserver import Reply, TileServer
 from tests.tilesets import noise
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("prediction")]
+pytestmark = pytest.mark.slow
 
 # Two rows of three blocks of 2 x 2 tiles. The tile server has nothing of one of them, and not all of another.
 AREA = [Tile(x, y, 15) for x in range(100, 106) for y in range(200, 202)]

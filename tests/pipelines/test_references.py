@@ -16,7 +16,7 @@ from rsp.shared.tileset import open_reader
 from tests.pipelines.test_hello_world import parameters
 from tests.s3 import moto
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("hello_world")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
