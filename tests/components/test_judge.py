@@ -178,7 +178,7 @@ def test_too_few_blocks_are_not_judged(sets, config):
 def test_masks_without_the_class_pass_no_bar():
     empty = np.tile(np.array([[100, 0], [0, 0]]), (10, 1, 1))
     found = decide(empty, empty, bar=0.0, margin=0.0)
-    assert not found.deploy and math.isnan(found.iou)
+    assert not found.deploy and math.isnan(found.iou) and "the bar is 0" in found.reason
 
 
 def test_the_order_of_tiles_and_the_seed():
