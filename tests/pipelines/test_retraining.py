@@ -25,7 +25,7 @@ from tests.s3 import moto
 from tests.serving.load import Load
 from tests.tilesets import CONFIG
 
-pytestmark = [pytest.mark.slow, pytest.mark.java, pytest.mark.xdist_group("torchserve")]
+pytestmark = [pytest.mark.slow, pytest.mark.java]
 
 NAME = "nightly"
 # Of twenty tiles, which are a block each, a hash holds out twelve.
