@@ -44,6 +44,9 @@ def retraining(
     accelerator: str = "nvidia.com/gpu",
     gpu_tolerations: list = TOLERATIONS,
     gpu_nodes: dict = {},
+    nodes: int = 1,
+    node_gpus: str = "0",
+    runtime: str = "torch-distributed",
     seed: int = 0,
     share: int = 70,
     block: int = 4,
@@ -70,6 +73,7 @@ def retraining(
         settings = steps.Config(config, found["config_uri"])
         imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed)
         devices = steps.Accelerators(gpus, predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
+        several = steps.Several(nodes, node_gpus, runtime)
         server = steps.Server(model_name, "", store, status, endpoint)
         covered = steps.cover(found["source"], kind, zoom)
         decides = {"block": block, "threshold": threshold, "margin": margin, "seed": seed}
@@ -109,9 +113,8 @@ def retraining(
                         store=store, name=model_name, warm_start=warm_start, **settings._asdict()
                     )
                 )
-                checkpoint = steps.train(
-                    place, parts, settings, epochs, seed, devices, start_at=current.outputs["checkpoint_at"]
-                )
+                start_at = current.outputs["checkpoint_at"]
+                checkpoint = steps.train(place, parts, settings, epochs, seed, devices, several, start_at)
                 model = steps.export(place, checkpoint)
                 masks = steps.predict(place, parts.validation_images, {"model": model}, devices)
                 steps.compare(place, parts.validation_images, parts.validation_labels, masks, settings)

@@ -35,7 +35,6 @@ def training(
         found = steps.resolve(images=images, labels=labels, config_uri=config_uri)
         settings = steps.Config(config, found["config_uri"])
         devices = steps.Accelerators(gpus, predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
-
         several = steps.Several(nodes, node_gpus, runtime)
 
         def body(place: steps.Place) -> None:
