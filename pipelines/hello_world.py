@@ -6,6 +6,7 @@ from kfp import dsl
 
 from rsp.pipelines import steps
 from rsp.pipelines.parameters import CONFIG, TOLERATIONS, documented
+from rsp.pipelines.resources import Accelerators
 
 
 @dsl.pipeline(name="hello-world")
@@ -51,7 +52,7 @@ def hello_world(
         found = steps.resolve(source=source, features=features, config_uri=config_uri)
         settings = steps.Config(config, found["config_uri"])
         imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed)
-        devices = steps.Accelerators(gpus, predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
+        devices = Accelerators(gpus, predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
         server = steps.Server(model_name, model_version, store, status, endpoint)
         covered = steps.cover(found["source"], kind, zoom)
 

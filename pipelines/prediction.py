@@ -6,6 +6,7 @@ from kfp import dsl
 
 from rsp.pipelines import steps
 from rsp.pipelines.parameters import TOLERATIONS, documented
+from rsp.pipelines.resources import Accelerators
 
 
 @dsl.pipeline(name="prediction")
@@ -41,7 +42,7 @@ def prediction(
         found = steps.resolve(source=source, model=model, config_uri=config_uri)
         settings = steps.Config(config, found["config_uri"])
         imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed)
-        devices = steps.Accelerators("0", predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
+        devices = Accelerators("0", predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
         covered = steps.cover(found["source"], kind, zoom)
 
         def whole(place: steps.Place) -> None:

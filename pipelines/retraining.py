@@ -12,12 +12,13 @@ from rsp.pipelines.champion_steps import champion as champion_component
 from rsp.pipelines.champion_steps import changed as changed_component
 from rsp.pipelines.champion_steps import judge as judge_component
 from rsp.pipelines.parameters import CONFIG, TOLERATIONS, documented
+from rsp.pipelines.resources import DATA, MODEL, QUICK, SMALL, WORK, Accelerators, Kind, Size, prepare
 
 
-def _asked(task: PipelineTask, kind: steps.Kind = steps.QUICK, size: steps.Size = steps.SMALL) -> PipelineTask:
+def _asked(task: PipelineTask, kind: Kind = QUICK, size: Size = SMALL) -> PipelineTask:
     """Prepare a step that asks the release store: its answer never comes out of a cache."""
     task.set_caching_options(False)
-    return steps.prepare(task, kind, size, "rsp-s3")
+    return prepare(task, kind, size, "rsp-s3")
 
 
 @dsl.pipeline(name="retraining")
@@ -72,7 +73,7 @@ def retraining(
         found = steps.resolve(source=source, features=features, pbf=pbf, config_uri=config_uri, refresh=refresh)
         settings = steps.Config(config, found["config_uri"])
         imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed)
-        devices = steps.Accelerators(gpus, predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
+        devices = Accelerators(gpus, predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
         several = steps.Several(nodes, node_gpus, runtime)
         server = steps.Server(model_name, "", store, status, endpoint)
         covered = steps.cover(found["source"], kind, zoom)
@@ -103,8 +104,8 @@ def retraining(
                     warm_start=warm_start,
                     force=force,
                 ),
-                steps.WORK,
-                steps.DATA,
+                WORK,
+                DATA,
             )
             with dsl.If(change.outputs["Output"] == "train", name="train"):
                 parts = steps.split(place, images, labels, share, seed, block, stable=True)
@@ -133,8 +134,8 @@ def retraining(
                         store=store,
                         name=model_name,
                     ),
-                    steps.WORK,
-                    steps.MODEL,
+                    WORK,
+                    MODEL,
                 )
                 devices.on(verdict, devices.predict_gpus)
                 with dsl.If(verdict.outputs["Output"] == "deploy"):

@@ -6,6 +6,7 @@ from kfp import dsl
 
 from rsp.pipelines import steps
 from rsp.pipelines.parameters import CONFIG, TOLERATIONS, documented
+from rsp.pipelines.resources import Accelerators
 
 
 @dsl.pipeline(name="training")
@@ -34,7 +35,7 @@ def training(
     with steps.notified("training"):
         found = steps.resolve(images=images, labels=labels, config_uri=config_uri)
         settings = steps.Config(config, found["config_uri"])
-        devices = steps.Accelerators(gpus, predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
+        devices = Accelerators(gpus, predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
         several = steps.Several(nodes, node_gpus, runtime)
 
         def body(place: steps.Place) -> None:

@@ -24,7 +24,8 @@ from rsp.pipelines.compiler import (
     refuse_placeholders,
 )
 from rsp.pipelines.parameters import CONFIG
-from rsp.pipelines.steps import PARALLELISM, SECRETS, called
+from rsp.pipelines.resources import SECRETS
+from rsp.pipelines.steps import PARALLELISM, called
 from rsp.shared.errors import PipelineError, UsageError
 
 ROOT = Path(__file__).parents[2]
