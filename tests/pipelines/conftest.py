@@ -1,4 +1,4 @@
-"""What the tests of the cluster's client share."""
+"""What the tests of pipelines share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 
 from tests.pipelines.kfp_server import KfpServer
+from tests.s3 import moto
 
 
 @pytest.fixture(scope="session")
@@ -17,6 +18,21 @@ def hello_world_run(scene, scene_server, once):
 
     folder = once("hello_world", partial(run_offline, scene, scene_server))
     return LocalRun.load(folder / "hello-world-1")
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """An S3 server that the environment names."""
+    with moto() as server, pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environ.items():
+            patch.setenv(name, value)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def bucket(s3) -> str:
+    """The address of an empty bucket."""
+    return f"s3://{s3.bucket()}"
 
 
 @pytest.fixture

@@ -11,26 +11,12 @@ from rsp.shared.locations import location
 from rsp.shared.tiles import read_cover
 from rsp.shared.tileset import open_reader, read_info
 from tests.faults import FAULTS, FaultyProxy, OneInTen
-from tests.s3 import moto
 from tests.tilesets import CONFIG
 
 pytestmark = pytest.mark.slow
 
 # Smaller than the tiles that rasters are cut into where nothing else is said.
 SETTINGS = CONFIG.replace("ts = 64", "ts = 128")
-
-
-@pytest.fixture(scope="module")
-def server():
-    with moto() as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environ.items():
-            patch.setenv(name, value)
-        yield found
-
-
-@pytest.fixture(scope="module")
-def bucket(server) -> str:
-    return f"s3://{server.bucket()}"
 
 
 @pytest.fixture(scope="module")
@@ -45,14 +31,14 @@ def faults() -> OneInTen:
 
 
 @pytest.fixture(scope="module")
-def by_address(scene, server, bucket, faults, tmp_path_factory) -> LocalRun:
+def by_address(scene, s3, bucket, faults, tmp_path_factory) -> LocalRun:
     storage = location(f"{bucket}/in").storage()
     storage.upload("town.tif", scene.raster)
     storage.upload("town.osm.pbf", scene.pbf)
     storage.write("config.toml", SETTINGS.encode())
     given = {name: f"{bucket}/in/{key}" for name, key in (("raster", "*.tif"), ("pbf", "town.osm.pbf"))}
     given |= {"config_uri": f"{bucket}/in/config.toml", "data_root": f"{bucket}/data"}
-    with FaultyProxy(server.host, faults) as proxy, pytest.MonkeyPatch.context() as patch:
+    with FaultyProxy(s3.host, faults) as proxy, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         return dataset(scene, tmp_path_factory.mktemp("addresses"), source=scene.bbox_text, **given)
 
@@ -103,10 +89,10 @@ def test_pixels_are_those_of_artifacts_though_a_tenth_of_all_calls_failed(by_add
         assert ours == theirs
 
 
-def test_nothing_is_left_half_written(by_address, server, bucket):
+def test_nothing_is_left_half_written(by_address, s3, bucket):
     name = location(bucket).bucket
-    keys = {found.object_name for found in server.client().list_objects(name, "data/", recursive=True)}
+    keys = {found.object_name for found in s3.client().list_objects(name, "data/", recursive=True)}
     archives = {key for key in keys if key.endswith(".pmtiles")}
     assert len(archives) == len(OUTPUTS)
     assert keys == archives | {key.replace(".pmtiles", ".json") for key in archives}
-    assert not server.client()._list_multipart_uploads(name).uploads
+    assert not s3.client()._list_multipart_uploads(name).uploads

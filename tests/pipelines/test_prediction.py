@@ -12,7 +12,6 @@ from rsp.shared.images import encode
 from rsp.shared.locations import location
 from rsp.shared.tiles import Tile, read_cover
 from tests.networks import make_checkpoint
-from tests.s3 import moto
 from tests.tileserver import Reply, TileServer
 from tests.tilesets import noise
 
@@ -21,14 +20,6 @@ pytestmark = pytest.mark.slow
 # Two rows of three blocks of 2 x 2 tiles. The tile server has nothing of one of them, and not all of another.
 AREA = [Tile(x, y, 15) for x in range(100, 106) for y in range(200, 202)]
 ABSENT = {tile for tile in AREA if tile.x >= 104} | {AREA[1]}
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    with moto() as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environ.items():
-            patch.setenv(name, value)
-        yield f"s3://{found.bucket()}"
 
 
 @pytest.fixture(scope="module")

@@ -14,22 +14,8 @@ from rsp.shared.locations import location
 from rsp.shared.tiles import read_cover
 from rsp.shared.tileset import open_reader
 from tests.pipelines.test_hello_world import parameters
-from tests.s3 import moto
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def server():
-    with moto() as found, pytest.MonkeyPatch.context() as patch:
-        for name, value in found.environ.items():
-            patch.setenv(name, value)
-        yield found
-
-
-@pytest.fixture(scope="module")
-def bucket(server) -> str:
-    return f"s3://{server.bucket()}"
 
 
 @pytest.fixture(scope="module")

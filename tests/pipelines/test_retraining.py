@@ -21,7 +21,6 @@ from rsp.shared.locations import location
 from rsp.shared.page import PAGE_BYTES
 from rsp.shared.storage import open_storage
 from rsp.shared.tileset import open_reader
-from tests.s3 import moto
 from tests.serving.load import Load
 from tests.tilesets import CONFIG
 
@@ -57,7 +56,7 @@ class Nights:
 
 
 @pytest.fixture
-def nights(scene, scene_server, tmp_path) -> Iterator[Nights]:
+def nights(scene, scene_server, bucket, tmp_path) -> Iterator[Nights]:
     from rsp.serving.host import preflight
     from rsp.serving.server import Server
     from rsp.shared.errors import ServingError
@@ -66,29 +65,25 @@ def nights(scene, scene_server, tmp_path) -> Iterator[Nights]:
         preflight()
     except ServingError as error:
         pytest.skip(str(error))
-    with moto() as s3, pytest.MonkeyPatch.context() as patch:
-        for name, value in s3.environ.items():
-            patch.setenv(name, value)
-        bucket = f"s3://{s3.bucket()}"
-        location(f"{bucket}/in").storage().upload("features.geojson", scene.features)
-        with Server(f"{bucket}/store", [NAME], cache=tmp_path / "cache") as server:
-            given = {
-                "source": scene.bbox_text,
-                "zoom": scene.zoom,
-                "url": f"{scene_server.url}/xyz/{{z}}/{{x}}/{{y}}.jpg",
-                "rate": 100,
-                "features": f"{bucket}/in/features.geojson",
-                "gpus": "0",
-                "threshold": 0.0,
-                "store": f"{bucket}/store",
-                "status": server.status_url,
-                "endpoint": server.inference,
-                "model_name": NAME,
-                "data_root": f"{bucket}/data",
-                "refresh": "tonight",  # it may be midnight
-                **SPLIT,
-            }
-            yield Nights(given, tmp_path / "runs", ReleaseStore(open_storage(f"{bucket}/store")), server)
+    location(f"{bucket}/in").storage().upload("features.geojson", scene.features)
+    with Server(f"{bucket}/store", [NAME], cache=tmp_path / "cache") as server:
+        given = {
+            "source": scene.bbox_text,
+            "zoom": scene.zoom,
+            "url": f"{scene_server.url}/xyz/{{z}}/{{x}}/{{y}}.jpg",
+            "rate": 100,
+            "features": f"{bucket}/in/features.geojson",
+            "gpus": "0",
+            "threshold": 0.0,
+            "store": f"{bucket}/store",
+            "status": server.status_url,
+            "endpoint": server.inference,
+            "model_name": NAME,
+            "data_root": f"{bucket}/data",
+            "refresh": "tonight",  # it may be midnight
+            **SPLIT,
+        }
+        yield Nights(given, tmp_path / "runs", ReleaseStore(open_storage(f"{bucket}/store")), server)
 
 
 def named(run: LocalRun, step: str) -> Any:
