@@ -27,9 +27,10 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## From nothing to a served model: HelloWorld on a generated town, or on SCENE=<folder> of your own
 	$(BIN)/python -m examples.demo --out demo $(if $(SCENE),--scene '$(SCENE)')
 
+# Three processes on two processors: much of a test is waiting for servers.
 test: setup ## Run all tests that need no cluster
 	@tests/install.sh
-	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 chaos: setup ## Kill servers, workers and stores under load, and print what came of it (CHAOS=<rows> for some)
 	$(BIN)/python -m tests.chaos $(CHAOS)
@@ -40,7 +41,7 @@ mutants: setup ## Check that the tests notice each of the wrong versions in test
 coverage: setup ## Run all tests and show which lines, branches and functions none of them enters
 	@tests/install.sh
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/coverage run -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage json --quiet
 	$(BIN)/coverage report
