@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import tomllib
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rsp.components.predict.tool import predict
+from rsp.pipelines import champions
 from rsp.pipelines.champions import (
     Change,
     Judged,
@@ -21,7 +23,7 @@ from rsp.pipelines.champions import (
 )
 from rsp.pipelines.resolve import resolve
 from rsp.serving.judgements import Judgement
-from rsp.serving.manifest import measured, sha8
+from rsp.serving.manifest import measured, noted, sha8
 from rsp.serving.releases import ReleaseStore
 from rsp.shared.config import parse_config
 from rsp.shared.errors import ReleaseError, TileError
@@ -227,7 +229,9 @@ def test_the_better_one_is_deployed_and_the_worse_one_kept_out(data, store, tmp_
     assert good in worse.page and bad in worse.page and "keep what serves" in worse.page
 
 
-def test_a_step_that_is_tried_again_says_it_once(data, store, tmp_path):
+def test_a_step_that_is_tried_again_says_it_once(data, store, tmp_path, monkeypatch):
+    moments = count(1_700_000_000, 60)  # another attempt comes later
+    monkeypatch.setattr(champions, "noted", lambda _: noted(next(moments)))
     judged(data, store, "bad", tmp_path / "1")
     judged(data, store, "bad", tmp_path / "2")
     assert len(store.judgements("rsp")) == 1
