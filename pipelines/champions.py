@@ -21,7 +21,7 @@ from rsp.components.compare.verdict_page import verdict_page
 from rsp.components.deploy.checks import another_question
 from rsp.components.reference import Target, identity, resolved
 from rsp.serving.judgements import Judgement
-from rsp.serving.manifest import Pointer, Release, measured, noted, sha8
+from rsp.serving.manifest import File, Pointer, Release, measured, noted, sha8
 from rsp.serving.reader import ReleaseReader
 from rsp.serving.releases import ReleaseStore, cut
 from rsp.shared.locations import Location
@@ -160,7 +160,7 @@ def find_champion(
     if not store:
         return Champion(note="no store was named")
     releases = ReleaseReader(open_storage(store))
-    current = _current(releases, name)
+    current = releases.current(name)
     if current is None:
         return Champion(note=f"nothing is wanted of {name} in {releases.address}")
     if not warm_start:
@@ -178,11 +178,6 @@ def find_champion(
         note = f"release {current.version} is of another network ({other}), {from_scratch}"
         return Champion(current.version, note=note)
     return Champion(current.version, resolved(releases.where(current, current.checkpoint)))
-
-
-def _current(releases: ReleaseReader, name: str) -> Release | None:
-    pointer = releases.pointer(name)
-    return None if pointer is None or pointer.version is None else releases.release(name, pointer.version)
 
 
 def judge_candidate(
@@ -230,8 +225,9 @@ def judge_candidate(
         TileSetError: the tile sets do not belong together.
     """
     releases = ReleaseStore(open_storage(store)) if store else None
-    current = _current(releases, name) if releases else None
-    objection = _objection(model, current) if current else None
+    current = releases.current(name) if releases else None
+    file = measured(model)
+    objection = _objection(model, file, current) if current else None
     theirs = None
     if releases and current and not objection:
         theirs = _predicted(releases, current, images, folder, data_root, refresh)
@@ -251,13 +247,13 @@ def judge_candidate(
         "store": releases.address if releases else "",
         "data": fingerprint[:12],
     }
-    order = {**judgement.as_dict(), "model": measured(model).sha256} if releases else {}
+    order = {**judgement.as_dict(), "model": file.sha256} if releases else {}
     return Judged(verdict, verdict_page(verdict, evidence, names=names, seed=seed), order)
 
 
-def _objection(model: Path, current: Release) -> str | None:
+def _objection(model: Path, file: File, current: Release) -> str | None:
     """Return why a candidate cannot be compared with the current release; None where it can."""
-    if measured(model) == current.files[current.model]:
+    if file == current.files[current.model]:
         return "the candidate is that very model"
     # Only now: it takes torch.
     from rsp.shared.learning.formats import read_model_card

@@ -91,6 +91,16 @@ class ReleaseReader:
             return [], None
         return read_judgements(text, self._where(key)), stat.etag
 
+    def current(self, name: str) -> Release | None:
+        """Return the release that is wanted of a name; None where nothing is.
+
+        Raises:
+            ReleaseError: pointer or release are damaged, or the release is not there.
+            StorageError: the store cannot be reached.
+        """
+        pointer = self.pointer(name)
+        return None if pointer is None or pointer.version is None else self.release(name, pointer.version)
+
     def release(self, name: str, version: str) -> Release:
         """Return a release.
 

@@ -7,7 +7,8 @@ import sys
 from typing import TYPE_CHECKING
 
 from rsp.serving.manifest import measured
-from rsp.serving.releases import ReleaseStore, bands_of, value_type_of
+from rsp.serving.reader import ReleaseReader
+from rsp.serving.releases import bands_of, value_type_of
 from rsp.shared.locations import Location, fetched
 from rsp.shared.storage import open_storage
 
@@ -27,12 +28,8 @@ def worse_than_current(model: Location, store: str, name: str) -> str | None:
         StorageError: the store cannot be reached.
         ModelError: the file is not a model of ours.
     """
-    releases = ReleaseStore(open_storage(store))
-    pointer = releases.pointer(name)
-    if pointer is None or pointer.version is None:
-        return None
-    current = releases.release(name, pointer.version)
-    if measured(fetched(model)) == current.files[current.model]:
+    current = ReleaseReader(open_storage(store)).current(name)
+    if current is None or measured(fetched(model)) == current.files[current.model]:
         return None
     # Only now: it takes torch.
     from rsp.shared.learning.formats import read_model_card

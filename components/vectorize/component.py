@@ -106,9 +106,10 @@ def join(
     from rsp.components.artifacts import describe, named
     from rsp.components.vectorize.join import join as tool
     from rsp.components.vectorize.join import without_mask
+    from rsp.components.vectorize.parts import Part
     from rsp.shared.locations import location
 
-    found = [location(part) for part in parts]
+    found = [Part(location(part)) for part in parts]
     for name, cover in (("failed", failed), ("absent", absent)):
         count = without_mask(found, name, named(cover, ".csv"))
         cover.metadata.update({"rsp_kind": "cover", "tiles": count})

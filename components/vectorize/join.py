@@ -28,7 +28,7 @@ from rsp.shared.tiles import Tile
 Row = TypeVar("Row", Finished, Piece)
 
 
-def join(parts: Sequence[Location], out: Location) -> VectorizeResult:
+def join(parts: Sequence[Part], out: Location) -> VectorizeResult:
     """Join the parts of blocks to one GeoJSON file, byte for byte that of `vectorize` over all masks.
 
     Args:
@@ -40,16 +40,15 @@ def join(parts: Sequence[Location], out: Location) -> VectorizeResult:
         TileSetError: no part has a mask: there is no imagery of the whole area.
         FeatureError: a part is damaged.
     """
-    check_paths([Output(out, GEOJSON)], parts)
+    check_paths([Output(out, GEOJSON)], [part.where for part in parts])
     if not parts:
         raise UsageError("there is no part to join")
-    opened = [Part(part) for part in parts]
-    _check(opened)
-    headers = [part.header for part in opened]
-    filled = [part for part in opened if part.header.size]
+    _check(parts)
+    headers = [part.header for part in parts]
+    filled = [part for part in parts if part.header.size]
     if not filled:
         raise TileSetError(
-            f"none of {len(opened)} blocks has a mask: there is no imagery of the whole area (check the URL, the "
+            f"none of {len(parts)} blocks has a mask: there is no imagery of the whole area (check the URL, the "
             "zoom of the cover and the credentials)"
         )
     title = headers[0].title
@@ -75,7 +74,7 @@ def join(parts: Sequence[Location], out: Location) -> VectorizeResult:
     )  # fmt: skip
 
 
-def without_mask(parts: Iterable[Location], name: str, out: Location) -> int:
+def without_mask(parts: Sequence[Part], name: str, out: Location) -> int:
     """Write the tiles of all blocks that have no mask as one cover, and return how many they are.
 
     Args:
@@ -86,14 +85,13 @@ def without_mask(parts: Iterable[Location], name: str, out: Location) -> int:
     Raises:
         FeatureError: a part is damaged.
     """
-    opened = [Part(part) for part in parts]
-    keys = np.unique(np.concatenate([np.empty(0, np.int64), *(part.listed(name) for part in opened)]))
+    keys = np.unique(np.concatenate([np.empty(0, np.int64), *(part.listed(name) for part in parts)]))
     with atomic_text(out) as file:
-        file.writelines(cover_lines(keys, opened[0].header.zoom if opened else 0))
+        file.writelines(cover_lines(keys, parts[0].header.zoom if parts else 0))
     return len(keys)
 
 
-def _check(parts: list[Part]) -> None:
+def _check(parts: Sequence[Part]) -> None:
     """Raise `UsageError` where parts do not go together."""
     seen: dict[str, Part] = {}
     for part in parts:

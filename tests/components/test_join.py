@@ -69,7 +69,7 @@ def in_blocks(tmp_path, masks, config, size, *, cover=(), **options):
             pieces += vectorize_block(
                 tmp_path / f"{number}.pmtiles", name + SEEN, parts[-1], config=config, **(OPTIONS | options)
             ).pieces
-    result = join(parts[::-1], tmp_path / "joined.json")
+    result = join([Part(part) for part in parts[::-1]], tmp_path / "joined.json")
     return (tmp_path / "joined.json").read_bytes(), result, pieces
 
 
@@ -206,7 +206,7 @@ def two(tmp_path, config):
 
 def test_a_block_is_not_joined_twice(tmp_path, two):
     with pytest.raises(UsageError, match=r"are of the same block; give each once"):
-        join([*two, two[0]], tmp_path / "out.json")
+        join([Part(part) for part in (*two, two[0])], tmp_path / "out.json")
     with pytest.raises(UsageError, match="no part to join"):
         join([], tmp_path / "out.json")
     assert not (tmp_path / "out.json").exists()
@@ -220,7 +220,7 @@ def test_a_block_is_not_joined_twice(tmp_path, two):
 def test_parts_of_other_runs_are_refused(tmp_path, two, field, value, reason):
     change(two[0], **{field: value})
     with pytest.raises(UsageError, match=rf"{reason}.*join one run's parts"):
-        join(list(two), tmp_path / "out.json")
+        join([Part(part) for part in two], tmp_path / "out.json")
 
 
 def change(path, **fields):
