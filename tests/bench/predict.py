@@ -1,9 +1,4 @@
-"""Measure what a tile costs: in this process, through HTTP, and the start of a model. Part of `make bench`.
-
-    python -m tests.bench_predict
-
-CPU seconds count, of all processes that take part. Every row compares the masks of both sides.
-"""
+"""Measure what a tile costs: in this process, through HTTP, and the start of a model. Masks are compared."""
 
 from __future__ import annotations
 
@@ -14,10 +9,9 @@ import resource
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -37,10 +31,10 @@ from rsp.shared.learning.formats import write_model
 from rsp.shared.learning.inference import Predictor, load_predictor, predict_tiles
 from rsp.shared.tiles import Tile, write_cover, zxy
 from rsp.shared.tileset import open_reader
+from tests.bench.harness import ROOT, Line
 from tests.networks import make_card, make_checkpoint
 from tests.tilesets import make_tileset
 
-ROOT = Path(__file__).parent.parent
 RUNS = 5
 SIDE, OVERLAP = 256, 32
 # Tiles of a measurement in this process, and through HTTP.
@@ -81,10 +75,6 @@ side = predictor.card.tile_size
 predictor.masks([np.zeros((side, side, 3), np.uint8)])
 print(time.perf_counter() - began)
 """
-
-
-def row(what: str, ours: str, rival: str, theirs: str, ratio: str) -> None:
-    print(f"| {what} | {ours} | {rival} | {theirs} | {ratio} |", flush=True)
 
 
 def make_tiles(count: int) -> list[bytes]:
@@ -167,7 +157,7 @@ def write_first(checkpoint: Path, out: Path) -> None:
     out.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
 
 
-def bench_process(folder: Path, checkpoint: Path, predictor: Predictor, tiles: Sequence[bytes]) -> None:
+def bench_process(folder: Path, checkpoint: Path, predictor: Predictor, tiles: Sequence[bytes]) -> Iterator[Line]:
     def ours(tile: bytes) -> bytes:
         answer = predict_tiles(predictor, [tile], OVERLAP)[0]
         assert isinstance(answer, bytes)
@@ -177,10 +167,10 @@ def bench_process(folder: Path, checkpoint: Path, predictor: Predictor, tiles: S
     mine, theirs = [ours(tile) for tile in tiles], [loop(tile) for tile in tiles]
     differing = int((pixels(mine) != pixels(theirs)).sum())
     pairs = [(milliseconds(ours, tiles), milliseconds(loop, tiles)) for _ in range(RUNS)]
-    report("a plain torch loop, channels last", pairs, differing)
+    yield report("a plain torch loop, channels last", pairs, differing)
     found = first_landing(folder, checkpoint)
     if found is None:
-        row("a tile of 256 px in process", "", "the first landing: no git history", "", "")
+        yield Line("a tile of 256 px in process", "", "the first landing: no git history")
         return
     differing = int((pixels(mine) != pixels(found[1])).sum())
     pairs = []
@@ -188,19 +178,21 @@ def bench_process(folder: Path, checkpoint: Path, predictor: Predictor, tiles: S
         before = first_landing(folder, checkpoint)
         assert before is not None
         pairs.append((milliseconds(ours, tiles), before[0]))
-    report("the first landing (bar: 1.67)", pairs, differing)
+    yield report("the first landing", pairs, differing, bar=1 / 1.67)
 
 
-def report(rival: str, pairs: list[tuple[float, float]], differing: int) -> None:
+def report(rival: str, pairs: list[tuple[float, float]], differing: int, bar: float | None = None) -> Line:
     mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratios = [b / a for a, b in pairs]
-    row(
-        "a tile of 256 px in process, CPU ms", f"{mine:.1f}", f"{rival}; {differing} pixels differ",
-        f"{theirs:.1f}", f"{statistics.median(ratios):.2f} ({min(ratios):.2f}..{max(ratios):.2f})",
+    ratios = [ours / other for ours, other in pairs]
+    ratio = statistics.median(ratios)
+    return Line(
+        "a tile of 256 px in process", f"{mine:.1f} ms", f"{rival}; {differing} pixels differ", f"{theirs:.1f} ms",
+        f"{ratio:.2f} ({min(ratios):.2f}..{max(ratios):.2f})", "" if bar is None else f"<= {bar:.2f}",
+        fault=f"{ratio:.2f} times {rival}" if bar is not None and ratio > bar else "",
     )  # fmt: skip
 
 
-def bench_load(models: dict[str, Path]) -> None:
+def bench_load(models: dict[str, Path]) -> Iterator[Line]:
     for kind, path in models.items():
         used, waited = [], []
         for _ in range(3):
@@ -211,9 +203,9 @@ def bench_load(models: dict[str, Path]) -> None:
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             used.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
             waited.append(float(done.stdout))
-        row(
-            f"start a process, load {kind}, answer one tile: CPU s", f"{statistics.median(used):.2f}",
-            "seconds", f"{statistics.median(waited):.2f}", "",
+        yield Line(
+            f"start a process, load {kind}, answer one tile", f"{statistics.median(used):.2f} s",
+            "elapsed", f"{statistics.median(waited):.2f} s",
         )  # fmt: skip
 
 
@@ -265,14 +257,16 @@ class Served:
 ROLES = {"model_service_worker": "worker", "org.pytorch.serve": "java", "ts.model_server": "launcher"}
 
 
-def bench_http(folder: Path, model: Path, predictor: Predictor, tiles: Sequence[bytes]) -> None:
+def bench_http(folder: Path, model: Path, predictor: Predictor, tiles: Sequence[bytes]) -> Iterator[Line]:
     expected = predict_tiles(predictor, tiles, OVERLAP)
     served = Served(model, folder)
     try:
-        row(
-            "`rsp serve` with one worker, until it answers: CPU s", f"{served.cpu:.2f}", "seconds",
-            f"{served.seconds:.1f}", "",
-        )  # fmt: skip
+        yield Line(
+            "`rsp serve` with one worker, until it answers",
+            f"{served.cpu:.2f} s",
+            "elapsed",
+            f"{served.seconds:.1f} s",
+        )
         with TileClient(served.url) as client:
 
             def ask(index: int) -> None:
@@ -295,15 +289,17 @@ def bench_http(folder: Path, model: Path, predictor: Predictor, tiles: Sequence[
                 split["client"] = client_time / REQUESTS * 1000
                 total = sum(split.values())
                 parts = ", ".join(f"{name} {spent:.1f}" for name, spent in sorted(split.items()) if spent >= 0.05)
-                row(
-                    f"a tile over HTTP, {clients} clients, CPU ms", f"{total:.1f} ({parts})", "in process",
-                    f"{alone:.1f}", f"HTTP adds {total - alone:.1f} (bar: {bar})",
+                added = total - alone
+                yield Line(
+                    f"a tile over HTTP, {clients} clients", f"{total:.1f} ms ({parts})", "in process",
+                    f"{alone:.1f} ms", f"HTTP adds {added:.1f} ms", f"<= {bar} ms",
+                    fault=f"HTTP adds {added:.1f} ms, the bar is {bar}" if added > bar else "",
                 )  # fmt: skip
     finally:
         served.stop()
 
 
-def bench_live(folder: Path, model: Path) -> None:
+def bench_live(folder: Path, model: Path) -> Iterator[Line]:
     """A tile of the live map: cut from its source with a border, predicted, drawn; against `rsp predict`."""
     warm, asked = ([Tile(4000 + x, y, 14) for y in range(first, first + 12) for x in range(12)]
                    for first in (4000, 5000))  # fmt: skip
@@ -339,14 +335,14 @@ def bench_live(folder: Path, model: Path) -> None:
     split = {name: (after[name] - before[name]) / len(asked) * 1000 for name in after}
     parts = ", ".join(f"{name} {spent:.1f}" for name, spent in sorted(split.items()) if spent >= 0.05)
     total = sum(split.values())
-    row(
-        "a tile of the live map, 8 clients, CPU ms of the server", f"{total:.1f} ({parts})",
-        "`rsp predict`, the same bytes", f"{alone:.1f}", f"live adds {total - alone:.1f}",
+    yield Line(
+        "a tile of the live map, 8 clients", f"{total:.1f} ms ({parts})", "`rsp predict`, the same bytes",
+        f"{alone:.1f} ms", f"live adds {total - alone:.1f} ms",
     )  # fmt: skip
 
 
-def bench_predict(folder: Path) -> None:
-    """Print all rows."""
+def rows(folder: Path) -> Iterator[Line]:
+    """Yield the rows, measured one after the other."""
     torch.set_num_threads(1)
     card = replace(make_card(tile_size=SIDE, overlap=OVERLAP), num_filters=16)  # the demo's network
     checkpoint = make_checkpoint(folder / "model.safetensors", card)
@@ -359,12 +355,7 @@ def bench_predict(folder: Path) -> None:
     for number, tile in enumerate(tiles):
         (folder / f"{number:03d}.png").write_bytes(tile)
     predictor = load_predictor(models["pt2"], device="cpu")
-    bench_process(folder, checkpoint, predictor, tiles)
-    bench_load(models)
-    bench_http(folder, models["pt2"], predictor, tiles)
-    bench_live(folder, models["pt2"])
-
-
-if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        bench_predict(Path(name))
+    yield from bench_process(folder, checkpoint, predictor, tiles)
+    yield from bench_load(models)
+    yield from bench_http(folder, models["pt2"], predictor, tiles)
+    yield from bench_live(folder, models["pt2"])

@@ -1,0 +1,256 @@
+"""Runs both sides of a row in turn and compares what they cost, and what they made."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+ROOT = Path(__file__).parent.parent.parent
+RIVALS = Path(__file__).parent / "rivals"
+
+# A command, or a function of this process.
+Side = Sequence[object] | Callable[[], object]
+
+
+class MissingError(Exception):
+    """A rival is not installed."""
+
+
+class Cost(NamedTuple):
+    """What a run took: CPU seconds of all its processes, and bytes of memory at most in one (0: not known)."""
+
+    seconds: float
+    memory: int
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table.
+
+    Attributes:
+        what: The work.
+        ours: What it takes us.
+        rival: Who else does it.
+        theirs: What it takes the rival.
+        ratio: Ours to theirs, lowest and highest in brackets.
+        bar: What the ratio may be at most.
+        before: What the tools that this project replaces take.
+        fault: Why the row fails; empty where it does not.
+    """
+
+    what: str
+    ours: str
+    rival: str = ""
+    theirs: str = ""
+    ratio: str = ""
+    bar: str = ""
+    before: str = ""
+    fault: str = ""
+
+    def measure(self) -> Line:
+        """Return itself: it is measured already."""
+        return self
+
+    def __str__(self) -> str:
+        verdict = self.bar and (f"**{self.bar}**" if self.fault else self.bar)
+        cells = self.what, self.ours, self.rival, self.theirs, self.ratio, verdict, self.before
+        return f"| {' | '.join(cells)} |"
+
+
+HEAD = (
+    "| work | ours | rival | rival's | ours / rival (lowest..highest) | bar | RoboSat.pink |\n"
+    "|---|---|---|---|---|---|---|"
+)
+
+
+class Measurable(Protocol):
+    """What a module of the benchmarks yields."""
+
+    def measure(self) -> Line:
+        """Run it."""
+
+
+def rsp(*words: object) -> list[object]:
+    """Return the command of one of our tools, as it is installed."""
+    return [Path(sys.executable).with_name("rsp"), *words]
+
+
+def rival(name: str, *words: object) -> list[object]:
+    """Return the command of a script in `rivals/`."""
+    return [sys.executable, RIVALS / f"{name}.py", *words]
+
+
+@dataclass(frozen=True)
+class Row:
+    """Ours against a rival.
+
+    Attributes:
+        what: The work, in words, with its size.
+        ours: What we run; it must not find its own earlier output (see `fresh`).
+        rival: What the rival runs.
+        rival_name: Who that is, with its version where that matters.
+        bar: What the ratio of CPU time, ours to the rival's, may be at most; None asks for nothing.
+        same: Raises `AssertionError` where the two have not made the same.
+        needs: Programs or Python modules (as `python:NAME`) of the rival, which `--waive NAME` does without.
+        fresh: Outputs that are removed before each run.
+        before: What RoboSat.pink took on work of this size (reference figures, another machine).
+        runs: How many pairs are measured, after a first one that only warms up; 0 measures that one alone.
+    """
+
+    what: str
+    ours: Side
+    rival: Side
+    rival_name: str
+    bar: float | None
+    same: Callable[[], None]
+    needs: tuple[str, ...] = ()
+    fresh: tuple[Path, ...] = ()
+    before: str = ""
+    runs: int = 5
+
+    def measure(self) -> Line:
+        missing = [name for name in self.needs if not _has(name)]
+        if missing:
+            raise MissingError(missing[0])
+        pairs = []
+        for number in range(self.runs + 1):
+            costs = []
+            for side in (self.ours, self.rival):
+                for path in self.fresh if side is self.ours else ():
+                    remove(path)
+                costs.append(cost(side))
+            if number == 0:
+                self.same()
+            if number or not self.runs:
+                pairs.append((costs[0], costs[1]))
+        ratios = sorted(ours.seconds / theirs.seconds for ours, theirs in pairs)
+        ratio = statistics.median(ratios)
+        missed = self.bar is not None and ratio > self.bar
+        return Line(
+            self.what,
+            _text([ours for ours, _ in pairs]),
+            self.rival_name,
+            _text([theirs for _, theirs in pairs]),
+            f"{ratio:.2f} ({ratios[0]:.2f}..{ratios[-1]:.2f})",
+            "" if self.bar is None else f"<= {self.bar:g}",
+            self.before,
+            f"{ratio:.2f} times the rival's CPU time, the bar is {self.bar:g}" if missed else "",
+        )
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Ours against itself on more work.
+
+    Attributes:
+        what: The work, in words.
+        small: The command for the smaller work.
+        large: The command for the larger one.
+        factor: How many times the work that is.
+        tiles: How many more tiles it has, which may take 16 bytes each.
+        fresh: Outputs that are removed before each run.
+        bar: How many times the CPU time it may take.
+        memory: Bytes of memory that no process may pass.
+        slack: Bytes by which the peak may grow beside those of the tiles.
+    """
+
+    what: str
+    small: Side
+    large: Side
+    factor: int = 10
+    tiles: int = 0
+    fresh: tuple[Path, ...] = ()
+    bar: float = 10.5
+    memory: int = 10**9
+    slack: int = 16 << 20
+    runs: int = 1
+    before: str = field(default="", init=False)
+
+    def measure(self) -> Line:
+        found: list[list[Cost]] = [[], []]
+        for _ in range(self.runs):
+            for costs, side in zip(found, (self.small, self.large), strict=True):
+                for path in self.fresh:
+                    remove(path)
+                costs.append(cost(side))
+        small, large = (Cost(_median(costs), max(each.memory for each in costs)) for costs in found)
+        ratio, grown = large.seconds / small.seconds, large.memory - small.memory
+        faults = []
+        if ratio > self.bar:
+            faults.append(f"{ratio:.1f} times the time for {self.factor} times the work")
+        if grown > self.slack + 16 * self.tiles:
+            faults.append(f"memory grew by {grown / 1e6:.0f} MB")
+        if large.memory > self.memory:
+            faults.append(f"{large.memory / 1e6:.0f} MB of memory")
+        return Line(
+            self.what,
+            _text([large]),
+            f"a {self.factor}th of it",
+            _text([small]),
+            f"{ratio:.1f}",
+            f"<= {self.bar:g}, memory + {(self.slack + 16 * self.tiles) / 1e6:.0f} MB",
+            fault="; ".join(faults),
+        )
+
+
+def _has(name: str) -> bool:
+    kind, _, module = name.partition(":")
+    return importlib.util.find_spec(module) is not None if kind == "python" else shutil.which(name) is not None
+
+
+def _median(costs: Iterable[Cost]) -> float:
+    return statistics.median(each.seconds for each in costs)
+
+
+def _text(costs: Sequence[Cost]) -> str:
+    seconds, memory = _median(costs), max(each.memory for each in costs)
+    return f"{seconds:.3g} s" + (f", {memory / 1e6:.0f} MB" if memory else "")
+
+
+def cost(side: Side) -> Cost:
+    """Run a side and return what it took; a command that fails ends the benchmarks with what it said."""
+    if callable(side):
+        before = _used(resource.RUSAGE_SELF) + _used(resource.RUSAGE_CHILDREN)
+        side()
+        return Cost(_used(resource.RUSAGE_SELF) + _used(resource.RUSAGE_CHILDREN) - before, 0)
+    command = [str(word) for word in side]
+    with tempfile.TemporaryFile() as log:
+        child = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=_environment())
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode:
+            log.seek(0)
+            raise SystemExit(f"{' '.join(command)}\nended with {child.returncode}:\n{log.read().decode()[-3000:]}")
+    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+
+
+def _environment() -> dict[str, str]:
+    """One thread for each process: libraries that start more do not make the work less."""
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "GDAL_NUM_THREADS"), "1")
+    # What is installed has compiled its modules; so has the checkout, after the first run.
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    return kept | threads
+
+
+def _used(who: int) -> float:
+    usage = resource.getrusage(who)
+    return usage.ru_utime + usage.ru_stime
+
+
+def remove(path: Path) -> None:
+    """Remove an output, and the lists and pages beside it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    for found in path.parent.glob(f"*{path.name}*"):
+        if found.is_file():
+            found.unlink()
