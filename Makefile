@@ -76,8 +76,8 @@ test-scale: setup ## Predict 100,000 tiles in blocks, killed ten times, and prin
 manifests: setup ## Print the manifests of OVERLAY (gpu, local, front ...) with the images of this commit, for kubectl apply -f -
 	@$(BIN)/python -m rsp.components.container k8s/overlays/$(or $(OVERLAY),gpu)
 
-bench: setup ## Measure against rivals, in one run, as ratios of CPU time; writes docs/benchmarks.md
-	$(BIN)/python -m tests.bench --write docs/benchmarks.md $(WORDS)
+bench: setup ## Measure against rivals, in one run, as ratios of CPU time; WORDS="cover tile" runs some, else docs/benchmarks.md is written
+	$(BIN)/python -m tests.bench $(or $(WORDS),--write docs/benchmarks.md)
 
 clean: ## Remove what setup, demo and the tools made
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage* coverage.json
