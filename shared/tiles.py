@@ -70,8 +70,31 @@ def check_tile(x: int, y: int, z: int) -> Tile:
     return Tile(x, y, z)
 
 
+def tile_of(line: str, where: str) -> Tile | None:
+    """Return the tile of a line of a cover, None where it is blank.
+
+    Args:
+        line: `x,y,z`, comma or tab separated; further columns are passed over.
+        where: Which line it is, for the message.
+
+    Raises:
+        CoverError: it is not a tile.
+    """
+    if not line.strip():
+        return None
+    try:
+        x, y, z = (int(field) for field in line.replace("\t", ",").split(",")[:3])
+        return check_tile(x, y, z)
+    except ValueError as error:
+        raise CoverError(f"{where}: expected `x,y,z`, got {line[:60]!r}") from error
+    except CoverError as error:
+        raise CoverError(f"{where}: {error}") from error
+
+
 def read_cover(path: str | Location) -> list[Tile]:
     """Read a cover: one `x,y,z` a line, comma or tab separated; blank lines and further columns are skipped.
+
+    Where the order of the file does not matter, `rsp.shared.covers.read_tiles` is quicker and takes less memory.
 
     Returns:
         The tiles in the order of the file, each once.
@@ -86,23 +109,19 @@ def read_cover(path: str | Location) -> list[Tile]:
         raise CoverError(f"cannot read the cover {path}: {error}") from error
     tiles: dict[Tile, None] = {}
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        fields = line.replace("\t", ",").split(",")
-        try:
-            x, y, z = (int(field) for field in fields[:3])
-            tiles[check_tile(x, y, z)] = None
-        except ValueError as error:
-            raise CoverError(f"{path}, line {number}: expected `x,y,z`, got {line[:60]!r}") from error
-        except CoverError as error:
-            raise CoverError(f"{path}, line {number}: {error}") from error
+        tile = tile_of(line, f"{path}, line {number}")
+        if tile is not None:
+            tiles[tile] = None
     if not tiles:
         raise CoverError(f"the cover {path} lists no tile; make one with `rsp cover`")
     return list(tiles)
 
 
 def write_cover(path: str | Location, tiles: Iterable[Tile]) -> int:
-    """Write a cover atomically, one `x,y,z` a line, and return how many tiles it lists."""
+    """Write a cover atomically, one `x,y,z` a line, and return how many tiles it lists.
+
+    `rsp.shared.covers.write_cover` is quicker for tiles in arrays.
+    """
     count = 0
     with atomic_text(location(path)) as file:
         for tile in tiles:
@@ -113,7 +132,12 @@ def write_cover(path: str | Location, tiles: Iterable[Tile]) -> int:
 
 def zoom_of(tiles: Iterable[Tile], where: str | Location = "the cover") -> int:
     """Return the one zoom of the tiles; raise `CoverError` where there is none, or more than one."""
-    zooms = sorted({tile.z for tile in tiles})
+    return check_zooms({tile.z for tile in tiles}, where)
+
+
+def check_zooms(zooms: Iterable[int], where: str | Location) -> int:
+    """Return the one zoom that there is; raise `CoverError` where there is none, or more than one."""
+    zooms = sorted(zooms)
     if not zooms:
         raise CoverError(f"{where} lists no tile")
     if len(zooms) > 1:
