@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageColor, UnidentifiedImageError
 
 from rsp.shared.errors import ConfigError, TileError
+from rsp.shared.png import depth_of, encode_rows, pack
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.uint8]
@@ -251,11 +252,8 @@ def encode_mask(mask: Mask, colors: Sequence[Rgb]) -> bytes:
         raise TypeError(f"a mask is a 2-D array of uint8, got {mask.ndim}-D {mask.dtype}")
     if mask.size and int(mask.max()) >= len(colors):
         raise TileError(f"the mask holds class {int(mask.max())}, the palette has {len(colors)} colours")
-    picture = Image.fromarray(mask)
-    picture.putpalette([value for color in colors for value in color])
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=PNG_LEVEL)
-    return buffer.getvalue()
+    depth = depth_of(len(colors))
+    return encode_rows(pack(mask, depth), mask.shape[1], depth, colors)
 
 
 def encode_mask_webp(mask: Mask) -> bytes:
