@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Protocol, Self
 
 import numpy as np
 
 from rsp.shared.errors import ServingError, TileError, UsageError
-from rsp.shared.images import Array, decode, decode_mask, encode_mask
+from rsp.shared.images import Array, Mask, decode, decode_mask, encode_mask
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.inference import GPU_BATCH, Precision, load_predictor
 from rsp.shared.learning.windows import TileImages, in_strips, read_window
@@ -47,7 +48,7 @@ class Local:
         path: The model.
         device: Where to run it; see `load_predictor`.
         batch_size: Windows that a GPU takes at once; None for the default.
-        workers: Threads. On a CPU each takes a tile from reading to encoding; for a GPU they only read.
+        workers: Threads. On a CPU each takes a tile from reading to encoding; for a GPU they read and encode.
         precision: What it computes with; see `Predictor`.
         trust_model: Load an exported program even where it could run any code.
     """
@@ -111,21 +112,25 @@ class Local:
         return window
 
     def _batched(self, tiles: Iterable[Tile], read: ReadWindow, overlap: int) -> Iterator[Answer]:
-        """Keep a GPU busy: threads read ahead while it works on a batch."""
-        batch: list[tuple[Tile, Array | TileError]] = []
+        """Keep a GPU busy: threads read ahead and encode behind it while it works on batches."""
+        windows = parallel_map(lambda tile: (tile, self._window(tile, read)), tiles, self.workers, threads=True)
+        return parallel_map(self._encoded, self._masks(windows, overlap), self.workers, threads=True)
 
-        def flush() -> Iterator[Answer]:
-            windows = [window for _, window in batch if not isinstance(window, TileError)]
-            masks = iter(self.predictor.masks(windows, overlap))
+    def _masks(
+        self, windows: Iterable[tuple[Tile, Array | TileError]], overlap: int
+    ) -> Iterator[tuple[Tile, Mask | TileError]]:
+        """Yield masks, of a batch at a time."""
+        windows = iter(windows)
+        while batch := list(islice(windows, self.predictor.batch_size)):
+            masks = iter(
+                self.predictor.masks([window for _, window in batch if not isinstance(window, TileError)], overlap)
+            )
             for tile, window in batch:
-                yield tile, window if isinstance(window, TileError) else encode_mask(next(masks), self.card.colors)
-            batch.clear()
+                yield tile, window if isinstance(window, TileError) else next(masks)
 
-        for item in parallel_map(lambda tile: (tile, self._window(tile, read)), tiles, self.workers, threads=True):
-            batch.append(item)
-            if len(batch) == self.predictor.batch_size:
-                yield from flush()
-        yield from flush()
+    def _encoded(self, item: tuple[Tile, Mask | TileError]) -> Answer:
+        tile, mask = item
+        return tile, mask if isinstance(mask, TileError) else encode_mask(mask, self.card.colors)
 
     def __enter__(self) -> Self:
         return self

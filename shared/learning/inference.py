@@ -23,7 +23,13 @@ from rsp.shared.images import Array, Mask, decode, encode_mask, natural_divisor,
 from rsp.shared.learning.answers import check_finite, check_logits, guarded_network
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.formats import STRIDE, Kind, Network, load_network, read_model_card, window_side
-from rsp.shared.learning.normalise import normalise_pixels, pick_bands, stacked_type
+from rsp.shared.learning.normalise import (
+    check_bands,
+    normalise_batch,
+    normalise_pixels,
+    pick_bands,
+    stacked_type,
+)
 from rsp.shared.learning.windows import TileImages, in_strips, read_window
 from rsp.shared.locations import Location
 from rsp.shared.memory import keep_memory
@@ -143,19 +149,28 @@ class Predictor:
                 f"with an overlap of {self.card.overlap}), this one has {width}x{height}; use the checkpoint"
             )
         rows, columns = self._padding(height), self._padding(width)
-        stack = [normalise_pixels(_mirror(image, rows, columns), self.card.channels) for image in images]
+        windows = [_mirror(image, rows, columns) for image in images]
         top, left = sum(before for before, _ in rows) + overlap, sum(before for before, _ in columns) + overlap
         with torch.inference_mode():
             # Channels last, as images are: convolutions are quicker so (29.8 instead of 59.8 ms a tile). All forms
             # of a model must get the same layout, since each rounds sums in its own order.
-            batch = torch.from_numpy(np.stack(stack)).permute(0, 3, 1, 2)
-            answered = self._forward(batch.to(self.device))
+            batch = self._normalised(windows).permute(0, 3, 1, 2)
+            answered = self._forward(batch)
             wanted = (len(images), self.card.num_classes, *batch.shape[2:])
             logits = check_logits(answered, self.card.nn, wanted).float()
             if finish is not None:
                 check_finite(logits, self.card.nn)
             cropped = logits[..., top : top + height - 2 * overlap, left : left + width - 2 * overlap].contiguous()
             return list((cropped if finish is None else finish(cropped)).cpu().numpy())
+
+    def _normalised(self, windows: Sequence[Array]) -> torch.Tensor:
+        """Return windows of one size as the network takes them: (N, height, width, bands), on its device."""
+        channels = self.card.channels
+        if self.device.type == "cpu":
+            return torch.from_numpy(np.stack([normalise_pixels(window, channels) for window in windows]))
+        for window in windows:
+            check_bands(window, channels)
+        return normalise_batch(torch.from_numpy(np.stack(windows)).to(self.device), channels)
 
     def _forward(self, batch: torch.Tensor) -> Any:
         """Ask the network; what it answers is not checked."""

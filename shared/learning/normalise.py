@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,9 @@ import numpy.typing as npt
 from rsp.shared.config import Channel
 from rsp.shared.errors import ModelError, TileError
 from rsp.shared.images import Array, natural_divisor, value_type
+
+if TYPE_CHECKING:
+    import torch
 
 
 def pick_bands(image: Array, channel: Channel) -> Array:
@@ -99,17 +103,13 @@ def normalise_pixels(image: Array, channels: Sequence[Channel]) -> npt.NDArray[n
     Raises:
         ModelError: the number of bands is not the model's.
     """
-    wanted = sum(len(channel.bands) for channel in channels)
-    if image.ndim != 3 or image.shape[2] != wanted:
-        has = image.shape[2] if image.ndim == 3 else 1
-        raise ModelError(f"the model wants {_bands(wanted)}, the tile has {has}")
-    mean = np.array([value for channel in channels for value in channel.mean], np.float32)
-    std = np.array([value for channel in channels for value in channel.std], np.float32)
+    check_bands(image, channels)
+    mean, std = _statistics(channels)
     height, width, bands = image.shape
     # The bands of a row in one line, in place: numpy is slow where the last axis is short.
     values = image.astype(np.float32, order="C").reshape(height, width * bands)
     if np.issubdtype(image.dtype, np.integer):
-        values /= np.tile(_divisors(image, channels), width)
+        values /= np.tile(_divisors(image.dtype, channels), width)
     values -= np.tile(mean, width)
     values /= np.tile(std, width)
     if np.issubdtype(image.dtype, np.floating):
@@ -117,9 +117,48 @@ def normalise_pixels(image: Array, channels: Sequence[Channel]) -> npt.NDArray[n
     return values.reshape(height, width, bands)
 
 
-def _divisors(image: Array, channels: Sequence[Channel]) -> npt.NDArray[np.float32]:
+def normalise_batch(images: torch.Tensor, channels: Sequence[Channel]) -> torch.Tensor:
+    """Make the input of a network as `normalise_pixels` does, to the bit, on the device where the images are.
+
+    A byte takes a fourth of the way to a GPU that a float does, and there the arithmetic costs nothing.
+
+    Args:
+        images: Shape (N, height, width, bands), of any type that `decode` gives; its number of bands is checked by
+            `check_bands`.
+        channels: The channels of the model.
+
+    Returns:
+        Shape (N, height, width, bands), float32.
+    """
+    import torch  # here: what only cuts windows does without it
+
+    mean, std = (torch.from_numpy(array).to(images.device) for array in _statistics(channels))
+    values = images.to(torch.float32)
+    if images.dtype.is_floating_point:
+        values = (values - mean) / std
+        return values.masked_fill_(~torch.isfinite(values), 0.0)
+    kind = str(images.dtype).removeprefix("torch.")
+    return (values / torch.from_numpy(_divisors(np.dtype(kind), channels)).to(images.device) - mean) / std
+
+
+def check_bands(image: Array, channels: Sequence[Channel]) -> None:
+    """Raise `ModelError` where an image has not as many bands as the channels of a model."""
+    wanted = sum(len(channel.bands) for channel in channels)
+    if image.ndim != 3 or image.shape[2] != wanted:
+        has = image.shape[2] if image.ndim == 3 else 1
+        raise ModelError(f"the model wants {_bands(wanted)}, the tile has {has}")
+
+
+def _statistics(channels: Sequence[Channel]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Return mean and standard deviation of each band."""
+    mean = np.array([value for channel in channels for value in channel.mean], np.float32)
+    std = np.array([value for channel in channels for value in channel.std], np.float32)
+    return mean, std
+
+
+def _divisors(kind: np.dtype[Any], channels: Sequence[Channel]) -> npt.NDArray[np.float32]:
     """Return what the integers of each band are divided by."""
-    natural = natural_divisor(image.dtype)
+    natural = natural_divisor(kind)
     return np.array([channel.divisor or natural for channel in channels for _ in channel.bands], np.float32)
 
 

@@ -29,7 +29,7 @@ from rsp.shared.learning.inference import (
     read_model_card,
     sent_bands,
 )
-from rsp.shared.learning.normalise import normalise, pick_bands, stack_bands
+from rsp.shared.learning.normalise import normalise, normalise_batch, normalise_pixels, pick_bands, stack_bands
 from rsp.shared.learning.windows import (
     KEPT_TILES,
     TileImages,
@@ -106,6 +106,20 @@ def test_channels_of_different_types_are_scaled_before_they_are_joined():
 
 
 # --- the four forms of a model ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "int16", "float32"])
+def test_a_device_normalises_to_the_same_bits(kind):
+    rng = np.random.default_rng(4)
+    images = (rng.random((2, 9, 7, 4)) * 30000).astype(kind)
+    if kind == "float32":
+        images[0, 1, 2, 3], images[1, 0, 0, 0] = np.nan, np.inf
+    twelve = replace(IMAGES, divisor=4095.0) if kind == "uint16" else IMAGES
+    channels = [twelve, ELEVATION]
+    expected = np.stack([normalise_pixels(image, channels) for image in images])
+    found = normalise_batch(torch.from_numpy(images), channels)
+    assert found.dtype == torch.float32
+    np.testing.assert_array_equal(found.numpy(), expected)
 
 
 def test_forms_are_told_by_content(models, tmp_path):
