@@ -70,7 +70,7 @@ TEXTS = {
     "predict_gpus": 'How many accelerators to predict on, as text: "0" or "1".',
     "raster": "Where rasters are to cut images from, in place of `url`: a path, s3://bucket/key, a glob "
     "pattern of either, or a URL.",
-    "rate": "Requests a second that the tile server is asked at most.",
+    "rate": "Requests a second that the tile server is asked at most; may be a fraction.",
     "refresh": "Any text; another one than in an earlier run makes tile sets again that are in `data_root` "
     "already. For `retraining` an empty one stands for the day (UTC): each night looks again, and a run that is "
     "tried again goes on.",
@@ -84,9 +84,11 @@ TEXTS = {
     "status": "URLs of the servers' status, which have to serve a model that is deployed; empty waits for nobody.",
     "store": "The release store that servers follow, as s3://bucket/prefix; empty deploys nothing.",
     "threshold": "The least IoU of a model that is deployed.",
-    "tile_format": "What tiles are stored as: webp, jpg, png or tif.",
-    "url": "The tile server, with {z}, {x} and {y}, or the WMS address.",
-    "url_type": "XYZ, TMS or WMS.",
+    "tile_format": "What tiles are stored as: webp, jpg, png or tif; empty for what the server sends, or what "
+    "suits the raster.",
+    "url": "The tile server, with {z}, {x} and {y}, the WMS address with {bbox}, or the WMTS address with LAYER= "
+    "of the layer; {key} stands for the key in the secret `rsp-download`.",
+    "url_type": "XYZ, TMS, WMS or WMTS.",
     "warm_start": "Start the training from the model that serves, where it is of the same network.",
     "zoom": "Zoom of the tiles.",
 }

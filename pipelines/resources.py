@@ -18,7 +18,7 @@ SECRETS = {
         "endpoint": "AWS_ENDPOINT_URL_S3",
         "region": "AWS_REGION",
     },
-    "rsp-download": {"headers": "RSP_HTTP_HEADERS"},
+    "rsp-download": {"headers": "RSP_HTTP_HEADERS", "key": "RSP_HTTP_KEY"},
     "rsp-postgis": {"password": "PGPASSWORD"},
     "rsp-webhook": {"url": "RSP_WEBHOOK_URL"},
 }

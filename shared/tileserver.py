@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from html import unescape
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from rsp import __version__
-from rsp.shared.errors import UsageError
+from rsp.shared.credentials import environment_headers, masked
 from rsp.shared.http import TEMPORARY, Backoff, TryAgain, connection_problem, retry, retry_after
-from rsp.shared.tiles import Tile, bounds_mercator
 
 if TYPE_CHECKING:
     import requests
@@ -29,25 +27,14 @@ MAX_BODY = 32 << 20
 # An answer that trickles may take this many times the timeout.
 PATIENCE = 6
 
+# Headers that ask for a tile only if it has changed.
+CONDITIONS = frozenset({"If-None-Match", "If-Modified-Since"})
+
 # What says something of the server, or of our right to use it. Others are of one tile: some servers answer 403 or
 # 500 where they have no tile.
 _SERVER = (401, 402, 407, 429, 503)
 # What says that there is no such tile; object stores say 403 where nobody may list what there is.
 _ABSENT = (204, 403, 404, 410)
-_SECRET = re.compile(r"([?&][^=&#\s]*(?:key|token|secret|passw|pwd|sig|auth|cred)[^=&#\s]*=)[^&#\s\"'<>)]+", re.I)
-_USERINFO = re.compile(r"(https?://)[^/@\s]+@", re.I)
-
-Kind = Literal["XYZ", "WMS", "TMS"]
-
-SUBDOMAINS = "abc"
-_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-# What a URL must hold: one of each group.
-_NEEDED = {
-    "XYZ": [["z"], ["x"], ["y", "-y"]],
-    "TMS": [["z"], ["x"], ["y", "-y"]],
-    "WMS": [["xmin", "bbox"], ["ymin", "bbox"], ["xmax", "bbox"], ["ymax", "bbox"]],
-}
-_KNOWN = {"z", "x", "y", "-y", "xmin", "ymin", "xmax", "ymax", "bbox", "s"}
 
 
 class FetchError(Exception):
@@ -62,11 +49,6 @@ class FetchError(Exception):
     def __init__(self, reason: str, *, server: bool, absent: bool = False, forbidden: bool = False) -> None:
         super().__init__(reason)
         self.server, self.absent, self.forbidden = server, absent, forbidden
-
-
-def masked(text: str) -> str:
-    """Return a text with the credentials in its URLs made unreadable."""
-    return _SECRET.sub(r"\1***", _USERINFO.sub(r"\1***@", text))
 
 
 class TokenBucket:
@@ -98,23 +80,6 @@ class TokenBucket:
             self._next = max(self._next, self._clock() + seconds)
 
 
-def environment_headers() -> dict[str, str]:
-    """Return the HTTP headers of `$RSP_HTTP_HEADERS`, one `Name: value` a line.
-
-    Raises:
-        UsageError: a line that is not a header.
-    """
-    headers = {}
-    for line in os.environ.get("RSP_HTTP_HEADERS", "").splitlines():
-        name, colon, value = line.partition(":")
-        if not line.strip():
-            continue
-        if not colon or not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name.strip()):
-            raise UsageError("RSP_HTTP_HEADERS has a line that is not `Name: value`")
-        headers[name.strip()] = value.strip()
-    return headers
-
-
 def _session(secret: tuple[str, ...]) -> requests.Session:
     """Return a session that keeps these headers from other hosts that a redirect leads to."""
     import requests  # here, so that modules that only check URLs start without it
@@ -130,12 +95,45 @@ def _session(secret: tuple[str, ...]) -> requests.Session:
     return Session()
 
 
+class Validators(NamedTuple):
+    """By what a server tells whether a tile has changed, in its own words; empty where it said nothing."""
+
+    etag: str = ""
+    last_modified: str = ""
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Validators:
+        """Return those of an answer, without what cannot be sent back."""
+        return cls(*(_sendable(headers.get(name, "")) for name in ("ETag", "Last-Modified")))
+
+    def condition(self) -> dict[str, str]:
+        """Return the headers that ask for a tile only if it has changed."""
+        names = ("If-None-Match", "If-Modified-Since")
+        return {name: value for name, value in zip(names, self, strict=True) if value}
+
+
+NOTHING_SAID = Validators()
+
+
+def _sendable(value: str) -> str:
+    return value if len(value) <= 256 and value.isascii() and value.isprintable() else ""
+
+
 @dataclass(frozen=True)
 class Answer:
-    """The body of an answer with status 200, and what the server calls it."""
+    """What a server answered.
+
+    Attributes:
+        body: Empty where the tile has not changed.
+        content_type: What the server calls it.
+        validators: By what it tells whether it has changed later.
+        changed: False where it was asked only for changes, and there are none.
+    """
 
     body: bytes
     content_type: str
+    validators: Validators = NOTHING_SAID
+    changed: bool = True
 
 
 class Client:
@@ -146,9 +144,13 @@ class Client:
         timeout: Seconds to wait for a connection, and for each part of an answer.
         workers: How many threads there are.
         attempts: How often a URL is asked for in all; `ATTEMPTS` where None.
+        home: A URL that the user gave: the headers of the environment go to its host alone. None where every URL
+            is of the user.
     """
 
-    def __init__(self, rate: float, timeout: float, workers: int, *, attempts: int | None = None) -> None:
+    def __init__(
+        self, rate: float, timeout: float, workers: int, *, attempts: int | None = None, home: str | None = None
+    ) -> None:
         from requests.adapters import HTTPAdapter
 
         self._stop = threading.Event()
@@ -157,7 +159,7 @@ class Client:
         headers = environment_headers()
         self._session = _session(tuple(headers))
         self._session.headers["User-Agent"] = f"rsp/{__version__}"
-        self._session.headers.update(headers)
+        self._secret, self._home = headers, home
         self._session.max_redirects = 5
         # Retries are ours, since they too must keep to the rate.
         adapter = HTTPAdapter(pool_connections=4, pool_maxsize=workers, max_retries=0)
@@ -175,16 +177,23 @@ class Client:
         self._stop.set()
         self._session.close()
 
-    def fetch(self, url: str) -> Answer:
+    def fetch(self, url: str, known: Validators | None = None) -> Answer:
         """Return the answer of a server; ask again, later each time, where it is overloaded or out of reach.
+
+        Args:
+            url: Where.
+            known: Of what is there already: then it is asked for changes.
 
         Raises:
             FetchError: the last reason why there is none.
         """
         backoff = Backoff(self._attempts, BACKOFF, longest=MAX_WAIT)
-        return retry(lambda: self._fetch(url), backoff, self._stop.wait)
+        headers = {} if known is None else known.condition()
+        if self._home is None or not self._session.should_strip_auth(self._home, url):  # type: ignore[no-untyped-call]
+            headers = self._secret | headers
+        return retry(lambda: self._fetch(url, headers), backoff, self._stop.wait)
 
-    def _fetch(self, url: str) -> Answer:
+    def _fetch(self, url: str, headers: dict[str, str]) -> Answer:
         """Ask once."""
         import requests
         from urllib3.exceptions import HTTPError, ReadTimeoutError
@@ -193,9 +202,12 @@ class Client:
         if self._stop.is_set():
             raise FetchError("given up", server=True)
         try:
-            with self._session.get(url, timeout=self._timeout, stream=True) as response:
+            with self._session.get(url, headers=headers, timeout=self._timeout, stream=True) as response:
+                told = response.headers
                 if response.status_code == 200:
-                    return Answer(self._body(response), response.headers.get("Content-Type", ""))
+                    return Answer(self._body(response), told.get("Content-Type", ""), Validators.of(told))
+                if response.status_code == 304 and not CONDITIONS.isdisjoint(headers):
+                    return Answer(b"", "", Validators.of(told), changed=False)
                 error = _refusal(response)
                 if response.status_code not in TEMPORARY:
                     raise error
@@ -255,46 +267,3 @@ def error_text(answer: Answer) -> str | None:
     text = " ".join(unescape(re.sub(r"<[^>]*>", " ", text)).split())
     said = masked(text[:200] + ("..." if len(text) > 200 else ""))
     return f"the server answered with {what}, not an image: {f'{code[1]}: ' if code else ''}{said}".rstrip(": ")
-
-
-def check_scheme(url: str) -> None:
-    """Raise `UsageError` unless a URL is http or https."""
-    if not re.match(r"https?://[^/]", url, re.I):
-        raise UsageError(f"the URL must begin with http:// or https://, got {masked(url)[:60]!r}")
-
-
-def check_url(url: str, kind: Kind) -> None:
-    """Raise `UsageError` where a URL cannot be that of a tile."""
-    if kind not in _NEEDED:
-        raise UsageError(f"--type is one of {', '.join(_NEEDED)}, got {kind!r}")
-    check_scheme(url)
-    found = set(_PLACEHOLDER.findall(url))
-    lacking = [choices[0] for choices in _NEEDED[kind] if not found & set(choices)]
-    if lacking:
-        raise UsageError(
-            f"the URL lacks {', '.join(f'{{{name}}}' for name in lacking)}, which --type {kind} needs"
-        )
-    if unknown := sorted(found - _KNOWN):
-        raise UsageError(
-            f"the URL has {{{unknown[0]}}}, which is not a placeholder; known are "
-            + ", ".join(f"{{{name}}}" for name in sorted(_KNOWN))
-        )
-
-
-def tile_url(url: str, tile: Tile, kind: Kind) -> str:
-    """Return the URL of a tile."""
-    flipped = (1 << tile.z) - 1 - tile.y
-    west, south, east, north = (repr(value) for value in bounds_mercator(tile))
-    values = {
-        "z": str(tile.z),
-        "x": str(tile.x),
-        "y": str(flipped if kind == "TMS" else tile.y),
-        "-y": str(flipped),
-        "xmin": west,
-        "ymin": south,
-        "xmax": east,
-        "ymax": north,
-        "bbox": f"{west},{south},{east},{north}",
-        "s": SUBDOMAINS[(tile.x + tile.y) % len(SUBDOMAINS)],
-    }
-    return _PLACEHOLDER.sub(lambda match: values[match[1]], url)

@@ -23,7 +23,7 @@ SPELLINGS = {"cover": {"geojson", "bbox", "dir"}}
 COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     ("cover", "cover"): {"cover": "out"},
     ("cover", "split"): {"tiles": "source", "training": "out", "validation": "out", "share": "splits"},
-    ("download", "download"): {"tiles": "out", "at_once": None},
+    ("download", "download"): {"tiles": "out", "at_once": None, "refresh": None},
     ("extract", "extract"): {"features": "out"},
     ("rasterize", "rasterize"): {"labels": "out", "features": "geojson"},
     ("compare", "review"): {"listing": "out", "cover": None},
@@ -64,7 +64,7 @@ WEB = {"web_ui_base_url", "web_ui_template", "web_ui"}  # pages of a folder; a c
 LEFT_OUT = {
     ("cover", "cover"): {"splits", "seed", "block", "stable"},  # that is `split`
     ("cover", "split"): {"crs", "kind", "max_tiles", "zoom"},
-    ("download", "download"): {"overwrite", "workers", *WEB},
+    ("download", "download"): {"overwrite", "refresh", "workers", *WEB},  # a step begins with nothing
     ("extract", "extract"): {"index"},
     ("rasterize", "rasterize"): {"append", "buffer", "resume", "tile_format", "workers", *WEB},
     ("subset", "subset"): {"mode", "resume", *WEB},

@@ -14,9 +14,13 @@ def download(
     cover: dsl.Input[dsl.Dataset] = None,
     cover_at: str = "",
     kind: str = "XYZ",
-    rate: int = 10,
+    layer: str = "",
+    style: str = "",
+    matrix_set: str = "",
+    subdomains: str = "abc",
+    rate: float = 10.0,
     timeout: int = 10,
-    tile_format: str = "webp",
+    tile_format: str = "",
     max_failed: float = 0.0,
     allow_empty: bool = False,
     at_once: int = 1,
@@ -25,8 +29,8 @@ def download(
 ) -> None:
     """Download the tiles of a cover from a tile server.
 
-    Credentials for the server come from a secret, as headers in the environment variable RSP_HTTP_HEADERS: a URL
-    stands in the pipeline for all to read.
+    Credentials for the server come from a secret: a URL stands in the pipeline for all to read. `{key}` in it is
+    replaced by the environment variable RSP_HTTP_KEY, and RSP_HTTP_HEADERS holds headers.
 
     Args:
         tiles: The tile set, PMTiles.
@@ -35,13 +39,17 @@ def download(
         url: URL of a tile, with placeholders, as `rsp download` takes it.
         cover: The tiles to fetch, CSV.
         cover_at: The same by address, in its place.
-        kind: XYZ, WMS or TMS.
-        rate: Requests a second at most, of all steps that download at once.
+        kind: XYZ, WMS, TMS or WMTS.
+        layer: Layer of a WMTS; empty where it has one, or the URL names it as LAYER.
+        style: Style of a WMTS; empty for the default one.
+        matrix_set: Matrix set of a WMTS; empty for the first that is the grid of XYZ.
+        subdomains: What {s} in the URL may be: letters, or names with commas between them.
+        rate: Requests a second at most, of all steps that download at once; may be a fraction.
         timeout: Seconds to wait for an answer.
-        tile_format: What tiles are stored as.
+        tile_format: What tiles are stored as; empty for what the server sends.
         max_failed: The share of failed tiles, 0 to 1, that is no failure of the step.
         allow_empty: The server may have none of the tiles: the tile set is empty then.
-        at_once: How many such steps may be under way at once. Each takes its share of `rate`, 1 at least.
+        at_once: How many such steps may be under way at once. Each takes its share of `rate`.
         data_root: s3://bucket/prefix where the tile set goes; empty for an artifact.
         refresh: Any text; another one makes again what is there already.
     """
@@ -49,7 +57,8 @@ def download(
     from rsp.components.reference import Target, given
 
     wanted = given(cover, cover_at, "cover")
-    what = {"url": url, "cover": wanted, "kind": kind, "tile_format": tile_format}
+    chosen = {"layer": layer, "style": style, "matrix_set": matrix_set, "subdomains": subdomains}
+    what = {"url": url, "cover": wanted, "kind": kind, "tile_format": tile_format, **chosen}
     target = Target("download", tiles, tiles_at, data_root, refresh, what, failed)
     if not target.finished(max_failed):
         result = tool(
@@ -57,7 +66,11 @@ def download(
             wanted,
             target.out,
             kind=kind,
-            rate=max(1, int(rate) // max(1, int(at_once))),
+            layer=layer or None,
+            style=style or None,
+            matrix_set=matrix_set or None,
+            subdomains=subdomains,
+            rate=float(rate) / max(1, int(at_once)),
             timeout=int(timeout),
             tile_format=tile_format,
             allow_empty=bool(allow_empty),

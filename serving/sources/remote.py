@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import requests
 
+from rsp.shared.credentials import environment_headers, masked
 from rsp.shared.errors import RspError, SourceError
 from rsp.shared.http import connection_problem
-from rsp.shared.tileserver import environment_headers, masked
 
 TIMEOUT = 10.0
 # Seconds after which a folder of a store is listed again.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 
 from rsp.serving.sources.layers import Extent, Layer, NoTileError, tile_at
+from rsp.shared.credentials import masked
 from rsp.shared.errors import SourceError
 from rsp.shared.images import Array, decode
 from rsp.shared.tiles import Tile, zxy
-from rsp.shared.tileserver import Client, FetchError, Kind, check_url, error_text, masked, tile_url
+from rsp.shared.tileserver import Client, FetchError, error_text
+from rsp.shared.tileurl import Kind, TileTemplate
 
 # A person waits for the answer: what a server does not give within some seconds is asked for again by the client.
 TIMEOUT = 10.0
@@ -29,15 +31,15 @@ class ServerLayer(Layer):
         ttl: Seconds for which a tile is taken to stay as it is.
 
     Raises:
-        UsageError: the URL lacks a placeholder, or has an unknown one.
+        UsageError: the URL lacks a placeholder, has an unknown one, or wants a key that the environment lacks.
     """
 
     remote = True
 
     def __init__(self, url: str, kind: Kind, extent: Extent, *, rate: float, ttl: float = TTL) -> None:
-        check_url(url, kind)
+        self._template = TileTemplate(url, kind)
         self.kind, self.path, self.extent = kind.lower(), masked(url), extent
-        self._url, self._type, self._ttl = url, kind, ttl
+        self._ttl = ttl
         self._client = Client(rate, TIMEOUT, WORKERS, attempts=ATTEMPTS)
 
     def __contains__(self, tile: object) -> bool:
@@ -48,7 +50,7 @@ class ServerLayer(Layer):
         if tile not in self:
             raise NoTileError(f"no tile {zxy(tile)} in {self.path}")
         try:
-            answer = self._client.fetch(tile_url(self._url, tile, self._type))
+            answer = self._client.fetch(self._template.url_of(tile))
         except FetchError as error:
             if error.absent:
                 raise NoTileError(f"the tile server has no tile {zxy(tile)}: {error}") from None

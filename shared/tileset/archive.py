@@ -200,7 +200,7 @@ class ArchiveWriter(TileWriter):
 
     def _check_format(self, reader: TileReader) -> None:
         """Raise `TileSetError` where the archive that is there has tiles of another format."""
-        if reader.format != self.format:
+        if len(reader) and reader.format != self.format:
             raise TileSetError(
                 f"{self.path} holds {reader.format} tiles and {self.format} was asked for; "
                 "choose another output or the same --format"

@@ -20,11 +20,13 @@ import pytest
 from rsp.components.download.component import download as download_component
 from rsp.components.download.tool import download, samples_first
 from rsp.shared import tileserver
+from rsp.shared.credentials import masked
 from rsp.shared.errors import DownloadError, StorageError, TileSetError, UsageError
 from rsp.shared.images import decode, encode
 from rsp.shared.tiles import Tile, read_cover, write_cover
-from rsp.shared.tileserver import TokenBucket, masked, tile_url
+from rsp.shared.tileserver import TokenBucket
 from rsp.shared.tileset import open_reader
+from rsp.shared.tileurl import tile_url
 from tests.tileserver import Reply, TileServer
 from tests.tilesets import BLOCK, noise
 
@@ -79,7 +81,7 @@ def test_tiles_of_the_format_asked_for_stay_as_they_came(tmp_path, cover, out, t
 
 def test_other_formats_are_encoded_anew(tmp_path, cover):
     with TileServer(good) as server:
-        run(server, cover, tmp_path / "out")  # webp is the default
+        run(server, cover, tmp_path / "out", tile_format="webp")
         run(server, cover, tmp_path / "tif", tile_format="tif")
     assert content(tmp_path / "out") == {tile: encode(noise(tile), "webp") for tile in BLOCK}
     for tile, data in content(tmp_path / "tif").items():
@@ -166,7 +168,7 @@ def test_the_same_command_goes_on_where_it_was_left(tmp_path, cover, rsp):
             assert run(server, cover, tmp_path / out, tile_format="png", overwrite=True).downloaded == 12
             assert set(server.asked.values()) == {2}
         with pytest.raises(TileSetError, match="webp was asked for"):
-            run(server, cover, tmp_path / "out")
+            run(server, cover, tmp_path / "out", tile_format="webp")
 
 
 REPLIES = {
@@ -487,7 +489,7 @@ def test_a_full_disk_is_said(tmp_path, large, rsp):
 def test_component(run_component, tmp_path, cover):
     with TileServer(good) as server:
         step = run_component(
-            download_component, {"cover": cover}, url=server.url + "/{z}/{x}/{y}.jpg", rate=500, tile_format="jpg"
+            download_component, {"cover": cover}, url=server.url + "/{z}/{x}/{y}.jpg", rate=500.0, layer=""
         )
         assert content(step.path("tiles")) == {tile: encode(noise(tile), "jpg") for tile in BLOCK}
     metadata = step.artifacts["tiles"]["metadata"]
@@ -499,9 +501,10 @@ def test_a_component_fails_where_tiles_do(run_component, cover):
         TileServer(lambda path, _: Reply(status=403) if tile_of(path) == BLOCK[0] else good(path)) as server,
         pytest.raises(RuntimeError),
     ):
-        run_component(download_component, {"cover": cover}, url=server.url + "/{z}/{x}/{y}.jpg", rate=500)
+        run_component(download_component, {"cover": cover}, url=server.url + "/{z}/{x}/{y}.jpg", rate=500.0)
 
 
-def test_unknown_kinds_are_refused():
-    with pytest.raises(UsageError, match="XYZ, TMS, WMS, got 'WMTS'"):
-        download("http://h/{z}/{x}/{y}", Path("c"), Path("o"), kind="WMTS")
+def test_unknown_kinds_are_refused(tmp_path):
+    write_cover(cover := tmp_path / "cover", BLOCK)
+    with pytest.raises(UsageError, match="XYZ, TMS, WMS, got 'WCS'"):
+        download("http://h/{z}/{x}/{y}", cover, tmp_path / "o", kind="WCS")

@@ -161,11 +161,11 @@ def test_a_block_of_which_much_fails_is_a_failure(s3, tmp_path, cover, model, se
 
 def test_steps_at_once_share_the_rate(s3, tmp_path, cover, server, monkeypatch):
     rates = []
-    monkeypatch.setattr(tool, "Client", lambda rate, *rest: rates.append(rate) or Client(rate, *rest))
+    monkeypatch.setattr(tool, "Client", lambda rate, *rest, **also: rates.append(rate) or Client(rate, *rest))
     for rate, at_once in ((100, 4), (100, 1), (2, 4)):
         write_cover(cover, AREA[:1])
         download_step.python_func(
             artifact(tmp_path / f"{rate}-{at_once}"), str(tmp_path / "at"), artifact(tmp_path / "failed"),
             f"{server.url}/{{z}}/{{x}}/{{y}}", artifact(cover), rate=rate, at_once=at_once, tile_format="png",
         )  # fmt: skip
-    assert rates == [25, 100, 1]
+    assert rates == [25, 100, 0.5]
