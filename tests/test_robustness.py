@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from rsp.shared.tiles import Tile, read_cover, write_cover
-from rsp.shared.tileset import open_reader, scan
+from rsp.shared.tileset import open_reader
 from tests.networks import make_card, make_checkpoint
 from tests.tilesets import BLOCK, CONFIG, make_tileset, squares
 
@@ -218,7 +218,7 @@ def test_bad_input(what, bench, rsp):
     if code == 3:  # what could be done is there, and the rest can be fed back in
         assert read_cover(bench / "out.failed.csv") == [BLOCK[4]]
         if out.is_dir():
-            assert sorted(tile for tile, _ in scan(out)) == sorted(set(BLOCK) - {BLOCK[4]})
+            assert open_reader(out).tiles() == sorted(set(BLOCK) - {BLOCK[4]})
     elif out.exists():  # (the log of a training that failed may be)
         assert not list(out.rglob("*.png")) and not list(out.rglob("*.safetensors"))
 
@@ -248,7 +248,7 @@ def test_tiles_that_a_server_lacks(scene, scene_server, tmp_path, rsp):
     url = scene_server.url + "/xyz/{z}/{x}/{y}.jpg"
     ran = rsp("download", "--rate", 1000, url, tmp_path / "cover", tmp_path / "out")
     assert ran.code == 0 and read_cover(tmp_path / "out.absent.csv") == [far]
-    assert sorted(tile for tile, _ in scan(tmp_path / "out")) == sorted(scene.tiles[:3])
+    assert open_reader(tmp_path / "out").tiles() == sorted(scene.tiles[:3])
 
 
 # --- full disks ---------------------------------------------------------------------------------------------

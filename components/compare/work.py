@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from rsp.components.compare.pictures import side, stack, to_rgb
+from rsp.shared.covers import Cover
 from rsp.shared.errors import CoverError, RspError, TileSetError
 from rsp.shared.images import Array, Mask, decode, decode_mask, encode
 from rsp.shared.jobs import Failure, run_job
@@ -138,7 +139,7 @@ def tiles_of(job: Job, cover: Location | None) -> list[Tile]:
         with open_reader(path) as reader:
             _check_has(reader, wanted, str(cover) if cover else str(first))
             if cover is None and len(reader) > len(wanted):
-                extra = sorted(set(reader.tiles()) - set(wanted))
+                extra = sorted(reader.cover() - Cover.of(wanted))
                 raise TileSetError(
                     f"{first} lacks {len(extra)} of the {len(reader)} tiles of {path}, the first is "
                     f"{zxy(extra[0])}; compare a part with --cover"

@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING, Literal
 
 from rsp.shared.arguments import add_config, add_out, require
@@ -205,7 +207,7 @@ def _samples(original: Predictor, tiles: Location | None, seed: int) -> list[Arr
     if tiles is not None:
         with open_channels(tiles, card.channels) as readers:
             source = TileImages(readers, card.channels)
-            every = sorted(set.intersection(*(set(reader.tiles()) for reader in readers.values())))
+            every = sorted(reduce(and_, (reader.cover() for reader in readers.values())))
             chosen = every[:: max(1, len(every) // SAMPLE_TILES)][:SAMPLE_TILES]
             images += [read_window(source, tile, card.overlap) for tile in chosen]
     return images

@@ -8,6 +8,7 @@ from typing import Protocol, Self
 
 import numpy as np
 
+from rsp.shared.covers import Cover
 from rsp.shared.errors import ServingError, TileError, UsageError
 from rsp.shared.images import Array, Mask, decode, decode_mask, encode_mask
 from rsp.shared.learning.card import ModelCard
@@ -246,7 +247,7 @@ def absent_of(tiles: Iterable[Tile], readers: Iterable[TileReader]) -> set[Tile]
     """Return the tiles that a tile set lacks because they do not exist, as the list beside it says."""
     found: set[Tile] = set()
     for reader in readers:
-        missing = set(tiles).difference(reader.tiles())
+        missing = set(Cover.of(tiles) - reader.cover())
         # Beside an archive on an HTTP server nothing is listed.
         if missing and not isinstance(reader.path, str):
             found |= missing & read_list(absent_cover(reader.path))
@@ -283,4 +284,4 @@ def run(
     if todo and len(failed) == len(todo) and not writer.done:
         tile, reason = min(failed.items())
         raise TileError(f"none of {len(todo)} tiles could be predicted; {zxy(tile)}: {reason}")
-    return sorted(writer.done.union(todo) - failed.keys()), failed
+    return sorted({*writer.done, *todo} - failed.keys()), failed

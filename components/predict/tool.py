@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Literal
 
 from rsp.shared.arguments import Once, add_config, add_out, add_trust_model, add_web_ui, add_workers, require
@@ -105,6 +107,7 @@ def predict(
         TileError: not one tile could be predicted, or exists.
     """
     from rsp.components.predict.answer import Live, Local, Remote, absent_of, run
+    from rsp.shared.covers import Cover
     from rsp.shared.errors import TileError, TileSetError, UsageError
     from rsp.shared.learning.windows import open_channels
     from rsp.shared.parallel import cpu_count
@@ -156,7 +159,7 @@ def predict(
         readers = stack.enter_context(open_channels(tiles, card.channels, empty=allow_empty))
         check_paths([target], [reader.path for reader in readers.values()])
         if wanted is None:
-            wanted = sorted(set().union(*(reader.tiles() for reader in readers.values())))
+            wanted = sorted(reduce(or_, (reader.cover() for reader in readers.values())))
             if wanted or not allow_empty:
                 zoom_of(wanted, tiles)
         absent = absent_of(wanted, readers.values())
@@ -177,7 +180,7 @@ def predict(
     note_absent(out, absent)
     if web_ui:
         write_webmap(out, done, "png", base_url=web_ui_base_url, template=web_ui_template)
-    kept = len(writer.done.intersection(wanted))
+    kept = len(writer.done & Cover.of(wanted))
     return PredictResult(
         tiles=len(done) - len(writer.done),
         kept=kept,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -84,7 +84,7 @@ class TileIndex:
         self._members = joined[0][order]
         self._starts = np.searchsorted(joined[1][order], np.arange(len(self.tiles) + 1))
 
-    def chunks(self, skip: frozenset[Tile] = frozenset()) -> Iterator[Chunk]:
+    def chunks(self, skip: Container[Tile] = ()) -> Iterator[Chunk]:
         """Yield the work, some tiles at a time with the polygons that they need."""
         for start in range(0, len(self.tiles), CHUNK):
             numbers = [n for n in range(start, min(start + CHUNK, len(self.tiles))) if self.tiles[n] not in skip]

@@ -108,6 +108,7 @@ def rasterize(
         FeatureError: no such file, one that cannot be read, or a database or query that does not answer.
     """
     from rsp.components.rasterize.burn import Job, TileIndex
+    from rsp.shared.covers import Cover
     from rsp.shared.images import complementary
     from rsp.shared.jobs import Failure, run_job
     from rsp.shared.tiles import read_cover, zoom_of
@@ -140,7 +141,7 @@ def rasterize(
     empty = job.empty()
     with open_writer(out, tile_format, resume=resume or append) as writer:
         writer.describe({"tile_size": size, "classes": classes_metadata(classes)})
-        keep = writer.done if resume else frozenset()
+        keep = writer.done if resume else Cover()
         todo = [tile for tile in index.tiles if tile not in keep]
         chunks = run_job(job, index.chunks(keep), len(todo), workers, worth=WORTH)
         with closing(chunks):

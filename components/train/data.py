@@ -14,6 +14,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import and_
 from typing import Any, Protocol
 
 import numpy as np
@@ -63,8 +65,8 @@ class TileLoader:
         self.notes: list[str] = []
         self._readers: dict[str, TileReader] = {}
         self._owner = 0
-        sets = {name: set(self._reader(name).tiles()) for name in self.paths}
-        common = set.intersection(*sets.values())
+        sets = {name: self._reader(name).cover() for name in self.paths}
+        common = reduce(and_, sets.values())
         for name, tiles in sets.items():
             if left := tiles - common:
                 first = min(left)

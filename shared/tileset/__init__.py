@@ -19,9 +19,9 @@ from rsp.shared.locations import Address, Location, Place, exists, location, rem
 from rsp.shared.tileset.archive import ArchiveReader, ArchiveWriter, read_archive_metadata
 from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
 from rsp.shared.tileset.digest import tiles_digest
-from rsp.shared.tileset.directory import DirectoryReader, DirectoryWriter, read_sidecar, scan
+from rsp.shared.tileset.directory import DirectoryReader, DirectoryWriter, read_sidecar
 from rsp.shared.tileset.metadata import SIDECAR, TileSetInfo, classes_metadata, parse_info
-from rsp.shared.tileset.remote import StoredReader, is_remote, open_remote
+from rsp.shared.tileset.remote import is_remote, open_remote, present
 
 __all__ = [
     "FORMATS",
@@ -41,7 +41,6 @@ __all__ = [
     "open_writer",
     "read_info",
     "remove_tileset",
-    "scan",
     "tile_format",
     "tiles_digest",
 ]
@@ -133,7 +132,7 @@ def remove_tileset(path: Location) -> None:
         if is_archive(path):
             return remove(path)
         storage = path.storage()
-        storage.delete(*StoredReader.present(storage).values(), SIDECAR)
+        storage.delete(*present(storage).names(), SIDECAR)
     elif path.is_dir():
         shutil.rmtree(path)
     else:

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import mmap
 import os
 import struct
-import threading
 import zlib
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cached_property
-from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pmtiles.tile import Compression, Entry, HeaderDict, deserialize_header, serialize_directory, serialize_header
-from pmtiles.writer import finalize_header
+from pmtiles.tile import Compression, HeaderDict, deserialize_header, serialize_header
 
 from rsp.shared.atomic import PREFIX, atomic_path
-from rsp.shared.errors import StorageError, TileError, TileSetError
+from rsp.shared.covers import Cover
+from rsp.shared.errors import TileError, TileSetError
 from rsp.shared.locations import Location
-from rsp.shared.locks import hold
+from rsp.shared.tilekeys import columns
 from rsp.shared.tiles import Tile, bounds_lonlat, zxy
 from rsp.shared.tileset.base import TileReader, TileWriter
 from rsp.shared.tileset.entries import (
@@ -32,16 +29,19 @@ from rsp.shared.tileset.entries import (
     MAGIC,
     TILE_TYPES,
     DamagedError,
-    Directory,
-    Runs,
-    check_leaf,
     image_format,
-    read_directory,
+    pack,
+    pack_directories,
     read_header,
-    walk,
 )
-from rsp.shared.tileset.hilbert import columns_of, id_of, in_grid, tile_of, tiles_of
+from rsp.shared.tileset.hilbert import cover_of, id_of, ids_of_cover, in_grid, tile_of, zoom_of_id
+from rsp.shared.tileset.journal import Journal, read_at
+from rsp.shared.tileset.layout import Layout, Parts, lay_out, read_stored
 from rsp.shared.tileset.metadata import MAX_BYTES, complete, parse_metadata
+from rsp.shared.tileset.tree import Span, Tree
+
+# Archives that tiles are taken from at once; their numbers are bytes.
+MAX_FILES = 250
 
 
 class ArchiveReader(TileReader):
@@ -57,77 +57,105 @@ class ArchiveReader(TileReader):
     def __init__(self, path: Path, *, empty: bool = False) -> None:
         self.path = path
         try:
-            with path.open("rb") as file:
-                if file.read(len(MAGIC)) != MAGIC:
-                    raise TileSetError(f"{path} is neither a directory of tiles nor a PMTiles (version 3) file")
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            self._file = path.open("rb", buffering=0)
         except OSError as error:
             raise TileSetError(f"cannot read the archive {path}: {error}") from error
         try:
             self._load(empty=empty)
         except BaseException:
-            self._map.close()
+            self._file.close()
             raise
 
     def _load(self, *, empty: bool) -> None:
-        """Read the header and the directories."""
-        path, size = self.path, len(self._map)
-        try:
-            self._header = read_header(self._map[:HEADER_SIZE], size)
-            root = self._directory(self._header["root_offset"], self._header["root_length"])
-            self._runs = Runs(walk(root, self._below))
-        except (DamagedError, MemoryError) as error:
-            raise TileSetError(f"the archive {path} is damaged: {error}") from error
-        if not len(self._runs) and not empty:
+        """Read the header and the root directory."""
+        path = self.path
+        with self._checked():
+            size, head = os.fstat(self._file.fileno()).st_size, self._bytes(0, HEADER_SIZE)
+            if not head.startswith(MAGIC):
+                raise TileSetError(f"{path} is neither a directory of tiles nor a PMTiles (version 3) file")
+            self._header = read_header(head, size)
+            root = self._bytes(self._header["root_offset"], self._header["root_length"])
+            self._tree = Tree(self._header, size, root, self._leaves)
+        if not self._tree and not empty:
             raise TileSetError(f"no tile in the archive {path}")
         self.format = image_format(self._header, lambda: self.metadata, path)
         self.formats = frozenset({self.format})
 
-    def _directory(self, offset: int, length: int) -> Directory:
-        header, size = self._header, len(self._map)
-        room = size - header["tile_data_offset"], size - header["leaf_directory_offset"]
-        return read_directory(self._map[offset : offset + length], header["internal_compression"], *room)
+    @contextmanager
+    def _checked(self) -> Iterator[None]:
+        try:
+            yield
+        except (DamagedError, MemoryError) as error:
+            raise TileSetError(f"the archive {self.path} is damaged: {error}") from error
+        except OSError as error:
+            raise TileSetError(f"cannot read the archive {self.path}: {error.strerror}") from error
 
-    def _below(self, directory: Directory, entries: NDArray[np.int64]) -> list[Directory]:
-        """Return the leaf directories of entries."""
-        base = self._header["leaf_directory_offset"]
-        return [
-            check_leaf(
-                directory,
-                entry,
-                self._directory(base + int(directory.offsets[entry]), int(directory.lengths[entry])),
-            )
-            for entry in entries.tolist()
-        ]
+    def _bytes(self, offset: int, length: int) -> bytes:
+        return read_at(self._file.fileno(), offset, length)
+
+    def _leaves(self, spans: list[Span]) -> dict[Span, bytes]:
+        return {span: self._bytes(*span) for span in spans}
 
     @property
     def metadata(self) -> dict[str, Any]:
         start, length = self._header["metadata_offset"], self._header["metadata_length"]
-        return _unpack(self._map[start : start + length], self.path)
+        return _unpack(self._bytes(start, min(length, MAX_BYTES)), self.path)
 
-    def tiles(self) -> list[Tile]:
-        return self._tiles
+    def cover(self) -> Cover:
+        return self._cover
 
     @cached_property
-    def _tiles(self) -> list[Tile]:
-        return tiles_of(self._runs.ids())
+    def _cover(self) -> Cover:
+        with self._checked():
+            return cover_of(self._tree.runs().ids())
+
+    def zoom(self) -> int:
+        with self._checked():
+            first, last = map(zoom_of_id, self._tree.ends()) if self._tree else (0, 1)
+        return first if first == last else super().zoom()
 
     def __contains__(self, tile: object) -> bool:
         found = tile_of(tile)
-        return found is not None and self._runs.find(id_of(found)) is not None
+        return found is not None and self._find(found) is not None
 
     def __len__(self) -> int:
-        return len(self._runs)
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
+        with self._checked():
+            return self._tree.count()
+
+    def _find(self, tile: Tile) -> Span | None:
+        try:
+            return self._tree.at(id_of(tile)) if in_grid(tile) else None
+        except (DamagedError, MemoryError, OSError):
+            with self._checked():
+                raise
 
     def read(self, tile: Tile) -> bytes:
-        found = self._runs.find(id_of(tile)) if in_grid(tile) else None
+        found = self._find(tile)
         if found is None:
             raise TileError(f"no tile {zxy(tile)} in {self.path}")
-        start = self._header["tile_data_offset"] + found[0]
-        return self._map[start : start + found[1]]
+        try:
+            data = self._bytes(*found)
+        except OSError as error:
+            raise TileError(f"cannot read the tile {zxy(tile)} of {self.path}: {error.strerror}") from error
+        if len(data) != found[1]:
+            raise TileError(f"cannot read the tile {zxy(tile)} of {self.path}: the file has become shorter")
+        return data
+
+    def descriptor(self) -> int:
+        """Return a descriptor of the file of its own, which stays good when the reader is closed."""
+        return os.dup(self._file.fileno())
+
+    def places(self, ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """Return where tiles, given by their ids, begin in the file, and their lengths; 0 where there are none."""
+        with self._checked():
+            return self._tree.find(ids)
 
     def close(self) -> None:
-        self._map.close()
+        self._file.close()
 
 
 def read_archive_metadata(path: Path) -> dict[str, Any]:
@@ -167,6 +195,8 @@ class ArchiveWriter(TileWriter):
     """
 
     _empty: bool
+    # Whether it is put together on this machine, so that what lies here need not be copied before.
+    _local = True
 
     def __init__(self, path: Path, tiles_format: str, *, resume: bool, empty: bool = False) -> None:
         self._empty = empty
@@ -177,6 +207,9 @@ class ArchiveWriter(TileWriter):
     def _begin(self, path: Location, journal: Path, tiles_format: str, *, resume: bool) -> None:
         """Open the journal of an archive, and take over what is there."""
         self.path, self.format, self.metadata = path, tiles_format, {}
+        self._taken: list[Parts] = []
+        self._files = [-1]  # the journal, and the archives that tiles are taken from
+        self._settled = 0
         self._journal = Journal(journal, path, tiles_format, resume=resume)
         try:
             if resume:
@@ -184,19 +217,17 @@ class ArchiveWriter(TileWriter):
         except BaseException:
             self.abandon()
             raise
-        self.done = frozenset(tiles_of(self._ids()))
+        self.done = cover_of(np.concatenate([part.ids for part in self._taken] + [self._journal.tiles()]))
 
     def _adopt(self) -> None:
-        """Take over the tiles of the archive that is there."""
+        """Take over the tiles of the archive that is there: they stay where they are until it is replaced."""
         assert isinstance(self.path, Path)
         if not self.path.exists():
             return
         with ArchiveReader(self.path, empty=True) as reader:
             self._check_format(reader)
             self.metadata = reader.metadata
-            for tile in reader.tiles():
-                if id_of(tile) not in self._journal.records:
-                    self.write(tile, reader.read(tile))
+            self._refer(reader, reader.cover())
 
     def _check_format(self, reader: TileReader) -> None:
         """Raise `TileSetError` where the archive that is there has tiles of another format."""
@@ -216,228 +247,115 @@ class ArchiveWriter(TileWriter):
             self.abandon()
             raise
 
-    def _commit(self) -> None:
-        records = self._journal.records
-        if not records and not self._empty:
-            raise TileSetError(f"no tile was written, so {self.path} was not made")
-        entries: list[Entry] = []
-        sources: list[tuple[int, int]] = []  # where in the journal each stored tile lies
-        stored: dict[bytes, int] = {}  # digest -> offset in the archive
-        size = 0
-        for tile_id in sorted(records):
-            offset, length, digest = records[tile_id]
-            if digest not in stored:
-                stored[digest] = size
-                sources.append((offset, length))
-                size += length
-            last = entries[-1] if entries else None
-            if last and last.offset == stored[digest] and last.tile_id + last.run_length == tile_id:
-                last.run_length += 1
-            else:
-                entries.append(Entry(tile_id, stored[digest], length, 1))
-        zooms = np.unique(columns_of(self._ids())[2]).tolist()
-        first = self._journal.read(*sources[0]) if sources else b""
-        metadata = complete(self.metadata, self.format, zooms, first)
-        if records:
-            # fmt: off
-            head = finalize_header(  # type: ignore[no-untyped-call]
-                self._header(), len(records), entries, len(stored), metadata, True, size
-            )
-            # fmt: on
-        else:
-            head = empty_head(self.format, metadata)
-        self._publish(head, sources, size)
-        self._journal.remove()
+    def take(self, reader: TileReader, cover: Cover) -> bool:
+        if not (self._local and isinstance(reader, ArchiveReader) and len(self._files) < MAX_FILES):
+            return False
+        # What was written before gives way, what is written from now on does not.
+        self._settle()
+        self._refer(reader, cover)
+        return True
 
-    def _publish(self, head: Iterable[bytes], sources: Iterable[tuple[int, int]], size: int) -> None:
+    def _refer(self, reader: ArchiveReader, cover: Cover) -> None:
+        ids = ids_of_cover(cover)
+        offsets, lengths = reader.places(ids)
+        if not lengths.all():
+            raise TileSetError(f"{reader.path} has not all of the tiles that are to be taken from it")
+        self._taken.append(Parts.of(ids, len(self._files), offsets, lengths))
+        self._files.append(reader.descriptor())
+
+    def _settle(self) -> None:
+        """Note the tiles that the journal has got since this was last called."""
+        tiles, (offsets, lengths) = self._journal.tiles(), self._journal.spans()
+        if len(tiles) > self._settled:
+            new = slice(self._settled, len(tiles))
+            self._taken.append(Parts.of(tiles[new], 0, offsets[new], lengths[new]))
+            self._settled = len(tiles)
+
+    def _parts(self) -> Parts:
+        """Return all tiles of the archive, sorted."""
+        self._settle()
+        return Parts.joined(self._taken)
+
+    def _commit(self) -> None:
+        parts = self._parts()
+        if not len(parts.ids) and not self._empty:
+            raise TileSetError(f"no tile was written, so {self.path} was not made")
+        files = [self._journal.file, *self._files[1:]]
+        layout = lay_out(parts, files)
+        cover = cover_of(parts.ids)
+        first = read_at(files[layout.files[0]], int(layout.offsets[0]), int(layout.lengths[0])) if cover else b""
+        metadata = complete(self.metadata, self.format, cover.zooms, first)
+        self._publish(archive_head(layout, cover, self.format, metadata), read_stored(layout, files), layout.size)
+        self._journal.remove()
+        self._release()
+
+    def _publish(self, head: bytes, stored: Iterable[bytes], size: int) -> None:
         """Make the archive visible.
 
         Args:
             head: All that stands before the tiles.
-            sources: Offset and length in the journal of each stored tile, in order.
+            stored: The tiles, in blocks.
             size: Of these together, in bytes.
         """
         assert isinstance(self.path, Path)
-        with atomic_path(self.path) as temporary, temporary.open("wb") as archive:
-            archive.writelines(head)
-            archive.writelines(self._journal.read(*source) for source in sources)
-
-    def _ids(self) -> NDArray[np.uint64]:
-        return np.fromiter(self._journal.records, np.uint64, len(self._journal.records))
-
-    def _header(self) -> dict[str, Any]:
-        """Return the header of the archive as far as it does not follow from its directories."""
-        # Corners of the tiles of each zoom, in tiles.
-        x, y, zooms = columns_of(self._ids())
-        corners: dict[int, tuple[int, int, int, int]] = {}
-        for zoom in np.unique(zooms).tolist():
-            column, row = x[zooms == zoom], y[zooms == zoom]
-            corners[zoom] = (int(column.min()), int(row.min()), int(column.max()), int(row.max()))
-        boxes = [
-            (*bounds_lonlat(Tile(x0, y0, z))[0::3], *bounds_lonlat(Tile(x1, y1, z))[1:3])
-            for z, (x0, y0, x1, y1) in corners.items()
-        ]
-        wests, norths, souths, easts = zip(*boxes, strict=True)
-        return {
-            "tile_type": TILE_TYPES[self.format],
-            "tile_compression": Compression.NONE,
-            "min_lon_e7": round(min(wests) * 1e7),
-            "min_lat_e7": round(min(souths) * 1e7),
-            "max_lon_e7": round(max(easts) * 1e7),
-            "max_lat_e7": round(max(norths) * 1e7),
-            "center_zoom": min(corners),
-        }
+        with atomic_path(self.path) as temporary, temporary.open("wb", buffering=0) as archive:
+            for block in chain((head,), stored):
+                view = memoryview(block)
+                while view:
+                    view = view[archive.write(view) :]
 
     def abandon(self) -> None:
-        if self._journal.records:
+        if len(self._journal):
             self._journal.close()
         else:
             self._journal.remove()
+        self._release()
+
+    def _release(self) -> None:
+        """Let go of the archives that tiles were taken from."""
+        while len(self._files) > 1:
+            os.close(self._files.pop())
 
 
-def empty_head(tiles_format: str, metadata: dict[str, Any]) -> list[bytes]:
-    """Return an archive of no tile, which the package `pmtiles` does not make."""
-    root = serialize_directory([])
-    packed = gzip.compress(json.dumps(metadata).encode(), mtime=0)
-    end = HEADER_SIZE + len(root) + len(packed)
+def archive_head(layout: Layout, cover: Cover, tiles_format: str, metadata: dict[str, Any]) -> bytes:
+    """Return what stands before the tiles of an archive: as the package `pmtiles` writes it, to the byte."""
+    directory = layout.directory
+    root, leaves = pack_directories(directory)
+    packed = pack(json.dumps(metadata).encode())
+    after_root = HEADER_SIZE + len(root)
+    after_metadata = after_root + len(packed)
     header: Any = dict.fromkeys(HeaderDict.__annotations__, 0) | {
         "version": 3, "clustered": True, "tile_type": TILE_TYPES[tiles_format],
         "tile_compression": Compression.NONE, "internal_compression": Compression.GZIP,
         "root_offset": HEADER_SIZE, "root_length": len(root),
-        "metadata_offset": HEADER_SIZE + len(root), "metadata_length": len(packed),
-        "leaf_directory_offset": end, "tile_data_offset": end,
+        "metadata_offset": after_root, "metadata_length": len(packed),
+        "leaf_directory_offset": after_metadata, "leaf_directory_length": len(leaves),
+        "tile_data_offset": after_metadata + len(leaves), "tile_data_length": layout.size,
+        "addressed_tiles_count": len(cover), "tile_entries_count": len(directory.ids),
+        "tile_contents_count": len(layout.lengths),
     }  # fmt: skip
-    return [serialize_header(header), root, packed]
+    if cover:
+        header |= _extent(cover)
+    return serialize_header(header) + root + packed + leaves
 
 
-class Journal:
-    """Tiles in the order in which they were written, in a file that is whole up to its last whole record.
-
-    Attributes:
-        records: By tile id, where its data begins, its length, and the digest of the data.
-    """
-
-    _MAGIC = b"rsp-1"
-    _HEAD = len(_MAGIC) + 8  # and the format of the tiles
-    _RECORD = struct.Struct("<QII")  # tile id, length, CRC of the data
-
-    def __init__(self, path: Path, target: Location, tiles_format: str, *, resume: bool) -> None:
-        self.path, self.target = path, target
-        self.records: dict[int, tuple[int, int, bytes]] = {}
-        self._lock = threading.Lock()
-        self._open = False
-        head = self.head(tiles_format)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = hold(path)
-            self._open = True
-            found = os.pread(self._file, self._HEAD, 0)
-            if resume and found == head:
-                self._recover()
-                return
-            if resume:
-                self._check_format(found, tiles_format, target)
-            os.ftruncate(self._file, 0)
-            self._end = 0
-            self._put(head)
-        except BlockingIOError:
-            raise TileSetError(f"another process is writing {target} now") from None
-        except OSError as error:
-            self.close()
-            raise StorageError(f"cannot write {target}: {error.strerror}") from error
-        except BaseException:
-            self.close()
-            raise
-
-    @classmethod
-    def head(cls, tiles_format: str) -> bytes:
-        """Return what stands before the records."""
-        return cls._MAGIC + tiles_format.encode().ljust(8)
-
-    @classmethod
-    def _check_format(cls, head: bytes, tiles_format: str, target: Location) -> None:
-        """Raise `TileSetError` where a journal is one of tiles of another format."""
-        if head.startswith(cls._MAGIC) and len(head) == cls._HEAD and head != cls.head(tiles_format):
-            raise TileSetError(
-                f"an interrupted run had begun {target} with {head[len(cls._MAGIC) :].decode().strip()} tiles and "
-                f"{tiles_format} was asked for; choose the same --format, or start over without --resume"
-            )
-
-    @classmethod
-    def records_of(cls, segment: bytes, tiles_format: str, target: Location) -> bytes:
-        """Return the records of a part of a journal that was stored with a head of its own; empty if damaged.
-
-        Raises:
-            TileSetError: its tiles are of another format.
-        """
-        head = segment[: cls._HEAD]
-        cls._check_format(head, tiles_format, target)
-        return segment[cls._HEAD :] if head == cls.head(tiles_format) else b""
-
-    @property
-    def end(self) -> int:
-        """Where the last whole record ends, in bytes."""
-        return self._end
-
-    def _recover(self) -> None:
-        """Read the records of an interrupted writer and cut off the one that it did not finish."""
-        self._end, size = self._HEAD, os.fstat(self._file).st_size
-        while self._end + self._RECORD.size <= size:
-            tile_id, length, crc = self._RECORD.unpack(os.pread(self._file, self._RECORD.size, self._end))
-            start = self._end + self._RECORD.size
-            if start + length > size:
-                break
-            data = self.read(start, length)
-            if zlib.crc32(data) != crc:
-                break
-            self._note(tile_id, start, data)
-            self._end = start + length
-        os.ftruncate(self._file, self._end)
-
-    def _note(self, tile_id: int, offset: int, data: bytes) -> None:
-        self.records[tile_id] = (offset, len(data), blake2b(data, digest_size=16).digest())
-
-    def _put(self, data: bytes) -> None:
-        """Write at the end, all or nothing: a full disk leaves no part that would hide what follows."""
-        view, at = memoryview(data), self._end
-        try:
-            while view:
-                written = os.pwrite(self._file, view, at)
-                view, at = view[written:], at + written
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(self._file, self._end)
-            raise
-        self._end = at
-
-    def append(self, tile_id: int, data: bytes) -> None:
-        """Write a tile; the last one of an id counts. Safe to call from several threads."""
-        record = self._RECORD.pack(tile_id, len(data), zlib.crc32(data)) + data
-        with self._lock:
-            start = self._end + self._RECORD.size
-            try:
-                self._put(record)
-            except OSError as error:
-                raise StorageError(f"cannot write {self.target}: {error.strerror}") from error
-            self._note(tile_id, start, data)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """Return bytes of the journal, fewer where it ends before."""
-        parts = []
-        while length and (part := os.pread(self._file, length, offset)):
-            parts.append(part)
-            offset, length = offset + len(part), length - len(part)
-        return b"".join(parts)
-
-    def close(self) -> None:
-        """Let go; the file stays for a writer that resumes."""
-        if self._open:
-            self._open = False
-            os.close(self._file)
-
-    def remove(self) -> None:
-        """Remove the file, while the lock is held, and let go."""
-        if self._open:
-            with suppress(OSError):
-                self.path.unlink(missing_ok=True)
-            self.close()
+def _extent(cover: Cover) -> dict[str, int]:
+    """Return what the header says of where tiles are."""
+    boxes = []
+    for zoom in cover.zooms:
+        x, y = columns(cover.keys(zoom))
+        west, _, _, north = bounds_lonlat(Tile(int(x.min()), int(y.min()), zoom))
+        _, south, east, _ = bounds_lonlat(Tile(int(x.max()), int(y.max()), zoom))
+        boxes.append((west, south, east, north))
+    wests, souths, easts, norths = zip(*boxes, strict=True)
+    box = {
+        "min_lon_e7": round(min(wests) * 1e7),
+        "min_lat_e7": round(min(souths) * 1e7),
+        "max_lon_e7": round(max(easts) * 1e7),
+        "max_lat_e7": round(max(norths) * 1e7),
+    }
+    return box | {
+        "min_zoom": cover.zooms[0], "max_zoom": cover.zooms[-1], "center_zoom": cover.zooms[0],
+        "center_lon_e7": round((box["min_lon_e7"] + box["max_lon_e7"]) / 2),
+        "center_lat_e7": round((box["min_lat_e7"] + box["max_lat_e7"]) / 2),
+    }  # fmt: skip

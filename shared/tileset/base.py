@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from rsp.shared.covers import Cover
 from rsp.shared.errors import TileSetError, UsageError
 from rsp.shared.locations import Location
-from rsp.shared.tiles import Tile, zoom_of
+from rsp.shared.tiles import Tile
 from rsp.shared.tileset.metadata import TileSetInfo, join_metadata, parse_info
 
 if TYPE_CHECKING:
@@ -51,8 +52,12 @@ class TileReader(ABC):
     formats: frozenset[str]
 
     @abstractmethod
+    def cover(self) -> Cover:
+        """Return all tiles, as arrays: eight bytes a tile."""
+
     def tiles(self) -> list[Tile]:
-        """Return all tiles, sorted."""
+        """Return all tiles as objects, sorted. They take 200 bytes each: see `cover`."""
+        return sorted(self.cover())
 
     @abstractmethod
     def __contains__(self, tile: object) -> bool:
@@ -90,7 +95,7 @@ class TileReader(ABC):
 
     def zoom(self) -> int:
         """Return the one zoom of the set; raise `CoverError` where there are more."""
-        return zoom_of(self.tiles(), self.path)
+        return self.cover().zoom(self.path)
 
     def close(self) -> None:
         """Release what the reader holds."""
@@ -113,7 +118,7 @@ class TileWriter(ABC):
 
     path: Location
     format: str
-    done: frozenset[Tile]
+    done: Cover
     metadata: dict[str, Any]
 
     def describe(self, metadata: Mapping[str, Any]) -> None:
@@ -127,6 +132,18 @@ class TileWriter(ABC):
     @abstractmethod
     def write(self, tile: Tile, data: bytes) -> None:
         """Write a tile, in place of one that is there. Safe to call from several threads."""
+
+    def take(self, reader: TileReader, cover: Cover) -> bool:
+        """Take tiles over from another tile set as they are, which read and written one by one would cost more.
+
+        Args:
+            reader: The tile set, of the same format. It may be closed afterwards.
+            cover: The tiles, all of which it has.
+
+        Returns:
+            Whether that was possible; nothing has happened otherwise.
+        """
+        return False
 
     @abstractmethod
     def commit(self) -> None:

@@ -6,47 +6,19 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rsp.shared.atomic import PREFIX, atomic_text
+from rsp.shared.covers import Cover
 from rsp.shared.errors import StorageError, TileError, TileSetError
 from rsp.shared.locks import hold, try_lock
-from rsp.shared.tiles import MAX_ZOOM, Tile, zxy
+from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, refuse_other_formats, tile_format
+from rsp.shared.tileset.listing import Listing, scan
 from rsp.shared.tileset.metadata import MAX_BYTES, SIDECAR, complete, foreign, parse_metadata, to_json
-
-
-def scan(root: Path) -> Iterator[tuple[Tile, str]]:
-    """Yield each tile below a directory with its extension; whatever is not named like a tile is passed over."""
-    for zoom, folder in _numbered(root):
-        if zoom > MAX_ZOOM:
-            continue
-        for x, column in _numbered(folder):
-            if x >> zoom:
-                continue
-            with os.scandir(column) as files:
-                for file in files:
-                    stem, _, extension = file.name.partition(".")
-                    y = _number(stem)
-                    if y is not None and not y >> zoom and extension.lower() in FORMATS:
-                        yield Tile(x, y, zoom), extension
-
-
-def _number(name: str) -> int | None:
-    """Return the number that a name is, or None; `007` does not count, as tile 7 would not be found again."""
-    return int(name) if name.isascii() and name.isdecimal() and (name[0] != "0" or name == "0") else None
-
-
-def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
-    """Yield the sub-directories whose name is a number."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            number = _number(entry.name)
-            if number is not None and entry.is_dir():
-                yield number, Path(entry.path)
 
 
 class DirectoryReader(TileReader):
@@ -56,43 +28,36 @@ class DirectoryReader(TileReader):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._extensions: dict[Tile, str] = {}
         try:
-            for tile, extension in scan(path):
-                if tile in self._extensions:
-                    raise TileSetError(
-                        f"{path} holds tile {zxy(tile)} twice, as "
-                        f".{self._extensions[tile]} and .{extension}; remove one of them"
-                    )
-                self._extensions[tile] = extension
+            self._listing = Listing(scan(path))
         except OSError as error:
             raise TileSetError(f"cannot list the tiles of {path}: {error}") from error
-        if not self._extensions:
+        self._listing.check(path)
+        first = self._listing.first
+        if first is None:
             raise TileSetError(f"no tile in {path}; expected files z/x/y with one of {', '.join(FORMATS)}")
-        self._tiles = sorted(self._extensions)
-        self.format = tile_format(self._extensions[self._tiles[0]])
-        self.formats = frozenset(map(tile_format, set(self._extensions.values())))
+        self.format = tile_format(str(self._listing.extension(first)))
+        self.formats = self._listing.formats
 
     @property
     def metadata(self) -> dict[str, Any]:
         return read_sidecar(self.path)
 
-    def tiles(self) -> list[Tile]:
-        return self._tiles
+    def cover(self) -> Cover:
+        return self._listing.cover
 
     def __contains__(self, tile: object) -> bool:
-        return tile in self._extensions
+        return self._listing.extension(tile) is not None
 
     def __len__(self) -> int:
-        return len(self._extensions)
+        return len(self._listing)
 
     def locate(self, tile: Tile) -> Path:
         """Return the file of a tile; raise `TileError` where there is none."""
-        try:
-            extension = self._extensions[tile]
-        except KeyError:
-            raise TileError(f"no tile {zxy(tile)} in {self.path}") from None
-        return self.path / str(tile.z) / str(tile.x) / f"{tile.y}.{extension}"
+        extension = self._listing.extension(tile)
+        if extension is None:
+            raise TileError(f"no tile {zxy(tile)} in {self.path}")
+        return self.path / f"{tile.z}/{tile.x}/{tile.y}.{extension}"
 
     def read(self, tile: Tile) -> bytes:
         path = self.locate(tile)
@@ -128,57 +93,78 @@ class DirectoryWriter(TileWriter):
         if path.exists() and not path.is_dir():
             raise TileSetError(f"cannot write tiles to {path}: it is a file (name it *.pmtiles for an archive)")
         self.path, self.format = path, tiles_format
-        self.done = frozenset()
-        self._odd: dict[Tile, str] = {}  # the extension of tiles that are there as .jpeg, .TIFF, ...
-        self._columns: set[Path] = set()
+        self._columns: set[tuple[int, int]] = set()
         self._staging = path / f"{PREFIX}{secrets.token_hex(8)}"
         self._claim: int | None = None
         self._lock = threading.Lock()
         self._made = not path.exists()
         try:
             path.mkdir(parents=True, exist_ok=True)
-            present = list(scan(path))
+            present = Listing(scan(path))
             _sweep(path)
         except OSError as error:
             raise StorageError(f"cannot write the folder {path}: {error.strerror}") from error
         # One tile under two extensions would make the set unreadable: say it before any work is done.
-        refuse_other_formats(path, (extension for _, extension in present), tiles_format)
-        self._odd = {tile: extension for tile, extension in present if extension != tiles_format}
+        refuse_other_formats(path, present.extensions, tiles_format)
+        # Tiles may be there as .jpeg, .TIFF, ...
+        self._odd = present if set(present.extensions) - {tiles_format} else None
         before = read_sidecar(path)
         self.metadata = before if resume else foreign(before)
-        self._zooms = {tile.z for tile, _ in present}
-        self._first = min((tile for tile, _ in present), default=None)
-        if resume:
-            self.done = frozenset(tile for tile, _ in present)
+        self._zooms, self._first = set(present.cover.zooms), present.first
+        self.done = present.cover if resume else Cover()
 
     def write(self, tile: Tile, data: bytes) -> None:
-        column = self.path / str(tile.z) / str(tile.x)
-        path = column / f"{tile.y}.{self._odd.get(tile, self.format)}"
-        temporary = self._staging / f"{tile.z}-{tile.x}-{tile.y}-{threading.get_ident()}"
+        self._place(tile, lambda temporary: _write(temporary, data))
+
+    def link(self, tile: Tile, file: Path, *, hard: bool = False) -> None:
+        """Write a tile as a link to a file that is there.
+
+        Args:
+            tile: The tile.
+            file: What it links to. A symbolic link is relative, so that both may be moved together.
+            hard: Make a hard link, which is the file itself under a second name.
+
+        Raises:
+            StorageError: the file system has no such links, or the file lies on another one.
+        """
+        if hard:
+            self._place(tile, lambda temporary: os.link(file, temporary))
+            return
+        source = os.path.relpath(file.parent.resolve() / file.name, (self.path / f"{tile.z}/{tile.x}").resolve())
+        self._place(tile, lambda temporary: Path(temporary).symlink_to(source))
+
+    def _place(self, tile: Tile, make: Callable[[str], None]) -> None:
+        """Make the file of a tile where nobody sees it, and move it to its place."""
+        # Paths as text: to make objects of them takes longer than the kernel takes.
+        column = self.path / f"{tile.z}/{tile.x}"
+        path = f"{column}/{tile.y}.{self._extension(tile)}"
+        temporary = f"{self._staging}/{tile.z}-{tile.x}-{tile.y}-{threading.get_ident()}"
         try:
             if self._claim is None:
                 self._stage()
-            if column not in self._columns:
+            if (tile.z, tile.x) not in self._columns:
                 column.mkdir(parents=True, exist_ok=True)
-                self._columns.add(column)
+                self._columns.add((tile.z, tile.x))
             with self._lock:
                 self._zooms.add(tile.z)
                 self._first = tile if self._first is None else min(tile, self._first)
             try:
-                temporary.write_bytes(data)
+                make(temporary)
                 try:
-                    temporary.replace(path)
+                    os.replace(temporary, path)  # noqa: PTH105
                 except FileNotFoundError:
                     # Somebody has removed the empty column since.
                     column.mkdir(parents=True, exist_ok=True)
-                    temporary.replace(path)
-            except OSError:
-                # A file in part only fills the disk further.
+                    os.replace(temporary, path)  # noqa: PTH105
+            finally:
+                # A file in part only fills the disk further, and of two names of one file neither gives way.
                 with suppress(OSError):
-                    temporary.unlink(missing_ok=True)
-                raise
+                    os.unlink(temporary)  # noqa: PTH108
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}") from error
+
+    def _extension(self, tile: Tile) -> str:
+        return (self._odd and self._odd.extension(tile)) or self.format
 
     def _stage(self) -> None:
         """Make the hidden folder, and hold a lock in it that tells others that its writer lives."""
@@ -195,7 +181,7 @@ class DirectoryWriter(TileWriter):
         if self._first is None:
             return
         tile = self._first
-        path = self.path / str(tile.z) / str(tile.x) / f"{tile.y}.{self._odd.get(tile, self.format)}"
+        path = self.path / f"{tile.z}/{tile.x}/{tile.y}.{self._extension(tile)}"
         try:
             first = path.read_bytes()
         except OSError:  # somebody has removed it since: then nothing is known of its pixels
@@ -217,6 +203,16 @@ class DirectoryWriter(TileWriter):
                 shutil.rmtree(self._staging, ignore_errors=True)
                 os.close(self._claim)
                 self._claim = None
+
+
+def _write(path: str, data: bytes) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(file, view) :]
+    finally:
+        os.close(file)
 
 
 def _sweep(folder: Path) -> None:

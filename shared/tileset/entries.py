@@ -5,6 +5,7 @@ Nothing of it is believed: every offset, length and count of a foreign file is c
 
 from __future__ import annotations
 
+import gzip
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ MAX_UNPACKED = 64 << 20
 
 # An archive with more tiles than this is damaged, or not one of ours: their list would fill the memory.
 MAX_TILES = 1 << 27
+
+# Of the root directory, packed: as `pmtiles` has it, so that it is among the first 16 KiB with the header. Entries
+# of a leaf directory, which are doubled until the root is small enough.
+ROOT_SIZE, LEAF_ENTRIES = 16_384 - HEADER_SIZE, 4096
 
 # A directory, those below it, and those below these: nobody nests them deeper.
 MAX_DEPTH = 4
@@ -127,6 +132,12 @@ class Directory:
     offsets: NDArray[np.uint64]
     lengths: NDArray[np.uint64]
 
+    def part(self, start: int, end: int) -> Directory:
+        """Return some of its entries."""
+        return Directory(
+            self.ids[start:end], self.runs[start:end], self.offsets[start:end], self.lengths[start:end]
+        )
+
     @property
     def nbytes(self) -> int:
         """What it takes of the memory."""
@@ -142,6 +153,14 @@ class Directory:
         """Which entries are directories."""
         return self.runs == 0
 
+    def entry(self, tile_id: int) -> int:
+        """Return the entry that a tile belongs to, -1 where there is none."""
+        found = int(self.ids.searchsorted(np.uint64(tile_id), "right")) - 1
+        if found < 0:
+            return -1
+        run = int(self.runs[found])
+        return found if not run or tile_id - int(self.ids[found]) < run else -1
+
     def find(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return for each tile the entry that it belongs to, -1 where there is none."""
         if not len(self.ids):
@@ -150,29 +169,6 @@ class Directory:
         entry = np.maximum(found, 0)
         within = (self.runs[entry] == 0) | (ids - self.ids[entry] < self.runs[entry])
         return np.where((found >= 0) & within, entry, -1)
-
-
-def walk(root: Directory, below: Callable[[Directory, NDArray[np.int64]], list[Directory]]) -> list[Directory]:
-    """Return a directory and all below it, level by level.
-
-    Args:
-        root: The first.
-        below: Returns the leaf directories of the given entries of a directory.
-
-    Raises:
-        DamagedError: they have too many tiles, or are nested without end.
-    """
-    found, level, tiles = [], [root], 0.0
-    for _ in range(MAX_DEPTH):
-        found += level
-        # As floating point: the sum of so many may wrap.
-        tiles += sum(float(directory.runs.astype(np.float64).sum()) for directory in level)
-        if tiles > MAX_TILES:
-            raise DamagedError(f"it claims more than {MAX_TILES} tiles")
-        level = [leaf for directory in level for leaf in below(directory, np.flatnonzero(directory.leaves))]
-        if not level:
-            return found
-    raise DamagedError("directories are nested too deep")
 
 
 class Runs:
@@ -205,12 +201,10 @@ class Runs:
         within = np.arange(self._count) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return np.repeat(self.starts, lengths) + within.astype(np.uint64)
 
-    def find(self, tile_id: int) -> tuple[int, int] | None:
-        """Return offset and size of the data of a tile, None where it is not there."""
-        run = int(self.starts.searchsorted(np.uint64(tile_id), "right")) - 1
-        if run < 0 or tile_id >= int(self.starts[run]) + int(self.lengths[run]):
-            return None
-        return int(self.offsets[run]), int(self.sizes[run])
+    def spans(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """Return where the data of each of all tiles begin, among the tiles, and their sizes."""
+        lengths = self.lengths.astype(np.int64)
+        return np.repeat(self.offsets, lengths), np.repeat(self.sizes, lengths)
 
 
 def check_leaf(parent: Directory, entry: int, leaf: Directory) -> Directory:
@@ -289,3 +283,68 @@ def _check(directory: Directory, tiles: int, leaves: int) -> None:
         raise DamagedError("it ends before its last tile")
     if bool((lengths[directory.leaves] > MAX_PACKED).any()):
         raise DamagedError("a directory is too large")
+
+
+def pack_directories(directory: Directory) -> tuple[bytes, bytes]:
+    """Return the root directory, and all leaf directories, of an archive with these entries.
+
+    They are the same to the byte as those that the package `pmtiles` writes.
+    """
+    root = _small(_plain(directory))
+    if root is not None:
+        return root, b""
+    entries = LEAF_ENTRIES
+    while True:
+        firsts = np.arange(0, len(directory.ids), entries)
+        packed = [pack(_plain(directory.part(first, first + entries))) for first in firsts.tolist()]
+        lengths = np.array([len(each) for each in packed], np.uint64)
+        upper = Directory(directory.ids[firsts], np.zeros_like(lengths), np.cumsum(lengths) - lengths, lengths)
+        root = _small(_plain(upper))
+        if root is not None:
+            return root, b"".join(packed)
+        entries *= 2
+
+
+def pack(data: bytes) -> bytes:
+    """Return what stands in an archive for a directory, or its metadata."""
+    return gzip.compress(data, mtime=0)
+
+
+def _small(data: bytes) -> bytes | None:
+    """Return a packed root directory, None where it would be too large; a large one is not packed to its end."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    size = 0
+    for start in range(0, len(data), 1 << 16):
+        size += len(packer.compress(data[start : start + (1 << 16)]))
+        if size >= ROOT_SIZE:
+            return None
+    root = pack(data)
+    return root if len(root) < ROOT_SIZE else None
+
+
+def _plain(directory: Directory) -> bytes:
+    """Return a directory as bytes: four columns, of steps from one entry to the next."""
+    ids, offsets, lengths = directory.ids, directory.offsets, directory.lengths
+    gaps = offsets + np.uint64(1)
+    gaps[1:][offsets[1:] == offsets[:-1] + lengths[:-1]] = 0
+    count = np.array([len(ids)], np.uint64)
+    return _octets(np.concatenate([count, np.diff(ids, prepend=np.uint64(0)), directory.runs, lengths, gaps]))
+
+
+def _octets(values: NDArray[np.uint64]) -> bytes:
+    """Return numbers as `_varints` reads them."""
+    shifts = np.uint64(7) * np.arange(1, 9, dtype=np.uint64)
+    more = [values >> shift > 0 for shift in shifts]  # whether an octet follows
+    sizes = 1 + np.sum(more, axis=0)
+    ends = np.cumsum(sizes)
+    octets = np.empty(int(ends[-1]), np.uint8)
+    starts = ends - sizes
+    octets[starts] = values & np.uint64(0x7F) | np.uint64(0x80) * more[0]
+    for place, shift in enumerate(shifts[:-1], 1):
+        longer = np.flatnonzero(more[place - 1])
+        if not len(longer):
+            break
+        octets[starts[longer] + place] = (
+            values[longer] >> shift & np.uint64(0x7F) | np.uint64(0x80) * more[place][longer]
+        )
+    return octets.tobytes()

@@ -7,10 +7,11 @@ from pathlib import Path
 from rsp.shared.atomic import PREFIX
 from rsp.shared.errors import NotFoundError
 from rsp.shared.locations import Address, Location, exists, location
-from rsp.shared.tileset.archive import ArchiveReader, Journal
+from rsp.shared.tileset.archive import ArchiveReader
 from rsp.shared.tileset.base import FORMATS, tile_format
-from rsp.shared.tileset.directory import scan
-from rsp.shared.tileset.remote import StoredReader, open_remote
+from rsp.shared.tileset.journal import Journal
+from rsp.shared.tileset.listing import scan
+from rsp.shared.tileset.remote import open_remote, present
 
 
 def found_format(path: str | Location) -> str | None:
@@ -29,7 +30,7 @@ def found_format(path: str | Location) -> str | None:
         return _stored_archive(path) if archive else _stored_folder(path)
     if not archive:
         found = next(scan(path), None) if path.is_dir() else None
-        return None if found is None else tile_format(found[1])
+        return None if found is None else tile_format(found.first)
     if path.is_file():
         with ArchiveReader(path, empty=True) as reader:
             if len(reader):
@@ -66,5 +67,5 @@ def _stored_archive(path: Address) -> str | None:
 
 
 def _stored_folder(path: Address) -> str | None:
-    names = StoredReader.present(path.storage()).values()
-    return tile_format(next(iter(names)).rpartition(".")[2]) if names else None
+    extensions = present(path.storage()).extensions
+    return tile_format(extensions[0]) if extensions else None

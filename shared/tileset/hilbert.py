@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsp.shared.covers import Cover, unique
+from rsp.shared.tilekeys import columns
 from rsp.shared.tiles import MAX_ZOOM, Tile
 
 Ids = NDArray[np.uint64]
@@ -15,8 +18,6 @@ Ids = NDArray[np.uint64]
 # The first id of each zoom, and of the one after the last.
 BASES = np.array([(4**zoom - 1) // 3 for zoom in range(MAX_ZOOM + 2)], np.uint64)
 END = int(BASES[-1])
-
-_ONE = np.uint64(1)
 
 
 def in_grid(tile: tuple[int, int, int]) -> bool:
@@ -66,60 +67,92 @@ def _steps() -> tuple[int, ...]:
     return tuple(found)
 
 
+@cache
+def _tables() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return `_steps` as an array, and its inverse: eight bits along the curve give four of x and of y."""
+    forth = np.array(_steps(), np.int64)
+    back = np.empty_like(forth)
+    numbers = np.arange(len(forth))
+    back[numbers >> 8 << 8 | forth >> 2] = (numbers & 255) << 2 | forth & 3
+    return forth, back
+
+
 def ids_of(tiles: Iterable[Tile]) -> Ids:
     """Return the ids of tiles, in their order."""
-    columns = np.array([(tile.x, tile.y, tile.z) for tile in tiles], np.int64).reshape(-1, 3).astype(np.uint64)
-    x, y, zooms = columns.T
-    ids = np.empty(len(columns), np.uint64)
-    for zoom in np.unique(zooms):
+    rows = np.array([(tile.x, tile.y, tile.z) for tile in tiles], np.int64).reshape(-1, 3)
+    x, y, zooms = rows.T
+    ids = np.empty(len(rows), np.uint64)
+    for zoom in np.unique(zooms).tolist():
         where = zooms == zoom
-        ids[where] = _along(int(zoom), x[where], y[where])
+        ids[where] = _along(zoom, x[where], y[where])
     return ids
 
 
-def _along(zoom: int, x: Ids, y: Ids) -> Ids:
-    found = np.full(len(x), BASES[zoom], np.uint64)
-    for bit in reversed(range(zoom)):
-        shift = np.uint64(bit)
-        right, lower = (x >> shift) & _ONE, (y >> shift) & _ONE
-        found += ((np.uint64(3) * right) ^ lower) << np.uint64(2 * bit)
-        x, y = _turned(np.uint64(1 << bit), x, y, right, lower)
-    return found
+def ids_of_cover(cover: Cover) -> Ids:
+    """Return the ids of the tiles of a cover, sorted."""
+    parts = [_along(zoom, *columns(cover.keys(zoom))) for zoom in cover.zooms]
+    # Ids of a higher zoom are higher.
+    return np.concatenate([np.sort(part) for part in parts]) if parts else np.empty(0, np.uint64)
 
 
-def columns_of(ids: Ids) -> tuple[Ids, Ids, NDArray[np.int64]]:
-    """Return x, y and zoom of ids below `END`, in their order."""
-    zooms = np.searchsorted(BASES, ids, "right") - 1
-    x, y = np.zeros_like(ids), np.zeros_like(ids)
-    for zoom in np.unique(zooms):
-        where = zooms == zoom
-        x[where], y[where] = _place(int(zoom), ids[where] - BASES[zoom])
-    return x, y, zooms
+def cover_of(ids: Ids) -> Cover:
+    """Return the tiles of ids below `END`, in any order."""
+    ids = np.sort(ids)
+    ends = np.searchsorted(ids, BASES)
+    keys = {}
+    for zoom in np.flatnonzero(np.diff(ends)).tolist():
+        x, y = _place(zoom, ids[ends[zoom] : ends[zoom + 1]])
+        keys[zoom] = unique(x << 32 | y)
+    return Cover(keys)
 
 
-def tiles_of(ids: Ids) -> list[Tile]:
-    """Return the tiles of ids below `END`, sorted."""
-    x, y, zooms = columns_of(ids)
-    order = np.lexsort((zooms, y, x))
-    columns = (column[order].tolist() for column in (x, y, zooms))
-    return list(map(Tile._make, zip(*columns, strict=True)))
+def ids_at(zoom: int, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return how far along the curve of their zoom tiles lie: their ids less the first of the zoom."""
+    return (_along(zoom, x, y) - BASES[zoom]).astype(np.int64)
 
 
-def _place(zoom: int, along: Ids) -> tuple[Ids, Ids]:
-    x, y = np.zeros_like(along), np.zeros_like(along)
-    for bit in range(zoom):
-        right = (along >> _ONE) & _ONE
-        lower = (along ^ right) & _ONE
-        x, y = _turned(np.uint64(1 << bit), x, y, right, lower)
-        x += right << np.uint64(bit)
-        y += lower << np.uint64(bit)
-        along = along >> np.uint64(2)
+def columns_at(zoom: int, along: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return x and y of tiles so far along the curve of their zoom."""
+    return _place(zoom, along.astype(np.uint64) + BASES[zoom])
+
+
+def _along(zoom: int, x: NDArray[np.int64], y: NDArray[np.int64]) -> Ids:
+    step, above = _tables()[0], -zoom % 4
+    turned, found = np.full(len(x), above & 1), np.zeros(len(x), np.int64)
+    for shift in range(zoom + above - 4, -1, -4):
+        steps = step[turned << 8 | (x >> shift & 15) << 4 | y >> shift & 15]
+        found, turned = found << 8 | steps >> 2, steps & 3
+    return found.astype(np.uint64) + BASES[zoom]
+
+
+def _place(zoom: int, ids: Ids) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return x and y of ids of a zoom."""
+    step, above = _tables()[1], -zoom % 4
+    along = (ids - BASES[zoom]).astype(np.int64)
+    x, y, turned = np.zeros_like(along), np.zeros_like(along), np.full(len(along), above & 1)
+    for shift in range(zoom + above - 4, -1, -4):
+        steps = step[turned << 8 | along >> 2 * shift & 255]
+        x, y, turned = x << 4 | steps >> 6, y << 4 | steps >> 2 & 15, steps & 3
     return x, y
 
 
-def _turned(side: np.uint64, x: Ids, y: Ids, right: Ids, lower: Ids) -> tuple[Ids, Ids]:
-    """Turn the upper quarters of a square, as the curve does. Differences may wrap: only low bits count."""
-    mirrored = (right == 1) & (lower == 0)
-    x, y = np.where(mirrored, side - _ONE - x, x), np.where(mirrored, side - _ONE - y, y)
-    upper = lower == 0
-    return np.where(upper, y, x), np.where(upper, x, y)
+def zoom_of_id(tile_id: int) -> int:
+    """Return the zoom of an id below `END`."""
+    return bisect_right(_FIRST, tile_id) - 1
+
+
+def in_order(cover: Cover, size: int) -> Iterator[list[Tile]]:
+    """Yield the tiles of a cover as archives store them, so that neighbours come together, in lists of a size."""
+    ids = ids_of_cover(cover)
+    for start in range(0, len(ids), size):
+        yield tiles_in(ids[start : start + size])
+
+
+def tiles_in(ids: Ids) -> list[Tile]:
+    """Return the tiles of sorted ids below `END`, in their order."""
+    found: list[Tile] = []
+    ends = np.searchsorted(ids, BASES)
+    for zoom in np.flatnonzero(np.diff(ends)).tolist():
+        x, y = _place(zoom, ids[ends[zoom] : ends[zoom + 1]])
+        found += [Tile(*place, zoom) for place in zip(x.tolist(), y.tolist(), strict=True)]
+    return found

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from rsp.shared.covers import Cover
 from rsp.shared.errors import TileError, TileSetError
 from rsp.shared.locations import is_address, location
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset.base import TileReader
 from rsp.shared.tileset.entries import (
     MAGIC,
-    MAX_DEPTH,
     DamagedError,
-    Directory,
-    Runs,
-    check_leaf,
     image_format,
-    read_directory,
     read_header,
     unpack,
-    walk,
 )
-from rsp.shared.tileset.hilbert import ids_of, in_grid, tile_of, tiles_of
+from rsp.shared.tileset.hilbert import cover_of, ids_of, in_grid, tile_of, zoom_of_id
 from rsp.shared.tileset.metadata import MAX_BYTES, parse_metadata
 from rsp.shared.tileset.ranges import Ranges
+from rsp.shared.tileset.tree import Span, Tree
 
 # Two wanted parts with less than this between them are fetched as one: a request costs more than these bytes.
 GAP = 32 << 10
@@ -39,11 +30,6 @@ GAP = 32 << 10
 LARGEST_REQUEST = 8 << 20
 # No tile is as large: an archive that says so is damaged.
 MAX_TILE = 64 << 20
-# Leaf directories that are kept, in bytes of memory.
-CACHED = 64 << 20
-
-Ids = NDArray[np.uint64]
-Span = tuple[int, int]  # offset in the file, and length
 
 
 class RangedReader(TileReader):
@@ -66,16 +52,13 @@ class RangedReader(TileReader):
         self._source = source
         self.address, self.etag = source.address, source.etag
         self.path = location(self.address) if is_address(self.address) else self.address
-        self._lock = threading.Lock()
-        self._leaves: OrderedDict[Span, Directory] = OrderedDict()
-        self._held = 0
         if not source.head.startswith(MAGIC):
             raise TileSetError(f"{self.address} is not a PMTiles (version 3) file")
         with self._checked():
             self._header = read_header(source.head, source.size)
             place = self._header["root_offset"], self._header["root_length"]
-            self._root = self._parse(self._bytes(*place))
-        if not len(self._root.ids) and not empty:
+            self._tree = Tree(self._header, source.size, self._bytes(*place), self._fetch)
+        if not self._tree and not empty:
             raise TileSetError(f"no tile in the archive {self.address}")
         self.format = image_format(self._header, lambda: self.metadata, self.address)
         self.formats = frozenset({self.format})
@@ -113,21 +96,26 @@ class RangedReader(TileReader):
         """How many bytes a tile has on average, as the header says."""
         return self._header["tile_data_length"] / max(1, self._header["tile_contents_count"])
 
-    def tiles(self) -> list[Tile]:
-        return self._all
+    def cover(self) -> Cover:
+        return self._cover
 
     @cached_property
-    def _all(self) -> list[Tile]:
+    def _cover(self) -> Cover:
         """All tiles, for which all leaf directories are fetched."""
         with self._checked():
-            return tiles_of(Runs(walk(self._root, self._below)).ids())
+            return cover_of(self._tree.runs().ids())
+
+    def zoom(self) -> int:
+        with self._checked():
+            first, last = map(zoom_of_id, self._tree.ends()) if self._tree else (0, 1)
+        return first if first == last else super().zoom()
 
     def __contains__(self, tile: object) -> bool:
         found = tile_of(tile)
         return found is not None and self._find([found])[0] is not None
 
     def __len__(self) -> int:
-        return self._header["addressed_tiles_count"] or len(self.tiles())
+        return self._header["addressed_tiles_count"] or len(self.cover())
 
     def read(self, tile: Tile) -> bytes:
         (span,) = self._find([tile])
@@ -151,74 +139,21 @@ class RangedReader(TileReader):
         except (DamagedError, MemoryError) as error:
             raise TileSetError(f"the archive {self.address} is damaged: {error}") from error
 
-    def _parse(self, data: bytes) -> Directory:
-        header, size = self._header, self._source.size
-        room = size - header["tile_data_offset"], size - header["leaf_directory_offset"]
-        return read_directory(data, header["internal_compression"], *room)
-
     def _bytes(self, offset: int, length: int) -> bytes:
         if offset + length <= len(self._source.head):
             return self._source.head[offset : offset + length]
         return self._source.read(offset, length)
 
-    def _spans(self, directory: Directory, entries: NDArray[np.int64]) -> list[Span]:
-        """Return where entries lie in the file."""
-        leaves = directory.leaves[entries]
-        bases = np.where(
-            leaves, np.uint64(self._header["leaf_directory_offset"]), np.uint64(self._header["tile_data_offset"])
-        )
-        offsets, lengths = directory.offsets[entries] + bases, directory.lengths[entries]
-        return list(zip(offsets.tolist(), lengths.tolist(), strict=True))
-
     def _find(self, tiles: list[Tile]) -> list[Span | None]:
         """Return where tiles lie in the file, None for those that are not there."""
         found: list[Span | None] = [None] * len(tiles)
         fitting = [number for number, tile in enumerate(tiles) if in_grid(tile)]
-        ids = ids_of(tiles[number] for number in fitting)
         with self._checked():
-            self._descend(self._root, ids, np.array(fitting, np.int64), found, MAX_DEPTH)
+            offsets, lengths = self._tree.find(ids_of(tiles[number] for number in fitting))
+        for number, offset, length in zip(fitting, offsets.tolist(), lengths.tolist(), strict=True):
+            if length:
+                found[number] = offset, length
         return found
-
-    def _descend(
-        self, directory: Directory, ids: Ids, numbers: NDArray[np.int64], found: list[Span | None], depth: int
-    ) -> None:
-        if not depth:
-            raise DamagedError("directories are nested too deep")
-        entries = directory.find(ids)
-        there = entries >= 0
-        ids, numbers, entries = ids[there], numbers[there], entries[there]
-        leaves = directory.leaves[entries]
-        places = self._spans(directory, entries[~leaves])
-        for number, span in zip(numbers[~leaves].tolist(), places, strict=True):
-            found[number] = span
-        wanted = np.unique(entries[leaves])
-        if not len(wanted):
-            return
-        for entry, leaf in zip(wanted.tolist(), self._below(directory, wanted), strict=True):
-            of_it = leaves & (entries == entry)
-            self._descend(leaf, ids[of_it], numbers[of_it], found, depth - 1)
-
-    def _below(self, directory: Directory, entries: NDArray[np.int64]) -> list[Directory]:
-        """Return the leaf directories of entries."""
-        below = self._load(self._spans(directory, entries))
-        return [check_leaf(directory, *pair) for pair in zip(entries.tolist(), below, strict=True)]
-
-    def _load(self, spans: list[Span]) -> list[Directory]:
-        """Return leaf directories, those from the cache that are there."""
-        with self._lock:
-            known = {span: self._leaves[span] for span in spans if span in self._leaves}
-            for span in known:
-                self._leaves.move_to_end(span)
-        for span, data in self._fetch([span for span in spans if span not in known]).items():
-            leaf = self._parse(data)
-            known[span] = leaf
-            with self._lock:
-                if span not in self._leaves:
-                    self._leaves[span] = leaf
-                    self._held += leaf.nbytes
-                while self._held > CACHED and len(self._leaves) > 1:
-                    self._held -= self._leaves.popitem(last=False)[1].nbytes
-        return [known[span] for span in spans]
 
     def _fetch(self, spans: Iterable[Span]) -> dict[Span, bytes]:
         """Return the bytes of spans; those that are neighbours are asked for together."""

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from rsp.shared.covers import Cover
 from rsp.shared.errors import NotFoundError, TileError, TileSetError
 from rsp.shared.locations import Address, Location, etag_of, is_address, location, parse_address
 from rsp.shared.tiles import MAX_ZOOM, Tile, zxy
 from rsp.shared.tileset.base import FORMATS, TileReader, tile_format
+from rsp.shared.tileset.listing import Listing, Rows, number
 from rsp.shared.tileset.metadata import MAX_BYTES, SIDECAR, parse_metadata
 
 if TYPE_CHECKING:
     from rsp.shared.storage import Storage
 
+# Objects whose names are read at a time.
+LISTED = 1 << 14
 _SCHEMES = ("s3://", "http://", "https://")
 
 
@@ -67,56 +74,62 @@ class StoredReader(TileReader):
     def __init__(self, storage: Storage) -> None:
         self._storage, self.address = storage, storage.address
         self.path = location(self.address)
-        self._keys = self.present(storage)
-        if not self._keys:
+        self._listing = present(storage)
+        self._listing.check(self.address)
+        first = self._listing.first
+        if first is None:
             raise TileSetError(
                 f"no tile set at {self.address}; expected objects z/x/y with one of {', '.join(FORMATS)}, or a "
                 "PMTiles file"
             )
-        self._tiles = sorted(self._keys)
-        self.format = _format(self._keys[self._tiles[0]])
-        self.formats = frozenset(map(_format, self._keys.values()))
-
-    @staticmethod
-    def present(storage: Storage) -> dict[Tile, str]:
-        """Return the key of each tile that a store has; raise `TileSetError` where one has two."""
-        keys: dict[Tile, str] = {}
-        for found in storage.list():
-            if tile := _tile(found.key):
-                if tile in keys:
-                    raise TileSetError(
-                        f"{storage.address} holds tile {zxy(tile)} twice, as {keys[tile]} and {found.key}; "
-                        "remove one of them"
-                    )
-                keys[tile] = found.key
-        return keys
+        self.format = tile_format(str(self._listing.extension(first)))
+        self.formats = self._listing.formats
 
     @property
     def metadata(self) -> dict[str, Any]:
         return stored_sidecar(self._storage)
 
-    def tiles(self) -> list[Tile]:
-        return self._tiles
+    def cover(self) -> Cover:
+        return self._listing.cover
 
     def __contains__(self, tile: object) -> bool:
-        return tile in self._keys
+        return self._listing.extension(tile) is not None
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self._listing)
+
+    def _key(self, tile: Tile) -> str | None:
+        extension = self._listing.extension(tile)
+        return None if extension is None else f"{zxy(tile)}.{extension}"
 
     def delete(self, tiles: Iterable[Tile]) -> None:
         """Remove the objects of tiles; raise `StorageError` where the store refuses."""
-        keys = [self._keys[tile] for tile in tiles if tile in self._keys]
+        keys = [key for tile in tiles if (key := self._key(tile))]
         if keys:
             self._storage.delete(*keys)
 
     def read(self, tile: Tile) -> bytes:
+        key = self._key(tile)
+        if key is None:
+            raise TileError(f"no tile {zxy(tile)} in {self.address}")
         try:
-            return self._storage.read(self._keys[tile])[0]
-        except KeyError:
-            raise TileError(f"no tile {zxy(tile)} in {self.address}") from None
+            return self._storage.read(key)[0]
         except NotFoundError as error:
             raise TileError(f"cannot read the tile {zxy(tile)}: {error}") from None
+
+
+def present(storage: Storage) -> Listing:
+    """Return the tiles that a store has."""
+    return Listing(_rows(found.key for found in storage.list()))
+
+
+def _rows(keys: Iterable[str]) -> Iterator[Rows]:
+    keys = iter(keys)
+    while names := list(islice(keys, LISTED)):
+        found = [each for key in names if (each := _tile(key))]
+        for zoom in {tile.z for tile, _ in found}:
+            some = [(tile.x << 32 | tile.y, extension) for tile, extension in found if tile.z == zoom]
+            yield Rows(zoom, np.array([key for key, _ in some], np.int64), [extension for _, extension in some])
 
 
 def stored_sidecar(storage: Storage) -> dict[str, Any]:
@@ -128,16 +141,13 @@ def stored_sidecar(storage: Storage) -> dict[str, Any]:
     return parse_metadata(data, f"{storage.address}/{SIDECAR}")
 
 
-def _format(key: str) -> str:
-    return tile_format(key.rpartition(".")[2])
-
-
-def _tile(key: str) -> Tile | None:
-    """Return the tile that a key names, None where it names none."""
+def _tile(key: str) -> tuple[Tile, str] | None:
+    """Return the tile that a key names, and its extension; None where it names none."""
     name, _, extension = key.partition(".")
-    parts = name.split("/")
-    numbers = [int(part) for part in parts if part.isascii() and part.isdecimal() and str(int(part)) == part]
-    if len(parts) != 3 or len(numbers) != 3 or extension.lower() not in FORMATS:
+    numbers = [number(part) for part in name.split("/")]
+    if len(numbers) != 3 or extension.lower() not in FORMATS:
         return None
     z, x, y = numbers
-    return Tile(x, y, z) if z <= MAX_ZOOM and not x >> z and not y >> z else None
+    if z is None or x is None or y is None or z > MAX_ZOOM or x >> z or y >> z:
+        return None
+    return Tile(x, y, z), extension

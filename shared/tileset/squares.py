@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from rsp.shared.covers import Cover
 from rsp.shared.kept import Kept
 from rsp.shared.tilekeys import Keys, among, around, key_of, keys_of, tiles_of
 from rsp.shared.tiles import Tile
@@ -74,8 +75,11 @@ class Squares(TileReader):
         keys = ((x * self._side + side)[:, np.newaxis] << 32 | (y * self._side + side)).ravel()
         return tiles_of(keys[among(keys, self._wanted)], self._zoom)
 
-    def tiles(self) -> list[Tile]:
-        return self._reader.tiles()
+    def cover(self) -> Cover:
+        return self._reader.cover()
+
+    def zoom(self) -> int:
+        return self._reader.zoom()
 
     def __contains__(self, tile: object) -> bool:
         found = tile_of(tile)

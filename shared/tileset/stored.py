@@ -20,21 +20,24 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rsp.shared.atomic import PREFIX
+from rsp.shared.covers import Cover
 from rsp.shared.errors import NotFoundError, StorageError, TileSetError
 from rsp.shared.locations import Address, check_output
 from rsp.shared.storage import Stat
-from rsp.shared.tiles import Tile
-from rsp.shared.tileset.archive import ArchiveWriter, Journal
+from rsp.shared.tiles import Tile, zxy
+from rsp.shared.tileset.archive import ArchiveWriter
 from rsp.shared.tileset.base import TileWriter, refuse_other_formats
-from rsp.shared.tileset.hilbert import id_of
+from rsp.shared.tileset.hilbert import cover_of, id_of, in_order
+from rsp.shared.tileset.journal import Journal
 from rsp.shared.tileset.metadata import SIDECAR, complete, foreign, to_json
 from rsp.shared.tileset.ranged import RangedReader
 from rsp.shared.tileset.ranges import StoredRanges
-from rsp.shared.tileset.remote import StoredReader, stored_sidecar
+from rsp.shared.tileset.remote import present, stored_sidecar
 
 # Records are stored when they are this large together, or this old. What a killed writer had beyond is lost.
 SEGMENT, SECONDS = 16 << 20, 30.0
@@ -53,6 +56,7 @@ class StoredArchiveWriter(ArchiveWriter):
     """
 
     etag: str | None = None
+    _local = False
 
     def __init__(self, address: Address, tiles_format: str, *, resume: bool, empty: bool = False) -> None:
         self.path, self._empty = address, empty
@@ -60,7 +64,7 @@ class StoredArchiveWriter(ArchiveWriter):
         self._segments = f"{self._key}.journal/"
         self._scratch = TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
         self._base: RangedReader | None = None
-        self._kept: frozenset[Tile] = frozenset()
+        self._kept = Cover()
         self._flushing = threading.Lock()
         self._number, self._last = 0, time.monotonic()
         try:
@@ -119,7 +123,7 @@ class StoredArchiveWriter(ArchiveWriter):
         self._check_format(self._base)
         self.metadata = self._base.metadata
         self._before = dict(self.metadata)
-        self._kept = frozenset(self._base.tiles())
+        self._kept = self._base.cover()
 
     # --- writing ---------------------------------------------------------------------------------------------
 
@@ -142,10 +146,10 @@ class StoredArchiveWriter(ArchiveWriter):
 
     def commit(self) -> None:
         try:
-            if self._base is not None and not self._journal.records and self.metadata == self._before:
+            if self._base is not None and not len(self._journal) and self.metadata == self._before:
                 self.etag = self._base.etag  # nothing was added
             else:
-                self._copy(tile for tile in sorted(self._kept) if id_of(tile) not in self._journal.records)
+                self._copy(self._kept - cover_of(self._journal.tiles()))
                 super()._commit()
             if self._owner() == self._name:  # what is there is a successor's otherwise
                 self._storage.delete(*(each.key for each in self._storage.list(self._segments)))
@@ -154,28 +158,22 @@ class StoredArchiveWriter(ArchiveWriter):
             raise
         self._close()
 
-    def _copy(self, tiles: Iterator[Tile]) -> None:
+    def _copy(self, cover: Cover) -> None:
         """Put tiles of the archive that is there into the journal."""
-        while chunk := [tile for tile, _ in zip(tiles, range(COPIED), strict=False)]:
+        for chunk in in_order(cover, COPIED):
             assert self._base is not None
             for tile, data in self._base.read_many(chunk).items():
                 self._journal.append(id_of(tile), data)
 
-    def _publish(self, head: Iterable[bytes], sources: Iterable[tuple[int, int]], size: int) -> None:
-        parts = list(head)
-        stream, size = _Stream(self._content(parts, sources)), sum(map(len, parts)) + size
+    def _publish(self, head: bytes, stored: Iterable[bytes], size: int) -> None:
+        stream = _Stream(chain((head,), stored))
         # At the end: an upload of minutes must not replace what a successor has committed meanwhile.
-        self.etag = self._storage.upload_from(self._key, stream, size, check=self._check_owner).etag
-
-    def _content(self, head: list[bytes], sources: Iterable[tuple[int, int]]) -> Iterator[bytes]:
-        yield from head
-        for offset, length in sources:
-            yield self._journal.read(offset, length)
+        self.etag = self._storage.upload_from(self._key, stream, len(head) + size, check=self._check_owner).etag
 
     def abandon(self) -> None:
         """Store what was written, so that a writer that resumes has it, and let go."""
         with suppress(StorageError, TileSetError, OSError):
-            if self._journal.records:
+            if len(self._journal):
                 self._flush()
             else:
                 self._forget()
@@ -220,33 +218,38 @@ class StoredWriter(TileWriter):
 
     def __init__(self, address: Address, tiles_format: str, *, resume: bool) -> None:
         self.path = address
-        self.format, self.done = tiles_format, frozenset()
+        self.format = tiles_format
         self._storage = address.storage()
-        present = StoredReader.present(self._storage)
-        refuse_other_formats(address, (key.rpartition(".")[2] for key in present.values()), tiles_format)
-        self._keys = present  # a tile may be there as .jpeg
+        there = present(self._storage)
+        refuse_other_formats(address, there.extensions, tiles_format)
+        # A tile may be there as .jpeg, ...
+        self._odd = there if set(there.extensions) - {tiles_format} else None
+        self._zooms, self._first = set(there.cover.zooms), there.first
         before = stored_sidecar(self._storage)
         self.metadata = before if resume else foreign(before)
-        if resume:
-            self.done = frozenset(present)
+        self.done = there.cover if resume else Cover()
         self._pool = ThreadPoolExecutor(AT_ONCE, "store")
         self._under_way: deque[Future[Stat]] = deque()
         self._lock = threading.Lock()
 
     def write(self, tile: Tile, data: bytes) -> None:
         with self._lock:
-            key = self._keys.setdefault(tile, f"{tile.z}/{tile.x}/{tile.y}.{self.format}")
+            self._zooms.add(tile.z)
+            self._first = tile if self._first is None else min(tile, self._first)
             if len(self._under_way) >= 2 * AT_ONCE:
                 self._under_way.popleft().result()
-            self._under_way.append(self._pool.submit(self._storage.write, key, data))
+            self._under_way.append(self._pool.submit(self._storage.write, self._key(tile), data))
+
+    def _key(self, tile: Tile) -> str:
+        return f"{zxy(tile)}.{(self._odd and self._odd.extension(tile)) or self.format}"
 
     def commit(self) -> None:
         try:
             while self._under_way:
                 self._under_way.popleft().result()
-            if self._keys:
-                first, _ = self._storage.read(self._keys[min(self._keys)])
-                metadata = complete(self.metadata, self.format, {tile.z for tile in self._keys}, first)
+            if self._first is not None:
+                first, _ = self._storage.read(self._key(self._first))
+                metadata = complete(self.metadata, self.format, self._zooms, first)
                 self._storage.write(SIDECAR, to_json(metadata).encode())
         finally:
             self._pool.shutdown(cancel_futures=True)

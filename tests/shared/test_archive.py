@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import random
 from itertools import product
 
+import numpy as np
 import pytest
 from pmtiles.reader import MmapSource, Reader
-from pmtiles.tile import Entry, deserialize_directory, serialize_directory, tileid_to_zxy, zxy_to_tileid
+from pmtiles.tile import (
+    Compression,
+    Entry,
+    TileType,
+    deserialize_directory,
+    serialize_directory,
+    tileid_to_zxy,
+    zxy_to_tileid,
+)
+from pmtiles.writer import Writer
 
-from rsp.shared.errors import TileSetError
+from rsp.shared.covers import Cover
+from rsp.shared.errors import TileError, TileSetError
 from rsp.shared.tiles import Tile
-from rsp.shared.tileset import open_reader, open_writer
+from rsp.shared.tileset import ArchiveReader, open_reader, open_writer
+from rsp.shared.tileset.entries import Directory, pack_directories
+from rsp.shared.tileset.hilbert import id_of
 from tests.tilesets import BLOCK
 
 
@@ -71,8 +86,10 @@ def test_a_directory_that_points_at_itself_is_refused(tmp_path):
     for place, value in ((8, len(data)), (16, len(root)), (40, len(data)), (48, len(root))):
         data[place : place + 8] = value.to_bytes(8, "little")
     path.write_bytes(data + root)
-    with pytest.raises(TileSetError, match=r"t.pmtiles is damaged: directories are nested too deep"):
-        open_reader(path)
+    with open_reader(path) as reader:
+        for ask in (reader.tiles, reader.zoom, lambda: reader.read(Tile(0, 0, 0)), lambda: len(reader)):
+            with pytest.raises(TileSetError, match=r"t.pmtiles is damaged: directories are nested too deep"):
+                ask()
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
@@ -103,6 +120,160 @@ def test_a_record_that_the_disk_spoiled_and_all_after_it_are_written_once_more(t
     data[13 + record + record - 1] ^= 1  # the last byte of the second tile
     journal.write_bytes(data)
     with open_writer(path, "png", resume=True) as writer:
-        assert writer.done == {BLOCK[0]}
+        assert set(writer.done) == {BLOCK[0]}
         writer.write(BLOCK[1], b"again")
     assert content(path) == {BLOCK[0]: bytes(20), BLOCK[1]: b"again"}
+
+
+# --- arrays, and what is read of an archive -----------------------------------------------------------------
+
+
+def square(zoom: int, side: int, seed: int = 0) -> dict[Tile, bytes]:
+    """Tiles of a square, of different sizes, a tenth of them equal."""
+    chosen = random.Random(seed)
+    return {
+        Tile(x, y, zoom): b"sea" * 20 if chosen.random() < 0.1 else chosen.randbytes(chosen.randrange(20, 200))
+        for x in range(side)
+        for y in range(side)
+    }
+
+
+@pytest.mark.parametrize("side", [3, 90, 170])
+def test_archives_are_those_of_pmtiles_to_the_byte(tmp_path, side):
+    """Root directories alone, and with leaves below them; 170 x 170 tiles make a root too large."""
+    tiles = square(9, side)
+    ours = fill(tmp_path / "ours.pmtiles", tiles)
+    with ArchiveReader(ours) as reader:
+        metadata = reader.metadata
+        header = {name: reader._header[name] for name in reader._header if name[:3] in ("min", "max", "cen")}
+    with (tmp_path / "theirs.pmtiles").open("wb") as file:
+        writer = Writer(file)
+        for one in sorted(tiles, key=id_of):
+            writer.write_tile(id_of(one), tiles[one])
+        writer.finalize(header | {"tile_type": TileType.PNG, "tile_compression": Compression.NONE}, metadata)
+    assert ours.read_bytes() == (tmp_path / "theirs.pmtiles").read_bytes()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_directories_are_packed_as_those_of_pmtiles(seed, monkeypatch):
+    chosen = random.Random(seed)
+    monkeypatch.setattr("rsp.shared.tileset.entries.LEAF_ENTRIES", 16)
+    entries, tile_id, offset = [], chosen.choice([0, 1 << 50]), 0
+    for _ in range(chosen.choice([1, 3000, 9000])):
+        entries.append(
+            Entry(tile_id, offset, chosen.randrange(1, 1 << chosen.randrange(1, 32)), chosen.choice([1, 1, 300]))
+        )
+        tile_id += entries[-1].run_length + chosen.choice([0, 0, 1, 200, 1 << chosen.randrange(40)])
+        offset = entries[-1].offset + entries[-1].length if chosen.random() < 0.8 else chosen.randrange(1 << 40)
+    columns = zip(*((one.tile_id, one.run_length, one.offset, one.length) for one in entries), strict=True)
+    root, leaves = pack_directories(Directory(*(np.array(column, np.uint64) for column in columns)))
+    size = 16
+    while True:  # as `pmtiles.writer.optimize_directories`, which begins with leaves of 4,096
+        parts = [serialize_directory(entries[start : start + size]) for start in range(0, len(entries), size)]
+        firsts, lengths = entries[::size], [len(part) for part in parts]
+        upper = [Entry(one.tile_id, sum(lengths[:n]), lengths[n], 0) for n, one in enumerate(firsts)]
+        if len(serialize_directory(entries)) < 16_384 - 127:
+            upper, parts = entries, []
+        if len(serialize_directory(upper)) < 16_384 - 127:
+            break
+        size *= 2
+    assert (root, leaves) == (serialize_directory(upper), b"".join(parts))
+
+
+def test_to_open_an_archive_and_read_a_tile_takes_two_of_its_directories(tmp_path):
+    tiles = square(9, 170)
+    path = fill(tmp_path / "t.pmtiles", tiles)
+    with ArchiveReader(path) as reader:
+        assert reader._tree.root.leaves.all() and len(reader._tree.root.ids) > 3
+        one = Tile(160, 3, 9)
+        assert reader.read(one) == tiles[one] and len(reader._tree._leaves) == 1
+        assert Tile(0, 0, 9) in reader and len(reader._tree._leaves) == 2
+        assert Tile(300, 3, 9) not in reader and Tile(0, 0, 8) not in reader
+        assert len(reader) == len(tiles) and reader.cover() == Cover.of(tiles)
+    with ArchiveReader(path) as reader:
+        # The first tile and the last one tell the zoom.
+        assert reader.zoom() == 9 and len(reader._tree._leaves) == 2
+
+
+def test_a_leaf_that_is_damaged_spoils_no_other(tmp_path):
+    tiles = square(9, 170)
+    path = fill(tmp_path / "t.pmtiles", tiles)
+    with ArchiveReader(path) as reader:
+        root, base = reader._tree.root, reader._header["leaf_directory_offset"]
+        at, length = base + int(root.offsets[1]), int(root.lengths[1])
+    data = bytearray(path.read_bytes())
+    data[at + length // 2] ^= 1
+    path.write_bytes(data)
+    with ArchiveReader(path) as reader:
+        found = {}
+        for one in tiles:
+            try:
+                found[one] = reader.read(one)
+            except TileSetError as error:
+                assert "t.pmtiles is damaged" in str(error)
+        assert found == {one: found[one] for one in found if found[one] == tiles[one]}
+        assert 0 < len(tiles) - len(found) <= 4096 * 2
+        for ask in (reader.tiles, lambda: len(reader)):
+            with pytest.raises(TileSetError, match="is damaged"):
+                ask()
+
+
+def test_a_file_that_was_cut_off_gives_no_part_of_a_tile(tmp_path):
+    tiles = square(5, 5)
+    path = fill(tmp_path / "t.pmtiles", tiles)
+    with ArchiveReader(path) as reader:
+        path.write_bytes(path.read_bytes()[:-1])
+        with pytest.raises(TileError, match="the file has become shorter"):
+            [reader.read(one) for one in tiles]
+
+
+# --- tiles that are taken over ------------------------------------------------------------------------------
+
+
+def test_tiles_that_are_taken_over_make_the_same_archive(tmp_path):
+    """Whether they are written one by one, or copied from one archive or several, equal tiles among them."""
+    tiles = square(8, 40)
+    whole = fill(tmp_path / "whole.pmtiles", tiles)
+    some = Cover.of([one for one in tiles if one.x % 3])
+    fill(tmp_path / "west.pmtiles", {one: tiles[one] for one in tiles if one.x < 21})
+    fill(tmp_path / "east.pmtiles", {one: tiles[one] for one in tiles if one.x >= 20})
+    expected = fill(tmp_path / "expected.pmtiles", {one: tiles[one] for one in some})
+    with open_writer(tmp_path / "one.pmtiles", "png") as writer, open_reader(whole) as reader:
+        assert writer.take(reader, some)
+    with open_writer(tmp_path / "two.pmtiles", "png") as writer:
+        for side in ("west", "east"):
+            with open_reader(tmp_path / f"{side}.pmtiles") as reader:
+                writer.take(reader, some & reader.cover())
+    for name in ("one", "two"):
+        assert (tmp_path / f"{name}.pmtiles").read_bytes() == expected.read_bytes()
+
+
+def test_the_last_of_a_tile_counts_whether_written_or_taken(tmp_path):
+    old, new = {tile(85): b"old", tile(86): b"kept"}, {tile(85): b"new"}
+    source = fill(tmp_path / "old.pmtiles", old)
+    with open_reader(source) as reader:
+        with open_writer(tmp_path / "a.pmtiles", "png") as writer:
+            writer.write(tile(85), b"new")
+            writer.take(reader, reader.cover())
+        with open_writer(tmp_path / "b.pmtiles", "png") as writer:
+            writer.take(reader, reader.cover())
+            writer.write(tile(85), b"new")
+        with open_writer(tmp_path / "c", "png") as writer:
+            assert not writer.take(reader, reader.cover())
+    assert content(tmp_path / "a.pmtiles") == old and content(tmp_path / "b.pmtiles") == {**old, **new}
+    writer = open_writer(tmp_path / "a.pmtiles", "png")
+    with open_reader(source) as reader, pytest.raises(TileSetError, match="has not all of"):
+        writer.take(reader, Cover.of([tile(84)]))
+    writer.abandon()
+
+
+def test_a_resumed_archive_is_not_copied_before_it_is_replaced(tmp_path):
+    tiles = square(7, 30)
+    path = fill(tmp_path / "t.pmtiles", tiles)
+    with open_writer(path, "png", resume=True) as writer:
+        writer.write(Tile(100, 100, 7), b"more")
+        (journal,) = tmp_path.glob(".*")
+        assert journal.stat().st_size < 100
+        assert writer.done == Cover.of(tiles)
+    assert content(path) == {**tiles, Tile(100, 100, 7): b"more"}
+    assert json.dumps(open_reader(path).metadata) == '{"format": "png", "zoom": 7}'

@@ -18,6 +18,7 @@ from pmtiles.tile import (
     zxy_to_tileid,
 )
 
+from rsp.shared.covers import Cover
 from rsp.shared.errors import ChangedError, NotFoundError, StorageError, TileError, TileSetError, UsageError
 from rsp.shared.http import Backoff
 from rsp.shared.storage import open_storage
@@ -31,9 +32,10 @@ from rsp.shared.tileset import (
     ranges,
     read_info,
     tiles_digest,
+    tree,
 )
 from rsp.shared.tileset.entries import DamagedError, read_directory
-from rsp.shared.tileset.hilbert import id_of, ids_of, tiles_of
+from rsp.shared.tileset.hilbert import cover_of, id_of, ids_of, ids_of_cover, tiles_in
 from rsp.shared.tileset.ranged import RangedReader
 from rsp.shared.tileset.ranges import StoredRanges
 from tests.faults import LOST_ANSWER, NONE, Fault, FaultyProxy
@@ -73,8 +75,10 @@ def test_ids_are_those_of_pmtiles():
     ids = ids_of(tiles)
     assert ids.tolist() == [zxy_to_tileid(tile.z, tile.x, tile.y) for tile in tiles]
     assert [id_of(tile) for tile in tiles] == ids.tolist()
-    assert tiles_of(ids) == sorted(tiles)
-    assert tiles_of(ids_of([])) == []
+    assert cover_of(ids) == Cover.of(tiles)
+    assert ids_of_cover(Cover.of(tiles)).tolist() == sorted({*ids.tolist()})
+    assert tiles_in(np.sort(ids)) == [tile for _, tile in sorted(zip(ids.tolist(), tiles, strict=True))]
+    assert not cover_of(ids_of([])) and len(ids_of_cover(Cover())) == 0
 
 
 def test_directories_are_those_of_pmtiles():
@@ -199,17 +203,17 @@ def test_requests_are_bounded(many, server, monkeypatch):
         some = local.tiles()[:2000]
         assert reader.read_many(some) == {tile: local.read(tile) for tile in some}
         assert len(server.asked) > 2
-        leaves = {(offset, offset + length - 1) for offset, length in reader._leaves}
+        leaves = {(offset, offset + length - 1) for offset, length in reader._tree._leaves}
         assert all(last - first < 10_000 for first, last in server.asked if (first, last) not in leaves)
 
 
 def test_the_cache_of_leaves_is_bounded(many, server, monkeypatch):
     with ArchiveReader(many) as local, open_reader(server.serve(many)) as reader:
-        monkeypatch.setattr(ranged, "CACHED", 32 * 5000)
+        monkeypatch.setattr(tree, "CACHED", 32 * 5000)
         for tile in local.tiles()[::997] * 2:
             assert reader.read(tile) == local.read(tile)
-            assert len(reader._leaves) == 1 or reader._held <= 32 * 5000
-        assert reader._held == sum(leaf.nbytes for leaf in reader._leaves.values())
+            assert len(reader._tree._leaves) == 1 or reader._tree._held <= 32 * 5000
+        assert reader._tree._held == sum(leaf.nbytes for leaf in reader._tree._leaves.values())
 
 
 def test_threads_share_a_reader(many, server):

@@ -110,7 +110,7 @@ def test_another_machine_goes_on_with_what_was_stored(bucket, small):
     interrupted(address)
     assert not any(key == "a.pmtiles" for key in keys(bucket)), "nothing is visible before it is whole"
     with open_writer(address, "png", resume=True) as writer:
-        assert writer.done == frozenset(TILES[:60])
+        assert set(writer.done) == set(TILES[:60])
         for tile in TILES[60:]:
             writer.write(tile, content(tile, 1))
     assert keys(bucket) == ["a.pmtiles"]
@@ -123,7 +123,7 @@ def test_a_journal_grows_from_attempt_to_attempt(bucket, small):
     for first in (0, 60, 120):
         interrupted(address, TILES[first : first + 60], resume=True)
     with open_writer(address, "png", resume=True) as writer:
-        assert writer.done == frozenset(TILES[:180])
+        assert set(writer.done) == set(TILES[:180])
         for tile in TILES[180:]:
             writer.write(tile, content(tile))
     assert writer.etag == write(f"{bucket}/b.pmtiles")
@@ -134,7 +134,7 @@ def test_without_resume_what_an_attempt_left_is_gone_for_all_later_ones(bucket, 
     interrupted(address, TILES[:60])
     interrupted(address, TILES[60:70])
     with open_writer(address, "png", resume=True) as writer:
-        assert writer.done == frozenset(TILES[60:70])
+        assert set(writer.done) == set(TILES[60:70])
 
 
 def test_without_resume_an_archive_starts_over(bucket, small):

@@ -14,7 +14,7 @@ from rsp.shared.config import ClassDef
 from rsp.shared.errors import TileSetError
 from rsp.shared.images import encode
 from rsp.shared.tiles import Tile, write_cover
-from rsp.shared.tileset import SIDECAR, TileSetInfo, classes_metadata, open_reader, open_writer, scan
+from rsp.shared.tileset import SIDECAR, TileSetInfo, classes_metadata, open_reader, open_writer
 from rsp.shared.tileset.metadata import MAX_BYTES
 from tests.tilesets import BLOCK, make_tileset, noise, squares
 
@@ -49,7 +49,7 @@ def test_both_forms_say_what_was_noted_and_what_follows_from_the_tiles(tmp_path,
 
 def test_a_directory_without_a_sidecar_is_read_as_before(tmp_path):
     path = make_tileset(tmp_path / "t")
-    assert {tile for tile, _ in scan(path)} == set(BLOCK)  # it is not taken for a tile
+    assert set(open_reader(path).tiles()) == set(BLOCK)  # it is not taken for a tile
     (path / SIDECAR).unlink()
     with open_reader(path) as reader:
         assert len(reader) == 12 and reader.metadata == {} and reader.info == TileSetInfo()
