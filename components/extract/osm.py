@@ -1,9 +1,9 @@
-"""What is extracted from OpenStreetMap: the interface of an extractor, and the two that come with the tool."""
+"""What is extracted from OpenStreetMap: the interface of an extractor, and those that come with the tool."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 
@@ -46,6 +46,25 @@ class Extractor(Protocol):
         ...
 
 
+_NO = frozenset({"no", "false", "0"})
+_UNSEEN = frozenset({"underground", "underwater", "indoor"})
+
+
+def unseen(tags: Mapping[str, str], asked: Collection[str] = ()) -> bool:
+    """Tell whether something cannot be seen from above, by the tags `tunnel`, `covered`, `indoor` and `location`.
+
+    A `building_passage` and an `avalanche_protector` have a roof, too. A negative `layer` alone says only what
+    crosses above what: a road in a cutting below a bridge has one.
+
+    Args:
+        tags: What the object is tagged with.
+        asked: Keys that do not count, since the object was asked for by them.
+    """
+    return any(tags.get(key, "no") not in _NO for key in ("tunnel", "covered", "indoor") if key not in asked) or (
+        "location" not in asked and tags.get("location") in _UNSEEN
+    )
+
+
 class Building:
     """Roofs: every `building`, but for values that show no lasting roof from above."""
 
@@ -70,6 +89,34 @@ class Building:
 
     def width(self, tags: Mapping[str, str]) -> Width:
         raise TypeError("buildings have no width")
+
+
+class Parking:
+    """Open parking areas: every `amenity=parking`, but for those below the ground, in buildings and under roofs."""
+
+    geometry: Literal["polygon", "line"] = "polygon"
+    keys: tuple[str, ...] = ("amenity",)
+    tags: tuple[str, ...] = ("amenity", "parking", "name", "access", "capacity", "surface")
+
+    # Of these a roof is seen from above.
+    REFUSED = frozenset(
+        {"carport", "carports", "garage", "garage_boxes", "garages", "multi-storey", "rooftop", "shed", "sheds"}
+    )
+    UNDERGROUND = "underground"
+
+    def accept(self, tags: Mapping[str, str]) -> bool:
+        return (
+            tags.get("amenity") == "parking"
+            and tags.get("parking") not in self.REFUSED
+            and tags.get("building", "no") == "no"
+        )
+
+    def hidden(self, tags: Mapping[str, str]) -> bool:
+        """Tell whether a parking area is below the ground, or under cover."""
+        return tags.get("parking") == self.UNDERGROUND or unseen(tags)
+
+    def width(self, tags: Mapping[str, str]) -> Width:
+        raise TypeError("parking areas have no width")
 
 
 class Profile(NamedTuple):
@@ -108,29 +155,17 @@ class Road:
     ONEWAY = frozenset({"motorway", "motorway_link"})
     ROUNDABOUTS = frozenset({"roundabout", "circular"})
 
-    NO = frozenset({"no", "false", "0"})
-    HIDDEN = frozenset({"underground", "underwater", "indoor"})
-
     def accept(self, tags: Mapping[str, str]) -> bool:
         return tags.get("highway") in self.PROFILES
 
     def hidden(self, tags: Mapping[str, str]) -> bool:
-        """Tell whether a road cannot be seen from above.
-
-        It cannot in a tunnel (any `tunnel` but `no`: a `building_passage` and an `avalanche_protector` have a
-        roof, too), under cover (any `covered` but `no`), inside a building (`indoor`), and with the `location`
-        underground, underwater or indoor. A negative `layer` alone says only what crosses above what: a road in a
-        cutting below a bridge has one.
-        """
-        return (
-            any(tags.get(key, "no") not in self.NO for key in ("tunnel", "covered", "indoor"))
-            or tags.get("location") in self.HIDDEN
-        )
+        """Tell whether a road cannot be seen from above, as in a tunnel."""
+        return unseen(tags)
 
     def _oneway(self, tags: Mapping[str, str]) -> bool:
         """Tell whether traffic goes one way, as roundabouts and motorways imply."""
         if "oneway" in tags:
-            return tags["oneway"] not in self.NO
+            return tags["oneway"] not in _NO
         return tags["highway"] in self.ONEWAY or tags.get("junction") in self.ROUNDABOUTS
 
     def width(self, tags: Mapping[str, str]) -> Width:

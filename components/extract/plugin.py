@@ -6,17 +6,17 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from rsp.components.extract.osm import Building, Extractor, Road, Width
+from rsp.components.extract.osm import Building, Extractor, Parking, Road, Width
 from rsp.shared.errors import PluginError
 from rsp.shared.plugins import load
 
-BUILTIN: Mapping[str, Callable[[], Extractor]] = {"building": Building, "road": Road}
+BUILTIN: Mapping[str, Callable[[], Extractor]] = {"building": Building, "road": Road, "parking": Parking}
 
 PARTS = ("geometry", "keys", "tags", "accept", "width")
 
 
 def find_extractor(kind: str) -> Extractor:
-    """Return the extractor of a type: `building` and `road` in any case, a plug-in, or `module:attribute`.
+    """Return the extractor of a type: `building`, `road` and `parking` in any case, a plug-in, or `module:attribute`.
 
     Raises:
         PluginError: there is none, or it lacks a part of `Extractor`.

@@ -92,17 +92,17 @@ def extract(
             of the type had to be left out.
         PluginError: no such type, or a plug-in that fails or returns what it should not.
     """
-    from rsp.components.extract.plugin import find_extractor
+    from rsp.components.extract.layers import find_layers
     from rsp.components.extract.reader import OsmReader
     from rsp.components.extract.source import DisorderError, Source
 
     check_paths([Output(out, GEOJSON)], [pbf])
-    extractor = find_extractor(kind)
+    layers = find_layers([kind])
     with on_disk(pbf) as file, Source(file) as source:
         while True:
-            reader = OsmReader(source, extractor, index, with_hidden=with_hidden)
+            reader = OsmReader(source, layers, index, with_hidden=with_hidden)
             try:
-                result, unreadable = _write(reader, out, extractor, kind, pbf)
+                result = _write(reader, out, kind, pbf)
                 break
             except DisorderError as error:
                 if is_stream(out):  # what went into a pipe cannot be taken back
@@ -112,22 +112,20 @@ def extract(
                     ) from error
                 print(f"extract: {pbf} is not sorted by type and id ({error}); sorting it", file=sys.stderr)
                 source.sort(error)
-    _tell(reader, unreadable)
+    _tell(reader)
     if result.features == 0:
         print(f"extract: no {kind} in {pbf}", file=sys.stderr)
     return result
 
 
-def _write(
-    reader: OsmReader, out: Location, extractor: Extractor, kind: str, pbf: Location
-) -> tuple[ExtractResult, list[str]]:
-    """Write what the reader yields; return what was done, and the tags that could not be read."""
+def _write(reader: OsmReader, out: Location, kind: str, pbf: Location) -> ExtractResult:
+    """Write what the reader yields; return what was done."""
     from rsp.shared.features import feature_writer
 
-    unreadable: list[str] = []
     with feature_writer(out) as writer:
-        for geometry, properties in _features(progress(reader, "extract", unit="object"), extractor, unreadable):
-            writer.write(geometry, properties)
+        for batch in reader:
+            for geometry, properties in zip(*batch, strict=True):
+                writer.write(geometry, properties)
         if writer.count == 0 and reader.skipped:
             raise FeatureError(_nothing_left(reader, kind, pbf))
     return ExtractResult(
@@ -137,8 +135,8 @@ def _write(
         hidden=reader.hidden,
         left_out=sum(reader.skipped.values()),
         skipped=dict(sorted(reader.skipped.items())),
-        unreadable_tags=len(unreadable),
-    ), unreadable
+        unreadable_tags=reader.unreadable,
+    )
 
 
 def _nothing_left(reader: OsmReader, kind: str, pbf: Location) -> str:
@@ -160,37 +158,7 @@ def _nothing_left(reader: OsmReader, kind: str, pbf: Location) -> str:
     )
 
 
-def _features(
-    objects: Iterable[OsmObject], extractor: Extractor, unreadable: list[str]
-) -> Iterator[tuple[BaseGeometry, dict[str, Any]]]:
-    """Yield the geometry and the properties of each feature, lines as polygons of their width."""
-    from rsp.components.extract.geometry import Widener
-
-    widener = Widener()
-    objects = iter(objects)
-    while batch := list(islice(objects, BATCH)):
-        widths = {}
-        for number, item in enumerate(batch):
-            if item.geometry.geom_type in ("LineString", "MultiLineString"):
-                width = extractor.width(item.tags)
-                widths[number] = width.metres
-                unreadable += (f"{item.kind}/{item.number} {tag}" for tag in width.ignored)
-        wide = dict(
-            zip(
-                widths,
-                widener.widen([batch[number].geometry for number in widths], list(widths.values())),
-                strict=True,
-            )
-        )
-        for number, item in enumerate(batch):
-            properties: dict[str, Any] = {"osm_type": item.kind, "osm_id": item.number}
-            properties |= {tag: item.tags[tag] for tag in extractor.tags if tag in item.tags}
-            if number in widths:
-                properties["width"] = round(widths[number], 2)
-            yield wide.get(number, item.geometry), properties
-
-
-def _tell(reader: OsmReader, unreadable: list[str]) -> None:
+def _tell(reader: OsmReader) -> None:
     """Say on stderr what was left out."""
     for note in reader.notes:
         print(f"extract: left out {note}", file=sys.stderr)
@@ -209,9 +177,9 @@ def _tell(reader: OsmReader, unreadable: list[str]) -> None:
             "--with_hidden includes them)",
             file=sys.stderr,
         )
-    if unreadable:
+    if reader.unreadable:
         print(
-            f"extract: unreadable width or lanes tags: {len(unreadable)} (for example {unreadable[0]}; the usual "
+            f"extract: unreadable width or lanes tags: {reader.unreadable} (for example {reader.example}; the usual "
             "width of the class was used instead)",
             file=sys.stderr,
         )

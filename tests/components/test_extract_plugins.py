@@ -114,6 +114,6 @@ def test_a6_a_width_of_the_wrong_type(scene, tmp_path, rsp, plugin, width):
 
 def test_an_unknown_type(scene, tmp_path, rsp):
     ran = rsp("extract", "--type", "forest", scene.path, tmp_path / "p.json")
-    assert ran.code == 1 and "building, road" in ran.stderr
+    assert ran.code == 1 and "building, parking, road" in ran.stderr
     with pytest.raises(PluginError, match="forest"):
         find_extractor("forest")

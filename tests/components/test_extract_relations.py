@@ -9,8 +9,9 @@ import pytest
 import shapely
 from osmium.filter import EntityFilter, KeyFilter
 
-from rsp.components.extract.osm import Road
+from rsp.components.extract.layers import find_layers
 from rsp.components.extract.reader import OsmReader
+from rsp.components.extract.relations import Relations
 from rsp.components.extract.rings import Member, Point, assemble, rings
 from rsp.components.extract.source import Source
 from rsp.components.extract.tool import extract
@@ -141,9 +142,10 @@ def test_liechtenstein_as_osmium_builds_it(shared_data):
         if not item.from_way() and item.num_rings()[0]
     }
     with Source(path) as source:
-        reader = OsmReader(source, Road())
+        reader = OsmReader(source, find_layers(["road"]))
         list(reader)
-        found = {number: assemble(members) for number, _, members in reader._members(expected)}
+        members_of = Relations(source, reader._places, []).members(expected)
+        found = {number: assemble(members) for number, _, members in members_of}
     assert len(found) == len(expected) > 200
     for number, area in expected.items():
         assert found[number].symmetric_difference(area).area < 1e-12, number
