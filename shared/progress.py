@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -15,7 +15,13 @@ T = TypeVar("T")
 INTERVAL = 10.0
 
 
-def progress(items: Iterable[T], what: str, total: int | None = None, unit: str = "tile") -> Iterator[T]:
+def progress(
+    items: Iterable[T],
+    what: str,
+    total: int | None = None,
+    unit: str = "tile",
+    size: Callable[[T], int] = lambda item: 1,
+) -> Iterator[T]:
     """Yield the items and show on stderr how far the work is, its rate and the time left.
 
     Args:
@@ -23,17 +29,21 @@ def progress(items: Iterable[T], what: str, total: int | None = None, unit: str 
         what: The name of the work, as `predict`.
         total: How many items there are, where `items` has no length.
         unit: What one item is.
+        size: For how many an item counts; more than one where it is a batch.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
-        yield from tqdm(items, desc=what, total=total, unit=unit, ascii=True, leave=True)
+        with tqdm(desc=what, total=total, unit=unit, ascii=True, leave=True) as bar:
+            for item in items:
+                yield item
+                bar.update(size(item))
         return
     start = shown = time.monotonic()
     count = 0
     for item in items:
         yield item
-        count += 1
+        count += size(item)
         now = time.monotonic()
         if now - shown >= INTERVAL:
             shown = now

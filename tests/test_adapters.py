@@ -99,7 +99,7 @@ OTHER_DEFAULTS = {
     ("cover", "split", "share"): (None, 70),
     ("tile", "tile", "zoom"): (REQUIRED, 18),
     ("tile", "tile", "tile_size"): (512, 0),  # the configuration's, which every pipeline has
-    ("extract", "extract", "kind"): (REQUIRED, "building"),
+    ("extract", "extract", "kind"): (None, "building"),
     ("vectorize", "vectorize", "kind"): (REQUIRED, "building"),
     ("export", "export", "kind"): ("jit", "pt2"),
     ("deploy", "deploy", "name"): ("", "rsp"),  # a list is of all names

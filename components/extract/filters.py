@@ -90,7 +90,5 @@ def parse_filter(text: str) -> Filter:
         if match[2] and not all(values):
             raise UsageError(f"--tags {text!r} has an empty value; expected {GRAMMAR}")
         anything = not match[2] or (match[2] == "=" and "*" in values)
-        conditions.append(
-            Condition(match[1].strip(), frozenset(() if anything else values), match[2] == "!=")
-        )
+        conditions.append(Condition(match[1].strip(), frozenset(() if anything else values), match[2] == "!="))
     return Filter(name.strip(), tuple(conditions))

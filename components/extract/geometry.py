@@ -1,4 +1,4 @@
-"""Geometries out of OpenStreetMap, many at once: rings and lines out of osmium's WKB, roads with a width in metres."""
+"""Geometries out of OpenStreetMap, many at once: areas and lines from osmium's WKB, and lines with a width."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ QUARTER_CIRCLE = 4
 def polygons(rings: Sequence[str]) -> Shapes:
     """Return polygons of one ring each, whose points are doubles in hexadecimal digits."""
     points, offsets = _points(rings)
-    return shapely.from_ragged_array(
-        shapely.GeometryType.POLYGON, points, (offsets, np.arange(len(rings) + 1))
-    )
+    return shapely.from_ragged_array(shapely.GeometryType.POLYGON, points, (offsets, np.arange(len(rings) + 1)))
 
 
 def lines(paths: Sequence[str]) -> Shapes:
@@ -65,9 +63,7 @@ class Widener:
             there, back = self._zones[zone]
             members = zones == zone
             flat = shapely.transform(lines[members], there)
-            wide[members] = shapely.transform(
-                shapely.buffer(flat, half[members], quad_segs=QUARTER_CIRCLE), back
-            )
+            wide[members] = shapely.transform(shapely.buffer(flat, half[members], quad_segs=QUARTER_CIRCLE), back)
         return wide
 
 
@@ -82,4 +78,4 @@ def _zones(lines: Shapes) -> npt.NDArray[np.int64]:
     """Return for each line the EPSG code of the UTM zone of its middle."""
     west, south, east, north = shapely.bounds(lines).T
     number = ((west + east) / 2 + 180) // 6 % 60 + 1
-    return np.where(south + north >= 0, 32600, 32700) + number.astype(np.int64)
+    return np.asarray(np.where(south + north >= 0, 32600, 32700) + number.astype(np.int64))

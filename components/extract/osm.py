@@ -92,7 +92,7 @@ class Building:
 
 
 class Parking:
-    """Open parking areas: every `amenity=parking`, but for those below the ground, in buildings and under roofs."""
+    """Parking areas in the open: every `amenity=parking`, but for those below the ground and under a roof."""
 
     geometry: Literal["polygon", "line"] = "polygon"
     keys: tuple[str, ...] = ("amenity",)

@@ -89,15 +89,13 @@ class Pending:
     def batch(self) -> Batch:
         """Return what has been gathered, in the order in which it came, less what encloses no area."""
         found = np.empty(len(self._properties), object)
-        for (positions, items), made in (
-            (self._rings, polygons), (self._areas, _multipolygons), (self._ready, _array),
-        ):  # fmt: skip
-            if positions:
-                found[positions] = made(items)
+        found[self._rings[0]] = polygons(self._rings[1])
+        found[self._areas[0]] = _multipolygons(self._areas[1])
+        found[self._ready[0]] = _array(self._ready[1])
         self._mend(found, [*self._rings[0], *self._areas[0]])
         self._widen(found)
         properties = self._properties
-        kept = np.not_equal(found, None)
+        kept = ~shapely.is_missing(found)
         if not kept.all():
             found, properties = found[kept], [each for each, stays in zip(properties, kept, strict=True) if stays]
         self._clear()
@@ -135,4 +133,4 @@ def _multipolygons(items: Sequence[str]) -> npt.NDArray[np.object_]:
     made = shapely.from_wkb(np.array(items, object))
     single = shapely.get_num_geometries(made) == 1
     made[single] = shapely.get_geometry(made[single], 0)
-    return made  # type: ignore[no-any-return]
+    return made

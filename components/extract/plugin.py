@@ -16,7 +16,7 @@ PARTS = ("geometry", "keys", "tags", "accept", "width")
 
 
 def find_extractor(kind: str) -> Extractor:
-    """Return the extractor of a type: `building`, `road` and `parking` in any case, a plug-in, or `module:attribute`.
+    """Return the extractor of a type: one of `BUILTIN` in any case, a plug-in, or `module:attribute`.
 
     Raises:
         PluginError: there is none, or it lacks a part of `Extractor`.

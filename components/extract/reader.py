@@ -65,7 +65,7 @@ class OsmReader:
     def __init__(
         self, source: Source, layers: Sequence[Layer], index: str = "flex_mem", *, with_hidden: bool = False
     ) -> None:
-        """Prepare to read what the layers want; `index` names a store for the places of nodes in osmium's words."""
+        """Prepare to read what layers want; `index` is osmium's name of a store for the places of nodes."""
         self.skipped: Counter[str] = Counter()
         self.hidden = self.clipped = self.unreadable = 0
         self.example = ""
@@ -261,4 +261,3 @@ class OsmReader:
 def _begins_nowhere(way: osmium.osm.Way) -> bool:
     """Tell whether the first node is not in the file: such nodes osmium drops without a word."""
     return len(way.nodes) > 0 and not way.nodes[0].location.valid()
-

@@ -38,9 +38,7 @@ class Relations:
         whole: The ids of those whose members were all there.
     """
 
-    def __init__(
-        self, source: Source, places: osmium.index.LocationTable | None, keys: Sequence[str]
-    ) -> None:
+    def __init__(self, source: Source, places: osmium.index.LocationTable | None, keys: Sequence[str]) -> None:
         self.wanted: set[int] = set()
         self.whole: set[int] = set()
         self._source = source

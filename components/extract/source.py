@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,13 @@ SORTABLE = {"pbf": 32 << 20, "o5m": 32 << 20, "osm": 256 << 20, "opl": 256 << 20
 # Ids of nodes that have none from the database yet are negative, which osmium's indexes of places cannot hold.
 # They are written as positive ones beyond any that the database will reach.
 UNSAVED = 1 << 52
+
+# Places of nodes are kept in memory up to this many (256 MB); a node takes about as many bytes of a file in each
+# format, text more when it is unpacked, and a place so many.
+IN_MEMORY = 1 << 24
+NODE_BYTES = {"pbf": 9, "o5m": 10, "osm": 120, "opl": 70}
+UNPACKED = 8
+PLACE = 16
 
 _HEAD = 4096
 _COMPRESSED: dict[bytes, tuple[str, Callable[..., Any]]] = {
@@ -65,7 +73,7 @@ class Source:
         """
         self.path = path
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
-        self._numbered = False
+        self._sorted = self._numbered = self._changed = False
         self._format = self._original = _format(path)
         if self._format == "osm":
             _refuse_remark(path)
@@ -93,6 +101,55 @@ class Source:
     ) -> None:
         if self._temporary is not None:
             self._temporary.cleanup()
+            self._temporary = None
+
+    @property
+    def temporary(self) -> Path:
+        """A folder that is there until the context ends."""
+        if self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="rsp-extract-")
+        return Path(self._temporary.name)
+
+    @contextmanager
+    def rewritten(self) -> Iterator[Path]:
+        """Write the map as changes make it to the path within the block, and go on with that file.
+
+        Raises:
+            FeatureError: it cannot be written, or the map not be read.
+        """
+        target = self.temporary / "changed.pbf"
+        with self.readable():
+            yield target
+        if self._sorted:
+            self._file.unlink()
+        self._file, self._format, self.in_order, self._changed = target, "pbf", True, True
+
+    def index(self, kind: str | None) -> str:
+        """Return the store for the places of the nodes, in osmium's words; files lie in the temporary folder.
+
+        Args:
+            kind: `flex_mem`, `sparse_file_array` or `dense_file_array`; None for memory up to `IN_MEMORY` nodes.
+
+        Raises:
+            FeatureError: the temporary folder has no room for them.
+        """
+        plain, packed = self._format.partition(".")[::2]
+        nodes = self._file.stat().st_size * (UNPACKED if packed else 1) // NODE_BYTES[plain]
+        if kind is None:
+            kind = "flex_mem" if nodes <= IN_MEMORY else "sparse_file_array"
+        if kind == "flex_mem":
+            return kind
+        file = self.temporary / "nodes"
+        file.unlink(missing_ok=True)  # of an earlier attempt
+        free = shutil.disk_usage(file.parent).free
+        # What does not fit into a mapped file ends the process.
+        if kind == "sparse_file_array" and free < nodes * PLACE:
+            raise FeatureError(
+                f"the places of about {nodes / 1e6:.0f} million nodes need {nodes * PLACE / 1e9:.1f} GB in the "
+                f"temporary folder {file.parent.parent}, where {free / 1e9:.1f} GB are free; set TMPDIR to "
+                "another folder, or give --index flex_mem to keep them in memory"
+            )
+        return f"{kind},{file}"
 
     @property
     def file(self) -> osmium.io.File:
@@ -144,15 +201,15 @@ class Source:
         Raises:
             FeatureError: the file is too large to be sorted here, was sorted already, or cannot be copied.
         """
-        if self._numbered or (self._temporary is not None and not reason.negative):
+        if self._numbered or self._changed or (self._sorted and not reason.negative):
             raise FeatureError(f"{self.path} cannot be sorted by type and id: {reason}")
         plain, suffix = self._original.partition(".")[::2]
         try:
-            if self._temporary is None:
-                self._temporary = tempfile.TemporaryDirectory(prefix="rsp-extract-")
-            folder = Path(self._temporary.name)
             # A name that osmium can tell the format by.
-            packed, target = folder / f"input.{plain}", folder / f"sorted-{int(reason.negative)}.pbf"
+            packed, target = (
+                self.temporary / f"input.{plain}",
+                self.temporary / f"sorted-{int(reason.negative)}.pbf",
+            )
             if suffix:
                 self._unpack(packed, SORTABLE[plain], reason)
             elif self.path.stat().st_size > SORTABLE[plain]:
@@ -169,7 +226,8 @@ class Source:
             raise FeatureError(
                 f"cannot sort {self.path} in the temporary folder {tempfile.gettempdir()}: {error.strerror}"
             ) from error
-        self._file, self._format, self.in_order, self._numbered = target, "pbf", True, reason.negative
+        self._file, self._format, self.in_order = target, "pbf", True
+        self._sorted, self._numbered = True, reason.negative
 
     def _unpack(self, target: Path, limit: int, reason: DisorderError) -> None:
         """Unpack the file, as far as it may be sorted here."""
@@ -217,6 +275,23 @@ def _format(path: Path) -> str:
     Raises:
         FeatureError: there is no such file, or it is in another format.
     """
+    head, suffix = head_of(path)
+    found = _plain_format(head)
+    if found in SORTABLE:
+        if suffix and found in ("pbf", "o5m"):
+            raise FeatureError(
+                f"cannot read {path}: unpack it first; only text formats can stay packed as {suffix}"
+            )
+        return found + suffix
+    raise FeatureError(f"cannot read {path} as OpenStreetMap data: {found}. It may be in one of: {FORMATS}")
+
+
+def head_of(path: Path) -> tuple[bytes, str]:
+    """Return the beginning of a file, unpacked, and how it is packed, as `.gz`.
+
+    Raises:
+        FeatureError: it cannot be read.
+    """
     suffix = ""
     try:
         if path.exists() and not path.is_file() and not path.is_dir():
@@ -231,14 +306,7 @@ def _format(path: Path) -> str:
                 break
     except (OSError, EOFError) as error:
         raise FeatureError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    found = _plain_format(head)
-    if found in SORTABLE:
-        if suffix and found in ("pbf", "o5m"):
-            raise FeatureError(
-                f"cannot read {path}: unpack it first; only text formats can stay packed as {suffix}"
-            )
-        return found + suffix
-    raise FeatureError(f"cannot read {path} as OpenStreetMap data: {found}. It may be in one of: {FORMATS}")
+    return head, suffix
 
 
 def _plain_format(head: bytes) -> str:
