@@ -140,7 +140,7 @@ def extract(
 
             apply_changes(source, [stack.enter_context(on_disk(each)) for each in changes])
         reader, result = _read(source, layers, boundaries, out, pbf, index, with_hidden=with_hidden)
-    _tell(reader)
+    _tell(reader, result)
     if result.classes and result.features:
         print("extract:", ", ".join(f"{name}: {count}" for name, count in result.classes.items()), file=sys.stderr)
     if result.features == 0:
@@ -278,7 +278,7 @@ def _nothing_left(reader: OsmReader, kind: str, pbf: Location) -> str:
     )
 
 
-def _tell(reader: OsmReader) -> None:
+def _tell(reader: OsmReader, result: ExtractResult) -> None:
     """Say on stderr what was left out."""
     for note in reader.notes:
         print(f"extract: left out {note}", file=sys.stderr)
@@ -295,6 +295,11 @@ def _tell(reader: OsmReader) -> None:
         print(
             f"extract: hidden: {reader.hidden} (in a tunnel, covered, indoors or underground, so left out; "
             "--with_hidden includes them)",
+            file=sys.stderr,
+        )
+    if result.outside or result.cut:
+        print(
+            f"extract: left out, as they do not meet the boundary: {result.outside}; cut off at it: {result.cut}",
             file=sys.stderr,
         )
     if reader.unreadable:
