@@ -11,6 +11,9 @@ import numpy.typing as npt
 from rsp.shared.errors import FeatureError, UsageError
 from rsp.shared.mercator import HALF
 
+# An EPSG code, or the WKT of a CRS that has none.
+Crs = int | str
+
 _NAME = re.compile(r"(?:(?:EPSG|CRS)[:/]*(?:[\d.]*[:/]+)*)?(\d{1,9})", re.IGNORECASE)
 _URN = re.compile(r"(?:EPSG|CRS)[:/]*(?:[\d.]*[:/]+)*(\d{1,9})$", re.IGNORECASE)
 
@@ -53,8 +56,16 @@ def parse_crs(text: str) -> int:
     return code
 
 
+def crs_name(crs: Crs) -> str:
+    """Return what a person calls a CRS: `EPSG:2154`, or the name in its WKT."""
+    if isinstance(crs, int):
+        return f"EPSG:{crs}"
+    name = re.search(r'"([^"]*)"', crs)
+    return f"the CRS {name[1]!r}" if name else "the CRS of the file"
+
+
 def check_coordinates(
-    bounds: npt.NDArray[np.float64], epsg: int, where: Callable[[int], str], *, projected: bool = False
+    bounds: npt.NDArray[np.float64], epsg: Crs, where: Callable[[int], str], *, projected: bool = False
 ) -> None:
     """Refuse coordinates that cannot be meant.
 
@@ -81,14 +92,13 @@ def check_coordinates(
     raise FeatureError(f"{where(number)}: {_reason(x, y, epsg, projected)}")
 
 
-def _reason(x: float, y: float, epsg: int, projected: bool) -> str:
+def _reason(x: float, y: float, epsg: Crs, projected: bool) -> str:
     """Say what is wrong with a coordinate, and what the cause may be."""
     if not np.isfinite([x, y]).all():
-        return (
-            f"a coordinate is too large or undefined in EPSG:{epsg}; if its CRS is another, give --crs EPSG:<code>"
-        )
+        name = crs_name(epsg)
+        return f"a coordinate is too large or undefined in {name}; if its CRS is another, give --crs EPSG:<code>"
     if projected or epsg != 4326:
-        return f"it lies outside the world in EPSG:{epsg}; if its CRS is another, give --crs EPSG:<code>"
+        return f"it lies outside the world in {crs_name(epsg)}; if its CRS is another, give --crs EPSG:<code>"
     point = f"({x:.10g}, {y:.10g}) is not a longitude and a latitude in degrees"
     if 1000 < max(abs(x), abs(y)) < 1e9:
         return f"{point}; it looks like metres: give --crs EPSG:<code>"

@@ -10,8 +10,9 @@ from typing import Any
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from rsp.components.rasterize.source import BROKEN, NULL, Bounds, polygon_of
+from rsp.components.rasterize.source import Bounds, polygon_of
 from rsp.shared.errors import ConfigError, FeatureError, UsageError
+from rsp.shared.features import BROKEN, NULL
 
 # Rows that travel at once.
 ROWS = 2000

@@ -11,9 +11,9 @@ import shapely
 from shapely.geometry import LineString, Polygon, box, mapping
 
 from rsp.components.cover.tool import cover
-from rsp.components.rasterize.source import MANY_POINTS, is_tangled
 from rsp.shared.errors import UsageError
 from rsp.shared.features import read_crs
+from rsp.shared.geometry import MANY_POINTS, is_tangled
 from rsp.shared.tiles import Tile, read_cover, zxy
 
 LAMBERT = box(842000, 6519000, 842400, 6519400)
