@@ -103,12 +103,13 @@ def _sweep(folder: Path, ours: str) -> None:
     """Remove what processes of this machine that were killed had left half written."""
     for path in folder.glob(f"{escape(ours)}*"):
         pid = path.name[len(ours) :].partition(".")[0]
-        if pid.isdecimal() and not _alive(int(pid)):
+        if pid.isdecimal() and not alive(int(pid)):
             with suppress(OSError):
                 path.unlink(missing_ok=True)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Tell whether a process of this machine lives, as far as that can be seen."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

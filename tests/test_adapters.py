@@ -25,7 +25,9 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     ("cover", "split"): {"tiles": "source", "training": "out", "validation": "out", "share": "splits"},
     ("download", "download"): {"tiles": "out", "at_once": None, "refresh": None},
     ("extract", "extract"): {"features": "out"},
-    ("rasterize", "rasterize"): {"labels": "out", "features": "geojson"},
+    ("rasterize", "rasterize"): {
+        "labels": "out", "features": "geojson", "layers": "geojson", "queries": "postgis"
+    },
     ("compare", "review"): {"listing": "out", "cover": None},
     ("subset", "subset"): {"subset": "out"},
     ("tile", "tile"): {"tiles": "out", "raster": "rasters"},
@@ -66,7 +68,7 @@ LEFT_OUT = {
     ("cover", "split"): {"crs", "kind", "max_tiles", "zoom"},
     ("download", "download"): {"overwrite", "refresh", "workers", *WEB},  # a step begins with nothing
     ("extract", "extract"): {"index"},
-    ("rasterize", "rasterize"): {"append", "buffer", "resume", "tile_format", "workers", *WEB},
+    ("rasterize", "rasterize"): {"append", "counts", "resume", "tile_format", "workers", *WEB},
     ("subset", "subset"): {"mode", "resume", *WEB},
     ("tile", "tile"): {"bands", "no_data", "resume", "value_range", "workers", *WEB},
     # What else there is to say about training stands in the configuration.

@@ -13,28 +13,44 @@ def rasterize(
     cover_at: str = "",
     features: dsl.Input[dsl.Dataset] = None,
     features_at: str = "",
+    layers: dict = {},
     postgis: str = "",
+    queries: dict = {},
     config: dict = {},
     config_uri: str = "",
     kind: str = "",
+    type_field: str = "",
+    order: str = "",
+    buffer: float = 0.0,
+    all_touched: bool = False,
+    borders: str = "",
+    border_type: str = "border",
     tile_size: int = 0,
     crs: str = "",
     data_root: str = "",
     refresh: str = "",
 ) -> None:
-    """Rasterize polygons, of a GeoJSON file or of a PostGIS query, to label tiles.
+    """Rasterize polygons, of files or of PostGIS queries, to label tiles.
 
     Args:
         labels: The labels, PMTiles of paletted PNG.
         labels_at: Where they are, s3://bucket/key#etag; empty without `data_root`.
         cover: The cover of the labels, CSV.
         cover_at: The same by address, in its place.
-        features: The GeoJSON.
-        features_at: Path of the GeoJSON, a glob pattern, or s3://bucket/key, in place of `features`.
+        features: The features, GeoJSON or another format of vectors.
+        features_at: Path of the features, a glob pattern, or s3://bucket/key, in place of `features`.
+        layers: The same of several classes, as {"building": "s3://bucket/roofs.json"}, in place of `features`.
         postgis: SQL that selects the polygons, in place of `features`.
+        queries: The same of several classes, as {"building": "SELECT geom FROM roofs"}.
         config: The configuration: the tables of `config.toml`.
         config_uri: Where the configuration is, in place of `config`: a path or s3://bucket/key.
         kind: Title of the class that the polygons are; empty for the one class beside the background.
+        type_field: Property whose value is the title of the class of each feature.
+        order: Titles of classes from the lowest to the highest; empty for the order of the configuration.
+        buffer: Metres on the ground by which the polygons are widened, or shrunk below 0.
+        all_touched: Burn every pixel that a polygon touches.
+        borders: Metres on the ground: what is no farther from two features becomes a border; or CLASS=METRES.
+        border_type: Title of the class that borders get.
         tile_size: Side of a tile in pixels; 0 for the configuration's.
         crs: CRS of the features, as EPSG:2154; empty for what the file says.
         data_root: s3://bucket/prefix where the tile set goes; empty for an artifact.
@@ -47,16 +63,32 @@ def rasterize(
     from rsp.components.reference import Target, content, given
 
     wanted = given(cover, cover_at, "cover")
-    polygons = None if postgis else features_at or str(given(features, features_at, "features"))
+    selects = [postgis] if postgis else [f"{title}={text}" for title, text in queries.items()]
+    if selects:
+        files = []
+    elif layers:
+        files = [f"{title}={path}" for title, path in layers.items()]
+    else:
+        files = [features_at or str(given(features, features_at, "features"))]
+    meaning = {
+        "kind": kind or None,
+        "type_field": type_field or None,
+        "order": order or None,
+        "buffer": float(buffer),
+        "all_touched": all_touched,
+        "borders": borders or None,
+        "border_type": border_type,
+        "tile_size": int(tile_size) or None,
+        "crs": crs or None,
+    }
     what = {
         "cover": wanted,
-        "features": None if polygons is None else content(polygons),
+        "features": [content(path) for path in layers.values()] if layers else [content(path) for path in files],
+        "files": list(layers),
         # What a query finds today nobody knows before.
-        "query": [postgis, datetime.now(UTC).isoformat()] if postgis else None,
+        "query": [selects, datetime.now(UTC).isoformat()] if selects else None,
         "config": read_config(config, config_uri),
-        "kind": kind,
-        "tile_size": tile_size,
-        "crs": crs,
+        **meaning,
     }
     target = Target("rasterize", labels, labels_at, data_root, refresh, what)
     if not target.finished():
@@ -64,12 +96,10 @@ def rasterize(
             result = tool(
                 wanted,
                 target.out,
-                geojson=polygons,
-                postgis=postgis or None,
+                geojson=files or None,
+                postgis=selects or None,
                 config=settings,
-                kind=kind or None,
-                tile_size=int(tile_size) or None,
-                crs=crs or None,
+                **meaning,
                 resume=target.remote,
                 web_ui=False,
             )

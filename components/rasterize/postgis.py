@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import shapely
-from shapely.geometry.base import BaseGeometry
 
-from rsp.components.rasterize.source import Bounds, polygon_of
+from rsp.components.rasterize.layers import Input
+from rsp.components.rasterize.source import Bounds, Naming, Polygons
 from rsp.shared.errors import ConfigError, FeatureError, UsageError
-from rsp.shared.features import BROKEN, NULL
+from rsp.shared.features import BROKEN, polygons_of
 
 # Rows that travel at once.
 ROWS = 2000
@@ -22,50 +23,54 @@ BEND = 16
 
 
 class PostgisSource:
-    """The polygons in the column `geom` of a SELECT, those near the cover only."""
+    """The polygons in the column `geom` of SELECTs, those near the cover only."""
 
-    def __init__(self, select: str, dsn: str | None) -> None:
+    def __init__(self, inputs: Sequence[Input], naming: Naming, skipped: Counter[str], dsn: str | None) -> None:
         if not dsn:
             raise ConfigError(
                 "--postgis needs a connection: set `pg` under [auth] (or `pg_dsn` under [dataset]) in the "
                 'configuration, as "host=localhost dbname=gis user=me"; the password belongs in ~/.pgpass'
             )
-        self.skipped: Counter[str] = Counter()
+        self.skipped = skipped
+        self._naming, self._dsn = naming, dsn
         # A query of the person's own goes in as it is: it runs with that person's rights, and reads only.
-        self._select = f"FROM ({select.strip().rstrip(';')}\n) AS asked"
-        self._dsn = dsn
+        self._selects = [(f"FROM ({text.strip().rstrip(';')}\n) AS asked", value) for text, value in inputs]
 
-    def polygons(self, bounds: Bounds) -> Iterator[BaseGeometry]:
+    def polygons(self, bounds: Bounds) -> Iterator[Polygons]:
         with self._connection() as connection:
-            srid = self._srid(connection)
-            if srid is None:
-                return
-            west, south, east, north = bounds
-            box = f"ST_MakeEnvelope({west!r}, {south!r}, {east!r}, {north!r}, 3857)"
-            step = max(east - west, north - south) / BEND
-            near = f"asked.geom IS NULL OR asked.geom && ST_Transform(ST_Segmentize({box}, {step!r}), {srid})"
-            with connection.cursor(name="rsp", binary=True) as cursor:
-                cursor.itersize = ROWS
-                cursor.execute(f"SELECT ST_AsBinary(asked.geom) {self._select} WHERE {near}")
-                for (data,) in cursor:
-                    polygon = self._polygon(data, srid)
-                    if polygon is not None:
-                        yield polygon
+            for select, value in self._selects:
+                yield from self._query(connection, select, value, bounds)
 
-    def _polygon(self, data: bytes | None, srid: int) -> BaseGeometry | None:
-        if data is None:
-            self.skipped[NULL] += 1
-            return None
-        try:
-            geometry: BaseGeometry = shapely.from_wkb(data)
-        except shapely.errors.ShapelyError:  # a kind that only PostGIS has, as a surface of triangles
-            self.skipped[BROKEN] += 1
-            return None
-        return polygon_of(geometry, srid, self.skipped, "the query: a geometry")
+    def _query(self, connection: Any, select: str, value: int | None, bounds: Bounds) -> Iterator[Polygons]:
+        srid = self._srid(connection, select)
+        if srid is None:
+            return
+        west, south, east, north = bounds
+        box = f"ST_MakeEnvelope({west!r}, {south!r}, {east!r}, {north!r}, 3857)"
+        step = max(east - west, north - south) / BEND
+        near = f"asked.geom IS NULL OR asked.geom && ST_Transform(ST_Segmentize({box}, {step!r}), {srid})"
+        name = "" if value is not None or self._naming.field is None else f", asked.{_quoted(self._naming.field)}"
+        with connection.cursor(name="rsp", binary=True) as cursor:
+            cursor.execute(f"SELECT ST_AsBinary(asked.geom){name} {select} WHERE {near}")
+            while rows := cursor.fetchmany(ROWS):
+                # Some kinds only PostGIS has, as a surface of triangles.
+                geometries = shapely.from_wkb(np.array([row[0] for row in rows], object), on_invalid="ignore")
+                null = np.array([row[0] is None for row in rows])
+                broken = shapely.is_missing(geometries) & ~null
+                if broken.any():
+                    self.skipped[BROKEN] += int(broken.sum())
+                geometries, rows = geometries[~broken], [rows[index] for index in np.flatnonzero(~broken)]
+                polygons = polygons_of(geometries, self.skipped, crs=srid, where=lambda _: "the query: a geometry")
+                there = np.flatnonzero(~shapely.is_missing(polygons))
+                if value is None:
+                    classes = self._naming.classes([rows[index][1] for index in there], "the query")
+                    yield Polygons(polygons[there][classes > 0], classes[classes > 0])
+                else:
+                    yield Polygons(polygons[there], np.full(len(there), value, np.uint8))
 
-    def _srid(self, connection: Any) -> int | None:
+    def _srid(self, connection: Any, select: str) -> int | None:
         """Return the one SRID of the column, or None where there is no geometry."""
-        asked = f"SELECT ST_SRID(asked.geom) {self._select} WHERE"
+        asked = f"SELECT ST_SRID(asked.geom) {select} WHERE"
         row = connection.execute(f"{asked} asked.geom IS NOT NULL LIMIT 1").fetchone()
         if row is None:
             return None
@@ -73,7 +78,7 @@ class PostgisSource:
         if srid == 0:
             raise FeatureError("the column `geom` has no SRID; set it in the query with ST_SetSRID(geom, 4326)")
         # A column declared as geometry(Polygon, 4326) holds no other SRID; one without must be looked through.
-        declared = connection.execute(f"SELECT asked.geom {self._select} LIMIT 0").pgresult.fmod(0) != -1
+        declared = connection.execute(f"SELECT asked.geom {select} LIMIT 0").pgresult.fmod(0) != -1
         if not declared:
             other = connection.execute(f"{asked} ST_SRID(asked.geom) <> {srid} LIMIT 1").fetchone()
             if other is not None:
@@ -97,6 +102,11 @@ class PostgisSource:
             raise FeatureError(
                 f"PostGIS refuses the query: {_first_line(error)}; it must be a SELECT with a column `geom`"
             ) from error
+
+
+def _quoted(name: str) -> str:
+    """Return the name of a column as SQL."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _first_line(error: Exception) -> str:

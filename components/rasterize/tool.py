@@ -1,7 +1,9 @@
-"""Rasterize vector features (GeoJSON or PostGIS) to label tiles.
+"""Rasterize vector features (files or PostGIS) to label tiles.
 
 rsp rasterize --geojson buildings.json cover labels
-rsp rasterize --geojson 'roads/*.json' --type road --append cover labels
+rsp rasterize --geojson building=buildings.json --geojson 'road=roads/*.json' cover labels
+rsp rasterize --geojson osm.json --type_field kind --order road,building cover labels
+rsp rasterize --geojson buildings.json --buffer -0.5 --borders 1.5 --counts cover labels.pmtiles
 rsp rasterize --postgis 'SELECT geom FROM buildings' cover labels.pmtiles
 """
 
@@ -23,9 +25,7 @@ from rsp.shared.progress import progress
 from rsp.shared.report import Result, note_failures
 
 if TYPE_CHECKING:
-    from shapely.geometry.base import BaseGeometry
-
-    from rsp.components.rasterize.burn import Burnt, Chunk
+    from rsp.components.rasterize.burn import Block, Burnt
     from rsp.components.rasterize.source import Source
     from rsp.shared.config import ClassDef
     from rsp.shared.jobs import Failure
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MAX_SIZE = 4096
 
 # Tiles that a further process must have to do: starting one takes as long as burning some hundred.
-WORTH = 256
+WORTH = 512
 
 
 @dataclass(kw_only=True)
@@ -46,7 +46,10 @@ class RasterizeResult(Result):
         left_out: How many were not.
         skipped: Why: the number of each reason.
         tiles: How many tiles of the cover have a label now.
-        foreground: Which share of the pixels written is of the class, 0 to 1.
+        foreground: Which share of the pixels written is of no background, 0 to 1.
+        instances: For each class of which there are features: how many (`features`), in how many tiles of the
+            cover (`tiles`), and how many of them at most in one (`most`).
+        shares: Which share of the pixels written is of each class, 0 to 1.
     """
 
     features: int
@@ -54,19 +57,27 @@ class RasterizeResult(Result):
     skipped: dict[str, int] = field(default_factory=dict)
     tiles: int
     foreground: float
+    instances: dict[str, dict[str, int]] = field(default_factory=dict)
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 def rasterize(
     cover: Location,
     out: Location,
     *,
-    geojson: str | None = None,
-    postgis: str | None = None,
+    geojson: str | Sequence[str] | None = None,
+    postgis: str | Sequence[str] | None = None,
     config: Location | None = None,
     tile_size: int | None = None,
     kind: str | None = None,
+    type_field: str | None = None,
+    order: str | None = None,
     append: bool = False,
     buffer: float = 0.0,
+    all_touched: bool = False,
+    borders: str | None = None,
+    border_type: str = "border",
+    counts: bool = False,
     tile_format: str = "png",
     workers: int | None = None,
     resume: bool = False,
@@ -78,40 +89,61 @@ def rasterize(
     """Write a label for every tile of a cover: the class of each pixel whose centre lies in a polygon.
 
     A label is a single-band paletted PNG of class indices, in the complementary palette (see
-    `rsp.shared.images.complementary`). The polygons may be of any CRS that the GeoJSON states in its `crs` member.
-    Only the polygons that meet the cover are held in memory.
+    `rsp.shared.images.complementary`). The polygons may be of any CRS that their file states. Polygons that are
+    too many for the memory wait in temporary files (in `$TMPDIR`).
+
+    Where polygons of two classes meet, a pixel is of the class that comes later in the configuration, or in
+    `order`.
 
     Args:
         cover: The cover; all its tiles have one zoom.
         out: The tile set to write.
-        geojson: A GeoJSON path, an address in S3, or a glob pattern of either.
-        postgis: A SELECT whose column `geom` holds the polygons; the connection is the configuration's.
+        geojson: Where the features are: a path, an address in S3, or a glob pattern of either, or several of
+            these. `CLASS=FILE` says which class the features are of.
+        postgis: A SELECT whose column `geom` holds the polygons, or several, also as `CLASS=SELECT`; the
+            connection is the configuration's.
         config: The configuration file, for the classes and the size of a tile. With `append` it is not needed
             where the labels that are there tell both, as ours do; it may then add classes at the end.
         tile_size: Side of a tile in pixels (default: the configuration's, else that of the labels that are there).
-        kind: Title of the class that the polygons are (default: the one class beside the background).
-        append: Keep the labels that are there below the new ones: of two classes the higher index wins.
-        buffer: Widen the polygons by so many metres of EPSG:3857 (below 0: shrink them, which separates houses
+        kind: Title of the class of all features whose input does not say it (default: the one class beside the
+            background).
+        type_field: The property (in PostGIS, the column) whose value is the title of the class of each feature.
+            Features in which it names no class are left out.
+        order: Titles of classes, with commas between them, from the lowest to the highest. Classes that it does
+            not name lie below those, in the order of the configuration, which is the default.
+        append: Keep the labels that are there, and merge the new ones into them by the same order.
+        buffer: Widen the polygons by so many metres on the ground (below 0: shrink them, which separates houses
             that touch).
+        all_touched: Burn every pixel of which a polygon has a part, not only those whose centre it has.
+        borders: Metres on the ground: pixels whose centre is no farther than that from two features of one class
+            are of the class `border_type`. `CLASS=METRES`, with commas between several, draws those of some
+            classes only. Whether the border goes over the features is said by the order of classes, too.
+        border_type: Title of the class that borders get.
+        counts: For each class, list the tiles that have features of it with their number, in
+            `CLASS_cover.csv` in the folder of tiles (of an archive, beside it and under its name).
         tile_format: Format of the labels: png, which is the only one that keeps class indices.
         workers: Processes (default: one for each processor).
         resume: Keep labels that are there as they are.
         web_ui_base_url: Where the map finds the tiles.
         web_ui_template: HTML template of your own.
         web_ui: Write a web map.
-        crs: The CRS of the GeoJSON, as EPSG:2154, whatever the file says.
+        crs: The CRS of the files, as EPSG:2154, whatever they say.
 
     Raises:
         UsageError: the arguments do not fit together.
         ConfigError: no configuration, no such class in it, or no connection to PostGIS.
         CoverError: no cover, an empty one, or one of several zooms.
         FeatureError: no such file, one that cannot be read, or a database or query that does not answer.
+        StorageError: temporary files that the disk refuses.
     """
-    from rsp.components.rasterize.burn import Job, TileIndex
-    from rsp.shared.covers import Cover
+    from rsp.components.rasterize.blocks import Blocks
+    from rsp.components.rasterize.burn import Job, blocks_to_burn
+    from rsp.components.rasterize.fill import Tally, fill
+    from rsp.components.rasterize.layers import make_layers
+    from rsp.components.rasterize.shelf import Shelf
+    from rsp.shared.covers import Cover, read_tiles
     from rsp.shared.images import complementary
     from rsp.shared.jobs import Failure, run_job
-    from rsp.shared.tiles import read_cover, zoom_of
     from rsp.shared.tileset import classes_metadata, open_writer
     from rsp.shared.webmap import write_webmap
 
@@ -119,52 +151,93 @@ def rasterize(
         raise UsageError("--append merges into the labels that are there, --resume leaves them: choose one")
     if tile_format != "png":
         raise UsageError(f"labels are png, got --format {tile_format}: the other formats lose class indices")
-    check_paths([tiles_output(out, web_ui=web_ui)], [geojson, config, web_ui_template], cover=cover)
+    files, queries = _listed(geojson), _listed(postgis)
+    if bool(files) == bool(queries):
+        raise UsageError("give the polygons either with --geojson or with --postgis")
+    reads = [config, web_ui_template, *files, *(text for _, mark, text in map(_titled, files) if mark)]
+    check_paths([tiles_output(out, web_ui=web_ui)], reads, cover=cover)
     present = out.expanduser() if append and _has_labels(out.expanduser()) else None
-    classes, size, connection = _settings(config, tile_size, present, postgis is not None)
+    classes, size, connection = _settings(config, tile_size, present, bool(queries))
     if not 1 <= size <= MAX_SIZE:
         raise UsageError(f"--tile_size must be from 1 to {MAX_SIZE}, got {size}")
-    colors = complementary([entry.color for entry in classes])
-    job = Job(size, _class_index(classes, kind), tuple(colors), present)
-    tiles = read_cover(cover)
-    zoom_of(tiles, cover)
-    source = _source(geojson, postgis, connection, crs)
+    layers = make_layers(classes, order, borders, border_type)
+    source = _source(files, queries, classes, kind, type_field, connection, crs)
+    if counts:
+        sides = tuple(f".{name}" for name in map(counts_name, classes[1:]))
+        check_paths([tiles_output(out, web_ui=web_ui)._replace(sides=sides)], reads, cover=cover)
+    tiles = read_tiles(cover)
+    blocks = Blocks(tiles, tiles.zoom(cover), size)
 
-    index = TileIndex(tiles)
-    polygons = progress(source.polygons(_widened(index.bounds, buffer)), "rasterize: read", unit="feature")
-    index.fill(_buffered(polygons, buffer, source))
-    skipped = dict(sorted((source.skipped + _counted(index.outside)).items()))
-    _tell(skipped, index.used, cover)
-
-    failed: dict[Tile, str] = {}
-    foreground = done = 0
-    empty = job.empty()
-    with open_writer(out, tile_format, resume=resume or append) as writer:
-        writer.describe({"tile_size": size, "classes": classes_metadata(classes)})
-        keep = writer.done if resume else Cover()
-        todo = [tile for tile in index.tiles if tile not in keep]
-        chunks = run_job(job, index.chunks(keep), len(todo), workers, worth=WORTH)
-        with closing(chunks):
-            for tile, burnt in progress(_each_tile(chunks), "rasterize", total=len(todo)):
-                if isinstance(burnt, Failure):
-                    failed[tile] = burnt.reason
-                    continue
-                writer.write(tile, burnt.data or empty)
-                foreground += burnt.foreground
-                done += 1
-        if todo and not done:
-            raise TileError(f"no label could be merged into {out}: {next(iter(failed.values()))}")
+    with Shelf() as shelf:
+        tally = Tally(blocks, len(classes))
+        fill(source, blocks, shelf, layers, tally, buffer)
+        skipped = dict(sorted(source.skipped.items()))
+        _tell(skipped, tally.used, cover)
+        folder = shelf.finish()
+        job = Job(
+            size, blocks.side, blocks.levels, layers.layers, layers.rank,
+            tuple(complementary([entry.color for entry in classes])), all_touched, present, folder,
+        )  # fmt: skip
+        failed: dict[Tile, str] = {}
+        pixels: Counter[int] = Counter()
+        done = 0
+        empty = job.empty()
+        with open_writer(out, tile_format, resume=resume or append) as writer:
+            writer.describe({"tile_size": size, "classes": classes_metadata(classes)})
+            keep = Cover.of(writer.done) & tiles if resume else Cover()
+            todo = len(tiles) - len(keep)
+            work = blocks_to_burn(blocks, shelf, folder is not None, keep)
+            burning = run_job(job, work, todo, workers, worth=WORTH)
+            with closing(burning):
+                for tile, burnt in progress(_each_tile(burning), "rasterize", total=todo):
+                    if isinstance(burnt, Failure):
+                        failed[tile] = burnt.reason
+                        continue
+                    writer.write(tile, burnt.data or empty)
+                    pixels.update(burnt.pixels)
+                    done += 1
+            if todo and not done:
+                raise TileError(f"no label could be merged into {out}: {next(iter(failed.values()))}")
     note_failures(out, failed)
+    if counts:
+        for value in tally.classes:
+            tally.write(counts_path(out, classes[value]), value)
     if web_ui:
-        write_webmap(out, tiles, tile_format, base_url=web_ui_base_url, template=web_ui_template)
+        write_webmap(out, list(tiles), tile_format, base_url=web_ui_base_url, template=web_ui_template)
+    share = {value: count / (done * size * size) for value, count in pixels.items()}
     return RasterizeResult(
         failed=failed,
-        features=index.used,
+        features=tally.used,
         left_out=sum(skipped.values()),
         skipped=skipped,
         tiles=len(tiles) - len(failed),
-        foreground=foreground / (done * size * size) if done else 0.0,
+        foreground=sum(pixels.values()) / (done * size * size) if done else 0.0,
+        instances={classes[value].title: tally.told(value) for value in tally.classes},
+        shares={classes[value].title: share[value] for value in sorted(share)},
     )
+
+
+def _listed(given: str | Sequence[str] | None) -> list[str]:
+    return [] if given is None else [given] if isinstance(given, str) else list(given)
+
+
+def _titled(text: str) -> tuple[str, str, str]:
+    return text.partition("=")
+
+
+def counts_name(entry: ClassDef) -> str:
+    """Return how the list of the tiles of a class is called."""
+    from urllib.parse import quote
+
+    return f"{quote(entry.title, safe=' ')}_cover.csv"
+
+
+def counts_path(out: Location, entry: ClassDef) -> Location:
+    """Return where the tiles of a class are listed."""
+    from rsp.shared.tileset import is_archive
+
+    out = out.expanduser()
+    return out.parent / f"{out.name}.{counts_name(entry)}" if is_archive(out) else out / counts_name(entry)
 
 
 def _settings(
@@ -192,58 +265,30 @@ def _settings(
     return classes, size, settings.pg_dsn if settings else None
 
 
-def _class_index(classes: Sequence[ClassDef], kind: str | None) -> int:
-    """Return the class to burn."""
-    from rsp.shared.classes import class_index
-
-    others = ", ".join(entry.title for entry in classes[1:])
-    if kind is not None:
-        index = class_index(classes, kind)
-        if index == 0:
-            raise UsageError(f"--type {kind} is the background; choose {others}")
-        return index
-    if len(classes) > 2:
-        raise UsageError(f"which class are the polygons? Say --type with one of {others}")
-    return 1
-
-
-def _source(geojson: str | None, postgis: str | None, dsn: str | None, crs: str | None) -> Source:
+def _source(
+    files: Sequence[str],
+    queries: Sequence[str],
+    classes: Sequence[ClassDef],
+    kind: str | None,
+    type_field: str | None,
+    dsn: str | None,
+    crs: str | None,
+) -> Source:
     """Return the source that the arguments name."""
-    from rsp.components.rasterize.source import GeoJsonSource
+    from rsp.components.rasterize.layers import parse_inputs
+    from rsp.components.rasterize.source import FileSource, Naming
     from rsp.shared.crs import parse_crs
 
-    if (geojson is None) == (postgis is None):
-        raise UsageError("give the polygons either with --geojson or with --postgis")
-    if geojson is not None:
-        return GeoJsonSource(geojson, None if crs is None else parse_crs(crs))
+    skipped: Counter[str] = Counter()
+    naming = Naming(classes, type_field, skipped)
+    inputs = parse_inputs(files or queries, classes, kind, type_field, queries=bool(queries))
+    if files:
+        return FileSource(inputs, naming, skipped, None if crs is None else parse_crs(crs))
     if crs is not None:
         raise UsageError("--crs goes with --geojson; geometries of PostGIS have an SRID of their own")
-    assert postgis is not None
     from rsp.components.rasterize.postgis import PostgisSource
 
-    return PostgisSource(postgis, dsn)
-
-
-def _widened(bounds: tuple[float, float, float, float], metres: float) -> tuple[float, float, float, float]:
-    west, south, east, north = bounds
-    reach = max(0.0, metres)
-    return west - reach, south - reach, east + reach, north + reach
-
-
-def _buffered(polygons: Iterable[BaseGeometry], metres: float, source: Source) -> Iterator[BaseGeometry]:
-    """Yield polygons widened or shrunk; count those that vanish."""
-    for polygon in polygons:
-        wide = polygon.buffer(metres) if metres else polygon
-        if wide.is_empty:
-            source.skipped["nothing left of it after --buffer"] += 1
-        else:
-            yield wide
-
-
-def _counted(outside: int) -> Counter[str]:
-    from rsp.components.rasterize.source import OUTSIDE
-
-    return Counter({OUTSIDE: outside})
+    return PostgisSource(inputs, naming, skipped, dsn)
 
 
 def _tell(skipped: dict[str, int], used: int, cover: Location) -> None:
@@ -272,11 +317,11 @@ def _has_labels(out: Location) -> bool:
 
 
 def _each_tile(
-    chunks: Iterable[tuple[Chunk, list[Burnt | Failure] | Failure]],
+    burning: Iterable[tuple[Block, list[Burnt | Failure] | Failure]],
 ) -> Iterator[tuple[Tile, Burnt | Failure]]:
-    for chunk, burnt in chunks:
+    for block, burnt in burning:
         assert isinstance(burnt, list)  # each tile has a failure of its own
-        yield from zip(chunk.tiles, burnt, strict=True)
+        yield from zip(block.tiles, burnt, strict=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -285,25 +330,57 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "tile set to write: a directory, or a PMTiles file")
     inputs = parser.add_argument_group("Polygons (one of)")
     inputs.add_argument(
-        "--geojson", metavar="FILE", help="GeoJSON file, a path or s3://bucket/key, or a glob pattern in quotes"
+        "--geojson", action="append", metavar="[CLASS=]FILE",
+        help="file of features, a path or s3://bucket/key, or a glob pattern in quotes; once for each file, and "
+        "with the title of a class before it, as building=roofs.json",
+    )  # fmt: skip
+    inputs.add_argument(
+        "--crs", metavar="EPSG:CODE", help="CRS of the files, as EPSG:2154 (default: what they say, else degrees)"
     )
     inputs.add_argument(
-        "--crs", metavar="EPSG:CODE", help="CRS of the GeoJSON, as EPSG:2154 (default: what it says, else degrees)"
+        "--postgis", action="append", metavar="[CLASS=]SELECT",
+        help="SQL query with a column `geom`; once for each query, and with the title of a class before it",
+    )  # fmt: skip
+    kinds = parser.add_argument_group("Classes")
+    kinds.add_argument(
+        "--type", dest="kind", metavar="CLASS",
+        help="title of the class that the polygons are; needed where the configuration has more than one, and "
+        "neither the inputs nor the features say it",
+    )  # fmt: skip
+    kinds.add_argument(
+        "--type_field", metavar="NAME",
+        help="property (in PostGIS, column) of the features whose value is the title of their class",
+    )  # fmt: skip
+    kinds.add_argument(
+        "--order", metavar="CLASS,CLASS",
+        help="titles from the lowest to the highest: where classes meet, the later is seen (default: the order of "
+        "the configuration)",
+    )  # fmt: skip
+    kinds.add_argument(
+        "--append", action="store_true", help="merge into existing labels, where the higher class wins"
     )
-    inputs.add_argument("--postgis", metavar="SELECT", help="SQL query with a column `geom`")
+    kinds.add_argument(
+        "--borders", metavar="[CLASS=]METRES",
+        help="draw what is no farther than this from two features of a class, as a class of its own",
+    )  # fmt: skip
+    kinds.add_argument(
+        "--border_type", default="border", metavar="CLASS", help="title of that class (default: border)"
+    )
+    kinds.add_argument(
+        "--counts", action="store_true", help="list the tiles of each class with their numbers of features"
+    )
     add_config(parser)
     parser.add_argument(
         "--tile_size", "--ts", dest="tile_size", type=tile_side, default=None, metavar="PIXELS",
         help="side of a tile in pixels (default: the configuration's)",
     )  # fmt: skip
     parser.add_argument(
-        "--type", dest="kind", metavar="CLASS",
-        help="title of the class that the polygons are; needed where the configuration has more than one",
-    )  # fmt: skip
-    parser.add_argument("--append", action="store_true", help="merge into existing labels: the higher class wins")
-    parser.add_argument(
         "--buffer", type=float, default=0.0, metavar="METRES",
-        help="widen the polygons, or shrink them (below 0), in metres of EPSG:3857 (default: 0)",
+        help="widen the polygons, or shrink them (below 0), in metres on the ground (default: 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--all_touched", action="store_true",
+        help="burn every pixel that a polygon touches (default: those whose centre lies in it)",
     )  # fmt: skip
     parser.add_argument(
         "--format", dest="tile_format", choices=("png",), default="png", help="format of the labels (default: png)"

@@ -14,10 +14,11 @@ from rasterio.transform import from_bounds
 from rasterio.warp import transform_geom
 from shapely.geometry import box, mapping
 
-from rsp.components.rasterize.burn import Burner, Job, TileIndex
+from rsp.components.rasterize.blocks import Blocks
 from rsp.components.rasterize.component import rasterize as rasterize_component
 from rsp.components.rasterize.tool import rasterize
 from rsp.shared.config import parse_tables
+from rsp.shared.covers import Cover
 from rsp.shared.errors import ConfigError, CoverError, FeatureError, TileError, TileSetError, UsageError
 from rsp.shared.images import complementary, decode_mask, encode_mask
 from rsp.shared.tiles import Tile, bounds_mercator, read_cover, write_cover
@@ -99,10 +100,10 @@ def test_labels_wear_the_complementary_palette(place):
 
 def test_bug_14_the_burn_is_bytes(place):
     """A default of int64 wrote the PNG from a buffer read as bytes: stripes."""
-    mask = Burner(Job(SIZE, 1, ((0, 0, 0), (1, 1, 1)))).burn(
-        TILE, np.array([box(*bounds_mercator(TILE))], dtype=object)
-    )
-    assert mask.dtype == np.uint8 and mask.shape == (SIZE, SIZE) and (mask == 1).all()
+    for config in ("config.toml", "multi.toml"):
+        burn(place, pixels(TILE, -5, -5, SIZE + 5, SIZE + 5), config=place / config, kind="building")
+        mask = labels_of(place / "labels")[TILE]
+        assert mask.shape == (SIZE, SIZE) and (mask == 1).all()
 
 
 def test_bug_15_null_other_and_broken_geometry_is_counted(place, rsp):
@@ -263,9 +264,11 @@ def test_append_to_a_label_that_cannot_be_merged_fails_that_tile_only(place, rsp
         burn(place, pixels(TILE, 30, 0, 40, 10), append=True, tile_size=128)
 
 
-def test_buffer_in_metres_of_the_map(place):
+def test_buffer_in_metres_on_the_ground(place):
+    """At 46 degrees north a metre of the map is 0.7 of one."""
+    latitude = mercantile.bounds(TILE).south
     west, _, east, _ = bounds_mercator(TILE)
-    pixel = (east - west) / SIZE
+    pixel = (east - west) / SIZE * math.cos(math.radians(latitude))
     burn(place, pixels(TILE, 20, 20, 30, 30), buffer=-2 * pixel)
     assert labels_of(place / "labels")[TILE].sum() == 36
     burn(place, pixels(TILE, 20, 20, 30, 30), buffer=2 * pixel)
@@ -316,16 +319,23 @@ def test_large_polygons_are_cut_to_the_same_pixels(place):
         np.column_stack([west + 6 * side + radius * np.cos(angle), north - 6 * side + radius * np.sin(angle)])
     )
     assert star.is_valid
-    index = TileIndex(tiles)
-    index.fill([star])
-    burner = Burner(Job(SIZE, 1, ((0, 0, 0), (1, 1, 1))))
-    chunks = list(index.chunks())
-    assert len(chunks) == 3 and any(shapely.get_num_coordinates(chunk.polygons[0]) < 4001 for chunk in chunks)
-    for chunk in chunks:
-        for tile, burnt in zip(chunk.tiles, burner(chunk), strict=True):
-            whole = burner.burn(tile, np.array([star], dtype=object))
-            cut = decode_mask(burnt.data) if burnt.data else np.zeros((SIZE, SIZE), np.uint8)
-            assert np.array_equal(cut, whole)
+    blocks = Blocks(Cover.of(tiles), 15, SIZE)
+    met = blocks.meet(np.array([star], dtype=object))
+    assert len(blocks) == 4 and (shapely.get_num_coordinates(met.pieces) < 4001).all()
+    assert set(met.tile) == {
+        n for n, tile in enumerate(in_order(blocks)) if box(*bounds_mercator(tile)).intersects(star)
+    }
+    write_cover(place / "cover", tiles)
+    crs = {"type": "name", "properties": {"name": "EPSG:3857"}}
+    burn(place, mapping(star), members={"crs": crs})
+    for tile, mask in labels_of(place / "labels").items():
+        grid = from_bounds(*bounds_mercator(tile), SIZE, SIZE)
+        expected = rasterio.features.rasterize([star], (SIZE, SIZE), transform=grid, dtype="uint8")
+        np.testing.assert_array_equal(mask, expected)
+
+
+def in_order(blocks):
+    return [tile for number in range(len(blocks)) for tile in blocks.tiles(number)]
 
 
 def test_the_same_bytes_with_processes(tmp_path):
