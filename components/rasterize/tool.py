@@ -184,7 +184,7 @@ def rasterize(
         empty = job.empty()
         with open_writer(out, tile_format, resume=resume or append) as writer:
             writer.describe({"tile_size": size, "classes": classes_metadata(classes)})
-            keep = Cover.of(writer.done) & tiles if resume else Cover()
+            keep = writer.done & tiles if resume else Cover()
             todo = len(tiles) - len(keep)
             work = blocks_to_burn(blocks, shelf, folder is not None, keep)
             burning = run_job(job, work, todo, workers, worth=WORTH)
