@@ -15,7 +15,7 @@ from osmium.osm import NODE, RELATION, WAY
 from rsp.components.extract.geometry import LINE_HEAD, POINT
 from rsp.components.extract.layers import WIDTH, Layer, keys_of
 from rsp.components.extract.pending import Batch, Pending
-from rsp.components.extract.relations import Area, Relations, locator, point
+from rsp.components.extract.relations import Relations, locator, point
 from rsp.components.extract.rings import assemble
 from rsp.components.extract.source import DisorderError, Source
 
@@ -40,8 +40,8 @@ class _Asked(NamedTuple):
 class OsmReader:
     """Yields what layers want from a file, in batches, in the same order on every run.
 
-    Ways come first, in the order of the file, then relations in that of their last members, and at last those that
-    had to be repaired. An object that several layers want comes once for each, in the order of the layers.
+    Ways come in the order of the file, a relation some time after its last member, and relations that had to be
+    repaired last. An object that several layers want comes once for each, in the order of the layers.
 
     Of the file, only these are held in memory: the places of its nodes (16 bytes each with the index `flex_mem`;
     other indexes keep them in a file), the ids of the wanted relations and of their members, and member ways until
@@ -106,18 +106,14 @@ class OsmReader:
         relations = Relations(self._source, self._places, keys_of([asked.layer for asked in self._area_layers]))
         if self._area_layers:
             relations.find(self._wants)
-        refused = []
-        for way in self._ways():
+        refused: list[int] = []
+        for way in self._ways(relations):
             self._way(way)
+            if relations.buffer:
+                self._areas(relations, refused)
             if self._pending.full:
                 yield self._pending.batch()
-        for area in relations.areas():
-            if area.wkb:
-                self._area(area)
-            else:
-                refused.append(area.number)
-            if self._pending.full:
-                yield self._pending.batch()
+        self._areas(relations, refused)
         self._refused(relations, refused)
         yield self._pending.batch()
         missing = relations.wanted - relations.whole
@@ -125,13 +121,12 @@ class OsmReader:
             self._skip(MISSING, "relation", number)
         self._check_order(relations, missing)
 
-    def _ways(self) -> Iterator[Any]:
+    def _ways(self, relations: Relations) -> Iterator[Any]:
+        """Yield the ways that have one of the keys, while the areas of relations are built."""
         chain: list[Any] = [EntityFilter(WAY), KeyFilter(*self._keys)]
         entities = WAY if self._places is None else NODE | WAY
-        if self._area_layers and not self._source.in_order:
-            # Building areas, which nobody asks for, osmium checks that the objects are in order.
-            manager = osmium.area.AreaManager()  # must live as long as its handler
-            chain.insert(0, manager.second_pass_handler())
+        if self._area_layers and (relations.wanted or not self._source.in_order):
+            chain.insert(0, relations.handler())
             entities |= RELATION
         if self._places is not None:
             chain.insert(0, locator(self._places))
@@ -161,9 +156,14 @@ class OsmReader:
                 continue
             yield asked, seen
 
-    def _area(self, area: Area) -> None:
-        for asked, tags in self._asking(area.tags, self._area_layers):
-            self._pending.area(asked.layer.properties("relation", area.number, tags), area.wkb)
+    def _areas(self, relations: Relations, refused: list[int]) -> None:
+        """Add the areas of relations that have been built; note those whose rings osmium could not build."""
+        for area in relations.areas():
+            if not area.wkb:
+                refused.append(area.number)
+                continue
+            for asked, tags in self._asking(area.tags, self._area_layers):
+                self._pending.area(asked.layer.properties("relation", area.number, tags), area.wkb)
 
     def _refused(self, relations: Relations, numbers: Collection[int]) -> None:
         """Add the relations that osmium refused to build, repaired from the rings of their members."""

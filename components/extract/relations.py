@@ -31,11 +31,12 @@ class Area(NamedTuple):
 
 
 class Relations:
-    """Finds wanted relations in one pass over the file, and builds their areas in another over its ways.
+    """Finds the wanted relations in one pass over the file, and builds their areas in the next.
 
     Attributes:
         wanted: The ids of the multipolygon relations that are wanted.
         whole: The ids of those whose members were all there.
+        buffer: Holds areas that have been built; true where it does.
     """
 
     def __init__(self, source: Source, places: osmium.index.LocationTable | None, keys: Sequence[str]) -> None:
@@ -46,7 +47,7 @@ class Relations:
         self._keys = keys
         self._manager = osmium.area.AreaManager()
         self._factory = osmium.geom.WKBFactory()
-        self._refs: set[int] = set()
+        self.buffer = osmium.BufferIterator()
 
     def find(self, wants: Callable[[osmium.osm.Relation], bool]) -> None:
         """Go through the relations that have one of the keys, and keep those that are wanted in mind.
@@ -57,6 +58,7 @@ class Relations:
         relation: Any
         seen: set[int] = set()
         with self._source.readable(), osmium.io.Reader(self._source.file, RELATION) as reader:
+            # Filters and handlers have to live as long as what they are given to.
             chain = KeyFilter(*self._keys), self._manager.first_pass_handler()
             for relation in osmium.OsmFileIterator(reader, *chain):
                 if not wants(relation):
@@ -64,35 +66,30 @@ class Relations:
                 if relation.id in seen:
                     raise DisorderError(f"relation {relation.id} appears twice")
                 seen.add(relation.id)
-                kind = relation.tags.get("type")
-                if kind == "multipolygon":
+                if relation.tags.get("type") == "multipolygon":
                     self.wanted.add(relation.id)
-                if kind in BUILT:
-                    self._refs.update(member.ref for member in relation.members if member.type == "w")
+        # Osmium builds areas of closed ways, too, which it does not repair. By their ids only those of relations
+        # pass, but its filter knows no negative ones.
+        keys = KeyFilter(*self._keys)
+        self._filter = IdFilter([2 * number + 1 for number in seen]) if min(seen, default=0) >= 0 else keys
+        self.buffer = osmium.BufferIterator(self._filter)
+
+    def handler(self) -> Any:
+        """Return a handler that is given all objects of the file; areas are in `buffer` then.
+
+        It also checks that the objects are in order.
+        """
+        return self._manager.second_pass_to_buffer(self.buffer)
 
     def areas(self) -> Iterator[Area]:
-        """Yield the areas of relations, in the order in which their last members stand in the file.
+        """Yield the areas of relations that have been built since the last time.
 
-        All nodes must have been read before.
+        Raises:
+            DisorderError: one of the relations appears twice.
         """
-        if not self._refs:
-            return
-        keys = KeyFilter(*self._keys)  # must live as long as what it is given to
-        buffer = osmium.BufferIterator(keys)
-        chain: list[Any] = [self._manager.second_pass_to_buffer(buffer)]
-        if min(self._refs) >= 0:  # osmium's filter knows no negative ones
-            chain.insert(0, IdFilter(self._refs))
-        if self._places is not None:
-            chain.insert(0, locator(self._places))
-        with self._source.readable(), osmium.io.Reader(self._source.file, WAY) as reader:
-            for _ in osmium.OsmFileIterator(reader, *chain):
-                yield from self._finished(buffer)
-            yield from self._finished(buffer)
-
-    def _finished(self, buffer: osmium.BufferIterator) -> Iterator[Area]:
         area: Any
-        for area in buffer:
-            if area.from_way():  # built from the way itself, which osmium does not repair
+        for area in self.buffer:
+            if area.from_way():
                 continue
             number = area.orig_id()
             if number in self.whole:

@@ -1,0 +1,89 @@
+"""The text of GeoJSON features, many at once."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import shapely
+from shapely.geometry import mapping
+from shapely.geometry.base import BaseGeometry
+
+# 7 decimals of a degree are about a centimetre.
+DECIMALS = 7
+
+_POLYGON, _MULTIPOLYGON = int(shapely.GeometryType.POLYGON), int(shapely.GeometryType.MULTIPOLYGON)
+
+
+def feature_text(geometry: BaseGeometry, properties: dict[str, Any]) -> str:
+    """Return a feature on one line: rings turn as RFC 7946 wants, coordinates have 7 decimals, NaN becomes null."""
+    rounded = shapely.transform(shapely.orient_polygons(geometry), lambda points: points.round(DECIMALS))
+    shape = json.dumps(mapping(rounded), separators=(",", ":"), ensure_ascii=False)
+    return f'{{"type":"Feature","properties":{_properties(properties)},"geometry":{shape}}}'
+
+
+def feature_texts(geometries: npt.NDArray[np.object_], properties: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield each feature as `feature_text` returns it; polygons and multipolygons are done all at once.
+
+    Only numbers nearer to 0 than 0.0001 are written otherwise, as 0.00005 and not as 5e-05.
+    """
+    types = shapely.get_type_id(geometries)
+    plain = ((types == _POLYGON) | (types == _MULTIPOLYGON)) & ~shapely.is_empty(geometries)
+    shapes = iter(_shapes(geometries[plain]))
+    for number, at_once in enumerate(plain.tolist()):
+        if at_once:
+            text = _properties(properties[number])
+            yield f'{{"type":"Feature","properties":{text},"geometry":{next(shapes)}}}'
+        else:
+            yield feature_text(geometries[number], properties[number])
+
+
+def _properties(properties: dict[str, Any]) -> str:
+    try:
+        return orjson.dumps(properties).decode()
+    except TypeError:  # numbers beyond 64 bits, text that is no Unicode, or keys that are no text
+        finite = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in properties.items()
+        }
+        return json.dumps(finite, separators=(",", ":"), ensure_ascii=False)
+
+
+def _shapes(geometries: npt.NDArray[np.object_]) -> list[str]:
+    """Return the GeoJSON of polygons and multipolygons."""
+    if not len(geometries):
+        return []
+    single = shapely.get_type_id(geometries) == _POLYGON
+    turned = shapely.force_2d(shapely.orient_polygons(geometries))
+    kind, points, offsets = shapely.to_ragged_array(turned)
+    rings = _rings(np.ascontiguousarray(points.round(DECIMALS)), offsets[0])
+    polygons = _joined(rings, offsets[1])
+    if kind == shapely.GeometryType.POLYGON:
+        return [f'{{"type":"Polygon","coordinates":{text}}}' for text in polygons]
+    first = offsets[2].tolist()
+    return [
+        f'{{"type":"Polygon","coordinates":{polygons[first[number]]}}}'
+        if alone
+        else f'{{"type":"MultiPolygon","coordinates":[{",".join(polygons[first[number] : first[number + 1]])}]}}'
+        for number, alone in enumerate(single.tolist())
+    ]
+
+
+def _rings(points: npt.NDArray[np.float64], offsets: npt.NDArray[np.int64]) -> list[str]:
+    """Return the text of each ring: one text of all points, cut where each ring's first point opens its bracket."""
+    data = orjson.dumps(points, option=orjson.OPT_SERIALIZE_NUMPY)
+    opened = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("["))
+    starts = np.append(opened[1:], len(data))[offsets].tolist()
+    text = data.decode("ascii")
+    return [f"[{text[start : end - 1]}]" for start, end in zip(starts, starts[1:], strict=False)]
+
+
+def _joined(texts: Sequence[str], offsets: npt.NDArray[np.int64]) -> list[str]:
+    """Return arrays of the texts from each offset to the next."""
+    bounds = offsets.tolist()
+    return [f"[{','.join(texts[start:end])}]" for start, end in zip(bounds, bounds[1:], strict=False)]
