@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ _POLYGON, _MULTIPOLYGON = int(shapely.GeometryType.POLYGON), int(shapely.Geometr
 
 
 def feature_text(geometry: BaseGeometry, properties: dict[str, Any]) -> str:
-    """Return a feature on one line: rings turn as RFC 7946 wants, coordinates have 7 decimals, NaN becomes null."""
+    """Return a feature on one line: rings as RFC 7946 turns them, coordinates of 7 decimals, null for NaN."""
     rounded = shapely.transform(shapely.orient_polygons(geometry), lambda points: points.round(DECIMALS))
     shape = json.dumps(mapping(rounded), separators=(",", ":"), ensure_ascii=False)
     return f'{{"type":"Feature","properties":{_properties(properties)},"geometry":{shape}}}'
@@ -74,16 +75,16 @@ def _shapes(geometries: npt.NDArray[np.object_]) -> list[str]:
     ]
 
 
-def _rings(points: npt.NDArray[np.float64], offsets: npt.NDArray[np.int64]) -> list[str]:
-    """Return the text of each ring: one text of all points, cut where each ring's first point opens its bracket."""
+def _rings(points: npt.NDArray[np.float64], offsets: npt.NDArray[np.integer]) -> list[str]:
+    """Return the text of each ring, cut out of one of all points where its first point opens a bracket."""
     data = orjson.dumps(points, option=orjson.OPT_SERIALIZE_NUMPY)
     opened = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("["))
     starts = np.append(opened[1:], len(data))[offsets].tolist()
     text = data.decode("ascii")
-    return [f"[{text[start : end - 1]}]" for start, end in zip(starts, starts[1:], strict=False)]
+    return [f"[{text[start : end - 1]}]" for start, end in pairwise(starts)]
 
 
-def _joined(texts: Sequence[str], offsets: npt.NDArray[np.int64]) -> list[str]:
+def _joined(texts: Sequence[str], offsets: npt.NDArray[np.integer]) -> list[str]:
     """Return arrays of the texts from each offset to the next."""
     bounds = offsets.tolist()
-    return [f"[{','.join(texts[start:end])}]" for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [f"[{','.join(texts[start:end])}]" for start, end in pairwise(bounds)]

@@ -85,8 +85,8 @@ def extract(
     Each feature has the properties `osm_type` (way or relation), `osm_id`, and a few tags of the object; lines
     also `width`, in metres. Where several types are asked for, and where a filter of tags names its class, it has
     `class` too; an object of several types comes once for each. A polygon may be an area of closed ways or a
-    multipolygon relation; its inner rings are holes. Ways come in the order of the file, then relations in that
-    of their last members, then relations that had to be repaired.
+    multipolygon relation; its inner rings are holes. Objects come in the order of the file, relations that had to
+    be repaired last.
 
     Where nodes or members of an object are not in the file, as at the edge of most extracts, an area is left out
     and counted; of a line each run of known nodes is kept, and counted as clipped.
@@ -212,8 +212,7 @@ def _write(
     classes = {layer.label: 0 for layer in layers if layer.label is not None}
     with feature_writer(out) as writer:
         for geometries, properties in _within(reader, boundaries):
-            for geometry, each in zip(geometries, properties, strict=True):
-                writer.write(geometry, each)
+            writer.write_batch(geometries, properties)
             if classes:
                 for each in properties:
                     classes[each["class"]] += 1
