@@ -127,18 +127,23 @@ class Blocks:
         low, high = np.array(self._extent).reshape(2, 2, 1)
         near = ((last >= low) & (first <= high)).all(axis=0)
         polygons, every = polygons[near], every[near]
-        first, last = np.maximum(first[:, near], low), np.minimum(last[:, near], high)
+        first, last = first[:, near], last[:, near]
+        # What is in one piece meets each tile of the row, or of the column, that its bounds lie in.
+        sure = (first == last).any(axis=0) & (shapely.get_type_id(polygons) == _POLYGON)
+        first, last = np.maximum(first, low), np.minimum(last, high)
         spans = last - first + 1
         count = spans[0] * spans[1]
         blocks = (last >> self.levels) > (first >> self.levels)
         wide = (count > FEW) | (blocks.any(axis=0) & (shapely.get_num_coordinates(polygons) > LARGE))
-        found = [self._narrow(polygons[~wide], every[~wide], first[:, ~wide], spans[:, ~wide])]
+        found = [self._narrow(polygons[~wide], every[~wide], first[:, ~wide], spans[:, ~wide], sure[~wide])]
         for number in np.flatnonzero(wide):
             found += self._wide(polygons[number], int(every[number]), first[:, number], last[:, number])
         return Met(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
-    def _narrow(self, polygons: Polygons, every: Indices, first: Indices, spans: Indices) -> Met:
-        """Look at each tile that bounds meet."""
+    def _narrow(
+        self, polygons: Polygons, every: Indices, first: Indices, spans: Indices, sure: npt.NDArray[np.bool_]
+    ) -> Met:
+        """Look at each tile that bounds meet; of some it is sure that the polygon meets it, too."""
         count = spans[0] * spans[1]
         number = np.repeat(np.arange(len(polygons)), count)
         step = np.arange(len(number)) - np.repeat(np.cumsum(count) - count, count)
@@ -146,8 +151,6 @@ class Blocks:
         along = ids_at(self.zoom, x, y)
         tile = np.minimum(np.searchsorted(self._along, along), len(self._along) - 1)
         met = self._along[tile] == along
-        # What is in one piece meets each tile of a row or of a column that its bounds meet.
-        sure = (spans == 1).any(axis=0) & (shapely.get_type_id(polygons) == _POLYGON)
         doubtful = np.flatnonzero(met & ~sure[number])
         squares = self._squares(x[doubtful], y[doubtful], -self._rounding)
         met[doubtful] = shapely.intersects(polygons[number[doubtful]], squares)

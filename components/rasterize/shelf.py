@@ -27,7 +27,7 @@ POINTS = 250_000
 # So many bytes of them are read back at once.
 BYTES = 16 * POINTS
 
-_NAME = f"{PREFIX}rasterize.{os.uname().nodename[:60]}."
+NAME = f"{PREFIX}rasterize.{os.uname().nodename[:60]}."
 
 
 class Group(NamedTuple):
@@ -106,7 +106,7 @@ class Shelf:
         try:
             if self._folder is None:
                 _sweep()
-                self._folder = Path(mkdtemp(prefix=f"{_NAME}{os.getpid()}."))
+                self._folder = Path(mkdtemp(prefix=f"{NAME}{os.getpid()}."))
             data = shapely.to_wkb(polygons)
             ends = self._bytes + np.cumsum(np.fromiter(map(len, data), np.int64, len(data)))
             with (self._folder / _POLYGONS).open("ab") as file:
@@ -177,8 +177,8 @@ def _joined(groups: list[Group]) -> Group:
 
 def _sweep() -> None:
     """Remove what runs of this machine that were killed have left."""
-    for path in Path(gettempdir()).glob(f"{_NAME}*"):
-        pid = path.name[len(_NAME) :].partition(".")[0]
+    for path in Path(gettempdir()).glob(f"{NAME}*"):
+        pid = path.name[len(NAME) :].partition(".")[0]
         if pid.isdecimal() and not alive(int(pid)):
             with suppress(OSError):
                 shutil.rmtree(path)
