@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rsp.shared.errors import UsageError
-from rsp.shared.locations import location
+from rsp.shared.locations import Location, location
 
 
 def int_list(text: str) -> list[int]:
@@ -40,6 +40,11 @@ def local_folder(text: str) -> Path:
     if not isinstance(place, Path):
         raise argparse.ArgumentTypeError(f"expected a folder on this machine, got {text}")
     return place
+
+
+def tiles_at(text: str) -> Location | str:
+    """Parse where a tile set is: a path, an address in S3, or the URL of an archive, which stays a text."""
+    return text if text.lower().startswith(("http://", "https://")) else location(text)
 
 
 class Once(argparse.Action):

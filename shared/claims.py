@@ -115,7 +115,7 @@ def check_paths(
     reads: Iterable[str | Location | None],
     *,
     cover: Location | None = None,
-    inside: Iterable[Location | None] = (),
+    inside: Iterable[str | Location | None] = (),
 ) -> None:
     """Refuse outputs that would hurt an input or another output, and names that promise another format.
 

@@ -50,7 +50,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Array:
     """
     if data[:4] in _TIFF:
         return _decode_tiff(data, max_pixels)
-    image = _open(data, max_pixels)
+    image = open_picture(data, max_pixels)
     if image.mode not in ("L", "RGB", "I", "I;16"):
         image = image.convert({"LA": "L", "La": "L", "1": "L"}.get(image.mode, "RGB"))
     array = np.asarray(image)
@@ -102,7 +102,7 @@ def decode_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> Mask:
         if array.dtype != np.uint8 and not np.array_equal(mask, array[:, :, 0]):
             raise TileError("a mask holds class indices, whole numbers from 0 to 255")
         return mask
-    image = _open(data, max_pixels)
+    image = open_picture(data, max_pixels)
     if image.format == "WEBP" and image.mode == "RGB":
         array = np.asarray(image)
         if (array == array[:, :, :1]).all():
@@ -112,8 +112,12 @@ def decode_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> Mask:
     return np.asarray(image, dtype=np.uint8)  # a 1-bit image holds the classes 0 and 1
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
-    """Open and load an image with Pillow, with reasons that say nothing of our insides."""
+def open_picture(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Open and load a PNG, JPEG or WebP with Pillow.
+
+    Raises:
+        TileError: as `decode`, with reasons that say nothing of our insides.
+    """
     if not data:
         raise TileError("the image is empty")
     try:
@@ -162,13 +166,14 @@ def _decode_tiff(data: bytes, max_pixels: int) -> Array:
         raise TileError("the TIFF is corrupt or truncated") from error
 
 
-def encode(image: Array, tile_format: str) -> bytes:
+def encode(image: Array, tile_format: str, *, quality: int | None = None) -> bytes:
     """Encode an image.
 
     Args:
         image: Shape (height, width, bands). PNG takes 1 or 3 bands of uint8 (or 1 of uint16), JPEG and WebP 1
             or 3 of uint8, TIFF anything.
         tile_format: png, jpg, webp or tif.
+        quality: Of JPEG and WebP, 1 to 100; None for `LOSSY_QUALITY`.
 
     Raises:
         TileError: the format cannot hold these bands or this type (TIFF can).
@@ -188,9 +193,9 @@ def encode(image: Array, tile_format: str) -> bytes:
     if tile_format == "png":
         picture.save(buffer, "PNG", compress_level=PNG_LEVEL)
     elif tile_format == "jpg":
-        picture.save(buffer, "JPEG", quality=LOSSY_QUALITY)
+        picture.save(buffer, "JPEG", quality=quality or LOSSY_QUALITY)
     else:
-        picture.save(buffer, "WEBP", quality=LOSSY_QUALITY)
+        picture.save(buffer, "WEBP", quality=quality or LOSSY_QUALITY)
     return buffer.getvalue()
 
 
@@ -254,6 +259,48 @@ def encode_mask(mask: Mask, colors: Sequence[Rgb]) -> bytes:
         raise TileError(f"the mask holds class {int(mask.max())}, the palette has {len(colors)} colours")
     depth = depth_of(len(colors))
     return encode_rows(pack(mask, depth), mask.shape[1], depth, colors)
+
+
+def encode_mask_tiff(mask: Mask, colors: Sequence[Rgb]) -> bytes:
+    """Encode class indices as a paletted TIFF; else as `encode_mask`. What the palette lacks of 256 is black."""
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning
+
+    height, width = mask.shape
+    _ignore(NotGeoreferencedWarning)
+    with rasterio.MemoryFile() as memory:
+        with memory.open(
+            driver="GTiff", width=width, height=height, count=1, dtype=np.uint8, compress="deflate",
+            photometric="palette",
+        ) as raster:  # fmt: skip
+            raster.write(mask, 1)
+            raster.write_colormap(1, {number: (*color, 255) for number, color in enumerate(colors)})
+        return bytes(memory.read())
+
+
+def palette_of(data: bytes) -> list[Rgb]:
+    """Return the palette of an encoded image, empty where it has none; raise `TileError` where it is corrupt."""
+    if data[:4] in _TIFF:
+        return _tiff_palette(data)
+    picture = open_picture(data) if sniff(data) == "png" else None
+    values = (picture.getpalette("RGB") if picture and picture.mode == "P" else None) or []
+    return list(zip(values[::3], values[1::3], values[2::3], strict=True))
+
+
+def _tiff_palette(data: bytes) -> list[Rgb]:
+    import rasterio
+    from rasterio.enums import ColorInterp
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+    _ignore(NotGeoreferencedWarning)
+    try:
+        with rasterio.MemoryFile(data) as memory, memory.open(driver="GTiff") as raster:
+            if raster.count != 1 or raster.colorinterp[0] != ColorInterp.palette:
+                return []
+            found = raster.colormap(1)
+    except (RasterioError, ValueError) as error:
+        raise TileError("the TIFF is corrupt or truncated") from error
+    return [found.get(entry, (0, 0, 0))[:3] for entry in range(256)]
 
 
 def encode_mask_webp(mask: Mask) -> bytes:

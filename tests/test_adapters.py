@@ -69,7 +69,7 @@ LEFT_OUT = {
     ("download", "download"): {"overwrite", "refresh", "workers", *WEB},  # a step begins with nothing
     ("extract", "extract"): {"index"},
     ("rasterize", "rasterize"): {"append", "counts", "resume", "tile_format", "workers", *WEB},
-    ("subset", "subset"): {"mode", "resume", *WEB},
+    ("subset", "subset"): {"kind", "mode", "resume", "workers", *WEB},
     ("tile", "tile"): {"bands", "no_data", "resume", "value_range", "workers", *WEB},
     # What else there is to say about training stands in the configuration.
     ("train", "train"): {"bs", "device", "loss", "lr", "model", "resume", "ts", "workers"},

@@ -109,6 +109,11 @@ class ArchiveReader(TileReader):
         with self._checked():
             return cover_of(self._tree.runs().ids())
 
+    def among(self, cover: Cover) -> Cover:
+        ids = ids_of_cover(cover)
+        with self._checked():
+            return cover_of(ids[self._tree.find(ids)[1] > 0])
+
     def zoom(self) -> int:
         with self._checked():
             first, last = map(zoom_of_id, self._tree.ends()) if self._tree else (0, 1)

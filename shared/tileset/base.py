@@ -55,6 +55,10 @@ class TileReader(ABC):
     def cover(self) -> Cover:
         """Return all tiles, as arrays: eight bytes a tile."""
 
+    def among(self, cover: Cover) -> Cover:
+        """Return the tiles of a cover that are there."""
+        return cover & self.cover()
+
     def tiles(self) -> list[Tile]:
         """Return all tiles as objects, sorted. They take 200 bytes each: see `cover`."""
         return sorted(self.cover())

@@ -19,7 +19,7 @@ from rsp.shared.tileset.entries import (
     read_header,
     unpack,
 )
-from rsp.shared.tileset.hilbert import cover_of, ids_of, in_grid, tile_of, zoom_of_id
+from rsp.shared.tileset.hilbert import cover_of, ids_of, ids_of_cover, in_grid, tile_of, zoom_of_id
 from rsp.shared.tileset.metadata import MAX_BYTES, parse_metadata
 from rsp.shared.tileset.ranges import Ranges
 from rsp.shared.tileset.tree import Span, Tree
@@ -104,6 +104,11 @@ class RangedReader(TileReader):
         """All tiles, for which all leaf directories are fetched."""
         with self._checked():
             return cover_of(self._tree.runs().ids())
+
+    def among(self, cover: Cover) -> Cover:
+        ids = ids_of_cover(cover)
+        with self._checked():
+            return cover_of(ids[self._tree.find(ids)[1] > 0])
 
     def zoom(self) -> int:
         with self._checked():

@@ -138,8 +138,8 @@ def test_arguments_that_do_not_fit(tmp_path, cover, monkeypatch):
     monkeypatch.chdir(source)
     with pytest.raises(UsageError, match="is the input"):
         subset(Path("../in"), cover, mode="move")
-    with pytest.raises(UsageError, match="got 'link'"):
-        subset(source, cover, tmp_path / "out", mode="link")
+    with pytest.raises(UsageError, match="got 'symlink'"):
+        subset(source, cover, tmp_path / "out", mode="symlink")
     with pytest.raises(UsageError, match="no output"):
         subset(source, cover, tmp_path / "out", mode="delete")
     with pytest.raises(TileSetError, match="no tile set"):
