@@ -25,8 +25,8 @@ from rsp.shared.locations import location
 from rsp.shared.parser import Parser, did_you_mean
 from rsp.shared.report import Result, write_report
 
-# `-4.8,45.7,...` is a bounding box in the west, not a flag.
-_NEGATIVE_LIST = re.compile(r"-[\d.]+,")
+# `-4.8,45.7,...` and `-4.8` alone are in the west, no flags.
+_NEGATIVE = re.compile(r"-\.?\d")
 
 
 # How people meet the tools; those of other packages follow, by name.
@@ -168,7 +168,7 @@ def make_parser(name: str, module: ModuleType) -> argparse.ArgumentParser:
 
 def parse(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
     """Parse arguments, positionals and flags in any order."""
-    return parser.parse_intermixed_args([f" {arg}" if _NEGATIVE_LIST.match(arg) else arg for arg in argv])
+    return parser.parse_intermixed_args([f" {arg}" if _NEGATIVE.match(arg) else arg for arg in argv])
 
 
 def arguments(name: str, module: ModuleType, args: argparse.Namespace) -> dict[str, Any]:

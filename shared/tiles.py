@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from itertools import accumulate
 
 import mercantile
 from mercantile import Tile
@@ -25,7 +21,6 @@ __all__ = [
     "check_budget",
     "neighbours",
     "read_cover",
-    "split_cover",
     "tile_block",
     "tiles_of_blocks",
     "write_cover",
@@ -74,7 +69,7 @@ def tile_of(line: str, where: str) -> Tile | None:
     """Return the tile of a line of a cover, None where it is blank.
 
     Args:
-        line: `x,y,z`, comma or tab separated; further columns are passed over.
+        line: `x,y,z`, comma or tab separated, or `[x, y, z]`; further columns are passed over.
         where: Which line it is, for the message.
 
     Raises:
@@ -83,7 +78,10 @@ def tile_of(line: str, where: str) -> Tile | None:
     if not line.strip():
         return None
     try:
-        x, y, z = (int(field) for field in line.replace("\t", ",").split(",")[:3])
+        text = line.strip()
+        if text.startswith("[") and text.endswith("]"):  # as mercantile writes tiles
+            text = text[1:-1]
+        x, y, z = (int(field) for field in text.replace("\t", ",").split(",")[:3])
         return check_tile(x, y, z)
     except ValueError as error:
         raise CoverError(f"{where}: expected `x,y,z`, got {line[:60]!r}") from error
@@ -92,7 +90,9 @@ def tile_of(line: str, where: str) -> Tile | None:
 
 
 def read_cover(path: str | Location) -> list[Tile]:
-    """Read a cover: one `x,y,z` a line, comma or tab separated; blank lines and further columns are skipped.
+    """Read a cover: one `x,y,z` a line, comma or tab separated, or `[x, y, z]`.
+
+    Blank lines and further columns are skipped.
 
     Where the order of the file does not matter, `rsp.shared.covers.read_tiles` is quicker and takes less memory.
 
@@ -143,57 +143,6 @@ def check_zooms(zooms: Iterable[int], where: str | Location) -> int:
     if len(zooms) > 1:
         raise CoverError(f"{where} mixes the zooms {', '.join(map(str, zooms))}; this tool needs a single one")
     return zooms[0]
-
-
-def split_cover(
-    tiles: Sequence[Tile], shares: Sequence[int], *, seed: int = 0, block: int = 1, stable: bool = False
-) -> list[list[Tile]]:
-    """Split tiles into parts by percentage, seeded, losing none.
-
-    Args:
-        tiles: The tiles to split.
-        shares: One percentage a part; they sum to 100.
-        seed: The same seed gives the same parts, whatever the order of `tiles`.
-        block: Side, in tiles, of the squares that stay together. 1 shuffles single tiles; larger blocks keep
-            neighbours, which look alike, on one side of the split.
-        stable: Let each block go where a hash of its place says, whatever else there is: tiles that come later
-            move none. The shares are then met only on average, and a part of few blocks may be empty.
-
-    Returns:
-        One sorted list a part. Unless `stable`, their sizes follow the shares within one block.
-    """
-    if not shares or any(share < 0 for share in shares) or sum(shares) != 100:
-        raise UsageError(f"splits must be percentages that sum to 100, got {','.join(map(str, shares))}")
-    if block < 1:
-        raise UsageError(f"block must be at least 1, got {block}")
-    blocks: dict[tuple[int, int, int], list[Tile]] = {}
-    for tile in sorted(set(tiles)):
-        blocks.setdefault((tile.z, tile.x // block, tile.y // block), []).append(tile)
-    parts: list[list[Tile]] = [[] for _ in shares]
-    if stable:
-        bounds = list(accumulate(shares))
-        for place, members in blocks.items():
-            parts[bisect_right(bounds, _percent_of(seed, place))].extend(members)
-        return [sorted(part) for part in parts]
-    shuffled = list(blocks.values())
-    random.Random(seed).shuffle(shuffled)  # noqa: S311 (a reproducible split, not a secret)
-    total = sum(map(len, shuffled))
-    done, part, bound = 0, 0, shares[0]
-    for members in shuffled:
-        # A block goes to the part in whose share its middle falls, so rounding errs to neither side.
-        while part < len(shares) - 1 and (done + len(members) / 2) * 100 > bound * total:
-            part += 1
-            bound += shares[part]
-        parts[part].extend(members)
-        done += len(members)
-    return [sorted(part) for part in parts]
-
-
-def _percent_of(seed: int, place: tuple[int, int, int]) -> float:
-    """Return where in [0, 100) the hash of a block (z, column, row) lies; it is the same on every machine."""
-    digest = hashlib.sha256(f"split {seed} {'/'.join(map(str, place))}".encode()).digest()
-    # 53 bits: what a float holds, so that 100 is never reached.
-    return (int.from_bytes(digest[:8], "big") >> 11) / (1 << 53) * 100
 
 
 def tile_block(west: float, south: float, east: float, north: float, zoom: int) -> tuple[Tile, Tile]:

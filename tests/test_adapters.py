@@ -16,7 +16,7 @@ TOOLS = [name for name in tools() if name not in ("pipeline", "serve")]
 COMMON = {"help", "report", "debug"}
 
 # Flags that are another spelling of a parameter, which `resolve` brings together.
-SPELLINGS = {"cover": {"geojson", "bbox", "dir"}}
+SPELLINGS = {"cover": {"geojson", "bbox", "dir", "cover", "raster", "sql"}}
 
 # The components of each module, and which parameter of the function each artifact or parameter stands for.
 # Artifacts that are what the function returns stand for none.
@@ -65,8 +65,13 @@ WEB = {"web_ui_base_url", "web_ui_template", "web_ui"}  # pages of a folder; a c
 # What only the command line has.
 LEFT_OUT = {
     ("cover", "cover"): {"splits", "seed", "block", "stable"},  # that is `split`
+<<<<<<< HEAD
     ("cover", "split"): {"crs", "kind", "max_tiles", "zoom"},
     ("download", "download"): {"overwrite", "refresh", "workers", *WEB},  # a step begins with nothing
+=======
+    ("cover", "split"): {"crs", "kind", "max_tiles", "out_format", "pg", "union", "zoom"},
+    ("download", "download"): {"overwrite", "workers", *WEB},
+>>>>>>> c1b25db (Cover in arrays from end to end: features by runs of tiles, boxes whose edges bend, rasters, covers, queries, standard input)
     ("extract", "extract"): {"index"},
     ("rasterize", "rasterize"): {"append", "counts", "resume", "tile_format", "workers", *WEB},
     ("subset", "subset"): {"kind", "mode", "resume", "workers", *WEB},

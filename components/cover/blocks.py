@@ -5,7 +5,6 @@ Tiles are whole numbers here; see `rsp.shared.tilekeys`.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from rsp.shared.atomic import write_bytes
+from rsp.shared.covers import lines_of, read_tiles
 from rsp.shared.dataroot import result_key, root_of, touch
 from rsp.shared.errors import CoverError, UsageError
-from rsp.shared.locations import Location, exists, fetched, location, pinned
+from rsp.shared.locations import Location, exists, location, pinned
 from rsp.shared.report import Result
-from rsp.shared.tilekeys import Keys, among, around, columns, cover_lines, keys_of
-from rsp.shared.tiles import MAX_ZOOM, read_cover, zoom_of
+from rsp.shared.tilekeys import Keys, among, around, columns
 
 # Tiles of a block: at zoom 18 about 20 km square. Its ring of some 600 tiles is fetched once more.
 SIZE = 20_000
@@ -89,7 +88,7 @@ def blocks(cover: Location, out: Location, *, size: int = SIZE) -> BlocksResult:
         for suffix, tiles in ((OWN, block.own), (SEEN, np.union1d(block.own, block.ring))):
             target = out / f"{block.name}{suffix}"
             if not exists(target):
-                write_bytes(target, "".join(cover_lines(tiles, zoom)).encode())
+                write_bytes(target, lines_of(tiles, zoom))
         touch(out / block.name)
         written.append(str(out / block.name))
     return BlocksResult(tiles=len(keys), blocks=len(written), largest=largest, written=written)
@@ -127,22 +126,9 @@ def listed(cover: Location, data_root: str, *, size: int = SIZE, at_once: int = 
 
 def read_keys(cover: Location) -> tuple[int, Keys]:
     """Return the zoom of a cover and its tiles, sorted, each once; raise `CoverError` as `read_cover` does."""
-    try:
-        with warnings.catch_warnings(action="ignore"):  # what is wrong with an empty file is said below
-            rows = np.loadtxt(fetched(cover), np.int64, delimiter=",", usecols=(0, 1, 2), ndmin=2, comments=None)
-    except (OSError, ValueError):
-        rows = np.empty((0, 3), np.int64)
-    zoom = int(rows[0, 2]) if len(rows) else -1
-    if not (0 <= zoom <= MAX_ZOOM and (rows[:, 2] == zoom).all() and _in_world(rows[:, :2], zoom)):
-        # Tabs, or something that is no cover of one zoom: `read_cover` takes the one and explains the other.
-        tiles = read_cover(cover)
-        zoom = zoom_of(tiles, str(cover))
-        return zoom, keys_of(tiles)
-    return zoom, np.unique(rows[:, 0] << 32 | rows[:, 1])
-
-
-def _in_world(places: Keys, zoom: int) -> bool:
-    return bool(((places >= 0) & (places < 1 << zoom)).all())
+    tiles = read_tiles(cover)
+    zoom = tiles.zoom(cover)
+    return zoom, tiles.keys(zoom)
 
 
 def cut(keys: Keys, zoom: int, size: int = SIZE) -> Iterator[Block]:

@@ -12,23 +12,39 @@ def cover(
     kind: str = "bbox",
     zoom: int = 18,
     crs: str = "",
+    pg: str = "",
+    out_format: str = "cover",
+    union: bool = False,
     max_tiles: int = 10_000_000,
 ) -> None:
-    """Make a tile cover from a bounding box or a GeoJSON file.
+    """Make a tile cover from a bounding box, features, rasters, a tile set, another cover or a query.
 
     Args:
         cover: The cover, CSV.
-        source: As `rsp cover` takes it: numbers, a path, or s3://bucket/key.
-        kind: bbox, geojson or dir.
+        source: As `rsp cover` takes it: numbers, a path or s3://bucket/key, a pattern of either, or a SELECT.
+        kind: bbox, geojson, raster, dir, cover or sql.
         zoom: Zoom of the cover.
         crs: CRS of the source, as EPSG:2154; empty for what it says.
+        pg: How to connect to PostGIS, without a password; empty for what the environment of the step says.
+        out_format: cover, extent or geojson.
+        union: Of geojson, one outline around all tiles that touch.
         max_tiles: Refuse to make a cover of more tiles.
     """
     from rsp.components.artifacts import describe, named
     from rsp.components.cover.tool import cover as tool
 
-    result = tool(source, [named(cover, ".csv")], kind=kind, zoom=zoom, crs=crs or None, max_tiles=int(max_tiles))
-    describe(cover, "cover", result)
+    result = tool(
+        source,
+        [named(cover, ".geojson" if out_format == "geojson" else ".csv")],
+        kind=kind,
+        zoom=zoom,
+        crs=crs or None,
+        pg=pg or None,
+        out_format=out_format,
+        union=bool(union),
+        max_tiles=int(max_tiles),
+    )
+    describe(cover, "features" if out_format == "geojson" else out_format, result)
 
 
 @dsl.component(base_image=image("cover"), packages_to_install=[], install_kfp_package=False)

@@ -12,8 +12,10 @@ from shapely.geometry import box, mapping
 from rsp.components.cover.component import cover as cover_component
 from rsp.components.cover.component import split as split_component
 from rsp.components.cover.tool import cover
+from rsp.shared.covers import Cover
 from rsp.shared.errors import CoverError, FeatureError, UsageError
-from rsp.shared.tiles import Tile, read_cover, split_cover
+from rsp.shared.splits import split_cover
+from rsp.shared.tiles import Tile, read_cover
 
 
 def write_geojson(path, *geometries, **members):
@@ -189,7 +191,7 @@ def test_component(run_component, tmp_path):
     parts = [read_cover(step.path(name)) for name in ("training", "validation")]
     assert sorted(parts[0] + parts[1]) == sorted(tiles)
     step = run_component(split_component, {"tiles": tmp_path / "tiles"}, share=70, block=2, stable=True)
-    expected = split_cover(tiles, [70, 30], block=2, stable=True)
+    expected = [list(part) for part in split_cover(Cover.of(tiles), [70, 30], block=2, stable=True)]
     assert [read_cover(step.path(name)) for name in ("training", "validation")] == expected
 
 

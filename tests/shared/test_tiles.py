@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import random
-
 import mercantile
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rsp.shared.errors import CoverError, UsageError
 from rsp.shared.tiles import (
@@ -18,7 +14,6 @@ from rsp.shared.tiles import (
     check_tile,
     neighbours,
     read_cover,
-    split_cover,
     tile_block,
     tiles_of_blocks,
     write_cover,
@@ -34,7 +29,7 @@ def test_a_cover_is_read_as_it_was_written(tmp_path):
 
 
 def test_covers_of_others_are_read(tmp_path):
-    (tmp_path / "c").write_bytes(b"\n 1, 2,3\r\n1\t3\t3\t42\n\n1,2,3\n")
+    (tmp_path / "c").write_bytes(b"\n 1, 2,3\r\n1\t3\t3\t42\n\n1,2,3\n[1, 2, 3]\n")
     assert read_cover(tmp_path / "c") == [Tile(1, 2, 3), Tile(1, 3, 3)]
 
 
@@ -90,66 +85,6 @@ def test_neighbours_wrap_around_the_earth_and_end_at_the_poles():
     }  # fmt: skip
     assert len(neighbours(Tile(3, 3, 3))) == 8
     assert neighbours(Tile(0, 0, 0)) == {(-1, 0): Tile(0, 0, 0), (1, 0): Tile(0, 0, 0)}
-
-
-@pytest.mark.parametrize("block", [1, 2, 5])
-@pytest.mark.parametrize("shares", [[70, 30], [100], [0, 100], [33, 33, 34], [98, 1, 1]])
-def test_splits_lose_nothing_and_follow_the_shares(shares, block):
-    """Bug 6: 506 tiles split 70,30 came to 503."""
-    tiles = [Tile(x, y, 15) for x in range(22) for y in range(23)]
-    parts = split_cover(tiles, shares, block=block)
-    assert sorted(tile for part in parts for tile in part) == sorted(tiles)
-    for part, share in zip(parts, shares, strict=True):
-        assert abs(len(part) - len(tiles) * share / 100) <= block * block
-        assert part == sorted(part)
-
-
-def test_splits_do_not_depend_on_the_order():
-    tiles = [Tile(x, y, 15) for x in range(10) for y in range(10)]
-    shuffled = random.Random(1).sample(tiles, len(tiles))
-    assert split_cover(tiles, [50, 50]) == split_cover([*shuffled, shuffled[0]], [50, 50])
-    assert split_cover(tiles, [50, 50], seed=1) != split_cover(tiles, [50, 50])
-
-
-def test_a_stable_split_follows_the_shares_on_average():
-    tiles = [Tile(x, y, 15) for x in range(150) for y in range(150)]
-    parts = split_cover(tiles, [70, 0, 20, 10], seed=3, block=2, stable=True)
-    assert sorted(tile for part in parts for tile in part) == sorted(tiles)
-    # 5,625 blocks: three standard deviations of a share are 0.018 of them.
-    for part, share in zip(parts, (0.7, 0, 0.2, 0.1), strict=True):
-        assert abs(len(part) / len(tiles) - share) < 0.02 and part == sorted(part)
-    assert not parts[1]
-    assert parts != split_cover(tiles, [70, 0, 20, 10], seed=4, block=2, stable=True)
-    # What is decided once holds for good, on every machine.
-    few = split_cover([Tile(x, 0, 15) for x in range(8)], [50, 50], stable=True)
-    assert [tile.x for tile in few[0]] == [0, 1, 5]
-
-
-@given(
-    shares=st.sampled_from([[70, 30], [50, 25, 25], [100]]),
-    block=st.integers(1, 5),
-    seed=st.integers(0, 9),
-    before=st.sets(st.tuples(st.integers(0, 30), st.integers(0, 30)), min_size=1),
-    later=st.sets(st.tuples(st.integers(0, 30), st.integers(0, 30))),
-)
-def test_new_tiles_move_none_in_a_stable_split(shares, block, seed, before, later):
-    def parts(places):
-        found = split_cover([Tile(x, y, 9) for x, y in places], shares, seed=seed, block=block, stable=True)
-        return {tile: number for number, part in enumerate(found) for tile in part}
-
-    first, second = parts(before), parts(before | later)
-    assert all(second[tile] == part for tile, part in first.items()) and len(second) == len(before | later)
-    together: dict = {}
-    for tile, part in second.items():
-        assert together.setdefault((tile.x // block, tile.y // block), part) == part
-
-
-@pytest.mark.parametrize("shares", [[], [70, 20], [110, -10], [101]])
-def test_shares_must_sum_to_100(shares):
-    with pytest.raises(UsageError, match="sum to 100"):
-        split_cover([Tile(0, 0, 0)], shares)
-    with pytest.raises(UsageError, match="block"):
-        split_cover([Tile(0, 0, 0)], [100], block=0)
 
 
 def test_blocks_of_tiles():
