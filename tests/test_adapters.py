@@ -65,13 +65,8 @@ WEB = {"web_ui_base_url", "web_ui_template", "web_ui"}  # pages of a folder; a c
 # What only the command line has.
 LEFT_OUT = {
     ("cover", "cover"): {"splits", "seed", "block", "stable"},  # that is `split`
-<<<<<<< HEAD
-    ("cover", "split"): {"crs", "kind", "max_tiles", "zoom"},
-    ("download", "download"): {"overwrite", "refresh", "workers", *WEB},  # a step begins with nothing
-=======
     ("cover", "split"): {"crs", "kind", "max_tiles", "out_format", "pg", "union", "zoom"},
-    ("download", "download"): {"overwrite", "workers", *WEB},
->>>>>>> c1b25db (Cover in arrays from end to end: features by runs of tiles, boxes whose edges bend, rasters, covers, queries, standard input)
+    ("download", "download"): {"overwrite", "refresh", "workers", *WEB},  # a step begins with nothing
     ("extract", "extract"): {"index"},
     ("rasterize", "rasterize"): {"append", "counts", "resume", "tile_format", "workers", *WEB},
     ("subset", "subset"): {"kind", "mode", "resume", "workers", *WEB},
