@@ -24,7 +24,7 @@ _FORMAT = re.compile(r"\.[a-z][a-z0-9]{0,15}", re.IGNORECASE)
 
 # Suffixes of files: nobody who gives one expects a folder.
 _FILES = re.compile(
-    r"\.(7z|csv|db|fgb|geojsonl?|gml|gpkg|gz|html?|jit|jp2|jpe?g|json|kml|mar|mbtiles|onnx|osm|parquet|pbf|pdf|pmtiles|"
+    r"\.(7z|csv|db|fgb|geojson[ls]?|gml|gpkg|gz|html?|jit|jp2|jpe?g|json|kml|mar|mbtiles|onnx|osm|parquet|pbf|pdf|pmtiles|"
     r"png|pt2?|pth|safetensors|shp|sqlite|tar|tiff?|toml|tsv|txt|vrt|webp|ya?ml|zip)"
 )
 
@@ -47,6 +47,7 @@ class Form(NamedTuple):
 COVER = Form("a cover", (".csv", ".txt"))
 TABLE = Form("a list of tiles", (".csv", ".tsv", ".txt"))
 GEOJSON = Form("GeoJSON", (".json", ".geojson"))
+FEATURES = Form("features", (".geojson", ".json", ".geojsonl", ".geojsons", ".fgb", ".gpkg", ".parquet"))
 TILES = Form("tiles", (".pmtiles",), folder=True)
 FOLDER = Form("a folder", (), folder=True)
 

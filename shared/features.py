@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -12,10 +11,17 @@ import numpy as np
 import numpy.typing as npt
 from shapely.geometry.base import BaseGeometry
 
-from rsp.shared.atomic import atomic_text
 from rsp.shared.crs import epsg_code
 from rsp.shared.errors import FeatureError, NotFoundError
-from rsp.shared.featuretext import DECIMALS, feature_text, feature_texts
+from rsp.shared.featurewriter import (
+    DECIMALS,
+    OPENSTREETMAP,
+    FeatureWriter,
+    feature_collection,
+    feature_text,
+    feature_texts,
+    feature_writer,
+)
 from rsp.shared.geojson import BOM, Items, build, mentions_crs
 from rsp.shared.geometry import (
     BROKEN,
@@ -32,9 +38,29 @@ from rsp.shared.geometry import (
 from rsp.shared.locations import Location, fetched, matching
 
 __all__ = [
-    "BROKEN", "DECIMALS", "FLAT", "NULL", "TANGLED", "Batch", "Feature", "FeatureWriter", "expand",
-    "feature_collection", "feature_text", "feature_writer", "has_polygon", "is_tangled", "polygonal",
-    "polygons_of", "project", "read_batches", "read_crs", "read_features", "to_mercator",
+    "BROKEN",
+    "DECIMALS",
+    "FLAT",
+    "NULL",
+    "OPENSTREETMAP",
+    "TANGLED",
+    "Batch",
+    "Feature",
+    "FeatureWriter",
+    "expand",
+    "feature_collection",
+    "feature_text",
+    "feature_texts",
+    "feature_writer",
+    "has_polygon",
+    "is_tangled",
+    "polygonal",
+    "polygons_of",
+    "project",
+    "read_batches",
+    "read_crs",
+    "read_features",
+    "to_mercator",
 ]  # fmt: skip
 
 
@@ -209,52 +235,3 @@ def read_features(path: Location, broken: Callable[[str], None] | None = None) -
     """Yield the features that `read_batches` reads one by one, with their properties."""
     for batch in read_batches(path, properties=True, broken=broken):
         yield from map(Feature, batch.geometries, batch.properties, batch.numbers.tolist())
-
-
-_HEAD, _TAIL = '{"type":"FeatureCollection","features":[\n', "\n]}\n"
-
-
-class FeatureWriter:
-    """Writes one FeatureCollection, a feature at a time."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self._file = file
-        self.count = 0
-
-    def write(self, geometry: BaseGeometry, properties: dict[str, Any]) -> None:
-        """Write a feature, its coordinates in degrees; rings turn as RFC 7946 wants, NaN becomes null."""
-        self.write_text(feature_text(geometry, properties))
-
-    def write_batch(self, geometries: npt.NDArray[np.object_], properties: Sequence[dict[str, Any]]) -> None:
-        """Write features as `write` does, polygons all at once."""
-        texts = list(feature_texts(geometries, properties))
-        if texts:
-            self._file.write(",\n" if self.count else "")
-            self._file.write(",\n".join(texts))
-            self.count += len(texts)
-
-    def write_text(self, text: str) -> None:
-        """Write what `feature_text` has made."""
-        self._file.write(",\n" if self.count else "")
-        self._file.write(text)
-        self.count += 1
-
-
-@contextmanager
-def feature_writer(path: Location) -> Iterator[FeatureWriter]:
-    """Open a GeoJSON file for writing; it takes the place of `path` when the block ends well (`atomic_path`)."""
-    with atomic_text(path) as file:
-        file.write(_HEAD)
-        yield FeatureWriter(file)
-        file.write(_TAIL)
-
-
-def feature_collection(features: Iterable[tuple[BaseGeometry, dict[str, Any]]]) -> str:
-    """Return the text of a GeoJSON file of these features, each a geometry in degrees and its properties."""
-    file = io.StringIO()
-    file.write(_HEAD)
-    writer = FeatureWriter(file)
-    for geometry, properties in features:
-        writer.write(geometry, properties)
-    file.write(_TAIL)
-    return file.getvalue()

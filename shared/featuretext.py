@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -21,14 +21,16 @@ DECIMALS = 7
 _POLYGON, _MULTIPOLYGON = int(shapely.GeometryType.POLYGON), int(shapely.GeometryType.MULTIPOLYGON)
 
 
-def feature_text(geometry: BaseGeometry, properties: dict[str, Any]) -> str:
+def feature_text(geometry: BaseGeometry | None, properties: Mapping[str, Any]) -> str:
     """Return a feature on one line: rings as RFC 7946 turns them, coordinates of 7 decimals, null for NaN."""
+    if geometry is None:
+        return f'{{"type":"Feature","properties":{_properties(properties)},"geometry":null}}'
     rounded = shapely.transform(shapely.orient_polygons(geometry), lambda points: points.round(DECIMALS))
     shape = json.dumps(mapping(rounded), separators=(",", ":"), ensure_ascii=False)
     return f'{{"type":"Feature","properties":{_properties(properties)},"geometry":{shape}}}'
 
 
-def feature_texts(geometries: npt.NDArray[np.object_], properties: Sequence[dict[str, Any]]) -> Iterator[str]:
+def feature_texts(geometries: npt.NDArray[np.object_], properties: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """Yield each feature as `feature_text` returns it; polygons and multipolygons are done all at once.
 
     Only numbers nearer to 0 than 0.0001 are written otherwise, as 0.00005 and not as 5e-05.
@@ -44,7 +46,7 @@ def feature_texts(geometries: npt.NDArray[np.object_], properties: Sequence[dict
             yield feature_text(geometries[number], properties[number])
 
 
-def _properties(properties: dict[str, Any]) -> str:
+def _properties(properties: Mapping[str, Any]) -> str:
     try:
         return orjson.dumps(properties).decode()
     except TypeError:  # numbers beyond 64 bits, text that is no Unicode, or keys that are no text
