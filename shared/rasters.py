@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import rasterio
@@ -16,7 +17,7 @@ from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp
 from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.transform import array_bounds
-from rasterio.warp import transform_bounds
+from rasterio.warp import calculate_default_transform, transform_bounds
 
 from rsp.shared.errors import RasterError
 from rsp.shared.gdal import check_object, connection_broke, gdal_name, patience
@@ -24,6 +25,7 @@ from rsp.shared.http import TryAgain, retry
 from rsp.shared.locations import is_address, matching
 from rsp.shared.mercator import MAX_LATITUDE
 from rsp.shared.tiles import Tile, tile_block
+from rsp.shared.views import is_paletted, usable
 
 MERCATOR = "EPSG:3857"
 MAX_SIDE = (1 << 31) - 1  # pixels that GDAL can count in a row
@@ -68,8 +70,13 @@ def expand(rasters: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def open_raster(path: str, **options: Any) -> rasterio.DatasetReader:
+def open_raster(path: str, *, of: str | None = None, **options: Any) -> rasterio.DatasetReader:
     """Open a raster; one in S3 needs a `RasterEnv` around it while it is read.
+
+    Args:
+        path: The raster, or a view of one (see `usable`).
+        of: The raster that it is a view of, for messages.
+        options: What GDAL's driver is told.
 
     Raises:
         RasterError: it cannot be read.
@@ -83,7 +90,7 @@ def open_raster(path: str, **options: Any) -> rasterio.DatasetReader:
                 warnings.simplefilter("ignore", NotGeoreferencedWarning)
                 return rasterio.open(gdal_name(path), **options)
         except (RasterioError, OSError, ValueError) as error:
-            refused = RasterError(f"cannot read the raster {path}: {error}")
+            refused = RasterError(f"cannot read the raster {of or path}: {error}")
             if connection_broke(error):
                 raise TryAgain(refused) from error
             raise refused from error
@@ -104,9 +111,13 @@ def inspect(paths: Sequence[str], bands: Sequence[int] | None, *, label: bool) -
     """
     first: tuple[str, tuple[int, ...], str] | None = None
     for path in paths:
-        with open_raster(path) as raster:
+        with ExitStack() as views:
+            raster = views.enter_context(open_raster(path))
             _check_georeference(raster, path)
             chosen = tuple(bands or _color_bands(raster))
+            if not label and is_paletted(raster) and chosen == (1,):
+                chosen = (1, 2, 3)  # of the view of its colours
+                raster = views.enter_context(open_raster(usable(raster, path, (1,), label=False), of=path))
             wrong = [band for band in chosen if not 1 <= band <= raster.count]
             if wrong:
                 raise RasterError(f"{path} has no band {wrong[0]}; it has 1 to {raster.count}")
@@ -120,11 +131,6 @@ def inspect(paths: Sequence[str], bands: Sequence[int] | None, *, label: bool) -
                 raise RasterError(f"{path} holds {dtype} values, which tiles cannot hold")
             if label:
                 _check_label(chosen, dtype, path)
-            elif len(chosen) == 1 and raster.colorinterp[chosen[0] - 1] == ColorInterp.palette:
-                raise RasterError(
-                    f"{path} holds indices of a colour table; for classes take --type label, for a picture expand "
-                    f"it before: gdal_translate -expand rgb {path} new.tif"
-                )
         if first is None:
             first = (path, chosen, dtype)
         elif (chosen, dtype) != first[1:]:
@@ -137,15 +143,50 @@ def inspect(paths: Sequence[str], bands: Sequence[int] | None, *, label: bool) -
     return RasterGroup(tuple(paths), first[1], first[2])
 
 
+def by_control_points(raster: rasterio.DatasetReader) -> bool:
+    """Tell whether a raster is located by control points or the model of its sensor, and by nothing else."""
+    return bool(raster.transform == Affine.identity() and (raster.gcps[0] or raster.rpcs))
+
+
+def control(raster: rasterio.DatasetReader) -> dict[str, Any]:
+    """Return what rasterio's functions are told of a raster for which `by_control_points` is true.
+
+    The model of a sensor needs heights. Nobody gives any, so that in the middle of its own range is taken: hills
+    are displaced, the ground around is not.
+    """
+    points, crs = raster.gcps
+    if points:
+        return {"src_crs": crs or raster.crs, "gcps": points}
+    return {"src_crs": "EPSG:4326", "rpcs": raster.rpcs, "RPC_HEIGHT": raster.rpcs.height_off}
+
+
+def natural_grid(raster: rasterio.DatasetReader) -> tuple[Affine, int, int]:
+    """Return transform, width and height of a raster in EPSG:3857 at the resolution that it has."""
+    if by_control_points(raster):
+        told = control(raster)
+        crs = told.pop("src_crs")
+        return cast(
+            "tuple[Affine, int, int]",
+            calculate_default_transform(crs, MERCATOR, raster.width, raster.height, **told),
+        )
+    corners = array_bounds(raster.height, raster.width, raster.transform)
+    return cast(
+        "tuple[Affine, int, int]",
+        calculate_default_transform(raster.crs, MERCATOR, raster.width, raster.height, *corners),
+    )
+
+
 def _check_georeference(raster: rasterio.DatasetReader, path: str) -> None:
-    if raster.transform == Affine.identity():
-        if raster.gcps[0] or raster.rpcs:
+    if by_control_points(raster):
+        points, crs = raster.gcps
+        if points and not (crs or raster.crs):
             raise RasterError(
-                f"{path} is located by control points or a sensor model only; project it first: "
-                f"gdalwarp -t_srs {MERCATOR} {path} new.tif"
+                f"{path} has control points without a CRS, so nothing says where its tiles are; state it: "
+                f"gdal_translate -a_srs EPSG:<code> {path} new.tif"
             )
+    elif raster.transform == Affine.identity():
         raise RasterError(f"{path} {_NO_GEOREFERENCE.format(path=path)}")
-    if raster.crs is None:
+    elif raster.crs is None:
         raise RasterError(
             f"{path} has corners and no CRS, so nothing says where its tiles are; state it: "
             f"gdal_translate -a_srs EPSG:<code> {path} new.tif"
@@ -199,8 +240,12 @@ def default_range(source: RasterGroup) -> tuple[float, float]:
 
 def geographic_bounds(raster: rasterio.DatasetReader) -> tuple[float, float, float, float]:
     """Return west, south, east, north in degrees, also of a raster that is turned."""
-    corners = array_bounds(raster.height, raster.width, raster.transform)
-    west, south, east, north = transform_bounds(raster.crs, "EPSG:4326", *corners)
+    if by_control_points(raster):
+        transform, width, height = natural_grid(raster)
+        corners, crs = array_bounds(height, width, transform), MERCATOR
+    else:
+        corners, crs = array_bounds(raster.height, raster.width, raster.transform), raster.crs
+    west, south, east, north = transform_bounds(crs, "EPSG:4326", *corners)
     return west, south, east, north
 
 

@@ -1,30 +1,27 @@
-"""Rasters as tiles: projects them to the tile grid, and cuts, composes and encodes tiles."""
+"""Rasters as tiles: composes, scales and encodes what rasters have in a tile."""
 
 from __future__ import annotations
 
-import secrets
-from contextlib import ExitStack
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rasterio
-import rasterio.shutil
-from affine import Affine
-from rasterio.enums import ColorInterp, MaskFlags, Resampling
-from rasterio.errors import RasterioError
-from rasterio.vrt import WarpedVRT
-from rasterio.windows import Window
 
 from rsp.shared.errors import TileError
-from rsp.shared.gdal import RasterEnv, gdal_name
+from rsp.shared.gdal import RasterEnv
 from rsp.shared.images import Array, Rgb, encode, encode_mask
-from rsp.shared.rasters import MERCATOR, RasterGroup, footprint, open_raster
-from rsp.shared.tiles import Tile, bounds_mercator
+from rsp.shared.mercator import AROUND
+from rsp.shared.projected import Projected
+from rsp.shared.rasters import RasterGroup, footprint
+from rsp.shared.tiles import Tile
 
-# A row of tiles is cut out of the same blocks of a raster: so many bytes of them stay decoded, in each process.
+# Tiles of a row are cut out of the same blocks of a raster: so many bytes of them stay decoded, in each process.
 CACHE = 256 << 20
+# Rasters that a process has open: each holds a file and its directory of blocks.
+OPEN = 64
+
+Valid = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -36,18 +33,24 @@ class Job:
         zoom: Zoom of the tiles.
         tile_size: Side of a tile in pixels.
         tile_format: How tiles are encoded.
-        value_range: What becomes 0 and 255, where values are scaled to a byte.
-        no_data: Drop tiles with a border of this value.
+        value_range: What becomes 0 and 255, where values are scaled to a byte: two numbers, or two for each band.
+        no_data: The value that means no data, in all bands of a pixel, beside what the rasters say.
+        keep_borders: Keep tiles with a border of that value.
+        threshold: Drop tiles of which at least so many percent are no data.
         colors: The palette of the classes, where tiles are labels.
+        blocks: The first and the last tile of each raster; None to find them.
     """
 
     source: RasterGroup
     zoom: int
     tile_size: int
     tile_format: str
-    value_range: tuple[float, float] | None = None
-    no_data: int | None = None
+    value_range: tuple[float, ...] | None = None
+    no_data: float | None = None
+    keep_borders: bool = False
+    threshold: float | None = None
     colors: tuple[Rgb, ...] | None = None
+    blocks: tuple[tuple[Tile, Tile], ...] | None = None
 
     def open(self) -> Mosaic:
         """Open the rasters."""
@@ -60,7 +63,7 @@ class Made:
 
     Attributes:
         data: The encoded tile.
-        dropped: Why there is none: `empty` (no raster has a pixel here) or `border` (see `--no_data`).
+        dropped: Why there is none: `empty` (no raster has a pixel here), `border` or `sparse` (see `Job`).
     """
 
     data: bytes | None = None
@@ -72,101 +75,75 @@ class Mosaic:
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._open()
-
-    def _open(self) -> None:
-        self._stack = ExitStack()
-        self._env = self._stack.enter_context(RasterEnv(self._job.source.paths, GDAL_CACHEMAX=CACHE))
+        self._enter()
         try:
-            self._layers = [self._layer(path) for path in self._job.source.paths]
+            paths = job.source.paths
+            blocks = job.blocks or [footprint(path, job.zoom, job.tile_size) for path in paths]
+            # First column and row, last column and row of each raster.
+            self._blocks = np.array([(a.x, a.y, b.x, b.y) for a, b in blocks], np.int64).reshape(-1, 4)
+            if len(paths) == 1:
+                self._raster(0)  # a live layer says at once that it cannot be read
         except BaseException:
-            self._stack.close()
+            self.close()
             raise
 
-    def _layer(self, path: str) -> tuple[WarpedVRT, Tile, Tile, int]:
-        """Open a raster; return it projected, its first and last tile, and the index of its mask."""
+    def _enter(self) -> None:
+        self._env = RasterEnv(self._job.source.paths, GDAL_CACHEMAX=CACHE)
+        self._env.__enter__()
+        self._rasters: OrderedDict[int, Projected] = OrderedDict()
+
+    def _raster(self, number: int) -> Projected:
+        """Return a raster, open; close the one that was longest of no use where there are many."""
         job = self._job
-        first, last = footprint(path, job.zoom, job.tile_size)
-        west, _, _, north = bounds_mercator(first)
-        _, south, east, _ = bounds_mercator(last)
-        width = (last.x - first.x + 1) * job.tile_size
-        height = (last.y - first.y + 1) * job.tile_size
-        label = job.colors is not None
-        path = self._without_alpha(path)
-        raster = self._stack.enter_context(open_raster(path, **self._overview(path, (east - west) / width, label)))
-        alpha = raster.colorinterp.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in raster.colorinterp else 0
-        options: dict[str, Any] = {}
-        if np.dtype(job.source.dtype).kind == "f" and raster.nodata is None:
-            options["src_nodata"] = float("nan")  # a NaN would spread to the pixels around it
-        masked = any(MaskFlags.per_dataset in flags for flags in raster.mask_flag_enums)
-        projected = WarpedVRT(
-            raster,
-            crs=MERCATOR,
-            transform=Affine((east - west) / width, 0, west, 0, (south - north) / height, north),
-            width=width,
-            height=height,
-            resampling=Resampling.nearest if label else Resampling.bilinear,
-            add_alpha=not alpha,
-            # A pixel has no data where all of its bands say so: black in one band is a colour.
-            UNIFIED_SRC_NODATA="YES",
-            **({} if masked else options),
-        )
-        return self._stack.enter_context(projected), first, last, alpha or projected.count
-
-    def _without_alpha(self, path: str) -> str:
-        """Return the raster, or a view of it without an alpha band where that band was asked for as data.
-
-        GDAL takes the fourth band of a GeoTIFF for alpha unless told otherwise, as the near infrared of many
-        pictures, and weighs all others by it.
-        """
-        with open_raster(path) as raster:
-            meanings = raster.colorinterp
-            taken = any(meanings[band - 1] == ColorInterp.alpha for band in self._job.source.bands)
-        if not taken:
-            return path
-        view = f"/vsimem/{secrets.token_hex(8)}.vrt"
-        rasterio.shutil.copy(gdal_name(path), view, driver="VRT")
-        self._stack.callback(rasterio.shutil.delete, view)
-        with rasterio.open(view, "r+") as raster:
-            raster.colorinterp = [
-                ColorInterp.undefined if meaning == ColorInterp.alpha else meaning for meaning in meanings
-            ]
-        return view
-
-    @staticmethod
-    def _overview(path: str, resolution: float, label: bool) -> dict[str, int]:
-        """Return the option that opens the overview to read, for pictures that are shown much smaller.
-
-        Overviews of labels may be averages, which are not classes.
-        """
-        with open_raster(path) as raster:
-            factors = raster.overviews(1)
-            if label or not factors:
-                return {}
-            with WarpedVRT(raster, crs=MERCATOR) as full:
-                shrink = resolution / full.res[0] * 1.001
-        levels = [level for level, factor in enumerate(factors) if factor <= shrink]
-        return {"overview_level": levels[-1]} if levels else {}
+        if number not in self._rasters:
+            while len(self._rasters) >= OPEN:
+                self._rasters.popitem(last=False)[1].close()
+            self._rasters[number] = Projected(
+                job.source.paths[number], job.source.bands, job.tile_size,
+                label=job.colors is not None, pixel=AROUND / (1 << job.zoom) / job.tile_size,
+            )  # fmt: skip
+        self._rasters.move_to_end(number)
+        return self._rasters[number]
 
     def close(self) -> None:
         """Close the rasters."""
-        self._stack.close()
+        try:
+            for raster in reversed(self._rasters.values()):
+                raster.close()
+        finally:
+            self._env.__exit__()
 
     def __call__(self, tile: Tile) -> Made:
         """Cut, compose and encode a tile."""
         job = self._job
-        pixels, valid = self.read(tile)
-        if not valid.any():
+        found = self.read(tile)
+        if found is None:
             return Made(dropped="empty")
+        pixels, valid = found
         if job.colors is not None:
-            label = _classes(pixels[:, :, 0], len(job.colors))
-            if _has_border(label[:, :, np.newaxis], valid, job.no_data):
-                return Made(dropped="border")
-            return Made(encode_mask(label, job.colors))
-        pixels = self._values(pixels, valid)
-        if _has_border(pixels, valid, job.no_data):
-            return Made(dropped="border")
-        return Made(encode(pixels, job.tile_format))
+            pixels = _classes(pixels[:, :, 0], len(job.colors))[:, :, np.newaxis]
+        if (dropped := self._dropped(pixels, valid)) is not None:
+            return Made(dropped=dropped)
+        if job.colors is not None:
+            return Made(encode_mask(pixels[:, :, 0], job.colors))
+        return Made(encode(self._values(pixels, valid), job.tile_format))
+
+    def _dropped(self, pixels: Array, valid: Valid | None) -> str | None:
+        """Return why a tile is not wanted."""
+        job = self._job
+        border = job.no_data is not None and not job.keep_borders
+        if not border and (job.threshold is None or (valid is None and job.no_data is None)):
+            return None
+        nothing = np.zeros(pixels.shape[:2], bool) if valid is None else ~valid
+        if job.no_data is not None:
+            nothing |= (pixels == job.no_data).all(axis=2)
+        if border and any(
+            bool(line.all()) for line in (nothing[0], nothing[-1], nothing[:, 0], nothing[:, -1])
+        ):
+            return "border"
+        if job.threshold is not None and 100 * np.count_nonzero(nothing) >= job.threshold * nothing.size:
+            return "sparse"
+        return None
 
     def image(self, tile: Tile) -> Array | None:
         """Return the pixels that a tile of imagery has, shape (height, width, bands); None where it is empty.
@@ -174,45 +151,49 @@ class Mosaic:
         Raises:
             TileError: a raster cannot be read here.
         """
-        pixels, valid = self.read(tile)
-        return self._values(pixels, valid) if valid.any() else None
+        found = self.read(tile)
+        return None if found is None else self._values(*found)
 
-    def _values(self, pixels: Array, valid: npt.NDArray[np.bool_]) -> Array:
+    def _values(self, pixels: Array, valid: Valid | None) -> Array:
         """Scale values to bytes where that is asked for."""
-        return pixels if self._job.value_range is None else _scaled(pixels, valid, *self._job.value_range)
+        return pixels if self._job.value_range is None else _scaled(pixels, valid, self._job.value_range)
 
-    def read(self, tile: Tile) -> tuple[Array, npt.NDArray[np.bool_]]:
-        """Return the pixels of a tile, (height, width, bands), and which of them a raster has, (height, width).
+    def read(self, tile: Tile) -> tuple[Array, Valid | None] | None:
+        """Return the pixels of a tile and which of them a raster has; None where no raster has any.
 
         Where rasters overlap the first one counts, and the next ones where it has nothing. What none has is 0.
 
+        Returns:
+            The pixels, (height, width, bands), and the mask, (height, width), or None in its place where a raster
+            has every pixel.
+
         Raises:
             TileError: a raster cannot be read here.
+            RasterError: one cannot be opened any more.
         """
         if self._env.expired:
             self.close()
-            self._open()
-        side = self._job.tile_size
-        bands = list(self._job.source.bands)
-        pixels = np.zeros((len(bands), side, side), self._job.source.dtype)
-        valid = np.zeros((side, side), bool)
-        for projected, first, last, mask in self._layers:
-            if not (first.x <= tile.x <= last.x and first.y <= tile.y <= last.y):
+            self._enter()
+        west, north, east, south = self._blocks.T
+        here = (west <= tile.x) & (tile.x <= east) & (north <= tile.y) & (tile.y <= south)
+        pixels: Array | None = None
+        valid = np.zeros(0, bool)
+        for number in np.flatnonzero(here).tolist():
+            cut = self._raster(number).cut(tile)
+            if cut is None:
                 continue
-            window = Window((tile.x - first.x) * side, (tile.y - first.y) * side, side, side)
-            try:
-                read = projected.read([*bands, mask], window=window)
-            except RasterioError as error:
-                raise TileError(
-                    f"cannot read {projected.src_dataset.name} here: {error.__cause__ or error}"
-                ) from error
-            new = (read[-1] > 0) & ~valid
-            if new.all():
-                return np.moveaxis(read[:-1], 0, 2), new
-            pixels[:, new] = read[:-1, new]
-            valid |= new
+            if pixels is None:
+                if cut.valid is None:
+                    return np.moveaxis(cut.pixels, 0, 2), None
+                pixels, valid = np.where(cut.valid, cut.pixels, 0), cut.valid
+            else:
+                new = ~valid if cut.valid is None else cut.valid & ~valid
+                pixels[:, new] = cut.pixels[:, new]
+                valid |= new
             if valid.all():
-                break
+                return np.moveaxis(pixels, 0, 2), None
+        if pixels is None or not valid.any():
+            return None
         return np.moveaxis(pixels, 0, 2), valid
 
 
@@ -226,16 +207,10 @@ def _classes(values: Array, count: int) -> npt.NDArray[np.uint8]:
     return values.astype(np.uint8)
 
 
-def _scaled(pixels: Array, valid: npt.NDArray[np.bool_], low: float, high: float) -> npt.NDArray[np.uint8]:
+def _scaled(pixels: Array, valid: Valid | None, value_range: tuple[float, ...]) -> npt.NDArray[np.uint8]:
     """Scale values to 0..255."""
+    low, high = np.array(value_range, np.float64).reshape(-1, 2).T.astype(np.float32)
     with np.errstate(invalid="ignore"):
         scaled = np.rint((pixels.astype(np.float32) - low) * (255 / (high - low)))
-    return np.where(valid[:, :, np.newaxis], np.nan_to_num(np.clip(scaled, 0, 255)), 0).astype(np.uint8)
-
-
-def _has_border(pixels: Array, valid: npt.NDArray[np.bool_], no_data: int | None) -> bool:
-    """Tell whether a whole row or column at the border of a tile is of the no-data value, or of no raster."""
-    if no_data is None:
-        return False
-    nothing = (pixels == no_data).all(axis=2) | ~valid
-    return any(bool(line.all()) for line in (nothing[0], nothing[-1], nothing[:, 0], nothing[:, -1]))
+    scaled = np.nan_to_num(np.clip(scaled, 0, 255))
+    return (scaled if valid is None else np.where(valid[:, :, np.newaxis], scaled, 0)).astype(np.uint8)
