@@ -7,19 +7,37 @@ no address, no environment of another process, and no message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
-
-import rasterio
-from minio.credentials.credentials import Credentials
-from rasterio.env import getenv, hasenv
-from rasterio.session import Session
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from rsp.shared.errors import RasterError
 from rsp.shared.http import Backoff
 from rsp.shared.locations import is_address, parse_address, stat_of
-from rsp.shared.storage.connection import Pool
-from rsp.shared.storage.settings import AWS, certificates, find_credentials, find_endpoint
+
+if TYPE_CHECKING:
+    from minio.credentials.credentials import Credentials
+
+
+@contextmanager
+def _without(name: str) -> Iterator[None]:
+    """Let a module that is not imported yet seem not to be installed."""
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+# rasterio imports boto3 where that is installed, which takes as long as to make ten tiles.
+with _without("boto3"):
+    import rasterio
+    from rasterio.env import getenv, hasenv
+    from rasterio.session import Session
 
 # GDAL asks again where a server says "not now". It does not look for what may lie beside a raster (.ovr, .aux.xml,
 # world files): that would list a prefix that may hold millions of objects, and rasterio would stop every other
@@ -72,6 +90,10 @@ class RasterEnv:
         self._credentials: Credentials | None = None
         told: dict[str, Any] = {}
         if any(map(is_address, rasters)):
+            # Not for who reads files: the client takes long to import.
+            from rsp.shared.storage.connection import Pool
+            from rsp.shared.storage.settings import AWS, certificates, find_credentials, find_endpoint
+
             endpoint = find_endpoint()
             provider = find_credentials(endpoint, Pool(endpoint, Backoff(2, 0.2), 5.0))
             self._credentials = provider.retrieve()

@@ -21,13 +21,15 @@ from rasterio.warp import reproject, transform
 from rsp.shared.errors import TileError
 from rsp.shared.images import Array
 from rsp.shared.rasters import MERCATOR, by_control_points, control, natural_grid, open_raster
-from rsp.shared.tiles import Tile, bounds_mercator
+from rsp.shared.tiles import Tile, bounds_lonlat, bounds_mercator
 from rsp.shared.views import usable
 
 Valid = npt.NDArray[np.bool_]
 
-# Points on each side of a tile by which is told where it lies in a raster.
-POINTS = 9
+# Points on the border of a tile, of side 1, by which is told where it lies in a raster: nine on each side.
+_STEPS = np.linspace(0, 1, 9)
+_AROUND_X = np.concatenate([_STEPS, _STEPS, np.zeros(9), np.ones(9)])
+_AROUND_Y = np.concatenate([np.zeros(9), np.ones(9), _STEPS, _STEPS])
 # Below this zoom a tile may reach to where the projection of a raster goes astray.
 EXACT = 6
 # Pixels of a raster at its border that count as outside it there: GDAL may be wrong by an eighth of one.
@@ -84,9 +86,11 @@ class Projected:
             level = {} if label else _overview(plain, pixel)
         raster = self._raster = self._stack.enter_context(open_raster(name, of=self.path, **level))
         self._control = control(raster) if by_control_points(raster) else None
+        self._inverse = ~raster.transform
         # GDAL goes on beyond the antimeridian in degrees, `transform` does not.
         degrees = self._control is None and raster.crs.is_geographic
-        self._located = self._control is None and not (degrees and _beyond(raster))
+        self._around = bool(degrees and _beyond(raster))
+        self._located = self._control is None and not self._around
         meanings = raster.colorinterp
         self._alpha = meanings.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else 0
         flags = raster.mask_flag_enums
@@ -114,11 +118,21 @@ class Projected:
         try:
             if self._control is not None:
                 return self._controlled(target)
-            return self._warped(target, whole=inside is True and self._whole)
+            return self._warped(target, self._turned(tile), whole=inside is True and self._whole)
         except (RasterioError, CPLE_BaseError) as error:
             raise TileError(f"cannot read {self.path} here: {error.__cause__ or error}") from error
 
-    def _warped(self, target: Affine, *, whole: bool) -> Cut:
+    def _turned(self, tile: Tile) -> dict[str, Affine]:
+        """Return where a raster in degrees that crosses the antimeridian lies as seen from a tile beyond it."""
+        if not self._around:
+            return {}
+        raster = self._raster
+        west, _, east, _ = array_bounds(raster.height, raster.width, raster.transform)
+        left, _, right, _ = bounds_lonlat(tile)
+        turn = -360 if left + 360 < east else 360 if right - 360 > west else 0
+        return {"src_transform": Affine.translation(turn, 0) * raster.transform} if turn else {}
+
+    def _warped(self, target: Affine, source: dict[str, Affine], *, whole: bool) -> Cut:
         options: dict[str, Any] = {"src_nodata": float("nan")} if self._nan else {}
         with WarpedVRT(
             self._raster,
@@ -130,6 +144,7 @@ class Projected:
             add_alpha=not whole and not self._alpha,
             # A pixel has no data where all of its bands say so: black in one band is a colour.
             UNIFIED_SRC_NODATA="YES",
+            **source,
             **options,
         ) as projected:
             if whole:
@@ -159,13 +174,10 @@ class Projected:
         if tile.z < EXACT or not self._located:
             return None
         west, south, east, north = bounds_mercator(tile)
-        steps = np.linspace(0, 1, POINTS)
-        x, y = west + steps * (east - west), south + steps * (north - south)
-        xs = np.concatenate([x, x, np.full(POINTS, west), np.full(POINTS, east)])
-        ys = np.concatenate([np.full(POINTS, south), np.full(POINTS, north), y, y])
+        xs, ys = west + _AROUND_X * (east - west), south + _AROUND_Y * (north - south)
         with suppress(RasterioError, CPLE_BaseError):  # beyond what the projection of the raster is defined for
             eastings, northings = transform(_CRS, self._raster.crs, xs, ys)
-            columns, rows = ~self._raster.transform * (np.asarray(eastings), np.asarray(northings))
+            columns, rows = self._inverse * (np.array(eastings), np.array(northings))
             if np.isfinite(columns).all() and np.isfinite(rows).all():
                 return _within(columns, rows, self._raster.width, self._raster.height)
         return None

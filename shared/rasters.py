@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from glob import glob
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import rasterio
 from affine import Affine
 from rasterio._err import CPLE_BaseError
@@ -29,8 +31,8 @@ from rsp.shared.views import is_paletted, usable
 
 MERCATOR = "EPSG:3857"
 MAX_SIDE = (1 << 31) - 1  # pixels that GDAL can count in a row
-# Depths of sensors in bits: a 16-bit raster is scaled by the least that holds its values.
-DEPTHS = (8, 10, 11, 12, 13, 14, 15, 16)
+# Depths of sensors in bits: whole numbers are scaled by the least that holds them.
+DEPTHS = (8, *range(10, 33), 64)
 SAMPLE = 1024  # side in pixels of the overview in which the greatest value is looked for
 
 _NO_GEOREFERENCE = (
@@ -216,26 +218,64 @@ def _check_label(bands: tuple[int, ...], dtype: str, path: str) -> None:
 
 
 def default_range(source: RasterGroup) -> tuple[float, float]:
-    """Return what a 16-bit raster is scaled by: from 0 to the greatest value of the sensor's depth.
+    """Return what values are scaled by where nobody says it, told from a sample of all rasters.
 
-    The depth is the least one that holds the greatest value found, so pictures of 12-bit sensors are not dark.
+    Whole numbers from 0 on: from 0 to the greatest value of the depth of the sensor, the least of 8, 10, ..., 16
+    bits (then each to 32) that holds the greatest value found, so that pictures of 12-bit sensors are not dark.
+    Fractions of 1, and of 255: from 0 to that. All others: from the least value found to the greatest.
+
+    Raises:
+        RasterError: a raster cannot be read.
     """
-    greatest = 0
+    low, high = math.inf, -math.inf
+    for sample in _samples(source):
+        if sample.size:
+            low, high = min(low, float(sample.min())), max(high, float(sample.max()))
+    if low > high:  # no data at all
+        return 0.0, 255.0
+    if np.dtype(source.dtype).kind == "f":
+        steps = [top for top in (1.0, 255.0) if low >= 0 and high <= top]
+        return (0.0, steps[0]) if steps else (low, high if high > low else low + 1)
+    if low < 0:
+        return low, high if high > low else low + 1
+    depth = next(depth for depth in DEPTHS if high < 1 << depth)
+    return 0.0, float((1 << depth) - 1)
+
+
+def percentile_range(source: RasterGroup, low: float, high: float) -> tuple[float, ...]:
+    """Return percentiles of each band, told from a sample of all rasters: two numbers a band, one after another.
+
+    Raises:
+        RasterError: a raster cannot be read.
+    """
+    samples = list(_samples(source))
+    found: list[float] = []
+    for band in range(len(source.bands)):
+        values = np.concatenate([sample[band] for sample in samples])
+        first, last = np.percentile(values, [low, high]).tolist() if values.size else (0.0, 255.0)
+        found += [first, last if last > first else first + 1]
+    return tuple(found)
+
+
+def _samples(source: RasterGroup) -> Iterator[npt.NDArray[Any]]:
+    """Yield values of each raster where it has data, (bands, pixels); the more rasters, the fewer of each."""
+    side = max(64.0, SAMPLE / math.sqrt(len(source.paths)))
     for path in source.paths:
-        with open_raster(path) as raster:
-            shrink = max(1.0, max(raster.width, raster.height) / SAMPLE)
-            shape = (
-                len(source.bands),
-                max(1, round(raster.height / shrink)),
-                max(1, round(raster.width / shrink)),
-            )
+        with ExitStack() as stack:
+            raster = stack.enter_context(open_raster(path))
+            name = usable(raster, path, source.bands, label=False)
+            if name != path:
+                raster = stack.enter_context(open_raster(name, of=path))
+            shrink = max(1.0, max(raster.width, raster.height) / side)
+            shape = tuple(max(1, round(length / shrink)) for length in raster.shape)
             try:
-                sample = raster.read(source.bands, out_shape=shape, masked=True)
+                sample = raster.read(source.bands, out_shape=(len(source.bands), *shape))
+                valid = raster.dataset_mask(out_shape=shape) > 0
             except RasterioError as error:
                 raise RasterError(f"cannot read the raster {path}: {error}") from error
-            greatest = max(greatest, int(sample.max() if sample.count() else 0))
-    depth = next(depth for depth in DEPTHS if greatest < 1 << depth)
-    return 0.0, float((1 << depth) - 1)
+            if sample.dtype.kind == "f":
+                valid &= np.isfinite(sample).all(axis=0)
+            yield sample[:, valid]
 
 
 def geographic_bounds(raster: rasterio.DatasetReader) -> tuple[float, float, float, float]:
@@ -258,8 +298,7 @@ def footprint(path: str, zoom: int, tile_size: int) -> tuple[Tile, Tile]:
     south, north = max(south, -MAX_LATITUDE), min(north, MAX_LATITUDE)
     if south >= north:
         raise RasterError(f"{path} lies beyond the latitudes of the tile grid ({MAX_LATITUDE:.2f} degrees)")
-    west, east = max(west, -180.0), min(east, 180.0)
-    if west > east:  # it crosses the antimeridian
+    if west > east or west < -180 <= east or west <= 180 < east:  # it crosses the antimeridian
         west, east = -180.0, 180.0
     first, last = tile_block(west, south, east, north, zoom)
     if (last.x - first.x + 1) * tile_size > MAX_SIDE:

@@ -60,7 +60,10 @@ def _colors(raster: rasterio.DatasetReader, path: str) -> str:
     for band in root.findall("VRTRasterBand"):
         root.remove(band)
     meanings = ["Red", "Green", "Blue"]
-    if any(entry[3] < 255 for entry in raster.colormap(1).values()) or MaskFlags.nodata in raster.mask_flag_enums[0]:
+    if (
+        any(entry[3] < 255 for entry in raster.colormap(1).values())
+        or MaskFlags.nodata in raster.mask_flag_enums[0]
+    ):
         meanings.append("Alpha")  # GDAL lets the index that means no data be transparent
     size = {"xOff": "0", "yOff": "0", "xSize": str(raster.width), "ySize": str(raster.height)}
     for number, meaning in enumerate(meanings, 1):

@@ -137,9 +137,7 @@ class Mosaic:
         nothing = np.zeros(pixels.shape[:2], bool) if valid is None else ~valid
         if job.no_data is not None:
             nothing |= (pixels == job.no_data).all(axis=2)
-        if border and any(
-            bool(line.all()) for line in (nothing[0], nothing[-1], nothing[:, 0], nothing[:, -1])
-        ):
+        if border and any(bool(line.all()) for line in (nothing[0], nothing[-1], nothing[:, 0], nothing[:, -1])):
             return "border"
         if job.threshold is not None and 100 * np.count_nonzero(nothing) >= job.threshold * nothing.size:
             return "sparse"

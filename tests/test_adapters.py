@@ -70,7 +70,7 @@ LEFT_OUT = {
     ("extract", "extract"): {"index"},
     ("rasterize", "rasterize"): {"append", "counts", "resume", "tile_format", "workers", *WEB},
     ("subset", "subset"): {"kind", "mode", "resume", "workers", *WEB},
-    ("tile", "tile"): {"bands", "no_data", "resume", "value_range", "workers", *WEB},
+    ("tile", "tile"): {"resume", "workers", *WEB},
     # What else there is to say about training stands in the configuration.
     ("train", "train"): {"bs", "device", "loss", "lr", "model", "resume", "ts", "workers"},
     ("export", "export"): {"config", "seed", "tiles"},
@@ -99,7 +99,7 @@ OTHER_DEFAULTS = {
     ("cover", "cover", "kind"): ("geojson", "bbox"),
     ("cover", "cover", "zoom"): (None, 18),
     ("cover", "split", "share"): (None, 70),
-    ("tile", "tile", "zoom"): (REQUIRED, 18),
+    ("tile", "tile", "zoom"): (None, 18),
     ("tile", "tile", "tile_size"): (512, 0),  # the configuration's, which every pipeline has
     ("extract", "extract", "kind"): (None, "building"),
     ("vectorize", "vectorize", "kind"): (REQUIRED, "building"),
@@ -108,7 +108,7 @@ OTHER_DEFAULTS = {
 }
 
 # Kubeflow knows no None for numbers: these stand for it. Artifacts may be left out.
-NONE = ("", 0, "0", -1, {}, None)
+NONE = ("", 0, "0", -1, {}, [], None)
 
 
 def parameters(function):

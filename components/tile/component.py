@@ -18,6 +18,12 @@ def tile(
     config_uri: str = "",
     tile_size: int = 0,
     tile_format: str = "",
+    bands: list = [],
+    value_range: list = [],
+    percentiles: list = [],
+    no_data: str = "",
+    nodata_threshold: float = 0,
+    keep_borders: bool = False,
     max_tiles: int = 10_000_000,
     data_root: str = "",
     refresh: str = "",
@@ -38,6 +44,14 @@ def tile(
         config_uri: Where the configuration is, in place of `config`: a path or s3://bucket/key.
         tile_size: Side of a tile in pixels; 0 for the configuration's, 512 where there is none.
         tile_format: What tiles are stored as; empty for what suits the raster.
+        bands: Bands to take, as [3, 2, 1]; empty for all but alpha.
+        value_range: What becomes 0 and 255, where values are scaled: [0, 4095], or two numbers for each band;
+            empty for what the values suggest.
+        percentiles: Scale each band from one percentile of its values to another, as [2, 98]; empty for
+            `value_range`.
+        no_data: Drop tiles of which a whole border has this value; empty keeps them.
+        nodata_threshold: Drop tiles of which at least so many percent are no data; 0 keeps them.
+        keep_borders: Keep tiles in spite of their borders: then `no_data` counts for `nodata_threshold` alone.
         max_tiles: Refuse to make more tiles.
         data_root: s3://bucket/prefix where the tile set goes; empty for an artifact.
         refresh: Any text; another one makes again what is there already.
@@ -60,6 +74,16 @@ def tile(
         "tile_size": size,
         "tile_format": tile_format,
     }
+    options = {
+        "bands": [int(band) for band in bands] or None,
+        "value_range": [float(value) for value in value_range] or None,
+        "percentiles": [float(value) for value in percentiles] or None,
+        "no_data": float(no_data) if no_data else None,
+        "nodata_threshold": float(nodata_threshold) or None,
+        "keep_borders": keep_borders,
+    }
+    # What nobody asks for is no part of what names the output: it stays what it was.
+    what |= {name: value for name, value in options.items() if value is not None and value is not False}
     target = Target("tile", tiles, tiles_at, data_root, refresh, what)
     if not target.finished():
         with config_file(config, config_uri) as path:
@@ -75,5 +99,6 @@ def tile(
                 max_tiles=int(max_tiles),
                 resume=target.remote,
                 web_ui=False,
+                **options,
             )
         target.finish("tiles", result)

@@ -7,7 +7,8 @@ Both are one JSON object. These keys are ours, and any other is carried along:
 - `tile_size`: side in pixels;
 - `value_type`: of the values of imagery, one of `rsp.shared.images.VALUE_TYPES`;
 - `divisor`: what brings them to 0..1;
-- `value_range`: the two values of the source that became the least and the greatest, where they were scaled;
+- `value_range`: the two values of the source that became the least and the greatest, where they were scaled, or
+  two for each band;
 - `classes`: of labels and masks, in the order of their index: `[{"title": "building", "color": "#ff1493"}, ...]`.
 """
 
@@ -46,7 +47,7 @@ class TileSetInfo:
         zoom: The one zoom.
         value_type: Type of the values of imagery.
         divisor: What brings them to 0..1.
-        value_range: The values of the source that became the least and the greatest.
+        value_range: The values of the source that became the least and the greatest, or two for each band.
     """
 
     classes: tuple[ClassDef, ...] | None = None
@@ -54,7 +55,7 @@ class TileSetInfo:
     zoom: int | None = None
     value_type: str | None = None
     divisor: float | None = None
-    value_range: tuple[float, float] | None = None
+    value_range: tuple[float, ...] | None = None
 
 
 def parse_metadata(data: bytes, where: str) -> dict[str, Any]:
@@ -84,8 +85,8 @@ def parse_info(metadata: Mapping[str, Any], where: str) -> TileSetInfo:
         raise TileSetError(str(error)) from error
     if found["value_type"] not in (None, *VALUE_TYPES):
         raise TileSetError(f"{where}: value_type: expected one of {', '.join(VALUE_TYPES)}")
-    if span is not None and len(span) != 2:
-        raise TileSetError(f"{where}: value_range: expected two numbers")
+    if span is not None and (len(span) % 2 or not span):
+        raise TileSetError(f"{where}: value_range: expected two numbers, or two for each band")
     return TileSetInfo(**found)
 
 

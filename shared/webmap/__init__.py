@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Any, Literal, NamedTuple
@@ -61,7 +61,7 @@ class Extent(NamedTuple):
 
 def write_webmap(
     out: Location,
-    tiles: Sequence[Tile],
+    tiles: Collection[Tile],
     tile_format: str,
     *,
     base_url: str = "./",
