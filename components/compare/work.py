@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from rsp.components.compare.pictures import side, stack, to_rgb
 from rsp.shared.covers import Cover
 from rsp.shared.errors import CoverError, RspError, TileSetError
-from rsp.shared.images import Array, Mask, decode, decode_mask, encode
+from rsp.shared.images import MAX_PIXELS, Array, Mask, decode, decode_mask, encode, encode_padded, padded
+from rsp.shared.indexed import Indexed, read_indexed
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.locations import Location
-from rsp.shared.metrics import Counts, confusion, qod
+from rsp.shared.metrics import Counts, confusion, qod_of
 from rsp.shared.tiles import Tile, read_cover, zoom_of, zxy
 from rsp.shared.tileset import TileReader, open_reader
 
 Mode = Literal["side", "stack", "list"]
+Decoded = TypeVar("Decoded")
 
 # A process takes about as long to start as some tens of tiles to compare.
 TILES_A_PROCESS = 32
@@ -84,27 +86,38 @@ class Comparer:
         done = Compared(tile)
         if job.labels and job.masks:
             label, mask = self._mask(job.labels, tile), self._mask(job.masks, tile)
-            fg, quality = qod(label, mask)
+            counts = confusion(label, mask, job.classes)
+            fg, quality = qod_of(counts)
             passed = job.minimum[0] <= fg <= job.maximum[0] and job.minimum[1] <= quality <= job.maximum[1]
-            done = Compared(tile, fg, quality, confusion(label, mask, job.classes), passed)
+            done = Compared(tile, fg, quality, counts, passed)
         if job.mode != "list" and compose and done.passed:
-            pictures = [self.picture(path, tile) for path in job.images]
-            joined = stack(pictures) if job.mode == "stack" else side(pictures, vertical=job.vertical)
-            done = done._replace(picture=encode(joined, job.tile_format))
+            if job.mode == "stack":
+                layers = [self._decoded(path, tile, _layer) for path in job.images]
+                picture = encode_padded(stack(layers), job.tile_format)
+            else:
+                pictures = [self.picture(path, tile) for path in job.images]
+                picture = encode(side(pictures, vertical=job.vertical), job.tile_format)
+            done = done._replace(picture=picture)
         return done
 
     def picture(self, path: Location, tile: Tile) -> Array:
         """Return a tile of one of the sets as a picture."""
+        return self._decoded(path, tile, lambda data: to_rgb(decode(data)))
+
+    def _mask(self, path: Location, tile: Tile) -> Mask:
+        return self._decoded(path, tile, decode_mask)
+
+    def _decoded(self, path: Location, tile: Tile, how: Callable[[bytes], Decoded]) -> Decoded:
         try:
-            return to_rgb(decode(self.readers[path].read(tile)))
+            return how(self.readers[path].read(tile))
         except RspError as error:
             raise type(error)(f"{path}: {error}") from None
 
-    def _mask(self, path: Location, tile: Tile) -> Mask:
-        try:
-            return decode_mask(self.readers[path].read(tile))
-        except RspError as error:
-            raise type(error)(f"{path}: {error}") from None
+
+def _layer(data: bytes) -> Array | Indexed:
+    """Return a tile as `stack` takes it: with its palette, or with a fourth band."""
+    indexed = read_indexed(data, MAX_PIXELS)
+    return indexed if indexed is not None and indexed.colored else padded(data, to_rgb)
 
 
 Outcomes = Iterable[tuple[tuple[Tile, bool], Compared | Failure]]

@@ -20,6 +20,7 @@ from rsp.components.compare.work import Job
 from rsp.shared.config import ClassDef, parse_tables
 from rsp.shared.errors import ConfigError, CoverError, TileError, TileSetError
 from rsp.shared.images import complementary, decode, encode, encode_mask
+from rsp.shared.indexed import Indexed
 from rsp.shared.metrics import qod
 from rsp.shared.page import MATRIX_CLASSES, PAGE_BYTES
 from rsp.shared.tiles import Tile, bounds_lonlat, read_cover, write_cover
@@ -128,8 +129,23 @@ def test_stack_is_exact_in_integers():
     images = [rng.integers(0, 256, (5, 7, 3), dtype=np.uint8) for _ in range(3)]
     assert (stack(images) == np.floor(np.mean(images, axis=0) + 0.5)).all()
     assert (stack([np.full((1, 1, 3), 255, np.uint8)] * 300) == 255).all()
+    with pytest.raises(TileError, match="32x32, 64x32"):
+        stack([Indexed(np.zeros((32, 64), np.uint8), bytes(3)), np.zeros((32, 32, 3), np.uint8)])
     with pytest.raises(TileError, match="64x32, 32x32"):
         stack([np.zeros((32, 64, 3), np.uint8), np.zeros((32, 32, 3), np.uint8)])
+
+
+@pytest.mark.parametrize("sizes", [(2,), (2, 2), (2, 3, 5), (17, 16), (256, 256, 2), (2, 200, 3), (2,) * 300])
+@pytest.mark.parametrize("plain", [0, 1, 2])
+def test_palettes_are_stacked_as_their_colours(sizes, plain):
+    rng = np.random.default_rng(len(sizes))
+    images = [rng.integers(0, 256, (5, 7, 3), dtype=np.uint8) for _ in range(plain)]
+    for size in sizes:
+        indices, palette = rng.integers(0, size, (5, 7), dtype=np.uint8), rng.bytes(3 * size)
+        images.append(Indexed(indices, palette))
+    colours = [image.colors[image.indices] if isinstance(image, Indexed) else image for image in images]
+    assert (stack(images)[:, :, :3] == stack(colours)).all()
+    assert (stack(images[::-1])[:, :, :3] == np.floor(np.mean(colours, axis=0) + 0.5)).all()
 
 
 def test_many_bands_and_many_bits_can_be_looked_at():

@@ -21,6 +21,8 @@ from rsp.shared.images import (
     encode_lossless,
     encode_mask,
     encode_mask_webp,
+    encode_padded,
+    padded,
     parse_color,
     sniff,
 )
@@ -268,3 +270,15 @@ def test_threads_do_not_warn_of_tiles_without_a_georeference():
         warnings.simplefilter("always")
         assert all(pool.map(work, range(400)))
     assert [str(warning.message) for warning in seen] == []
+
+
+@pytest.mark.parametrize("tile_format", ["png", "jpg", "webp", "tif"])
+@pytest.mark.parametrize("bands", [1, 3])
+def test_padded_images_are_read_and_written_as_the_others(tile_format, bands):
+    rng = np.random.default_rng(bands)
+    data = encode(
+        np.kron(rng.integers(0, 256, (4, 5, bands)), np.ones((8, 8, 1), int)).astype(np.uint8), tile_format
+    )
+    image = padded(data, lambda array: array if bands == 3 else np.repeat(array, 3, axis=2))
+    assert image.shape == (32, 40, 4) and (image[:, :, :3] == decode(data)).all()
+    assert encode_padded(image, tile_format) == encode(np.ascontiguousarray(image[:, :, :3]), tile_format)
