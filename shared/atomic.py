@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -56,7 +55,7 @@ def atomic_path(path: Location) -> Iterator[Path]:
         yield path
         return
     ours = f"{PREFIX}{path.name[:100]}.{os.uname().nodename[:60]}."
-    temporary = path.parent / f"{ours}{os.getpid()}.{secrets.token_hex(8)}{path.suffix}"
+    temporary = path.parent / f"{ours}{os.getpid()}.{os.urandom(8).hex()}{path.suffix}"
     made = [folder for folder in path.parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

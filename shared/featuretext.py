@@ -61,20 +61,25 @@ def _shapes(geometries: npt.NDArray[np.object_]) -> list[str]:
     """Return the GeoJSON of polygons and multipolygons."""
     if not len(geometries):
         return []
-    single = shapely.get_type_id(geometries) == _POLYGON
-    turned = shapely.force_2d(shapely.orient_polygons(geometries))
-    kind, points, offsets = shapely.to_ragged_array(turned)
-    rings = _rings(np.ascontiguousarray(points.round(DECIMALS)), offsets[0])
-    polygons = _joined(rings, offsets[1])
-    if kind == shapely.GeometryType.POLYGON:
-        return [f'{{"type":"Polygon","coordinates":{text}}}' for text in polygons]
-    first = offsets[2].tolist()
+    # Not shapely.to_ragged_array: it looks for types with np.unique, which loads numpy.ma.
+    polygons, owners = shapely.get_parts(shapely.orient_polygons(geometries), return_index=True)
+    rings, owners_of_rings = shapely.get_rings(polygons, return_index=True)
+    points, owners_of_points = shapely.get_coordinates(rings, return_index=True)
+    texts = _rings(points.round(DECIMALS), _offsets(owners_of_points, len(rings)))
+    parts = _joined(texts, _offsets(owners_of_rings, len(polygons)))
+    first = _offsets(owners, len(geometries)).tolist()
+    single = (shapely.get_type_id(geometries) == _POLYGON).tolist()
     return [
-        f'{{"type":"Polygon","coordinates":{polygons[first[number]]}}}'
+        f'{{"type":"Polygon","coordinates":{parts[first[number]]}}}'
         if alone
-        else f'{{"type":"MultiPolygon","coordinates":[{",".join(polygons[first[number] : first[number + 1]])}]}}'
-        for number, alone in enumerate(single.tolist())
+        else f'{{"type":"MultiPolygon","coordinates":[{",".join(parts[first[number] : first[number + 1]])}]}}'
+        for number, alone in enumerate(single)
     ]
+
+
+def _offsets(owners: npt.NDArray[np.integer], count: int) -> npt.NDArray[np.integer]:
+    """Return where the parts of each of `count` owners begin, and where the last ones end."""
+    return np.concatenate([[0], np.cumsum(np.bincount(owners, minlength=count))])
 
 
 def _rings(points: npt.NDArray[np.float64], offsets: npt.NDArray[np.integer]) -> list[str]:

@@ -6,7 +6,6 @@ import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +37,8 @@ def load(name: str, group: str, builtin: Mapping[str, Any] | None = None) -> Any
         return builtin[name.lower()]
     if ":" in name:
         return _import(name, group)
+    from importlib.metadata import entry_points  # takes as long as to start Python
+
     points = entry_points(group=group)
     found = {point.name: point for point in points}
     point = found.get(name) or {point.name.lower(): point for point in points}.get(name.lower())

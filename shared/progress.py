@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import TypeVar
 
-from tqdm import tqdm
-
 T = TypeVar("T")
 
 # Seconds between two lines where stderr is not a terminal.
@@ -34,6 +32,8 @@ def progress(
     if total is None and isinstance(items, Sized):
         total = len(items)
     if sys.stderr.isatty():
+        from tqdm import tqdm  # not needed in a log
+
         with tqdm(desc=what, total=total, unit=unit, ascii=True, leave=True) as bar:
             for item in items:
                 yield item

@@ -49,10 +49,11 @@ class Layer(NamedTuple):
         found: dict[str, Any] = {OSM_TYPE: kind, OSM_ID: number}
         if self.label is not None:
             found[CLASS] = self.label
+        get = tags.get
         for key in self.extractor.tags:
-            value = tags.get(key)
-            if value is not None:
-                found.setdefault(key, value)
+            value = get(key)
+            if value is not None and key not in found:
+                found[key] = value
         return found
 
 

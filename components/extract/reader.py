@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 import osmium
 import shapely
 from osmium.filter import EntityFilter, KeyFilter
-from osmium.osm import NODE, RELATION, WAY
+from osmium.osm import NODE, NOTHING, RELATION, WAY
 
 from rsp.components.extract.geometry import LINE_HEAD, POINT
 from rsp.components.extract.layers import WIDTH, Layer, keys_of
@@ -126,8 +126,11 @@ class OsmReader:
         chain: list[Any] = [EntityFilter(WAY), KeyFilter(*self._keys)]
         entities = WAY if self._places is None else NODE | WAY
         if self._area_layers and (relations.wanted or not self._source.in_order):
-            chain.insert(0, relations.handler())
-            entities |= RELATION
+            # What it sees is checked to be in order: ways, and all of a text that a person may have put together.
+            # Nodes that stand after ways are noticed anyway.
+            by_hand = not self._source.in_order and self._source.is_text
+            chain.insert(0 if by_hand else 1, relations.handler())
+            entities |= RELATION if by_hand else NOTHING
         if self._places is not None:
             chain.insert(0, locator(self._places))
         with self._source.readable(), osmium.io.Reader(self._source.file, entities) as reader:
@@ -135,26 +138,24 @@ class OsmReader:
 
     def _wants(self, relation: osmium.osm.Relation) -> bool:
         """Tell whether one of the layers takes a relation."""
-        return bool(list(self._asking(relation.tags, self._area_layers, relation)))
+        taken = [self._asks(asked, relation.tags, relation) for asked in self._area_layers]
+        return any(tags is not None for tags in taken)
 
-    def _asking(self, tags: Any, layers: Sequence[_Asked], item: Any = None) -> Iterator[tuple[_Asked, Any]]:
-        """Yield the layers that take an object with these tags, each with the tags as it wants them.
+    def _asks(self, asked: _Asked, tags: Any, item: Any = None) -> Any:
+        """Return the tags of an object as the layer wants them if it takes the object, else None.
 
         Without the object itself it has been asked for before: it is not deleted, and not counted again.
         """
-        plain: Mapping[str, str] | None = None
-        for asked in layers:
-            seen = tags
-            if asked.foreign:
-                plain = seen = dict(tags) if plain is None else plain
-                if asked.keys.isdisjoint(seen):
-                    continue
-            if not asked.accept(seen) or (item is not None and item.deleted):
-                continue
-            if asked.hidden is not None and asked.hidden(seen):
-                self.hidden += item is not None
-                continue
-            yield asked, seen
+        if asked.foreign:
+            tags = dict(tags)
+            if asked.keys.isdisjoint(tags):
+                return None
+        if not asked.accept(tags) or (item is not None and item.deleted):
+            return None
+        if asked.hidden is not None and asked.hidden(tags):
+            self.hidden += item is not None
+            return None
+        return tags
 
     def _areas(self, relations: Relations, refused: list[int]) -> None:
         """Add the areas of relations that have been built; note those whose rings osmium could not build."""
@@ -162,13 +163,14 @@ class OsmReader:
             if not area.wkb:
                 refused.append(area.number)
                 continue
-            for asked, tags in self._asking(area.tags, self._area_layers):
-                self._pending.area(asked.layer.properties("relation", area.number, tags), area.wkb)
+            for asked in self._area_layers:
+                tags = self._asks(asked, area.tags)
+                if tags is not None:
+                    self._pending.area(asked.layer.properties("relation", area.number, tags), area.wkb)
 
     def _refused(self, relations: Relations, numbers: Collection[int]) -> None:
         """Add the relations that osmium refused to build, repaired from the rings of their members."""
         for number, tags, members in relations.members(numbers):
-            found = list(self._asking(tags, self._area_layers))
             try:
                 geometry = assemble(members)
             except ValueError:
@@ -177,40 +179,49 @@ class OsmReader:
             if geometry is None:
                 self._skip(INVALID, "relation", number)
                 continue
-            for asked, seen in found:
-                self._repaired += 1
-                self._pending.ready(asked.layer.properties("relation", number, seen), geometry)
+            for asked in self._area_layers:
+                seen = self._asks(asked, tags)
+                if seen is not None:
+                    self._repaired += 1
+                    self._pending.ready(asked.layer.properties("relation", number, seen), geometry)
 
     def _way(self, way: osmium.osm.Way) -> None:
-        for asked, tags in self._asking(way.tags, self._layers, way):
-            if way.id == self._last:
-                raise DisorderError(f"way {way.id} appears twice")
-            closed = way.ends_have_same_location()  # or neither end is in the file
-            # A closed road that says `area=yes` is a surface, not the line around one.
-            surface = asked.areas or (closed and tags.get("area") == "yes")
-            try:
-                if not (surface and closed) and _begins_nowhere(way):
-                    raise osmium.InvalidLocationError
-                points = self._factory.create_linestring(way)[LINE_HEAD:]
-            except osmium.InvalidLocationError:
+        number, tags = way.id, way.tags
+        for asked in self._layers:
+            seen = self._asks(asked, tags, way)
+            if seen is not None:
+                if number == self._last:
+                    raise DisorderError(f"way {number} appears twice")
+                self._take(way, number, asked, seen)
+        self._last = number
+
+    def _take(self, way: osmium.osm.Way, number: int, asked: _Asked, tags: Any) -> None:
+        """Add a way for a layer that takes it."""
+        closed = way.ends_have_same_location()  # or neither end is in the file
+        # A closed road that says `area=yes` is a surface, not the line around one.
+        surface = asked.areas or (closed and tags.get("area") == "yes")
+        try:
+            if not (surface and closed) and _begins_nowhere(way):
+                raise osmium.InvalidLocationError
+            points = self._factory.create_linestring(way)[LINE_HEAD:]
+        except osmium.InvalidLocationError:
+            self._clipped(way, asked, tags)
+            return
+        except RuntimeError:  # fewer than two places
+            if _begins_nowhere(way):
                 self._clipped(way, asked, tags)
-                continue
-            except RuntimeError:  # fewer than two places
-                if _begins_nowhere(way):
-                    self._clipped(way, asked, tags)
-                else:
-                    self._skip(INVALID, "way", way.id)
-                continue
-            if not surface:
-                metres = self._width(way, asked, tags)
-                self._pending.line(self._properties(way, asked, tags, metres), points, metres)
-            elif not closed or tags.get("area") == "no":
-                self._skip(OPEN, "way", way.id)
-            elif len(points) < 4 * POINT:
-                self._skip(INVALID, "way", way.id)
             else:
-                self._pending.ring(asked.layer.properties("way", way.id, tags), points)
-        self._last = way.id
+                self._skip(INVALID, "way", number)
+            return
+        if not surface:
+            metres = self._width(way, asked, tags)
+            self._pending.line(self._properties(way, asked, tags, metres), points, metres)
+        elif not closed or tags.get("area") == "no":
+            self._skip(OPEN, "way", number)
+        elif len(points) < 4 * POINT:
+            self._skip(INVALID, "way", number)
+        else:
+            self._pending.ring(asked.layer.properties("way", number, tags), points)
 
     def _clipped(self, way: osmium.osm.Way, asked: _Asked, tags: Any) -> None:
         """Add the runs of known nodes of a line; an area whose outline has gaps is left out."""

@@ -152,6 +152,11 @@ class Source:
         return f"{kind},{file}"
 
     @property
+    def is_text(self) -> bool:
+        """Whether the file is XML or OPL, which people write too."""
+        return self._format.partition(".")[0] in ("osm", "opl")
+
+    @property
     def file(self) -> osmium.io.File:
         """The file for osmium to read: the original, or the one in order."""
         return osmium.io.File(str(self._file), self._format)

@@ -87,7 +87,7 @@ def test_tools_of_other_packages_follow(monkeypatch):
     from importlib.metadata import EntryPoint
 
     points = [EntryPoint(name, f"{name}.tool", "rsp.tools") for name in ("zebra", "predict", "ape", "cover")]
-    monkeypatch.setattr(cli, "entry_points", lambda group: points)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: points)
     assert list(tools()) == ["cover", "predict", "ape", "zebra"]
 
 
@@ -355,6 +355,7 @@ def test_shared_flags():
 
 def test_the_installed_tools_are_those_of_this_checkout():
     wanted = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["entry-points"]
+    assert wanted["rsp.tools"] == cli.OURS
     assert wanted["rsp.tools"].items() <= tools().items(), (
         "entry points have changed; install again: .venv/bin/pip install --no-deps --no-build-isolation -e ."
     )
