@@ -16,11 +16,10 @@ from torch import nn
 
 from rsp.shared.atomic import atomic_path, atomic_text
 from rsp.shared.errors import ModelError, StorageError
-from rsp.shared.learning.card import MAX_BYTES, ModelCard
+from rsp.shared.learning.card import ModelCard
+from rsp.shared.learning.header import described, refuse_pickle
 from rsp.shared.learning.models import build_model, plan_of
 from rsp.shared.locations import Location, location, on_disk
-
-_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
 
 def save_checkpoint(path: Location, model: nn.Module, card: ModelCard) -> None:
@@ -152,26 +151,10 @@ def _read_header(path: Path) -> tuple[ModelCard, dict[str, Any] | None]:
             start = file.read(8)
     except OSError as error:
         raise ModelError(f"cannot read the checkpoint {path}: {error.strerror}") from error
-    if start.startswith(_PICKLES):
-        raise ModelError(
-            f"{path} is a pickle (as torch.save writes), which could run any code when loaded; "
-            "checkpoints are safetensors files: train or convert it to one"
-        )
+    refuse_pickle(path, start)
     try:
         with safe_open(path, "pt", device="cpu") as file:
             metadata = file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{path} is not a checkpoint, or it is damaged ({error})") from error
-    if "card" not in metadata:
-        raise ModelError(f"{path} is a safetensors file without a model card: `rsp train` did not write it")
-    try:
-        card = ModelCard.from_json(metadata["card"])
-        text = metadata.get("plan")
-        if text is not None and len(text) > MAX_BYTES:
-            raise ModelError("the plan of the network is too large")
-        plan = None if text is None else json.loads(text)
-        if plan is not None and not isinstance(plan, dict):
-            raise ModelError("the plan of the network is not an object")
-    except (ModelError, ValueError) as error:
-        raise ModelError(f"{path}: {error}") from error
-    return card, plan
+    return described(metadata, path)

@@ -19,7 +19,8 @@ import torch
 
 from rsp.shared.config import ModelConfig
 from rsp.shared.errors import ModelError
-from rsp.shared.learning.formats import archives, check_model, load_network, write_model
+from rsp.shared.learning import archives
+from rsp.shared.learning.formats import check_model, load_network, write_model
 from rsp.shared.learning.models import build_model, encoders
 from tests.networks import make_all, make_card
 

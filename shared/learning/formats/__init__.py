@@ -22,11 +22,12 @@ from torch import nn
 
 from rsp.shared.errors import ModelError, RspError
 from rsp.shared.learning.answers import check_logits, guarded_network
-from rsp.shared.learning.card import MAX_BYTES, ModelCard
-from rsp.shared.learning.formats.archives import NOTHING, open_archive
-from rsp.shared.learning.formats.onnx import check_digest, check_onnx, load_onnx, read_onnx_card, write_onnx
+from rsp.shared.learning.archives import NOTHING, open_archive
+from rsp.shared.learning.card import ModelCard
+from rsp.shared.learning.formats.onnx import check_digest, check_onnx, load_onnx, write_onnx
 from rsp.shared.learning.formats.pt2 import clean_pt2, load_pt2, load_trusted_pt2, write_pt2
 from rsp.shared.learning.formats.torchscript import clean_jit, load_jit, write_jit
+from rsp.shared.learning.header import Kind, card_of, read_model_card, sniff
 from rsp.shared.locations import Location, location, on_disk
 
 __all__ = [
@@ -43,7 +44,6 @@ __all__ = [
     "write_model",
 ]
 
-Kind = Literal["checkpoint", "onnx", "jit", "pt2"]
 ExportKind = Literal["onnx", "jit", "pt2"]
 
 # (N, bands, H, W) float32 on the device of the network -> logits (N, classes, H, W).
@@ -52,8 +52,6 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 # Encoders halve the resolution five times.
 STRIDE = 32
 MAX_BATCH = 64
-# Larger than any network for tiles; a stranger's file is not read without end.
-MAX_FILE = 8 << 30
 _CARD = "card"
 _CLEAN = {"jit": clean_jit, "pt2": clean_pt2}
 
@@ -61,61 +59,6 @@ _CLEAN = {"jit": clean_jit, "pt2": clean_pt2}
 def window_side(card: ModelCard) -> int:
     """Return the side in pixels of the windows of a model: a tile and its borders, up to a multiple of 32."""
     return -(-(card.tile_size + 2 * card.overlap) // STRIDE) * STRIDE
-
-
-def sniff(path: Path) -> Kind:
-    """Tell by content what form of a model a file is; raise `ModelError` where it is not one."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise ModelError(f"cannot read the model {path}: {error.strerror}") from error
-    if size > MAX_FILE:
-        raise ModelError(f"the model {path} has {size} bytes, the limit is {MAX_FILE}")
-    if head.startswith(b"PK\x03\x04"):
-        with open_archive(path) as archive:
-            names = set(archive.sizes)
-        if "archive_format" in names:
-            return "pt2"
-        if "constants.pkl" in names and any(name.startswith("code/") for name in names):
-            return "jit"
-        raise ModelError(
-            f"{path} is an archive, but neither TorchScript nor torch.export; pickles, as torch.save writes, are "
-            "refused, since they could run any code: use a checkpoint of `rsp train`, or export it"
-        )
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
-        return "checkpoint"
-    if head[:1] == b"\x08":  # the first field of an ONNX file: the version of its form
-        return "onnx"
-    raise ModelError(
-        f"{path} is not a model; expected a checkpoint (safetensors), ONNX, TorchScript or torch.export"
-    )
-
-
-def read_model_card(path: Location) -> ModelCard:
-    """Return the card of a model in any form, without loading its weights.
-
-    Raises:
-        ModelError: no model, a damaged one, or one without a card.
-        StorageError: it is in S3, and there is none, or the store cannot be reached.
-    """
-    with on_disk(location(path)) as file:
-        return _read_card(file, sniff(file))
-
-
-def _read_card(path: Path, kind: Kind) -> ModelCard:
-    if kind == "checkpoint":
-        from rsp.shared.learning.checkpoint import read_card
-
-        return read_card(path)
-    text = read_onnx_card(path) if kind == "onnx" else _zip_card(path)
-    if text is None:
-        raise ModelError(f"{path} holds no model card; export the checkpoint with `rsp export`")
-    try:
-        return ModelCard.from_json(text)
-    except ModelError as error:
-        raise ModelError(f"{path}: {error}") from error
 
 
 def check_model(path: Location, *, trust_model: bool = False) -> ModelCard:
@@ -142,7 +85,7 @@ def _check(path: Path, trust_model: bool) -> ModelCard:
         from rsp.shared.learning.checkpoint import check_checkpoint
 
         return check_checkpoint(path)
-    card = _read_card(path, kind)
+    card = card_of(path, kind)
     if kind == "onnx":
         check_digest(path)
     if not trust_model:
@@ -184,7 +127,7 @@ def _load(path: Path, device: str, trust_model: bool) -> tuple[Network, ModelCar
 
         model, card = load_checkpoint(path, device=device)
         return model, card, kind
-    card = _read_card(path, kind)
+    card = card_of(path, kind)
     try:
         if kind == "onnx":
             return _load_onnx(path, device, card, trust_model), card, kind
@@ -288,16 +231,6 @@ def write_model(path: Path, kind: ExportKind, model: nn.Module, card: ModelCard)
         raise ModelError(
             f"{card.nn} with the encoder {card.encoder} cannot be exported to {kind}: {reason[0]}"
         ) from error
-
-
-def _zip_card(path: Path) -> bytes | None:
-    name = f"extra/{_CARD}"
-    with open_archive(path) as archive:
-        if name not in archive.sizes:
-            return None
-        if archive.sizes[name] > MAX_BYTES:
-            raise ModelError(f"the card of {path} has {archive.sizes[name]} bytes")
-        return archive.text(name)
 
 
 @contextmanager

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,9 @@ import torch
 from torch import nn
 
 from rsp.shared.errors import ModelError
-from rsp.shared.learning.card import MAX_BYTES
+from rsp.shared.learning.header import CARD, DIGEST, METADATA, mapped, onnx_metadata
+from rsp.shared.protobuf import fields, varints
 
-CARD, DIGEST = b"card", b"sha256"
-METADATA = 14  # ModelProto.metadata_props
 MAX_DEPTH = 16
 _DOMAINS = (b"", b"ai.onnx")
 _EXTERNAL, _LOCATION = 13, 14  # of TensorProto
@@ -38,9 +35,6 @@ _SCHEMA: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor", 3: ""},
     "function": dict.fromkeys((1, 4, 5, 6, 8, 11, 12, 13, 14), "") | {7: "node", 9: "opset", 10: "domain"},
 }
-
-# Number, value (of a field that is one number) or None, start and end of a field in a protobuf message.
-Field = tuple[int, int | None, int, int]
 
 
 def write_onnx(path: Path, model: nn.Module, example: torch.Tensor, card: str, max_batch: int) -> None:
@@ -81,16 +75,10 @@ def load_onnx(path: Path, device: str) -> tuple[Any, list[Any]]:
     return session, list(source.shape)
 
 
-def read_onnx_card(path: Path) -> bytes | None:
-    """Find the card among the metadata of an ONNX file, without parsing the graph."""
-    with _mapped(path) as data:
-        return _metadata(data).get(CARD)
-
-
 def check_digest(path: Path) -> None:
     """Raise where an ONNX file is not what was written, if it says what that was."""
-    with _mapped(path) as data:
-        expected = _metadata(data).get(DIGEST)
+    with mapped(path) as data:
+        expected = onnx_metadata(data).get(DIGEST)
     if expected is not None and expected.decode("latin-1") != _digest(path):
         raise ModelError(f"the model {path} is damaged: its SHA-256 is not the one that it was written with")
 
@@ -102,7 +90,7 @@ def check_onnx(path: Path) -> None:
         ModelError: it is damaged, names weights in other files or operators of other domains, has fields that are
             not known, or weights that claim to be larger than the file.
     """
-    with _mapped(path) as data:
+    with mapped(path) as data:
         _walk(data, "model", 0, len(data), 0)
 
 
@@ -118,13 +106,13 @@ def _walk(data: mmap.mmap, message: str, start: int, end: int, depth: int) -> No
         return
     known = _SCHEMA[message]
     sides: list[int] = []
-    for number, value, first, last in _fields(data, start, end):
+    for number, value, first, last in fields(data, start, end):
         if message == "tensor" and (number == _EXTERNAL or (number == _LOCATION and value)):
             raise ModelError("its weights are in another file, and it could name any")
         if number not in known:
             raise ModelError(f"a {message} of it has the unknown field {number}")
         if message == "tensor" and number == 1:
-            sides += [value] if value is not None else [side for side, _ in _varints(data, first, last)]
+            sides += [value] if value is not None else [side for side, _ in varints(data, first, last)]
         if known[number]:
             if value is not None:
                 raise ModelError(f"a {message} of it is damaged")
@@ -134,76 +122,16 @@ def _walk(data: mmap.mmap, message: str, start: int, end: int, depth: int) -> No
         raise ModelError(f"a weight claims to have the shape {sides[:8]}, which is more than the file holds")
 
 
-def _metadata(data: mmap.mmap) -> dict[bytes | None, bytes | None]:
-    found: dict[bytes | None, bytes | None] = {}
-    for number, _, start, end in _fields(data, 0, len(data)):
-        if number == METADATA and end - start <= MAX_BYTES:
-            entry = {key: data[a:b] for key, _, a, b in _fields(data, start, end)}
-            found[entry.get(1)] = entry.get(2)
-    return found
-
-
 def _digest(path: Path) -> str:
     """Return the SHA-256 of a file but for its metadata."""
     digest = hashlib.sha256()
-    with _mapped(path) as data:
-        for number, value, start, end in _fields(data, 0, len(data)):
+    with mapped(path) as data:
+        for number, value, start, end in fields(data, 0, len(data)):
             if number != METADATA:
                 digest.update(f"{number} {value} {end - start}\n".encode())
                 with memoryview(data) as view:
                     digest.update(view[start:end])
     return digest.hexdigest()
-
-
-@contextmanager
-def _mapped(path: Path) -> Iterator[mmap.mmap]:
-    try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield data
-    except (IndexError, ValueError) as error:
-        raise ModelError(f"the model {path} is damaged, or not an ONNX file: {error}") from error
-
-
-def _fields(data: mmap.mmap, position: int, end: int) -> Iterator[Field]:
-    """Yield the fields of a protobuf message; raise `ValueError` where it is not one."""
-    while position < end:
-        ((tag, position),) = _varints(data, position, end, 1)
-        wire = tag & 7
-        start = position
-        if wire == 0:
-            ((value, position),) = _varints(data, position, end, 1)
-            yield tag >> 3, value, start, position
-            continue
-        if wire == 2:
-            ((length, start),) = _varints(data, position, end, 1)
-            position = start + length
-        elif wire in (1, 5):
-            position += 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire}")
-        if position > end:
-            raise ValueError("a field is longer than its message")
-        yield tag >> 3, None, start, position
-
-
-def _varints(data: mmap.mmap, position: int, end: int, count: int = 1 << 16) -> list[tuple[int, int]]:
-    """Return numbers of a variable length, each with the position behind it."""
-    found: list[tuple[int, int]] = []
-    while position < end and len(found) < count:
-        value = shift = 0
-        while True:
-            if position >= end or shift > 63:
-                raise ValueError("a number without an end")
-            byte = data[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                break
-        found.append((value, position))
-    if count == 1 and not found:
-        raise ValueError("a number is missing")
-    return found
 
 
 def _text(number: int, value: bytes) -> bytes:

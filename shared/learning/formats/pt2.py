@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rsp.shared.errors import ModelError
-from rsp.shared.learning.formats.archives import Checked, open_archive
+from rsp.shared.learning.archives import Checked, open_archive
 from rsp.shared.learning.formats.graph import DTYPES, Graph
 from rsp.shared.learning.formats.program import check_tensors, clean_program
 

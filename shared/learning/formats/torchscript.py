@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from rsp.shared.errors import ModelError
-from rsp.shared.learning.formats.archives import Archive, Checked, open_archive
+from rsp.shared.learning.archives import Archive, Checked, open_archive
 from rsp.shared.learning.formats.operators import OPTION, allowed_name
 
 CODE = re.compile(r"code/(__torch__/(?:\w+/)*\w+)\.py")
