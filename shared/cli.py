@@ -31,7 +31,7 @@ _NEGATIVE = re.compile(r"-\.?\d")
 
 # How people meet the tools; those of other packages follow, by name.
 WORKFLOW = (
-    "cover", "download", "extract", "rasterize", "subset", "tile", "train", "export", "predict", "compare",
+    "cover", "download", "extract", "rasterize", "subset", "tile", "info", "train", "export", "predict", "compare",
     "vectorize", "serve", "deploy", "pipeline",
 )  # fmt: skip
 
@@ -128,7 +128,8 @@ def _run(name: str, where: str, argv: list[str]) -> int:
         result = call(name, module, args)
     if args.report:
         write_report(args.report.expanduser(), name, result)
-    print(f"rsp {name}: {_summary(result)}", file=sys.stderr)
+    if summary := _summary(result):
+        print(f"rsp {name}: {summary}", file=sys.stderr)
     return 3 if result.failed else 0
 
 

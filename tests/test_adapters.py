@@ -21,6 +21,7 @@ SPELLINGS = {"cover": {"geojson", "bbox", "dir", "cover", "raster", "sql"}}
 # The components of each module, and which parameter of the function each artifact or parameter stands for.
 # Artifacts that are what the function returns stand for none.
 COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
+    ("info", "info"): {"page": None, "what": "path"},
     ("cover", "cover"): {"cover": "out"},
     ("cover", "split"): {"tiles": "source", "training": "out", "validation": "out", "share": "splits"},
     ("download", "download"): {"tiles": "out", "at_once": None, "refresh": None},
@@ -64,6 +65,9 @@ WEB = {"web_ui_base_url", "web_ui_template", "web_ui"}  # pages of a folder; a c
 
 # What only the command line has.
 LEFT_OUT = {
+    ("info", "info"): {
+        "as_json", "channels", "config", "dataset", "devices", "html", "labels", "sample", "seed", "workers",
+    },
     ("cover", "cover"): {"splits", "seed", "block", "stable"},  # that is `split`
     ("cover", "split"): {"crs", "kind", "max_tiles", "out_format", "pg", "union", "zoom"},
     ("download", "download"): {"overwrite", "refresh", "workers", *WEB},  # a step begins with nothing
@@ -122,7 +126,7 @@ def components(name):
 
 
 def test_every_tool_is_here():
-    assert len(TOOLS) == 12 and {tool for tool, _ in COMPONENTS} == set(TOOLS)
+    assert len(TOOLS) == 13 and {tool for tool, _ in COMPONENTS} == set(TOOLS)
     assert set(LEFT_OUT) == set(COMPONENTS)
     assert {(name, key) for name in TOOLS for key in components(name)} == set(COMPONENTS)
 

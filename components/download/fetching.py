@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rsp.components.download.notes import Notes
 from rsp.components.download.sources import Source
 from rsp.shared.errors import TileError
 from rsp.shared.tiles import Tile
 from rsp.shared.tileserver import Answer, Client, FetchError, Validators, error_text
-from rsp.shared.tileset import TileReader
+
+if TYPE_CHECKING:
+    from rsp.shared.tileset import TileReader
 
 
 class Fetched(NamedTuple):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rsp.shared.locations import Location
 from rsp.shared.tiles import Tile
-from rsp.shared.tileset import TileWriter, open_writer
-from rsp.shared.tileset.found import found_format
+
+if TYPE_CHECKING:
+    from rsp.shared.tileset import TileWriter
 
 # What an archive says of its tiles that has none, where nobody said anything.
 NO_TILE = "png"
@@ -36,6 +37,8 @@ class Output:
     """
 
     def __init__(self, out: Location, tile_format: str, *, resume: bool, empty: bool, later: bool = False) -> None:
+        from rsp.shared.tileset.found import found_format
+
         self._out, self._resume, self._empty = out, resume, empty
         self._writer: TileWriter | None = None
         self._as_sent = not tile_format
@@ -46,6 +49,8 @@ class Output:
             self._open(self.format)
 
     def _open(self, tile_format: str) -> TileWriter:
+        from rsp.shared.tileset import open_writer
+
         self.format = tile_format
         self._writer = open_writer(self._out, tile_format, resume=self._resume, empty=self._empty)
         self.done = self._writer.done

@@ -25,6 +25,7 @@ from collections.abc import Collection, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rsp.components.download.failures import FailureLimit
 from rsp.components.download.fetching import Fetched, converted, fetcher, samples_first
@@ -41,9 +42,10 @@ from rsp.shared.progress import progress
 from rsp.shared.report import Result, absent_cover, note_absent, note_failures, read_list
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileserver import Client, FetchError
-from rsp.shared.tileset import TileReader, is_archive, open_reader
-from rsp.shared.tileset import tile_format as format_name
 from rsp.shared.tileurl import SUBDOMAINS
+
+if TYPE_CHECKING:
+    from rsp.shared.tileset import TileReader
 
 # Requests under way at once: as browsers hold open to a host. What they are worth a second the rate says.
 WORKERS = 8
@@ -123,6 +125,9 @@ def download(
         TileSetError: there is nothing to refresh, or the tiles that are there have another format.
         DownloadError: the server gives nothing, or no more; what it gave is kept.
     """
+    from rsp.shared.tileset import is_archive
+    from rsp.shared.tileset import tile_format as format_name
+
     plain = tiles_output(out, web_ui=web_ui)
     check_paths([plain._replace(sides=(*plain.sides, NOTES, CHANGED))], [web_ui_template], cover=cover)
     if not (0 < rate < math.inf) or timeout < 1 or workers < 1:
@@ -216,6 +221,8 @@ def old_tiles(out: Location, tile_format: str) -> Iterator[TileReader]:
     Raises:
         TileSetError: there are none, or none of the format that was asked for.
     """
+    from rsp.shared.tileset import open_reader
+
     with open_reader(out, empty=True) as reader:
         if tile_format and len(reader) and reader.format != tile_format:
             raise TileSetError(

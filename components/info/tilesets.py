@@ -1,0 +1,90 @@
+"""What a tile set is: how many tiles, of which zooms, formats and sizes, and where."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rsp.components.info.area import describe_area
+from rsp.shared.covers import Cover
+from rsp.shared.errors import TileError
+from rsp.shared.images import decode, value_type
+from rsp.shared.locations import Location
+from rsp.shared.tiles import Tile, zxy
+from rsp.shared.tileset import DirectoryReader, TileReader, open_reader
+from rsp.shared.tileset.remote import StoredReader
+
+# Tiles that are decoded to see how large they are, spread evenly.
+LOOKED_AT = 64
+
+
+def describe_tiles(path: Location | str) -> dict[str, Any]:
+    """Describe a tile set; see `rsp.components.info.found.describe`.
+
+    Raises:
+        TileSetError: it cannot be read.
+        StorageError: it is in a store that cannot be reached.
+    """
+    with open_reader(path, empty=True) as reader:
+        cover = reader.cover()
+        found: dict[str, Any] = {
+            "kind": "tile set",
+            "form": _form(reader),
+            "tiles": len(cover),
+            "zooms": {str(zoom): len(cover.keys(zoom)) for zoom in cover.zooms},
+            "formats": sorted(reader.formats) if len(cover) else [],
+        }
+        found["bytes"] = _size(reader, path)
+        tiles = sampled(cover, LOOKED_AT)
+        found |= _pixels(reader, tiles)
+        info = reader.info
+        noted = {
+            name: getattr(info, name) for name in ("tile_size", "value_type", "divisor", "value_range")
+            if getattr(info, name) is not None
+        }  # fmt: skip
+        found["noted"] = noted
+        found["classes"] = [entry.title for entry in info.classes or ()]
+        if len(cover):
+            found |= describe_area(cover)
+    return found
+
+
+def sampled(cover: Cover, most: int) -> list[Tile]:
+    """Return at most so many tiles, spread evenly."""
+    step = max(1, -(-len(cover) // most))
+    return [tile for number, tile in enumerate(cover) if number % step == 0]
+
+
+def _form(reader: TileReader) -> str:
+    if isinstance(reader, StoredReader):
+        return "tiles in a store"
+    return "directory" if isinstance(reader, DirectoryReader) else "PMTiles archive"
+
+
+def _size(reader: TileReader, path: Location | str) -> int | None:
+    """Return how many bytes a set has on this machine; None where it is elsewhere."""
+    if isinstance(reader, DirectoryReader):
+        return sum(reader.locate(tile).stat().st_size for tile in reader.tiles())
+    return path.stat().st_size if isinstance(path, Path) else None
+
+
+def _pixels(reader: TileReader, tiles: list[Tile]) -> dict[str, Any]:
+    """Return sizes, bands and types of some tiles."""
+    sizes: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    broken: dict[str, str] = {}
+    for tile in tiles:
+        try:
+            image = decode(reader.read(tile))
+            kinds[f"{image.shape[2]} of {value_type(image)}"] += 1
+        except TileError as error:
+            broken[zxy(tile)] = str(error)
+            continue
+        sizes[f"{image.shape[1]}x{image.shape[0]}"] += 1
+    return {
+        "looked_at": len(tiles),
+        "sizes": dict(sorted(sizes.items())),
+        "bands": dict(sorted(kinds.items())),
+        "unreadable": broken,
+    }
