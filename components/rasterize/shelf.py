@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import pairwise
+from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from pathlib import Path
 from tempfile import gettempdir, mkdtemp
 from typing import NamedTuple
@@ -135,9 +136,12 @@ class Stack:
 
     def __init__(self, folder: Path) -> None:
         self._runs = np.load(folder / _RUNS).tolist()
-        self._block, self._end, self._layer = (
-            np.memmap(folder / name, kind, "r") for name, kind in _COLUMNS.items()
-        )
+        self._maps, columns = [], []
+        for name, kind in _COLUMNS.items():
+            with (folder / name).open("rb") as file:
+                self._maps.append(mmap(file.fileno(), 0, access=ACCESS_READ))
+            columns.append(np.frombuffer(self._maps[-1], kind))
+        self._block, self._end, self._layer = columns
         self._file = os.open(folder / _POLYGONS, os.O_RDONLY)
 
     def close(self) -> None:
@@ -162,6 +166,8 @@ class Stack:
                 first = end
         if held:
             yield _joined(held)
+        for each in self._maps:
+            each.madvise(MADV_DONTNEED)  # what has been looked up would count as memory of this process
 
     def _group(self, first: int, end: int, begin: int) -> Group:
         """Return the polygons of a range, whose WKB begins there."""

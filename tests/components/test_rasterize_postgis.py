@@ -29,6 +29,7 @@ def dsn():
     with postgis() as found:
         with psycopg.connect(found) as connection:
             half = f"ST_MakeEnvelope({MIDDLE}, {SOUTH}, {EAST}, {NORTH}, 4326)"
+            whole = f"ST_MakeEnvelope({WEST}, {SOUTH}, {EAST}, {NORTH}, 4326)"
             connection.execute("CREATE TABLE roofs (id int, geom geometry, name text)")
             connection.execute(
                 f"INSERT INTO roofs VALUES (1, {half}, '100%'), (2, NULL, 'b'), "
@@ -39,6 +40,10 @@ def dsn():
             connection.execute("CREATE TABLE typed (geom geometry(Polygon, 4326))")
             connection.execute(f"INSERT INTO typed VALUES ({half}), (ST_MakeEnvelope(100, 10, 101, 11, 4326))")
             connection.execute("CREATE TABLE bare AS SELECT ST_MakeEnvelope(1, 2, 3, 4) AS geom")
+            connection.execute(
+                f"CREATE TABLE ways AS SELECT 'road' AS kind, {whole} AS geom UNION ALL SELECT 'Building', {half} "
+                f"UNION ALL SELECT 'tree', {whole} UNION ALL SELECT NULL, {whole}"
+            )
             connection.execute("CREATE TABLE nothing AS SELECT NULL::geometry AS geom")
             connection.execute("CREATE TABLE mixed AS SELECT geom FROM roofs UNION ALL SELECT geom FROM lambert")
         yield found
@@ -110,6 +115,43 @@ def test_what_is_no_query(place, select, message):
     with pytest.raises(FeatureError, match=message):
         rasterize(place / "cover", place / "labels", postgis=select, config=place / "config.toml", web_ui=False)
     assert not (place / "labels").exists()
+
+
+SEVERAL = CONFIG.replace("[model]", '[[classes]]\ntitle = "road"\ncolor = "orange"\n\n[model]')
+
+
+@pytest.mark.parametrize(
+    ("postgis", "options"),
+    [
+        (["building=SELECT geom FROM roofs", "road=SELECT geom FROM ways WHERE kind = 'road'"], {}),
+        (["SELECT geom FROM lambert", "road = SELECT geom FROM ways WHERE kind='road'"], {"kind": "building"}),
+        ("SELECT * FROM ways", {"type_field": "kind"}),
+    ],
+)
+def test_several_classes(place, dsn, postgis, options):
+    """A query says its class, or each row does, as it is with files."""
+    (place / "config.toml").write_text(f'[auth]\npg = "{dsn}"\n{SEVERAL}')
+    result = rasterize(
+        place / "cover", place / "labels", postgis=postgis, config=place / "config.toml", web_ui=False,
+        order="road,building", counts=True, **options,
+    )  # fmt: skip
+    assert result.features == 2 and {title: told["tiles"] for title, told in result.instances.items()} == {
+        "building": 1, "road": 1
+    }  # fmt: skip
+    with open_reader(place / "labels") as reader:
+        mask = decode_mask(reader.read(TILE))
+    assert (mask[:, :32] == 2).all() and (mask[:, 32:] == 1).all()
+    if "type_field" in options:
+        assert result.skipped == {"no class of this name": 2}
+
+
+def test_no_such_column(place, dsn):
+    (place / "config.toml").write_text(f'[auth]\npg = "{dsn}"\n{SEVERAL}')
+    with pytest.raises(FeatureError, match=r"column asked\.type does not exist"):
+        rasterize(
+            place / "cover", place / "labels", postgis="SELECT * FROM ways", config=place / "config.toml",
+            type_field="type",
+        )  # fmt: skip
 
 
 def test_no_connection(place):
