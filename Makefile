@@ -77,6 +77,7 @@ manifests: setup ## Print the manifests of OVERLAY (gpu, local, front ...) with 
 	@$(BIN)/python -m rsp.components.container k8s/overlays/$(or $(OVERLAY),gpu)
 
 bench: setup ## Measure against rivals, in one run, as ratios of CPU time; WORDS="cover tile" runs some, else docs/benchmarks.md is written
+	@tests/install.sh
 	$(BIN)/python -m tests.bench $(or $(WORDS),--write docs/benchmarks.md)
 
 clean: ## Remove what setup, demo and the tools made
