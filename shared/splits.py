@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
 from rsp.shared.covers import Cover
 from rsp.shared.errors import UsageError
 from rsp.shared.tilekeys import Keys, columns
+
+# Blocks whose places are numbers of Python at once.
+AT_ONCE = 1 << 16
 
 
 def split_cover(
@@ -38,35 +43,58 @@ def split_cover(
         raise UsageError(f"splits must be percentages that sum to 100, got {','.join(map(str, shares))}")
     if block < 1:
         raise UsageError(f"block must be at least 1, got {block}")
-    zooms = np.repeat(np.array(cover.zooms, np.int64), [len(cover.keys(zoom)) for zoom in cover.zooms])
-    keys = np.concatenate([np.empty(0, np.int64), *map(cover.keys, cover.zooms)])
-    x, y = columns(keys)
-    blocks, block_of, sizes = _blocks(x, y, zooms, block)
+    blocks = _blocks(cover, block)
     bounds = np.array(list(accumulate(shares)))
     if stable:
-        part = np.searchsorted(bounds, [_percent_of(seed, place) for place in blocks], side="right")
+        shares_at = np.fromiter((_percent_of(seed, place) for place in blocks.places()), float, len(blocks.sizes))
+        part = np.searchsorted(bounds, shares_at, side="right").astype(np.int16)
     else:
-        order = list(range(len(sizes)))
-        random.Random(seed).shuffle(order)  # noqa: S311 (a reproducible split, not a secret)
-        shuffled = sizes[order]
+        shuffled = array("q", range(len(blocks.sizes)))
+        random.Random(seed).shuffle(shuffled)  # noqa: S311 (a reproducible split, not a secret)
+        order = np.frombuffer(shuffled, np.int64) if shuffled else np.empty(0, np.int64)
+        sizes = blocks.sizes[order]
         # A block goes to the part in whose share its middle falls, so rounding errs to neither side.
-        middles = 2 * shuffled.cumsum() - shuffled
-        part = np.empty(len(sizes), np.int64)
-        part[order] = np.searchsorted(bounds * len(keys), middles * 50).clip(max=len(shares) - 1)
-    part_of = part[block_of]
-    return [
-        Cover({zoom: keys[(part_of == number) & (zooms == zoom)] for zoom in cover.zooms})
-        for number in range(len(shares))
-    ]
+        middles = 2 * sizes.cumsum() - sizes
+        part = np.empty(len(sizes), np.int16)
+        part[order] = np.searchsorted(bounds * len(cover), middles * 50).clip(max=len(shares) - 1)
+    part_of, parts, start = part[blocks.block_of], [dict[int, Keys]() for _ in shares], 0
+    for zoom in cover.zooms:
+        keys = cover.keys(zoom)
+        here = part_of[start : start + len(keys)]
+        start += len(keys)
+        for number, found in enumerate(parts):
+            found[zoom] = keys[here == number]
+    return list(map(Cover, parts))
 
 
-def _blocks(x: Keys, y: Keys, zooms: Keys, side: int) -> tuple[list[tuple[int, int, int]], Keys, Keys]:
-    """Sort tiles into square blocks.
+class _Blocks(NamedTuple):
+    """Square blocks of tiles, in the order of the first tile (x, y, z) of each.
 
-    Returns:
-        Zoom, column and row of each block, in the order of the first tile (x, y, z) of each; for each tile the
-        number of its block; and how many tiles each block has.
+    Attributes:
+        zoom, column, row: Where each block is.
+        sizes: How many tiles each has.
+        block_of: For each tile of the cover, by zoom, x and y, the number of its block.
     """
+
+    zoom: Keys
+    column: Keys
+    row: Keys
+    sizes: Keys
+    block_of: Keys
+
+    def places(self) -> Iterator[tuple[int, int, int]]:
+        """Yield zoom, column and row of each block."""
+        for start in range(0, len(self.sizes), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
+            yield from zip(*(part[some].tolist() for part in self[:3]), strict=True)
+
+
+def _blocks(cover: Cover, side: int) -> _Blocks:
+    """Sort tiles into blocks of `side` x `side` tiles."""
+    zooms = np.repeat(np.array(cover.zooms, np.int64), [len(cover.keys(zoom)) for zoom in cover.zooms])
+    x, y = columns(np.concatenate([np.empty(0, np.int64), *map(cover.keys, cover.zooms)]))
+    if side == 1 and len(cover.zooms) == 1:  # in order already
+        return _Blocks(zooms, x, y, np.ones_like(x), np.arange(len(x)))
     column, row = x // side, y // side
     # One number for a place of any zoom: as many as there are tiles of the zooms below come before it.
     code = ((1 << 2 * zooms) - 1) // 3 + (column << zooms | row)
@@ -80,8 +108,7 @@ def _blocks(x: Keys, y: Keys, zooms: Keys, side: int) -> tuple[list[tuple[int, i
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     some = first[order]
-    blocks = list(zip(zooms[some].tolist(), column[some].tolist(), row[some].tolist(), strict=True))
-    return blocks, rank[found], sizes[order]
+    return _Blocks(zooms[some], column[some], row[some], sizes[order], rank[found])
 
 
 def _percent_of(seed: int, place: tuple[int, int, int]) -> float:

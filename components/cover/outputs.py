@@ -62,11 +62,13 @@ def extent(cover: Cover) -> tuple[float, float, float, float]:
     spans, tops, bottoms = [], [], []
     for own in cover.zooms:
         size = 1 << (zoom - own)
-        x, y = columns(cover.keys(own))
-        x = np.unique(x)
-        spans.append(Runs(x * size, x * size + size - 1))
-        tops.append(int(y.min()) * size)
-        bottoms.append((int(y.max()) + 1) * size)
+        keys = cover.keys(own)
+        for start in range(0, len(keys), AT_ONCE):
+            x, y = columns(keys[start : start + AT_ONCE])
+            x = np.unique(x)
+            spans.append(Runs(x * size, x * size + size - 1))
+            tops.append(int(y.min()) * size)
+            bottoms.append((int(y.max()) + 1) * size)
     first, last = merged(spans)
     # The widest gap is left out: the one from the last column on to the first, unless another is wider.
     gaps = np.append(first[1:] - last[:-1] - 1, side - 1 - last[-1] + first[0])

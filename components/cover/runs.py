@@ -44,9 +44,14 @@ class Runs(NamedTuple):
 
     def keys(self) -> Keys:
         """Return the tiles of merged runs, sorted."""
-        lengths = self.last - self.first + 1
-        ends = lengths.cumsum()
-        found: Keys = np.arange(ends[-1] if len(ends) else 0) + np.repeat(self.first - (ends - lengths), lengths)
+        total = self.total()
+        found: Keys = np.ones(total, np.int64)
+        if total:
+            # Each key is one more than the one before it, but for the first of a run. In place: there may be many.
+            starts = (self.last - self.first + 1).cumsum()[:-1]
+            found[0] = self.first[0]
+            found[starts] = self.first[1:] - self.last[:-1]
+            np.cumsum(found, out=found)
         return found
 
 

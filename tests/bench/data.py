@@ -27,6 +27,18 @@ def buildings(count: int, spread: float = 0.04) -> list[shapely.Polygon]:
     ]
 
 
+def outline(size: float = 1.0, levels: int = 12) -> shapely.Polygon:
+    """Return the outline of a country, in degrees: 2**levels points, as ragged at every scale."""
+    rng = np.random.default_rng(2)
+    angles = np.linspace(0, 2 * np.pi, 8, endpoint=False)
+    ring = np.column_stack([np.cos(angles), np.sin(angles)]) * rng.uniform(0.8, 1, (8, 1))
+    for _ in range(levels - 3):
+        edges = np.roll(ring, -1, axis=0) - ring
+        across = np.column_stack([-edges[:, 1], edges[:, 0]]) * rng.uniform(-0.22, 0.22, (len(ring), 1))
+        ring = np.stack([ring, ring + edges / 2 + across], axis=1).reshape(-1, 2)
+    return shapely.Polygon(ring * (5.5 * size, 4 * size) + (2.5, 46.5))
+
+
 def write_geojson(path: Path, polygons: list[shapely.Polygon]) -> Path:
     """Write polygons as a FeatureCollection."""
     features = [{"type": "Feature", "properties": {}, "geometry": shapely.geometry.mapping(p)} for p in polygons]

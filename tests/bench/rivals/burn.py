@@ -9,4 +9,5 @@ from supermercado import burntiles
 source, zoom, out = sys.argv[1:]
 features = json.loads(Path(source).read_text())["features"]
 tiles = burntiles.burn(features, int(zoom))
-Path(out).write_text("".join(f"{x},{y},{z}\n" for x, y, z in sorted(map(tuple, tiles.tolist()))))
+# All lines at once is the quickest that we know, and they are in the order of rows.
+Path(out).write_text("%d,%d,%d\n" * len(tiles) % tuple(tiles.ravel().tolist()))
