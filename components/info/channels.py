@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from rsp.components.info.tilesets import sampled
+from rsp.components.info.tilesets import picked
+from rsp.shared.covers import Cover
 from rsp.shared.errors import TileError, TileSetError
 from rsp.shared.images import Array, decode, decode_mask, natural_divisor, value_type
 from rsp.shared.locations import Location
@@ -160,18 +161,16 @@ def counts_of(data: bytes) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.bincount(decode_mask(data).reshape(-1), minlength=256)
 
 
-def chosen(reader: TileReader, sample: int | None, seed: int) -> list[Tile]:
-    """Return all tiles, or so many of them taken at random, in order."""
+def chosen(reader: TileReader, sample: int | None, seed: int) -> Cover:
+    """Return all tiles, or so many of them taken at random."""
     cover = reader.cover()
     if sample is None or sample >= len(cover):
-        return list(cover)
-    tiles = sampled(cover, len(cover))
-    return sorted(random.Random(seed).sample(tiles, sample))  # noqa: S311 (no secret)
+        return cover
+    numbers = random.Random(seed).sample(range(len(cover)), sample)  # noqa: S311 (no secret)
+    return picked(cover, np.sort(np.array(numbers, np.int64)))
 
 
-def _over(
-    reader: TileReader, tiles: Sequence[Tile], work: Callable[[bytes], T], workers: int | None, name: str
-) -> Any:
+def _over(reader: TileReader, tiles: Cover, work: Callable[[bytes], T], workers: int | None, name: str) -> Any:
     """Yield each tile with what was made of it, or with the error that it raised."""
 
     def attempt(tile: Tile) -> T | TileError:

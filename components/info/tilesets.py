@@ -6,12 +6,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rsp.components.info.area import describe_area
 from rsp.shared.covers import Cover
 from rsp.shared.errors import TileError
 from rsp.shared.images import decode, value_type
 from rsp.shared.locations import Location
-from rsp.shared.tiles import Tile, zxy
+from rsp.shared.tiles import zxy
 from rsp.shared.tileset import DirectoryReader, TileReader, open_reader
 from rsp.shared.tileset.remote import StoredReader
 
@@ -36,8 +39,7 @@ def describe_tiles(path: Location | str) -> dict[str, Any]:
             "formats": sorted(reader.formats) if len(cover) else [],
         }
         found["bytes"] = _size(reader, path)
-        tiles = sampled(cover, LOOKED_AT)
-        found |= _pixels(reader, tiles)
+        found |= _pixels(reader, spread(cover, LOOKED_AT))
         info = reader.info
         noted = {
             name: getattr(info, name) for name in ("tile_size", "value_type", "divisor", "value_range")
@@ -50,10 +52,21 @@ def describe_tiles(path: Location | str) -> dict[str, Any]:
     return found
 
 
-def sampled(cover: Cover, most: int) -> list[Tile]:
+def spread(cover: Cover, most: int) -> Cover:
     """Return at most so many tiles, spread evenly."""
     step = max(1, -(-len(cover) // most))
-    return [tile for number, tile in enumerate(cover) if number % step == 0]
+    return picked(cover, np.arange(0, len(cover), step))
+
+
+def picked(cover: Cover, numbers: NDArray[np.int64]) -> Cover:
+    """Return the tiles of these numbers, ascending, counted in the order of the cover."""
+    found, first = {}, 0
+    for zoom in cover.zooms:
+        keys = cover.keys(zoom)
+        here = numbers[(numbers >= first) & (numbers < first + len(keys))]
+        found[zoom] = keys[here - first]
+        first += len(keys)
+    return Cover(found)
 
 
 def _form(reader: TileReader) -> str:
@@ -65,11 +78,11 @@ def _form(reader: TileReader) -> str:
 def _size(reader: TileReader, path: Location | str) -> int | None:
     """Return how many bytes a set has on this machine; None where it is elsewhere."""
     if isinstance(reader, DirectoryReader):
-        return sum(reader.locate(tile).stat().st_size for tile in reader.tiles())
+        return sum(reader.locate(tile).stat().st_size for tile in reader.cover())
     return path.stat().st_size if isinstance(path, Path) else None
 
 
-def _pixels(reader: TileReader, tiles: list[Tile]) -> dict[str, Any]:
+def _pixels(reader: TileReader, tiles: Cover) -> dict[str, Any]:
     """Return sizes, bands and types of some tiles."""
     sizes: Counter[str] = Counter()
     kinds: Counter[str] = Counter()
