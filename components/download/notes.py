@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import blake2b
@@ -99,7 +100,15 @@ class Notes:
             self._off = True
             return
         except OSError as error:
-            raise StorageError(f"cannot write {self._journal}: {error.strerror}") from error
+            # As where the output is a volume, and what is around it cannot be written to.
+            if self._refresh:
+                raise StorageError(f"cannot write {self._journal}: {error.strerror}") from error
+            print(
+                f"warning: nothing is noted for a later --refresh: cannot write {self._journal}: {error.strerror}",
+                file=sys.stderr,
+            )
+            self._off = True
+            return
         self._file = os.fdopen(descriptor, "r+", encoding="utf-8", newline="")
         kind, mine = self._file.readline().strip(), REFRESH if self._refresh else DOWNLOAD
         if kind == REFRESH and not self._refresh and not self._forget:

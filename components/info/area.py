@@ -13,7 +13,7 @@ from rsp.shared.tiles import Tile, bounds_lonlat, zxy
 
 # The map as text: so many characters wide at most, and so many high.
 WIDTH, HEIGHT = 64, 20
-# From no tile in a field of the map to all of them.
+# From no tile in a field of the map to all of them; the last is for those where none is missing.
 SHADES = " ░▒▓█"
 # Holes that are named.
 NAMED = 10
@@ -102,7 +102,8 @@ def map_of(cover: Cover) -> list[str]:
     """Return a map of the tiles of the zoom that has most of them, as lines of text, north up."""
     zoom = max(cover.zooms, key=lambda each: (len(cover.keys(each)), each))
     shares = shares_of(cover.keys(zoom))
-    steps = np.where(shares == 0, 0, np.clip(np.ceil(shares * (len(SHADES) - 1)), 1, len(SHADES) - 1))
+    last = len(SHADES) - 1
+    steps = np.where(shares == 1, last, np.ceil(shares * (last - 1)))
     return ["".join(SHADES[int(step)] for step in row).rstrip() for row in steps]
 
 

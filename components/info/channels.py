@@ -63,7 +63,7 @@ def sums_of(image: Array) -> Sums:
 
 
 def describe_channel(
-    path: Location, *, sample: int | None = None, seed: int = 0, workers: int | None = None
+    path: Location | str, *, sample: int | None = None, seed: int = 0, workers: int | None = None
 ) -> dict[str, Any]:
     """Return mean and standard deviation of the bands of a tile set, of values scaled to 0..1.
 
@@ -114,7 +114,7 @@ def describe_channel(
 
 
 def describe_labels(
-    path: Location, *, sample: int | None = None, seed: int = 0, workers: int | None = None
+    path: Location | str, *, sample: int | None = None, seed: int = 0, workers: int | None = None
 ) -> dict[str, Any]:
     """Return the share of each class in labels, and a weight that follows from it. See `describe_channel`.
 

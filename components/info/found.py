@@ -6,6 +6,7 @@ import re
 import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rsp.components.info.files import describe_config, describe_cover, describe_features, describe_raster
 from rsp.components.info.models import describe_model, describe_store
@@ -23,12 +24,14 @@ _RASTERS = (
     b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+", b"\x89PNG", b"\xff\xd8\xff", b"\x00\x00\x00\x0cjP",
     b"<VRTDataset",
 )  # fmt: skip
+# Rasters in a store of which only the header is read.
+_BY_RANGES = (".tif", ".tiff", ".vrt")
 # A model that TorchServe serves.
 _MAR = "MAR-INF/MANIFEST.json"
 
 
-def describe(path: Location) -> dict[str, Any]:
-    """Describe what lies at a path, or at an address in S3.
+def describe(path: Location | str) -> dict[str, Any]:
+    """Describe what lies at a path, at an address in S3, or at a URL (an archive of tiles, or a raster).
 
     What is a stranger's is read up to limits, and nothing of it is run.
 
@@ -39,6 +42,8 @@ def describe(path: Location) -> dict[str, Any]:
         UsageError: nothing of a kind that is known lies there.
         RspError: what lies there is damaged.
     """
+    if isinstance(path, str):
+        return describe_tiles(path) if urlsplit(path).path.lower().endswith(".pmtiles") else describe_raster(path)
     if isinstance(path, Address):
         return _stored(path)
     path = path.expanduser()
@@ -52,6 +57,8 @@ def describe(path: Location) -> dict[str, Any]:
 def _stored(path: Address) -> dict[str, Any]:
     if is_archive(path):
         return describe_tiles(path)
+    if path.suffix.lower() in _BY_RANGES:
+        return describe_raster(str(path))
     if path.key:
         storage, key = path.open()
         if storage.stat(key) is not None:

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rsp.shared.arguments import add_config
+from rsp.shared.arguments import add_config, tiles_at
 from rsp.shared.atomic import atomic_text
 from rsp.shared.claims import Form, Output, check_paths
 from rsp.shared.errors import TileSetError, UsageError
@@ -43,10 +43,10 @@ class InfoResult(Result):
 
 
 def info(
-    path: Location | None = None,
+    path: Location | str | None = None,
     *,
-    channels: Sequence[Location] = (),
-    labels: Location | None = None,
+    channels: Sequence[Location | str] = (),
+    labels: Location | str | None = None,
     dataset: Location | None = None,
     config: Location | None = None,
     sample: int | None = None,
@@ -59,8 +59,8 @@ def info(
     """Find out what something is, and print it.
 
     Args:
-        path: What to look at: a file, a folder, or an address in S3. None, where nothing else is asked for either,
-            describes the versions and devices at hand.
+        path: What to look at: a file, a folder, an address in S3, or the URL of an archive or a raster. None,
+            where nothing else is asked for either, describes the versions and devices at hand.
         channels: Tile sets of images, whose mean and standard deviation are worked out.
         labels: A tile set of labels, whose shares of classes are worked out. What is found of these two is printed
             as tables of a configuration.
@@ -113,9 +113,9 @@ def info(
 
 
 def _titled(
-    path: Location | None,
-    channels: Sequence[Location],
-    labels: Location | None,
+    path: Location | str | None,
+    channels: Sequence[Location | str],
+    labels: Location | str | None,
     options: dict[str, Any],
     *,
     devices: bool,
@@ -164,15 +164,15 @@ def _print(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp info`."""
     parser.add_argument(
-        "path", type=location, nargs="?", default=None,
+        "path", type=tiles_at, nargs="?", default=None,
         help="what to look at (default: the versions and devices at hand)",
     )  # fmt: skip
     parser.add_argument(
-        "--channels", type=location, nargs="+", default=(), metavar="TILES",
+        "--channels", type=tiles_at, nargs="+", default=(), metavar="TILES",
         help="tile sets of images: print their mean and standard deviation as [[channels]]",
     )  # fmt: skip
     parser.add_argument(
-        "--labels", type=location, default=None, metavar="TILES",
+        "--labels", type=tiles_at, default=None, metavar="TILES",
         help="tile set of labels: print the weights of its classes as [[classes]]",
     )  # fmt: skip
     parser.add_argument(

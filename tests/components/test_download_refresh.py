@@ -14,7 +14,7 @@ import pytest
 from rsp.components.download.notes import Notes
 from rsp.components.download.tool import download
 from rsp.shared import tileserver
-from rsp.shared.errors import DownloadError, TileSetError, UsageError
+from rsp.shared.errors import DownloadError, StorageError, TileSetError, UsageError
 from rsp.shared.images import encode
 from rsp.shared.locations import location
 from rsp.shared.tiles import Tile, read_cover, write_cover
@@ -339,6 +339,17 @@ def test_one_process_notes_at_a_time(tmp_path, cover):
             assert run(server, cover, tmp_path / "out").downloaded == 1
             notes.changed.clear()
         assert (tmp_path / ".rsp-out.etags.csv").exists()
+
+
+def test_a_place_where_nothing_can_be_noted(tmp_path, cover, capsys):
+    """As around a volume: the tiles come all the same."""
+    (tmp_path / ".rsp-out.etags.csv").mkdir()
+    with Imagery() as server:
+        assert run(server, cover, tmp_path / "out").downloaded == 12
+        said = capsys.readouterr().err
+        assert said.count("warning: nothing is noted for a later --refresh: cannot write") == 1
+        with pytest.raises(StorageError, match="Is a directory"):
+            run(server, cover, tmp_path / "out", refresh=True)
 
 
 def test_half_a_line_of_a_journal_is_no_note(tmp_path, cover):

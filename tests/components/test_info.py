@@ -23,6 +23,7 @@ from rsp.components.info.found import describe
 from rsp.components.info.machine import describe_machine, memory_limit
 from rsp.components.info.osm import describe_pbf
 from rsp.components.info.tool import info
+from rsp.shared.atomic import write_bytes
 from rsp.shared.config import ClassDef, parse_config, parse_tables
 from rsp.shared.covers import Cover
 from rsp.shared.errors import FeatureError, ModelError, RspError, TileSetError, UsageError
@@ -31,6 +32,7 @@ from rsp.shared.learning.header import read_checkpoint
 from rsp.shared.locations import location
 from rsp.shared.tiles import Tile, write_cover
 from rsp.shared.tileset import classes_metadata, open_writer
+from tests.ranges import RangeServer
 from tests.tilesets import BLOCK, COLORS, CONFIG, make_tileset, noise, squares
 
 RING = [tile for tile in BLOCK if tile != Tile(101, 201, 15)]
@@ -397,6 +399,16 @@ def test_objects_of_a_store(s3, tmp_path, rsp, monkeypatch):
     assert printed(rsp, root / "set.pmtiles")["tiles"] == 11
     assert printed(rsp, root / "cover.csv")["kind"] == "cover"
     assert printed(rsp, root / "tiles")["form"] == "tiles in a store"
+    write_bytes(root / "scene.tif", encode(noise(BLOCK[0]), "tif"))
+    assert printed(rsp, root / "scene.tif")["size"] == "64x64"
+
+
+def test_an_archive_at_a_url(tmp_path, rsp):
+    make_tileset(tmp_path / "set.pmtiles", RING)
+    with RangeServer(tmp_path) as server:
+        assert printed(rsp, f"{server.url}/set.pmtiles")["tiles"] == 11
+        ran = rsp("info", "--channels", f"{server.url}/set.pmtiles")
+        assert ran.stdout == rsp("info", "--channels", tmp_path / "set.pmtiles").stdout != ""
 
 
 # --- channels and labels ------------------------------------------------------------------------------------
