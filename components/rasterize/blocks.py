@@ -13,7 +13,7 @@ from shapely.geometry.base import BaseGeometry
 from rsp.components.rasterize.ground import turned
 from rsp.shared.covers import Cover
 from rsp.shared.mercator import AROUND, HALF
-from rsp.shared.tilekeys import columns
+from rsp.shared.tilekeys import among, columns, tiles_of
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset.hilbert import columns_at, id_of, ids_at
 
@@ -89,13 +89,13 @@ class Blocks:
         last = self._starts[block + 1] if block + 1 < len(self._starts) else len(self._along)
         return slice(int(self._starts[block]), int(last))
 
-    def tiles(self, block: int) -> list[Tile]:
-        """Return the tiles of a block."""
-        x, y = columns_at(self.zoom, self._along[self.places(block)])
-        return [Tile(column, row, self.zoom) for column, row in zip(x.tolist(), y.tolist(), strict=True)]
+    def tiles(self, block: int, but: Indices | None = None) -> list[Tile]:
+        """Return the tiles of a block, without some that are given as sorted keys (see `rsp.shared.tilekeys`)."""
+        keys = self.keys(self.places(block))
+        return tiles_of(keys if but is None else keys[~among(keys, but)], self.zoom)
 
-    def keys(self, places: Indices) -> Indices:
-        """Return the numbers of tiles (see `rsp.shared.tilekeys`), given their places in the cover."""
+    def keys(self, places: Indices | slice) -> Indices:
+        """Return the keys of tiles, given their places in the cover."""
         x, y = columns_at(self.zoom, self._along[places])
         return x << 32 | y
 

@@ -51,11 +51,9 @@ def blocks_to_burn(blocks: Blocks, shelf: Shelf, on_disk: bool, keep: Cover) -> 
         on_disk: They are on the disk, where they are read by who burns them.
         keep: Tiles that stay as they are.
     """
+    kept = keep.keys(blocks.zoom)
     for number in range(len(blocks)):
-        tiles = blocks.tiles(number)
-        if keep:
-            tiles = [tile for tile in tiles if tile not in keep]
-        if tiles:
+        if tiles := blocks.tiles(number, kept):
             yield Block(number, tiles, None if on_disk else shelf.held(number))
 
 

@@ -82,7 +82,7 @@ def fill(source: Source, blocks: Blocks, shelf: Shelf, layers: Layers, tally: Ta
     """Read all polygons of a source, and put by those that meet the cover; what does not is counted there."""
     reach = max(0.0, buffer) + max((border.metres for border in layers.borders), default=0.0)
     batches = source.polygons(_widened(blocks.bounds, reach * MOST))
-    layer_of = np.array(layers.of_class, np.uint8)
+    layer_of = np.array(layers.of_class, np.uint16)
     for polygons, value in _sized(progress(batches, "rasterize: read", unit="feature", size=_count)):
         if buffer:
             from rsp.components.rasterize.ground import buffer as widened
@@ -101,7 +101,7 @@ def fill(source: Source, blocks: Blocks, shelf: Shelf, layers: Layers, tally: Ta
             from rsp.components.rasterize.ground import buffer as widened
 
             near = blocks.meet(widened(polygons[value == border.of], border.metres))
-            shelf.put(near.block, near.pieces, np.full(len(near.block), border.layer, np.uint8))
+            shelf.put(near.block, near.pieces, np.full(len(near.block), border.layer, np.uint16))
 
 
 def _count(batch: Polygons) -> int:

@@ -40,7 +40,7 @@ class Group(NamedTuple):
     """
 
     polygons: Polygons
-    layer: npt.NDArray[np.uint8]
+    layer: npt.NDArray[np.uint16]
 
 
 class Shelf:
@@ -50,11 +50,11 @@ class Shelf:
     """
 
     def __init__(self) -> None:
-        self._held: list[tuple[Indices, Polygons, npt.NDArray[np.uint8]]] = []
+        self._held: list[tuple[Indices, Polygons, npt.NDArray[np.uint16]]] = []
         self._points = self._bytes = 0
         self._runs = [0]
         self._folder: Path | None = None
-        self._sorted: tuple[Indices, Polygons, npt.NDArray[np.uint8]] | None = None
+        self._sorted: tuple[Indices, Polygons, npt.NDArray[np.uint16]] | None = None
 
     def __enter__(self) -> Shelf:
         return self
@@ -63,7 +63,7 @@ class Shelf:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    def put(self, block: Indices, polygons: Polygons, layer: npt.NDArray[np.uint8]) -> None:
+    def put(self, block: Indices, polygons: Polygons, layer: npt.NDArray[np.uint16]) -> None:
         """Put polygons by.
 
         Raises:
@@ -90,7 +90,7 @@ class Shelf:
         start, end = np.searchsorted(blocks, [block, block + 1])
         return [Group(polygons[start:end], layer[start:end])] if end > start else []
 
-    def _gathered(self) -> tuple[Indices, Polygons, npt.NDArray[np.uint8]] | None:
+    def _gathered(self) -> tuple[Indices, Polygons, npt.NDArray[np.uint16]] | None:
         """Return what is held, sorted by block, and hold it no more."""
         if not self._held:
             return None
@@ -128,7 +128,7 @@ class Shelf:
 # Files of a shelf: the polygons as WKB, run after run, each run sorted by block; of each polygon its block, where
 # its WKB ends, and its layer; and the first polygon of each run.
 _POLYGONS, _RUNS = "polygons.wkb", "runs.npy"
-_COLUMNS = {"block": np.int64, "end": np.int64, "layer": np.uint8}
+_COLUMNS = {"block": np.int64, "end": np.int64, "layer": np.uint16}
 
 
 class Stack:

@@ -203,7 +203,7 @@ def rasterize(
         for value in tally.classes:
             tally.write(counts_path(out, classes[value]), value)
     if web_ui:
-        write_webmap(out, list(tiles), tile_format, base_url=web_ui_base_url, template=web_ui_template)
+        write_webmap(out, tiles, tile_format, base_url=web_ui_base_url, template=web_ui_template)
     share = {value: count / (done * size * size) for value, count in pixels.items()}
     return RasterizeResult(
         failed=failed,

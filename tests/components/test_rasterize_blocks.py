@@ -111,7 +111,7 @@ def test_a_shelf_gives_back_what_was_put(monkeypatch, points):
     with Shelf() as shelf:
         for start in range(0, 300, 50):
             polygons, block, layer = numbered(50, start), random.integers(0, 9, 50), random.integers(0, 3, 50)
-            shelf.put(block, polygons, layer.astype(np.uint8))
+            shelf.put(block, polygons, layer.astype(np.uint16))
             for each, polygon, one in zip(block.tolist(), polygons, layer.tolist(), strict=True):
                 given.setdefault(each, []).append((polygon.wkt, one))
         folder = shelf.finish()

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import mercantile
 import numpy as np
 import pytest
+import rasterio.features
 import shapely
+from rasterio.transform import from_bounds
+from rasterio.warp import transform_geom
 from shapely.geometry import box, mapping
 
 from rsp.components.rasterize.component import rasterize as rasterize_component
@@ -241,6 +245,33 @@ def test_all_touched(place, rsp):
     expected = np.zeros((SIZE, SIZE), np.uint8)
     expected[5:10, 3:21], expected[40:50, 40] = ROAD, ROAD
     np.testing.assert_array_equal(labels_of(place / "labels")[TILE], expected)
+
+
+@pytest.mark.parametrize("size", [37, 100, 1])
+def test_tiles_of_any_size(place, size):
+    source = write_geojson(place / "f.json", pixels(TILE, 3.6, 5.4, 20.2, 9.4), pixels(TILE, 30, 30, 70, 60))
+    for config in (place / "config.toml", place / "one.toml"):
+        (place / "one.toml").write_text(CONFIG)
+        burn(place, f"building={source}", config=config, tile_size=size, out=config.stem)
+    grid = from_bounds(*bounds_mercator(TILE), size, size)
+    polygons = transform_geom(
+        "EPSG:4326", "EPSG:3857", [each["geometry"] for each in json.loads(Path(source).read_text())["features"]]
+    )
+    expected = rasterio.features.rasterize(polygons, (size, size), transform=grid, dtype="uint8")
+    for out in ("config", "one"):
+        np.testing.assert_array_equal(labels_of(place / out)[TILE], expected)
+
+
+def test_as_many_classes_as_a_label_holds(place):
+    """A border of each of them, too: more layers than a byte can tell apart."""
+    titles = [f"c{number}" for number in range(252)] + ["border", "last"]
+    rows = "".join(f'[[classes]]\ntitle = "{title}"\ncolor = "orange"\n\n' for title in titles)
+    head, mark, tail = CONFIG.partition('[[classes]]\ntitle = "building"')
+    (place / "config.toml").write_text(head + rows + tail[tail.index("[model]") :])
+    assert mark
+    result = burn(place, f"last={place / 'roads.json'}", f"c0={place / 'roofs.json'}", borders="1")
+    assert set(result.shares) == {"last", "c0"}
+    assert labels_of(place / "labels")[TILE][5, [5, 25]].tolist() == [1, 254]
 
 
 def test_the_titles_stand_in_the_labels(place):
