@@ -12,6 +12,7 @@ from rsp.components.info.files import describe_config, describe_cover, describe_
 from rsp.components.info.models import describe_model, describe_store
 from rsp.components.info.osm import describe_pbf, is_pbf
 from rsp.components.info.tilesets import describe_tiles
+from rsp.components.info.vectors import describe_table, form_of
 from rsp.shared.errors import RasterError, UsageError
 from rsp.shared.locations import Address, Location, fetched
 from rsp.shared.tileset import is_archive
@@ -19,7 +20,6 @@ from rsp.shared.tileset.entries import MAGIC
 
 HEAD = 4096
 _COVER = re.compile(rb"\s*\d+[,\t]\d+[,\t]\d+")
-_VECTORS = (b"fgb\x03", b"SQLite format 3\x00", b"\x00\x00\x27\x0a", b"PAR1")
 _RASTERS = (
     b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+", b"\x89PNG", b"\xff\xd8\xff", b"\x00\x00\x00\x0cjP",
     b"<VRTDataset",
@@ -97,7 +97,9 @@ def _file(path: Path) -> dict[str, Any]:
         return _mar(path) or describe_model(path)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return describe_model(path)
-    if head.startswith(_VECTORS) or start.startswith((b"{", b"\x1e{")):
+    if (form := form_of(head)) is not None:
+        return describe_table(path, form)
+    if start.startswith((b"{", b"\x1e{")):
         return describe_features(path)
     if head.startswith(_RASTERS) or start.startswith(b"<VRTDataset"):
         return describe_raster(str(path))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import shapely
 from rasterio.transform import from_origin
 
 from rsp.components.info.area import holes_of, map_of
@@ -27,6 +28,7 @@ from rsp.shared.atomic import write_bytes
 from rsp.shared.config import ClassDef, parse_config, parse_tables
 from rsp.shared.covers import Cover
 from rsp.shared.errors import FeatureError, ModelError, RspError, TileSetError, UsageError
+from rsp.shared.features import feature_writer
 from rsp.shared.images import encode, encode_mask
 from rsp.shared.learning.header import read_checkpoint
 from rsp.shared.locations import location
@@ -233,6 +235,43 @@ def test_features(tmp_path, rsp):
         "bounds": [0.0, 2.0, 3.0, 5.0], "properties": {"n": {"NoneType": 1, "int": 1}, "name": {"str": 1}},
         "more_properties": 0, "broken": 1, "bytes": path.stat().st_size,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", ["gpkg", "fgb", "parquet"])
+def test_tables_of_features(tmp_path, rsp, suffix):
+    path = tmp_path / f"roofs.{suffix}"
+    with feature_writer(path) as writer:
+        for x in range(3):
+            writer.write(shapely.box(x, 1, x + 1, 2), {"class": "roof", "n": x})
+    (layer,) = (found := printed(rsp, path)).pop("layers").items()
+    assert found == {
+        "kind": "features", "form": {"gpkg": "GeoPackage", "fgb": "FlatGeobuf", "parquet": "GeoParquet"}[suffix],
+        "bytes": path.stat().st_size, "features": 3,
+    }  # fmt: skip
+    properties = layer[1].pop("properties")
+    assert sorted(properties) == ["class", "n"] and properties["n"] == "int64"
+    crs = "OGC:CRS84" if suffix == "parquet" else "EPSG:4326"
+    assert layer == ("roofs", {"features": 3, "type": "Polygon", "crs": crs, "bounds": [0.0, 1.0, 3.0, 2.0]})
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(FeatureError, match=r"cannot read|the footer of .* has"):
+        describe(path)
+
+
+def test_a_shapefile_and_layers_of_a_geopackage(tmp_path):
+    import pyogrio
+
+    points = shapely.to_wkb(shapely.points([[1, 2], [3, 4]]))
+    for name, layer in (("towns.shp", None), ("all.gpkg", "towns"), ("all.gpkg", "farms")):
+        pyogrio.raw.write(
+            tmp_path / name, points, [np.array([5, 6])], ["people"], crs="EPSG:3857", geometry_type="Point",
+            layer=layer, append=layer == "farms",
+        )  # fmt: skip
+    found = describe(tmp_path / "towns.shp")
+    about = {"features": 2, "type": "Point", "crs": "EPSG:3857", "bounds": [1.0, 2.0, 3.0, 4.0],
+             "properties": {"people": "int64"}}  # fmt: skip
+    assert found["form"] == "Shapefile" and found["layers"] == {"towns": about}
+    found = describe(tmp_path / "all.gpkg")
+    assert found["features"] == 4 and found["layers"] == {"towns": about, "farms": about}
 
 
 def test_a_configuration(tmp_path, rsp):
