@@ -1,35 +1,40 @@
 """From the pixels of one mask to polygons, and from polygons of pixels to features on the ground.
 
 Polygons are in pixels of the whole grid until they are finished: x = tile.x * size + column, y down. These are
-whole numbers, so that parts of a feature in neighbouring tiles fit together exactly.
+whole numbers, so that parts of a feature in neighbouring tiles fit together exactly. They go in arrays, all those
+of a tile or of a row of tiles at once.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import rasterio.features
 import shapely
-from rasterio.session import DummySession
-from shapely.geometry import Polygon, shape
+from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
-from shapely.geometry.polygon import orient
 
+from rsp.shared.contours import trace
 from rsp.shared.errors import TileError
 from rsp.shared.features import DECIMALS
 from rsp.shared.images import Mask
 from rsp.shared.tiles import Tile
 
 Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Objects = npt.NDArray[np.object_]
+Order = tuple[int, int, tuple[float, ...], str, int]
 
 # WGS 84.
 SEMI_MAJOR = 6378137.0
 ECCENTRICITY = 0.0818191908426215
+
+# The types of shapely that have polygons only.
+_POLYGONAL = (shapely.GeometryType.POLYGON, shapely.GeometryType.MULTIPOLYGON)
 
 
 @dataclass(frozen=True)
@@ -46,50 +51,83 @@ class Grid:
         return np.column_stack([turns[:, 0] * 360 - 180, np.degrees(latitude)])
 
 
-@dataclass(frozen=True)
-class Feature:
-    """A feature on the ground.
+class Features(NamedTuple):
+    """Features on the ground, as arrays.
 
     Attributes:
-        polygon: In degrees, rounded as it is written, outline counter-clockwise.
-        area: In square metres of the ellipsoid.
-        start: The tile where it starts: of its tiles the northernmost, of these the westernmost.
-        tiles: How many tiles it lies in.
+        polygons: In degrees, rounded as they are written, outlines counter-clockwise.
+        areas: In square metres of the ellipsoid.
+        starts: x and y of the tile where each starts: of its tiles the northernmost, of these the westernmost.
+            Shape (N, 2).
+        tiles: How many tiles each lies in.
+        zoom: Zoom of the tiles.
     """
 
-    polygon: Polygon
-    area: float
-    start: Tile
-    tiles: int
+    polygons: Objects
+    areas: Floats
+    starts: Integers
+    tiles: Integers
+    zoom: int
 
-    @property
-    def order(self) -> tuple[int, int, tuple[float, ...], str, int]:
-        """What sorts features: the tile where they start, their bounds, and what tells two apart at last."""
-        ending = hashlib.blake2b(shapely.to_wkb(self.polygon), digest_size=8).hexdigest()
-        return self.start.y, self.start.x, self.polygon.bounds, ending, self.tiles
+    @classmethod
+    def sorted(cls, some: Iterable[Features], zoom: int) -> Features:
+        """Return those of several, sorted by `orders`."""
+        nothing = np.empty(0, np.int64)
+        several = [cls(np.empty(0, object), np.empty(0), nothing.reshape(0, 2), nothing, zoom), *some]
+        polygons, areas, starts, tiles = (
+            np.concatenate([one.polygons for one in several]), np.concatenate([one.areas for one in several]),
+            np.concatenate([one.starts for one in several]), np.concatenate([one.tiles for one in several]),
+        )  # fmt: skip
+        order = _order(polygons, starts, tiles)
+        return cls(polygons[order], areas[order], starts[order], tiles[order], zoom)
 
-    def properties(self, title: str) -> dict[str, Any]:
-        """Return the properties that it has as GeoJSON, where the class has this title."""
-        return {
-            "class": title, "x": self.start.x, "y": self.start.y, "z": self.start.z, "tiles": self.tiles,
-            "area_m2": round(self.area, 2),
-        }  # fmt: skip
+    def properties(self, title: str) -> list[dict[str, Any]]:
+        """Return the properties that they have as GeoJSON, where the class has this title."""
+        areas = [round(area, 2) for area in self.areas.tolist()]
+        return [
+            {"class": title, "x": x, "y": y, "z": self.zoom, "tiles": tiles, "area_m2": area}
+            for (x, y), tiles, area in zip(self.starts.tolist(), self.tiles.tolist(), areas, strict=True)
+        ]
+
+    def orders(self) -> list[Order]:
+        """Return what sorts each: the tile where it starts, its bounds, and what tells two apart at last."""
+        bounds = shapely.bounds(self.polygons).tolist()
+        return [
+            (y, x, tuple(box), _ending(polygon), tiles)
+            for (x, y), box, polygon, tiles in zip(
+                self.starts.tolist(), bounds, self.polygons, self.tiles.tolist(), strict=True
+            )
+        ]
 
 
-def polygons_of(mask: Mask, value: int, tile: Tile, size: int) -> list[Polygon]:
+def _order(polygons: Objects, starts: Integers, tiles: Integers) -> Integers:
+    """Return the places of features as `Features.orders` sorts them."""
+    keys = np.column_stack([starts[:, ::-1], shapely.bounds(polygons)])
+    order = np.lexsort(keys.T[::-1])
+    # What tells two apart at last takes longer, and few are so alike.
+    alike = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+    if alike.any():
+        groups = np.cumsum(np.append(True, ~alike))
+        some = np.flatnonzero(np.append(False, alike) | np.append(alike, False))
+        last = {
+            place: (group, _ending(polygons[order[place]]), int(tiles[order[place]]))
+            for place, group in zip(some.tolist(), groups[some].tolist(), strict=True)
+        }
+        order[some] = order[sorted(last, key=last.__getitem__)]
+    return order
+
+
+def _ending(polygon: Polygon) -> str:
+    return hashlib.blake2b(shapely.to_wkb(polygon), digest_size=8).hexdigest()
+
+
+def polygons_of(mask: Mask, value: int, tile: Tile, size: int) -> Objects:
     """Return the regions of a value in a mask, connected by edges, in pixels of a grid with tiles of `size`."""
-    found = mask == value
-    if not found.any():
-        return []
     height, width = mask.shape
-    transform = rasterio.Affine(size / width, 0, tile.x * size, 0, size / height, tile.y * size)
-    polygons: list[Polygon] = []
-    # Where the environment has credentials for S3, rasterio would open a session of boto3 at every call.
-    with rasterio.Env(DummySession()):
-        regions = rasterio.features.shapes(found.astype(np.uint8), mask=found, connectivity=4, transform=transform)
-        for geometry, _ in regions:
-            polygons += parts(shape(geometry))
-    return polygons
+    found = trace(mask == value)
+    scale, corner = np.array([size / width, size / height]), np.array([tile.x * size, tile.y * size])
+    placed: Objects = shapely.transform(found, lambda points: points * scale + corner)
+    return placed
 
 
 def parts(geometry: BaseGeometry) -> list[Polygon]:
@@ -102,30 +140,65 @@ def parts(geometry: BaseGeometry) -> list[Polygon]:
 
 
 def finish(
-    pieces: list[Polygon], tiles: set[Tile], grid: Grid, tolerance: float, min_area: float
-) -> list[Feature]:
-    """Join the pieces of a feature, simplify it, and bring it to the ground.
+    pieces: Objects,
+    feature: Integers,
+    starts: Integers,
+    tiles: Integers,
+    grid: Grid,
+    tolerance: float,
+    min_area: float,
+) -> tuple[Features, int]:
+    """Join the pieces of features, simplify these, and bring them to the ground.
 
     Args:
-        pieces: Polygons in pixels of the grid that touch along edges.
-        tiles: The tiles in which they lie.
+        pieces: Polygons in pixels of the grid; those of a feature touch along edges.
+        feature: The number of the feature of each, from 0, ascending.
+        starts: x and y of the tile where each feature starts: of its tiles the northernmost, of these the
+            westernmost. Shape (features, 2).
+        tiles: How many tiles each feature lies in.
         grid: The grid.
         tolerance: How far, in pixels, the outline may move.
         min_area: What is smaller, in square metres, is dropped.
 
     Returns:
-        The feature; none where it is too small; more than one only where joining leaves parts that touch in a
-        point.
+        The features, and how many were too small. More come out than go in only where joining leaves parts that
+        touch in a point.
     """
-    joined = parts(shapely.union_all(pieces)) if len(pieces) > 1 else pieces
-    start = min(tiles, key=lambda tile: (tile.y, tile.x))
-    features = []
-    for polygon in joined:
-        for placed in _placed(polygon, grid, tolerance):
-            area = ground_area(placed)
-            if area >= min_area:
-                features.append(Feature(placed, area, start, len(tiles)))
-    return features
+    joined, numbers = _joined(pieces, feature)
+    placed, kept = _placed(joined, grid, tolerance)
+    numbers = numbers[kept]
+    areas = ground_area(placed)
+    large = areas >= min_area
+    numbers = numbers[large]
+    dropped = len(starts) - len(np.unique(numbers))
+    return Features(placed[large], areas[large], starts[numbers], tiles[numbers], grid.zoom), dropped
+
+
+def _joined(pieces: Objects, feature: Integers) -> tuple[Objects, Integers]:
+    """Return the polygons that pieces become, and the feature of each, ascending."""
+    several = (np.bincount(feature) > 1)[feature]
+    if not several.any():
+        return pieces, feature
+    numbers, groups = np.unique(feature[several], return_inverse=True)
+    collections: Any = shapely.geometrycollections(pieces[several], indices=groups)
+    together: Any = shapely.union_all(collections[:, np.newaxis], axis=1)
+    unions, of = _parts_of(together)
+    polygons = np.concatenate([pieces[~several], unions])
+    numbers = np.concatenate([feature[~several], numbers[of]])
+    order = np.argsort(numbers, kind="stable")
+    return polygons[order], numbers[order]
+
+
+def _parts_of(geometries: Objects) -> tuple[Objects, Integers]:
+    """Return the polygons of geometries, as `parts` does, and the place of the geometry of each."""
+    plain = shapely.is_valid(geometries) & np.isin(shapely.get_type_id(geometries), _POLYGONAL)
+    if plain.all():
+        found, of = shapely.get_parts(geometries, return_index=True)
+        return found, of
+    listed = [(part, place) for place, geometry in enumerate(geometries) for part in parts(geometry)]
+    polygons = np.empty(len(listed), object)
+    polygons[:] = [part for part, _ in listed]
+    return polygons, np.array([place for _, place in listed], np.int64)
 
 
 def mask_features(
@@ -156,40 +229,63 @@ def mask_features(
         raise TileError(f"the outlines of the mask have {outline} pixels, and the limit is {max_outline}")
     grid = Grid(tile.z, mask.shape[1])
     for value, title in enumerate(titles[1:], 1):
-        found: list[Feature] = []
-        for polygon in polygons_of(mask, value, tile, grid.size):
-            found += finish([polygon], {tile}, grid, tolerance, min_area)
-        for feature in sorted(found, key=lambda feature: feature.polygon.bounds):
-            yield feature.polygon, feature.properties(title)
+        found, _ = finish_whole(polygons_of(mask, value, tile, grid.size), tile, grid, tolerance, min_area)
+        found = Features.sorted([found], tile.z)
+        yield from zip(found.polygons, found.properties(title), strict=True)
 
 
-def _placed(polygon: Polygon, grid: Grid, tolerance: float) -> list[Polygon]:
-    """Simplify a polygon and bring it to degrees; what would become invalid is simplified less."""
-    turned = _from_a_corner(polygon)
+def finish_whole(
+    polygons: Objects, tile: Tile, grid: Grid, tolerance: float, min_area: float
+) -> tuple[Features, int]:
+    """Finish, as `finish`, features that are a polygon each and lie in one tile."""
+    count = len(polygons)
+    starts, tiles = np.tile(np.array([tile.x, tile.y]), (count, 1)), np.ones(count, np.int64)
+    return finish(polygons, np.arange(count), starts, tiles, grid, tolerance, min_area)
+
+
+def _placed(polygons: Objects, grid: Grid, tolerance: float) -> tuple[Objects, Integers]:
+    """Simplify polygons and bring them to degrees; what would become invalid is simplified less.
+
+    Returns:
+        The polygons, and the place of the one that each was.
+    """
+    turned = _from_a_corner(polygons)
+    placed, rest = turned.copy(), np.arange(len(turned))
     for allowed in (tolerance, tolerance / 2, 0.0):
-        simple: Any = shapely.simplify(turned, allowed, preserve_topology=True)
-        placed = shapely.transform(simple, lambda pixels: np.round(grid.to_lonlat(pixels), DECIMALS))
-        if placed.is_valid and not placed.is_empty:
-            return [orient(placed)]
-    return [orient(part) for part in parts(placed)]
+        simple = shapely.simplify(turned[rest], allowed, preserve_topology=True)
+        placed[rest] = shapely.transform(simple, lambda pixels: np.round(grid.to_lonlat(pixels), DECIMALS))
+        rest = rest[~shapely.is_valid(placed[rest]) | shapely.is_empty(placed[rest])]
+        if not len(rest):
+            break
+    found, of = (placed, np.arange(len(placed))) if not len(rest) else _parts_of(placed)
+    return shapely.orient_polygons(found), of
 
 
-def _from_a_corner(polygon: Polygon) -> Polygon:
-    """Return the same polygon whose rings start at the vertex farthest from their middle.
+def _from_a_corner(polygons: Objects) -> Objects:
+    """Return the same polygons whose rings start at the vertex farthest from their middle.
 
     Simplification keeps the first vertex of a ring: it had better be a corner than somewhere on an edge.
     """
+    rings, of = shapely.get_rings(polygons, return_index=True)
+    if not len(rings):
+        return polygons
+    lengths = shapely.get_num_points(rings) - 1  # the last is the first
+    ends = np.cumsum(lengths + 1)
+    points = np.delete(shapely.get_coordinates(rings), ends - 1, axis=0)
+    starts = np.cumsum(lengths) - lengths
+    middles = np.add.reduceat(points, starts, axis=0) / lengths[:, np.newaxis]
+    away = ((points - np.repeat(middles, lengths, axis=0)) ** 2).sum(axis=1)
+    farthest = np.flatnonzero(away == np.repeat(np.maximum.reduceat(away, starts), lengths))
+    first = farthest[np.searchsorted(farthest, starts)] - starts  # of those that are as far, the first
+    steps = np.arange(len(points)) - np.repeat(starts, lengths)
+    turned = (steps + np.repeat(first, lengths)) % np.repeat(lengths, lengths) + np.repeat(starts, lengths)
+    lines = shapely.linearrings(points[turned], indices=np.repeat(np.arange(len(rings)), lengths))
+    found: Any = shapely.polygons(lines, indices=of)
+    return np.asarray(found, dtype=object)
 
-    def turn(ring: Any) -> Floats:
-        points: Floats = shapely.get_coordinates(ring)[:-1]
-        first = int(np.argmax(((points - points.mean(axis=0)) ** 2).sum(axis=1)))
-        return np.roll(points, -first, axis=0)
 
-    return Polygon(turn(polygon.exterior), [turn(ring) for ring in polygon.interiors])
-
-
-def ground_area(polygon: BaseGeometry) -> float:
-    """Return the area of a polygon in degrees, in square metres of the WGS 84 ellipsoid.
+def ground_area(polygons: BaseGeometry | Objects) -> Any:
+    """Return the areas of polygons in degrees, in square metres of the WGS 84 ellipsoid.
 
     The plane area in the cylindrical equal-area projection of the ellipsoid (Snyder, Map Projections: A Working
     Manual, 1987, equations 3-12 and 10-13 to 10-16 with the equator as standard parallel).
@@ -200,4 +296,4 @@ def ground_area(polygon: BaseGeometry) -> float:
         q = (1 - e**2) * (sine / (1 - (e * sine) ** 2) - np.log((1 - e * sine) / (1 + e * sine)) / (2 * e))
         return np.column_stack([SEMI_MAJOR * np.radians(degrees[:, 0]), SEMI_MAJOR * q / 2])
 
-    return float(shapely.area(shapely.transform(polygon, project)))
+    return shapely.area(shapely.transform(polygons, project))

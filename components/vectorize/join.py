@@ -58,8 +58,7 @@ def join(parts: Sequence[Part], out: Location) -> VectorizeResult:
     def joined() -> Iterator[Finished]:
         pieces = staggered([(part.header.first, part.pieces) for part in filled])
         for row, features in sweep.rows(_tiles(pieces, grid.zoom)):
-            for feature in features:
-                yield Finished.of(row, feature, title)
+            yield from Finished.of(row, features, title)
 
     merged, total = 0, 0.0
     streams = [(part.header.first, part.features) for part in filled]
@@ -154,4 +153,4 @@ def staggered(streams: Iterable[tuple[int | None, Callable[[], Iterator[Row]]]])
 def _tiles(pieces: Iterable[Piece], zoom: int) -> Iterator[TilePolygons]:
     """Yield the pieces of each tile."""
     for (y, x), group in groupby(pieces, key=lambda piece: (piece.y, piece.x)):
-        yield TilePolygons(Tile(x, y, zoom), cut=[piece.polygon for piece in group])
+        yield TilePolygons(Tile(x, y, zoom), cut=np.array([piece.polygon for piece in group], object))

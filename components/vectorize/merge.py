@@ -12,10 +12,11 @@ from itertools import groupby
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import shapely
 from shapely.geometry import Polygon
 
-from rsp.shared.polygons import Feature, Grid, finish
+from rsp.shared.polygons import Features, Grid, Objects, finish
 from rsp.shared.tiles import Tile
 
 Edge = Literal["north", "south", "west", "east"]
@@ -34,15 +35,15 @@ class TilePolygons:
     """What was found in a tile.
 
     Attributes:
-        whole: Features that reach no edge shared with another tile: finished.
+        whole: Features that reach no edge shared with another tile: finished. None where there are none.
         cut: Polygons that reach such an edge, in pixels of the grid.
         beyond: Which of these reach a tile of another block, by their places in `cut`.
         dropped: How many were too small.
     """
 
     tile: Tile
-    whole: list[Feature] = field(default_factory=list)
-    cut: list[Polygon] = field(default_factory=list)
+    whole: Features | None = None
+    cut: Objects = field(default_factory=lambda: np.empty(0, object))
     beyond: frozenset[int] = frozenset()
     dropped: int = 0
 
@@ -67,23 +68,27 @@ def edges(tile: Tile, size: int) -> dict[Edge, tuple[int, float]]:
     }
 
 
-def reaches(polygon: Polygon, tile: Tile, size: int, shared: Iterable[Edge]) -> bool:
-    """Tell whether a polygon lies on one of the edges of its tile that are shared with another."""
-    west, north, east, south = polygon.bounds
-    at = {"north": north, "south": south, "west": west, "east": east}
-    places = edges(tile, size)
-    return any(at[edge] == places[edge][1] for edge in shared)
+def reaching(polygons: Objects, tile: Tile, size: int, shared: Iterable[Edge]) -> npt.NDArray[np.bool_]:
+    """Tell which polygons lie on one of the edges of their tile that are shared with another."""
+    at = dict(zip(("west", "north", "east", "south"), shapely.bounds(polygons).T, strict=True))
+    places, found = edges(tile, size), np.zeros(len(polygons), bool)
+    for edge in shared:
+        found |= at[edge] == places[edge][1]
+    return found
 
 
-def spans(polygon: Polygon, axis: int, value: float, number: int) -> list[Span]:
-    """Return where the outline of a polygon runs along a line."""
-    points = shapely.get_coordinates(polygon.exterior)
-    on = points[:, axis] == value
-    along = points[:, 1 - axis]
-    return [
-        Span(min(along[i], along[i + 1]), max(along[i], along[i + 1]), number)
-        for i in np.flatnonzero(on[:-1] & on[1:])
-    ]
+def spans(polygons: Objects, tile: Tile, size: int, number: int) -> dict[Edge, list[Span]]:
+    """Return where the outlines of polygons run along the edges of their tile; `number` is that of the first."""
+    outlines = shapely.get_exterior_ring(polygons)
+    points, of = shapely.get_coordinates(outlines, return_index=True)
+    found: dict[Edge, list[Span]] = {}
+    for edge, (axis, value) in edges(tile, size).items():
+        on = points[:, axis] == value
+        at = np.flatnonzero(on[:-1] & on[1:] & (of[:-1] == of[1:]))
+        along = np.sort(np.stack([points[at, 1 - axis], points[at + 1, 1 - axis]], axis=1), axis=1)
+        listed = zip(along.tolist(), (of[at] + number).tolist(), strict=True)
+        found[edge] = [Span(low, high, owner) for (low, high), owner in listed]
+    return found
 
 
 def contacts(one: list[Span], other: list[Span]) -> Iterator[tuple[int, int]]:
@@ -121,13 +126,13 @@ class Sweep:
         self._members: dict[int, list[Member]] = {}  # by root
         self._south: dict[int, list[Span]] = {}  # spans on the southern edge of the last row, by tile.x
 
-    def features(self, found: Iterable[TilePolygons]) -> Iterator[Feature]:
-        """Yield the features, in an order that follows from the tiles alone."""
+    def features(self, found: Iterable[TilePolygons]) -> Iterator[Features]:
+        """Yield the features, row by row, in an order that follows from the tiles alone."""
         for _, features in self.rows(found):
-            yield from features
+            yield features
 
-    def rows(self, found: Iterable[TilePolygons]) -> Iterator[tuple[int, list[Feature]]]:
-        """Yield the features that are whole after each row of tiles, with the row; see `Feature.order`."""
+    def rows(self, found: Iterable[TilePolygons]) -> Iterator[tuple[int, Features]]:
+        """Yield the features that are whole after each row of tiles, with the row; see `Features.orders`."""
         last = None
         for y, row in groupby(found, key=lambda one: one.tile.y):
             if last is not None and y != last + 1:
@@ -138,18 +143,17 @@ class Sweep:
         if last is not None:
             yield last + 1, self._row(())
 
-    def _row(self, row: Iterable[TilePolygons]) -> list[Feature]:
-        done: list[Feature] = []
+    def _row(self, row: Iterable[TilePolygons]) -> Features:
+        done: list[Features] = []
         south: dict[int, list[Span]] = {}
         east: tuple[int, list[Span]] = (-2, [])
         for one in row:
             self.dropped += one.dropped
-            done += one.whole
-            at: dict[Edge, list[Span]] = {"north": [], "south": [], "west": [], "east": []}
+            if one.whole is not None:
+                done.append(one.whole)
+            at = spans(one.cut, one.tile, self.grid.size, self._next)
             for place, polygon in enumerate(one.cut):
-                number = self._add(one.tile, place, polygon, beyond=place in one.beyond)
-                for edge, (axis, value) in edges(one.tile, self.grid.size).items():
-                    at[edge] += spans(polygon, axis, value, number)
+                self._add(one.tile, place, polygon, beyond=place in one.beyond)
             if east[0] == one.tile.x - 1:
                 self._join(east[1], at["west"])
             self._join(self._south.get(one.tile.x, []), at["north"])
@@ -157,15 +161,14 @@ class Sweep:
             if (one.tile.x, one.tile.y + 1, one.tile.z) in self._tiles:
                 south[one.tile.x] = at["south"]
         self._south = south
-        done += self._close()
-        return sorted(done, key=lambda feature: feature.order)
+        done.append(self._close())
+        return Features.sorted(done, self.grid.zoom)
 
-    def _add(self, tile: Tile, place: int, polygon: Polygon, *, beyond: bool) -> int:
+    def _add(self, tile: Tile, place: int, polygon: Polygon, *, beyond: bool) -> None:
         number = self._next
         self._next += 1
         self._parent[number] = number
         self._members[number] = [Member(number, tile, place, polygon, beyond)]
-        return number
 
     def _root(self, number: int) -> int:
         while self._parent[number] != number:
@@ -180,21 +183,29 @@ class Sweep:
                 self._parent[drop] = keep
                 self._members[keep] += self._members.pop(drop)
 
-    def _close(self) -> Iterator[Feature]:
+    def _close(self) -> Features:
         """Finish what does not reach the southern edge of the row, and forget it."""
         held = {self._root(span.number) for row in self._south.values() for span in row}
+        closed: list[list[Member]] = []
         for root in [root for root in self._members if root not in held]:
             members = self._members.pop(root)
             if any(member.beyond for member in members):
                 self.left += members
-                continue
-            # A union depends on the order of its pieces. It follows from their contacts alone, row by row, so that
-            # a sweep over the parts of blocks ends with the same vertices.
-            found = finish(
-                [member.polygon for member in members],
-                {member.tile for member in members},
-                self.grid, self.tolerance, self.min_area,
-            )  # fmt: skip
-            self.dropped += not found
-            yield from found
+            else:
+                closed.append(members)
         self._parent = {number: root for number in self._parent if (root := self._root(number)) in self._members}
+        # A union depends on the order of its pieces. It follows from their contacts alone, row by row, so that a
+        # sweep over the parts of blocks ends with the same vertices.
+        pieces = np.array([member.polygon for members in closed for member in members], object)
+        lengths = [len(members) for members in closed]
+        tiles = [{member.tile for member in members} for members in closed]
+        starts = [min(some, key=lambda tile: (tile.y, tile.x))[:2] for some in tiles]
+        features, dropped = finish(
+            pieces,
+            np.repeat(np.arange(len(closed)), lengths),
+            np.array(starts, np.int64).reshape(-1, 2),
+            np.array([len(some) for some in tiles], np.int64),
+            self.grid, self.tolerance, self.min_area,
+        )  # fmt: skip
+        self.dropped += dropped
+        return features

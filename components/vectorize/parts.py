@@ -24,10 +24,10 @@ from rsp.components.vectorize.merge import Member, Sweep
 from rsp.components.vectorize.work import trace
 from rsp.shared.atomic import atomic_path
 from rsp.shared.errors import FeatureError
-from rsp.shared.features import feature_text
+from rsp.shared.features import feature_texts
 from rsp.shared.filecache import nearby
 from rsp.shared.locations import Location, fetched
-from rsp.shared.polygons import Feature
+from rsp.shared.polygons import Features
 from rsp.shared.report import Result, absent_cover, failed_cover, note_failures, read_list
 from rsp.shared.tilekeys import Keys, among, key_of, keys_of
 from rsp.shared.tiles import Tile, read_cover
@@ -43,7 +43,7 @@ class Finished(NamedTuple):
 
     Attributes:
         row: The row of tiles after which it is whole.
-        order: See `rsp.shared.polygons.Feature.order`.
+        order: See `rsp.shared.polygons.Features.orders`.
         area: In square metres.
         text: The GeoJSON of the feature.
     """
@@ -54,9 +54,11 @@ class Finished(NamedTuple):
     text: str
 
     @classmethod
-    def of(cls, row: int, feature: Feature, title: str) -> Finished:
-        """Return a feature of a class as it is written."""
-        return cls(row, feature.order, feature.area, feature_text(feature.polygon, feature.properties(title)))
+    def of(cls, row: int, features: Features, title: str) -> list[Finished]:
+        """Return features of a class as they are written."""
+        texts = feature_texts(features.polygons, features.properties(title))
+        listed = zip(features.orders(), features.areas.tolist(), texts, strict=True)
+        return [cls(row, order, area, text) for order, area, text in listed]
 
     @property
     def tiles(self) -> int:
@@ -156,8 +158,8 @@ def vectorize_block(
     with atomic_path(out) as path, zipfile.ZipFile(path, "w") as archive:
         with _member(archive, "features") as file:
             for row, features in sweep.rows(traced.found(workers)):
-                for feature in features:
-                    file.write(_line(Finished.of(row, feature, traced.title)))
+                for feature in Finished.of(row, features, traced.title):
+                    file.write(_line(feature))
                     count += 1
                     first = row if first is None else first
         left = sorted(sweep.left, key=lambda member: member.number)

@@ -77,10 +77,10 @@ def vectorize(
     sweep = Sweep(traced.job.grid, frozenset(traced.tiles), simplify, min_area)
     merged, total = 0, 0.0
     with feature_writer(out) as writer:
-        for feature in sweep.features(traced.found(workers)):
-            writer.write(feature.polygon, feature.properties(traced.title))
-            merged += feature.tiles > 1
-            total += feature.area
+        for features in sweep.features(traced.found(workers)):
+            writer.write_batch(features.polygons, features.properties(traced.title))
+            merged += int((features.tiles > 1).sum())
+            total += sum(features.areas.tolist())
     note_failures(out, traced.failed)
     return VectorizeResult(
         tiles=len(traced.tiles) - len(traced.failed), features=writer.count, merged=merged,

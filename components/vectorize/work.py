@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from rsp.components.vectorize.merge import Edge, TilePolygons, reaches
+import numpy as np
+
+from rsp.components.vectorize.merge import Edge, TilePolygons, reaching
 from rsp.shared.classes import class_index, find_classes
 from rsp.shared.errors import RspError, TileError, TileSetError, UsageError
 from rsp.shared.images import decode_mask
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.locations import Location
-from rsp.shared.polygons import Grid, finish, polygons_of
+from rsp.shared.polygons import Grid, finish_whole, polygons_of
 from rsp.shared.progress import progress
 from rsp.shared.tiles import Tile, zoom_of, zxy
 from rsp.shared.tileset import TileReader, open_reader
@@ -70,19 +72,13 @@ class Tracer:
             )
         polygons = polygons_of(mask, job.value, tile, size)
         around = self._around(tile) if job.merge else {}
+        shared = reaching(polygons, tile, size, around)
+        found = TilePolygons(tile, cut=polygons[shared])
         beyond = [edge for edge, other in around.items() if other not in self.reader]
-        found = TilePolygons(tile)
-        places = set()
-        for polygon in polygons:
-            if reaches(polygon, tile, size, around):
-                if reaches(polygon, tile, size, beyond):
-                    places.add(len(found.cut))
-                found.cut.append(polygon)
-                continue
-            features = finish([polygon], {tile}, job.grid, job.tolerance, job.min_area)
-            found.dropped += not features
-            found.whole += features
-        found.beyond = frozenset(places)
+        found.beyond = frozenset(np.flatnonzero(reaching(found.cut, tile, size, beyond)).tolist())
+        if not shared.all():
+            whole = polygons[~shared]
+            found.whole, found.dropped = finish_whole(whole, tile, job.grid, job.tolerance, job.min_area)
         return found
 
     def _around(self, tile: Tile) -> dict[Edge, tuple[int, int, int]]:

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import rasterio.features
 import shapely
-from shapely.geometry import Polygon, shape
+from shapely.geometry import Polygon, box, shape
 
 from rsp.components.vectorize.merge import Span, contacts
 from rsp.components.vectorize.tool import vectorize
-from rsp.shared.polygons import Grid, _from_a_corner, finish, ground_area
+from rsp.shared.polygons import Features, Grid, _from_a_corner, finish_whole, ground_area
 from rsp.shared.tiles import Tile
 from tests.components.test_vectorize import X, Y, Z, read, write_masks
 from tests.tilesets import CONFIG
@@ -111,17 +111,41 @@ def test_what_cannot_be_simplified_is_simplified_less_and_stays_valid(zoom):
     grid, tolerance = Grid(zoom, 256), 3.0
     moved = []
     for region in noisy_regions(zoom):
-        features = finish([region], {Tile(0, 0, zoom)}, grid, tolerance, 0)
-        assert features
-        for feature in features:
-            assert feature.polygon.is_valid and feature.polygon.exterior.is_ccw and feature.area > 0
-            assert feature.area == pytest.approx(ground_area(feature.polygon))
-        simple = shapely.simplify(_from_a_corner(region), tolerance, preserve_topology=True)
+        features, dropped = finish_whole(np.array([region]), Tile(0, 0, zoom), grid, tolerance, 0)
+        assert len(features.polygons) and not dropped
+        for polygon, area in zip(features.polygons, features.areas, strict=True):
+            assert polygon.is_valid and polygon.exterior.is_ccw and area > 0
+            assert area == pytest.approx(ground_area(polygon))
+        simple = shapely.simplify(_from_a_corner(np.array([region]))[0], tolerance, preserve_topology=True)
         if not shapely.transform(simple, lambda pixels: np.round(grid.to_lonlat(pixels), 7)).is_valid:
-            found = shapely.MultiPolygon([feature.polygon for feature in features])
+            found = shapely.MultiPolygon(list(features.polygons))
             exact = shapely.transform(region, grid.to_lonlat)
             moved.append(shapely.hausdorff_distance(found, exact) * (256 << zoom) / 360)
     if zoom == 18:
         assert not moved
     else:
         assert len(moved) > 20 and np.median(moved) < tolerance / 2
+
+
+def test_what_is_alike_has_an_order():
+    """Several of the same bounds, and even of the same outline, in any order."""
+    zoom, tile = 18, Tile(5, 6, 18)
+    shapes = [
+        box(0, 0, 9, 9),
+        Polygon([(0, 0), (9, 0), (9, 9)]),
+        Polygon([(0, 0), (9, 9), (0, 9)]),
+        box(0, 0, 9, 9),
+    ]
+    rng, found = np.random.default_rng(0), set()
+    for _ in range(8):
+        order = rng.permutation(len(shapes))
+        polygons = np.array(shapes, object)[order]
+        tiles = np.array([2, 1, 1, 1])[order]
+        some = [
+            Features(polygons[part], np.ones(2), np.tile([tile.x, tile.y], (2, 1)), tiles[part], zoom)
+            for part in (slice(2), slice(2, 4))
+        ]
+        features = Features.sorted(some, zoom)
+        assert features.orders() == sorted(features.orders())
+        found.add((tuple(polygon.wkt for polygon in features.polygons), tuple(features.tiles.tolist())))
+    assert len(found) == 1

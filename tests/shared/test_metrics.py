@@ -96,3 +96,12 @@ def test_qod():
     label[:5], mask[:] = 2, 0
     mask[:5] = 1
     assert qod(label, mask) == (50.0, 100.0)  # foreground is foreground, of whatever class
+
+
+@pytest.mark.parametrize("classes", range(1, 8))
+def test_every_pair_is_counted_whatever_the_number_of_classes(classes):
+    rng = np.random.default_rng(classes)
+    label, mask = rng.integers(0, classes, (2, 30, 40), dtype=np.uint8)
+    expected = [[int(((label == a) & (mask == b)).sum()) for b in range(classes)] for a in range(classes)]
+    assert confusion(label, mask, classes).tolist() == expected
+    assert confusion(label[:0], mask[:0], classes).sum() == 0
