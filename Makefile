@@ -70,7 +70,8 @@ test-images: setup ## Build the images with a real engine, and run every tool an
 	@tests/images/install.sh
 	$(BIN)/pytest tests/images/images.py
 
-test-scale: setup ## Predict 100,000 tiles in blocks, killed ten times, and print what it took (TILES=<number> for fewer)
+test-scale: setup ## Predict 100,000 tiles in blocks, killed ten times (TILES=<number>); a country of BUILDINGS=10^6
+	$(BIN)/python -m tests.scale_country $(BUILDINGS)
 	$(BIN)/python -m tests.scale $(TILES)
 
 manifests: setup ## Print the manifests of OVERLAY (gpu, local, front ...) with the images of this commit, for kubectl apply -f -
