@@ -10,7 +10,7 @@ from shapely.geometry.base import BaseGeometry
 
 from rsp.components.extract.pending import Batch
 from rsp.shared.errors import FeatureError, UsageError
-from rsp.shared.features import polygonal
+from rsp.shared.geometry import polygonal
 from rsp.shared.locations import Location, fetched
 
 # Longest .poly that is read: borders of countries have some megabytes.

@@ -11,7 +11,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rsp.components.extract.geometry import POINT, Widener, lines, polygons
-from rsp.shared.features import polygonal
+from rsp.shared.geometry import polygonal
 
 # A batch ends at as many objects, or as many points.
 OBJECTS, POINTS = 4096, 1 << 20

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from rsp.shared.features import polygonal
+from rsp.shared.geometry import polygonal
 
 INNER = "inner"
 OUTER = "outer"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rsp.shared.arguments import add_out, require
 from rsp.shared.atomic import is_stream
-from rsp.shared.claims import GEOJSON, Output, check_paths
+from rsp.shared.claims import FEATURES, Output, check_paths
 from rsp.shared.errors import FeatureError, UsageError
 from rsp.shared.locations import Location, location, on_disk
 from rsp.shared.progress import progress
@@ -102,7 +102,8 @@ def extract(
 
     Args:
         pbf: The OpenStreetMap data.
-        out: Where the features go.
+        out: Where the features go, in the format of its suffix: GeoJSON, GeoJSONSeq (`.geojsonl`), FlatGeobuf,
+            GeoPackage or GeoParquet. The file says whose the data are.
         kind: `building`, `road`, `parking`, an entry point of the group `rsp.extractors`, or `module:attribute`;
             several as a sequence, or in one text with commas between them.
         tags: A filter, or several: `[class:]key`, `[class:]key=value,value` or `[class:]key!=value`, or conditions
@@ -130,7 +131,7 @@ def extract(
     from rsp.components.extract.layers import find_layers
     from rsp.components.extract.source import Source
 
-    check_paths([Output(out, GEOJSON)], [pbf, poly, *(changes or [])])
+    check_paths([Output(out, FEATURES)], [pbf, poly, *(changes or [])])
     layers = find_layers(_kinds(kind), [tags] if isinstance(tags, str) else tags or [], width)
     with ExitStack() as stack:
         boundaries = _boundaries(bbox, poly, clip=clip)
@@ -207,10 +208,10 @@ def _write(
     reader: OsmReader, boundaries: Sequence[Boundary], out: Location, layers: Sequence[Layer], pbf: Location
 ) -> ExtractResult:
     """Write what the reader yields; return what was done."""
-    from rsp.shared.features import feature_writer
+    from rsp.shared.featurewriter import OPENSTREETMAP, feature_writer
 
     classes = {layer.label: 0 for layer in layers if layer.label is not None}
-    with feature_writer(out) as writer:
+    with feature_writer(out, schema=_schema(layers), attribution=OPENSTREETMAP) as writer:
         for geometries, properties in _within(reader, boundaries):
             writer.write_batch(geometries, properties)
             if classes:
@@ -231,6 +232,16 @@ def _write(
         skipped=dict(sorted(reader.skipped.items())),
         unreadable_tags=reader.unreadable,
     )
+
+
+def _schema(layers: Sequence[Layer]) -> dict[str, type]:
+    """Return the columns of a table of these features."""
+    found: dict[str, type] = {"osm_type": str, "osm_id": int}
+    if any(layer.label is not None for layer in layers):
+        found["class"] = str
+    for layer in layers:
+        found |= {key: str for key in layer.extractor.tags if key not in found}
+    return found if all(layer.areas for layer in layers) else found | {"width": float}
 
 
 def _within(reader: OsmReader, boundaries: Sequence[Boundary]) -> Iterator[Batch]:
@@ -330,7 +341,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="OpenStreetMap data, a path or s3://bucket/key: .osm.pbf, .osm (XML), .o5m or .opl, the two texts "
         "also as .gz or .bz2",
     )  # fmt: skip
-    add_out(parser, "GeoJSON file to write")
+    add_out(parser, "features to write: .geojson or .json, .geojsonl, .fgb, .gpkg or .parquet")
     parser.add_argument(
         "--type", dest="kind", action=_Several, nargs="+", metavar="TYPE",
         help="building, road, parking, a plug-in, or module:attribute; of several each feature has its class",

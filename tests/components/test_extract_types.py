@@ -239,6 +239,37 @@ def test_the_grammar():
         find_layers()
 
 
+@pytest.mark.parametrize("suffix", [".geojson", ".geojsonl", ".fgb", ".gpkg", ".parquet"])
+def test_every_format(scene, tmp_path, suffix):
+    """The same features in each, with their types; and the file says whose they are."""
+    pyogrio = pytest.importorskip("pyogrio")
+    out = tmp_path / f"x{suffix}"
+    extract(scene.path, out, kind="building,road")
+    plain = tmp_path / "plain.json"
+    extract(scene.path, plain, kind="building,road")
+    expected = json.loads(plain.read_text())["features"]
+    if suffix == ".parquet":
+        import pyarrow.parquet
+
+        table = pyarrow.parquet.read_table(out).to_pylist()
+        wkb = [row.pop("geometry") for row in table]
+    else:
+        meta, _, wkb, columns = pyogrio.raw.read(out)
+        table = [dict(zip(meta["fields"], row, strict=True)) for row in zip(*columns, strict=True)]
+    rows = {
+        (row["osm_type"], row["osm_id"]): (row, shapely.from_wkb(data))
+        for row, data in zip(table, wkb, strict=True)
+    }
+    assert len(rows) == len(expected) == 3
+    for feature in expected:
+        properties = feature["properties"]
+        row, shape = rows[properties["osm_type"], properties["osm_id"]]
+        assert {key: value for key, value in row.items() if key in properties} == properties
+        assert shapely.equals_exact(shape, shapely.geometry.shape(feature["geometry"]), 1e-9)
+    if suffix != ".geojsonl":
+        assert b"OpenStreetMap contributors, ODbL 1.0" in out.read_bytes()
+
+
 @needs_osmium
 @pytest.mark.parametrize(
     ("ours", "theirs"),
