@@ -143,8 +143,8 @@ _SHIFTS = tuple(np.array([1, 2, 4, 8, 16, 32], np.uint64))
 def runs_of(edges: Edges, column: int, row: int, size: int, *, least: int = 1, touched: bool = False) -> Runs:
     """Return the pixels of a tile that are covered by at least so many polygons.
 
-    A polygon covers a pixel where its centre lies in it. A centre on an edge counts to what is left of the edge
-    and above it, as in GDAL, so that no pixel belongs to two polygons that share an edge.
+    A polygon covers a pixel where its centre lies in it, as in GDAL. A centre on an edge counts to what is to the
+    left of the edge, or below one that is level, so that no pixel belongs to two polygons that share an edge.
 
     Args:
         edges: Of the polygons, in pixels of a block.

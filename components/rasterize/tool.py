@@ -117,7 +117,8 @@ def rasterize(
         all_touched: Burn every pixel of which a polygon has a part, not only those whose centre it has.
         borders: Metres on the ground: pixels whose centre is no farther than that from two features of one class
             are of the class `border_type`. `CLASS=METRES`, with commas between several, draws those of some
-            classes only. Whether the border goes over the features is said by the order of classes, too.
+            classes only. The order of classes says whether the border goes over the features, too: between
+            those that touch there is one only if it does. Distances are those after `buffer`.
         border_type: Title of the class that borders get.
         counts: For each class, list the tiles that have features of it with their number, in
             `CLASS_cover.csv` in the folder of tiles (of an archive, beside it and under its name).

@@ -92,6 +92,16 @@ def test_a_pixel_is_in_one_of_two_neighbours(seed, count):
         assert not covered(triangles, least=2).any()
 
 
+def test_a_centre_on_an_edge_is_left_of_it_or_below(monkeypatch):
+    monkeypatch.setitem(globals(), "WEST", 0.0)  # so that no digit is lost
+    monkeypatch.setitem(globals(), "NORTH", 0.0)
+    monkeypatch.setitem(globals(), "RESOLUTION", 1.0)
+    left, right = covered([box(2, 2, 5.5, 9)]), covered([box(5.5, 2, 9, 9)])
+    assert left[4, 2:6].all() and not left[4, 6] and not right[4, 5] and right[4, 6:9].all()
+    upper, lower = covered([box(2, 2, 9, 5.5)]), covered([box(2, 5.5, 9, 9)])
+    assert upper[2:5, 4].all() and not upper[5, 4] and lower[5:9, 4].all()
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(shapes(), min_size=1, max_size=3))
 def test_touched_is_every_pixel_with_a_part(polygons):
