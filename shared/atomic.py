@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
@@ -98,11 +99,39 @@ def _uploaded(address: Address) -> Iterator[Path]:
         storage.upload(key, temporary)
 
 
+@contextmanager
+def scratch(path: Location) -> Iterator[Path]:
+    """Yield a folder for what waits to become part of an output: beside it, where there is room for that too.
+
+    It goes in the end; what a process that was killed left of one goes when the output is written again.
+
+    Raises:
+        StorageError: it cannot be made.
+    """
+    if isinstance(path, Address):
+        with TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+        return
+    ours = f"{PREFIX}{path.name[:100]}.{os.uname().nodename[:60]}."
+    parts = path.parent / f"{ours}{os.getpid()}.{os.urandom(8).hex()}.parts"
+    try:
+        parts.mkdir(parents=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {parts}: {error.strerror}") from error
+    try:
+        yield parts
+    finally:
+        shutil.rmtree(parts, ignore_errors=True)
+
+
 def _sweep(folder: Path, ours: str) -> None:
     """Remove what processes of this machine that were killed had left half written."""
     for path in folder.glob(f"{escape(ours)}*"):
         pid = path.name[len(ours) :].partition(".")[0]
         if pid.isdecimal() and not alive(int(pid)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+                continue
             with suppress(OSError):
                 path.unlink(missing_ok=True)
 

@@ -48,6 +48,7 @@ COVER = Form("a cover", (".csv", ".txt"))
 TABLE = Form("a list of tiles", (".csv", ".tsv", ".txt"))
 GEOJSON = Form("GeoJSON", (".json", ".geojson"))
 FEATURES = Form("features", (".geojson", ".json", ".geojsonl", ".geojsons", ".fgb", ".gpkg", ".parquet"))
+GEOTIFF = Form("a GeoTIFF", (".tif", ".tiff"))
 TILES = Form("tiles", (".pmtiles",), folder=True)
 FOLDER = Form("a folder", (), folder=True)
 

@@ -40,7 +40,7 @@ RUN = 8
 # Tiles that are made objects of at a time.
 PART = 1 << 14
 # Suffixes of what tiles are put together to.
-RASTER: tuple[str, ...] = ()
+RASTER = (".tif", ".tiff")
 
 
 @dataclass(kw_only=True)
@@ -149,10 +149,10 @@ def tile(
             "--bands": bands, "--range": value_range, "--percentiles": percentiles, "--no_data": no_data,
             "--nodata_threshold": nodata_threshold, "--resume": resume, "--keep_borders": keep_borders,
         }  # fmt: skip
-        if named := [flag for flag, value in refused.items() if value]:
+        if named := [flag for flag, value in refused.items() if value is not None and value is not False]:
             raise UsageError(f"{', '.join(named)}: not where tiles are put together to {out}")
         return TileResult(
-            **put_together(rasters[0], out, zoom=zoom, cover=cover, tile_format=tile_format, workers=workers)
+            **put_together(rasters[0], out, zoom=zoom, cover=cover, block_format=tile_format, workers=workers)
         )
     if zoom is None:
         raise UsageError("--zoom says how large the tiles are: 18 is about 0.6 m a pixel of 256 at the equator")

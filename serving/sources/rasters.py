@@ -9,14 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
-from rasterio.warp import calculate_default_transform
-
 from rsp.serving.sources.layers import Extent, Layer, NoTileError, tile_at
 from rsp.shared.errors import RasterError, SourceError, TileError
 from rsp.shared.gdal import RasterEnv
 from rsp.shared.images import Array
 from rsp.shared.mercator import AROUND, MAX_LATITUDE
-from rsp.shared.rasters import MERCATOR, default_range, geographic_bounds, inspect, open_raster
+from rsp.shared.rasters import default_range, geographic_bounds, inspect, natural_grid, open_raster
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.warp import Job, Mosaic
 
@@ -72,9 +70,7 @@ class Readers:
         with open_raster(self.path) as raster:
             west, south, east, north = geographic_bounds(raster)
             overviews = max(raster.overviews(1), default=1)
-            transform, *_ = calculate_default_transform(
-                raster.crs, MERCATOR, raster.width, raster.height, *raster.bounds
-            )
+            transform, *_ = natural_grid(raster)
         self.group = group
         native = math.log2(AROUND / (SIDE * transform.a))
         low = math.ceil(native - math.log2(overviews)) - SHRINK
