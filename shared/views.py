@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections.abc import Sequence
 from xml.etree import ElementTree as ET
 
@@ -45,7 +45,7 @@ def usable(raster: rasterio.DatasetReader, path: str, bands: Sequence[int], *, l
 
 def _described(path: str) -> ET.Element:
     """Return how GDAL describes a raster as a virtual one."""
-    view = f"/vsimem/{secrets.token_hex(8)}.vrt"
+    view = f"/vsimem/{os.urandom(8).hex()}.vrt"
     rasterio.shutil.copy(gdal_name(path), view, driver="VRT")
     try:
         with rasterio.open(view) as raster:
