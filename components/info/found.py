@@ -9,10 +9,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rsp.components.info.files import describe_config, describe_cover, describe_features, describe_raster
-from rsp.components.info.models import describe_model, describe_store
+from rsp.components.info.models import describe_model, describe_release, describe_store
 from rsp.components.info.osm import describe_pbf, is_pbf
 from rsp.components.info.tilesets import describe_tiles
 from rsp.components.info.vectors import describe_table, form_of
+from rsp.serving.manifest import RELEASE
 from rsp.shared.errors import RasterError, UsageError
 from rsp.shared.locations import Address, Location, fetched
 from rsp.shared.tileset import is_archive
@@ -77,6 +78,8 @@ def _folder(path: Path) -> dict[str, Any]:
             for part in parts
         }
         return {"kind": "data set", "parts": sets, "hint": f"rsp info --dataset {path} checks it whole"}
+    if RELEASE in names:
+        return describe_release(path)
     if (found := describe_store(path)) is not None:
         return found
     raise UsageError(f"{path} is a folder of nothing that is known: no tiles z/x/y, no data set, no release store")

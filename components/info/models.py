@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rsp.serving.manifest import RELEASE, Release, read_limited, verify
 from rsp.serving.reader import ReleaseReader
 from rsp.shared.errors import ReleaseError
 from rsp.shared.learning.card import ModelCard
@@ -49,6 +50,36 @@ def describe_card(card: ModelCard) -> dict[str, Any]:
         "validation": card.validation,
         "uuid": card.uuid,
         "versions": dict(sorted(card.versions.items())),
+    }
+
+
+def describe_release(folder: Path) -> dict[str, Any]:
+    """Describe a release; raise `ReleaseError` for a damaged one.
+
+    One that was fetched has its files beside it, which are checked against their digests; those of one in a store
+    lie elsewhere.
+    """
+    release = Release.from_json(read_limited(folder / RELEASE), f"{folder / RELEASE}")
+    fetched = (folder / release.model).exists()
+    if fetched:
+        verify(folder)
+    return {
+        "kind": "release",
+        "name": release.name,
+        "version": release.version,
+        "created": release.created,
+        "bytes": release.size,
+        "files": "whole" if fetched else "elsewhere in the store",
+        "model": release.model,
+        "bands": list(release.bands),
+        "values": release.value_type,
+        "classes": list(release.classes),
+        "tile_size": release.tile_size,
+        "overlap": release.overlap,
+        "metrics": {name: round(value, 6) for name, value in sorted(release.metrics.items())},
+        "validation": release.validation,
+        "golden": len(release.golden),
+        "versions": {"rsp": release.rsp, "torch": release.torch},
     }
 
 

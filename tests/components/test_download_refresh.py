@@ -356,7 +356,7 @@ def test_half_a_line_of_a_journal_is_no_note(tmp_path, cover):
     with Imagery() as server:
         run(server, cover, tmp_path / "out")
         journal = tmp_path / ".rsp-out.etags.csv"
-        journal.write_text(f"refresh\nchanges,{SOME[0].x},{SOME[0].y},15\nnoted,{SOME[1].x},{SOME[1].y},1")
+        journal.write_text(f"refresh\nchanges,{SOME[0].x},{SOME[0].y},15\nnoted,{SOME[1].x},{SOME[1].y},15")
         server.clear()
         run(server, cover, tmp_path / "out", refresh=True)
         assert changed(tmp_path / "out") == [SOME[0]] and len(server.unchanged) == 12

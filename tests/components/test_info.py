@@ -27,7 +27,7 @@ from rsp.components.info.tool import info
 from rsp.shared.atomic import write_bytes
 from rsp.shared.config import ClassDef, parse_config, parse_tables
 from rsp.shared.covers import Cover
-from rsp.shared.errors import FeatureError, ModelError, RspError, TileSetError, UsageError
+from rsp.shared.errors import FeatureError, ModelError, ReleaseError, RspError, TileSetError, UsageError
 from rsp.shared.features import feature_writer
 from rsp.shared.images import encode, encode_mask
 from rsp.shared.learning.header import read_checkpoint
@@ -349,6 +349,16 @@ def test_a_release_store(tmp_path):
         "kind": "release store", "models": {"town": {"wanted": "2", "releases": {"2": created}}},
     }  # fmt: skip
     assert damaged["wanted"] is None and "release.json" in damaged["releases"]["1"]
+    (folder,) = {path.parent for path in (tmp_path / "store/town").rglob("release.json")}
+    one = describe(folder)
+    assert (one["kind"], one["name"], one["version"], one["golden"]) == ("release", "town", "2", 2)
+    assert one["classes"] == ["background", "building"] and one["bands"] == ["images 1-2-3"]
+    assert one["files"] == "elsewhere in the store"
+    store.fetch("town", "2", tmp_path / "fetched")
+    assert describe(tmp_path / "fetched") == one | {"files": "whole"}
+    (tmp_path / "fetched/model.pt").write_bytes(b"another")
+    with pytest.raises(ReleaseError, match="has another size than its release says"):
+        describe(tmp_path / "fetched")
 
 
 def pbf(block: bytes, *, packed: bool = True, size: int | None = None) -> bytes:
