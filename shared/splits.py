@@ -56,7 +56,7 @@ def split_cover(
         # A block goes to the part in whose share its middle falls, so rounding errs to neither side.
         middles = 2 * sizes.cumsum() - sizes
         part = np.empty(len(sizes), np.int16)
-        part[order] = np.searchsorted(bounds * len(cover), middles * 50).clip(max=len(shares) - 1)
+        part[order] = np.searchsorted(bounds * len(cover), middles * 50)
     part_of, parts, start = part[blocks.block_of], [dict[int, Keys]() for _ in shares], 0
     for zoom in cover.zooms:
         keys = cover.keys(zoom)

@@ -114,7 +114,7 @@ def _tiles_in(source: str) -> Cover:
     from rsp.shared.tileset import open_reader
 
     with open_reader(source) as reader:
-        return Cover.of(reader.tiles())
+        return reader.cover()
 
 
 def rezoomed(cover: Cover, zoom: int, max_tiles: int, what: str) -> Cover:

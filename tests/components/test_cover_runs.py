@@ -142,8 +142,8 @@ def test_lines_meet_what_they_cross(line):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_supermercados_burn_takes_no_tile_less(seed):
-    """It takes some more: it tests tiles with their edges, so what only touches a tile counts."""
+def test_supermercados_burn_takes_the_same_tiles(seed):
+    """Where it burns at all: it knows no MultiPolygon, divides by zero at a point, and ends at the antimeridian."""
     burntiles = pytest.importorskip("supermercado.burntiles")
     from rsp.components.cover.area import in_tiles
     from rsp.shared.features import project
@@ -156,6 +156,14 @@ def test_supermercados_burn_takes_no_tile_less(seed):
     theirs = {(int(x), int(y)) for x, y, _ in burntiles.burn([feature], 11)}
     ours = covered(in_tiles(project(np.array([polygon], dtype=object), 4326, str), 11)[0], zoom=11)
     assert len(theirs) > 200 and ours == theirs
+    beyond = box(179.9, 10, 180.1, 10.1)
+    feature = {"type": "Feature", "properties": {}, "geometry": shapely.geometry.mapping(beyond)}
+    with pytest.warns(FutureWarning, match="range"):
+        assert burntiles.burn([feature], 8).tolist() == [[255, 120, 8]]
+    ours = covered(in_tiles(project(np.array([beyond], dtype=object), 4326, str), 8)[0], zoom=8)
+    assert ours == {
+        (255, 120), (0, 120),
+    }  # fmt: skip
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 6))))
