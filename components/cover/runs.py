@@ -26,7 +26,7 @@ Bools = npt.NDArray[np.bool_]
 MARGIN, EXACT = 1e-8, 2.0**-48
 
 # Crossings of edges and columns that are worked out at once, and runs that are kept before they are merged.
-AT_ONCE, FOLD = 1 << 18, 1 << 20
+AT_ONCE, FOLD = 1 << 18, 1 << 16
 
 # Type ids of shapely.
 POINT, LINE, POLYGON, FIRST_COLLECTION = 0, 1, 3, 4
@@ -75,14 +75,16 @@ class Gathered:
     def __init__(self, max_tiles: int, what: str) -> None:
         self._budget = (max_tiles, what)
         self._runs: list[Runs] = []
-        self._fresh = 0
+        self._fresh = self._kept = 0
 
     def add(self, runs: Runs) -> None:
         """Add runs; raise `UsageError` where there are too many tiles already."""
         self._runs.append(runs)
         self._fresh += len(runs.first)
-        if self._fresh > FOLD:
+        # Seldom enough that merging takes no more time for each run the more there are.
+        if self._fresh > max(FOLD, self._kept):
             self._runs, self._fresh = [merged(self._runs)], 0
+            self._kept = len(self._runs[0].first)
             check_budget(self._runs[0].total(), *self._budget, at_least=True)
 
     def keys(self) -> Keys:
