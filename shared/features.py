@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from shapely.geometry.base import BaseGeometry
 
-from rsp.shared.crs import epsg_code
+from rsp.shared.crs import Crs, epsg_code
 from rsp.shared.errors import FeatureError, NotFoundError
 from rsp.shared.featurewriter import (
     DECIMALS,
@@ -36,6 +36,9 @@ from rsp.shared.geometry import (
     to_mercator,
 )
 from rsp.shared.locations import Location, fetched, matching
+
+if TYPE_CHECKING:
+    from rsp.shared.vectors import Table
 
 __all__ = [
     "BROKEN",
@@ -99,25 +102,29 @@ def expand(pattern: str | Location) -> list[Location]:
     return found
 
 
-# First bytes of files that are taken for GeoJSON.
-_OTHERS = {
-    b"SQLite format 3": "a GeoPackage or another SQLite database",
-    b"PK": "a zip archive",
-    b"\x1f\x8b": "compressed by gzip",
-    b"PAR1": "Parquet",
-    b"fgb": "FlatGeobuf",
-    b"\x00\x00\x27\x0a": "a shapefile",
-}
+# First bytes of GeoJSON, and of files that another reader takes; of the rest the suffix tells.
+_PARQUET, _GZIP = b"PAR1", b"\x1f\x8b"
+_BINARY = (b"SQLite format 3", b"PK", b"fgb", b"\x00\x00\x27\x0a")
+_JSON = (".json", ".geojson", ".geojsonl", ".geojsons")
 
 
-def _check_json(head: bytes, path: Location) -> None:
-    """Say what a file is that cannot be GeoJSON, rather than where it ceases to be JSON."""
-    for magic, what in _OTHERS.items():
-        if head.startswith(magic):
-            raise FeatureError(
-                f"{path} is {what}, not GeoJSON; convert it first: "
-                f"ogr2ogr -f GeoJSON -t_srs EPSG:4326 new.json {path}"
-            )
+def _format(path: Location, local: Path) -> str:
+    """Return which reader takes a file: geojson, parquet or gdal."""
+    if local.is_dir():
+        if local.suffix.lower() == ".gdb":
+            return "gdal"
+        raise IsADirectoryError(f"{local} is a directory")
+    with local.open("rb") as file:
+        head = file.read(1 << 10)
+    if head.startswith(_PARQUET):
+        return "parquet"
+    if head.startswith(_BINARY):
+        return "gdal"
+    if head.startswith(_GZIP):
+        raise FeatureError(f"{path} is compressed by gzip: unpack it first, with gunzip")
+    text = head.removeprefix(BOM).lstrip(b" \t\r\n\x1e")
+    json = text[:1] in (b"", b"{", b"[") or local.suffix.lower() in _JSON
+    return "geojson" if json else "gdal"
 
 
 @contextmanager
@@ -132,32 +139,50 @@ def _local(path: Location) -> Iterator[Path]:
 
 
 @contextmanager
-def _open(path: Location, local: Path) -> Iterator[IO[bytes]]:
+def _open(local: Path) -> Iterator[IO[bytes]]:
     """Open a JSON file past its byte order mark."""
     with local.open("rb") as file:
-        head = file.read(1 << 10)
-        file.seek(len(BOM) if head.startswith(BOM) else 0)
-        _check_json(head, path)
+        file.seek(len(BOM) if file.read(len(BOM)) == BOM else 0)
         yield file
 
 
-def read_crs(path: Location) -> int:
-    """Return the EPSG code that a GeoJSON file states in its (old) `crs` member; 4326 where it states none.
+def read_crs(path: Location, layer: str | None = None) -> Crs:
+    """Return the CRS of a file: an EPSG code, or the WKT of a CRS that has none.
 
-    A `crs` after the features counts too. Only where the text `"crs"` occurs at all is the file looked through.
+    Of GeoJSON it is what the (old) member `crs` states, which may stand after the features too, else 4326. Only
+    where the text `"crs"` occurs at all is the file looked through.
+
+    Args:
+        path: The file, or an object in S3.
+        layer: Which layer, of several.
 
     Raises:
-        FeatureError: no JSON, or a CRS that is not stated as an EPSG code.
+        FeatureError: no file that can be read, no such layer, or a CRS that is not stated, or not known.
     """
-    with _local(path) as local, _open(path, local) as file:
-        items = Items(file, path, parse=False)
-        if not mentions_crs(local):
-            items.check()
-            return 4326
-        for _ in items:
-            if items.crs is not None:
-                break
+    with _local(path) as local:
+        kind = _format(path, local)
+        if kind != "geojson":
+            from rsp.shared.vectors import read_gdal_crs, read_parquet_crs
+
+            if kind == "gdal":
+                return read_gdal_crs(local, path, layer)
+            _no_layers(path, layer)
+            return read_parquet_crs(local, path)
+        _no_layers(path, layer)
+        with _open(local) as file:
+            items = Items(file, path, parse=False)
+            if not mentions_crs(local):
+                items.check()
+                return 4326
+            for _ in items:
+                if items.crs is not None:
+                    break
     return _stated(items.crs, path)
+
+
+def _no_layers(path: Location, layer: str | None) -> None:
+    if layer is not None:
+        raise FeatureError(f"{path} has no layers: leave out --layer {layer}")
 
 
 def _stated(crs: Any, path: Location) -> int:
@@ -177,42 +202,90 @@ def _stated(crs: Any, path: Location) -> int:
 def read_batches(
     path: Location,
     *,
+    layer: str | None = None,
     properties: bool = False,
     size: int = 4096,
     broken: Callable[[str], None] | None = None,
 ) -> Iterator[Batch]:
     """Yield the features of a file in batches, in the CRS that `read_crs` gives.
 
-    Takes a FeatureCollection, a Feature, a bare geometry, or several of these one after another. A batch and what
-    the largest feature takes are in memory at a time.
+    Takes GeoJSON (a FeatureCollection, a Feature, a bare geometry, or several of these one after another),
+    GeoParquet, and what GDAL reads: GeoPackage, Shapefile (also zipped), FlatGeobuf and others; its content says
+    which. Heights and measures are dropped, curves become lines. A batch and what the largest feature takes are
+    in memory at a time.
 
     Args:
         path: The file, or an object in S3, which is downloaded once.
+        layer: Which layer, of several.
         properties: Read properties too.
         size: How many features a batch has, but for the last.
         broken: Called with the reason for each feature whose geometry cannot be built, which is then passed
             over; without it the first such feature is an error.
 
     Raises:
-        FeatureError: no JSON, no GeoJSON, or a geometry that cannot be built; says which feature.
+        FeatureError: a file that cannot be read or is damaged, no such layer, or a geometry that cannot be built;
+            says which feature.
     """
-    with _local(path) as local, _open(path, local) as file:
-        first = waiting = 0
-        parts: list[Batch] = []
-        for items in Items(file, path):
-            for start in range(0, len(items), size):
-                some = items[start : start + size]
-                geometries, numbers = build(some, first, path, broken)
-                told = [_properties(some[number - first]) for number in numbers] if properties else []
-                first += len(some)
-                parts.append(Batch(geometries, told, numbers))
-                waiting += len(numbers)
-            while waiting >= size:
-                batch, rest = _split(parts, size)
-                yield batch
-                parts, waiting = [rest], len(rest.numbers)
-        if waiting:
-            yield _split(parts, waiting)[0]
+    with _local(path) as local:
+        kind = _format(path, local)
+        if kind == "gdal":
+            from rsp.shared.vectors import read_gdal
+
+            tables = read_gdal(local, path, layer, properties=properties, size=size)
+            yield from _passed_over(tables, path, broken)
+            return
+        _no_layers(path, layer)
+        if kind == "parquet":
+            from rsp.shared.vectors import read_parquet
+
+            tables = read_parquet(local, path, properties=properties, size=size)
+            yield from _passed_over(tables, path, broken)
+            return
+        with _open(local) as file:
+            yield from _read_geojson(file, path, size, broken, properties=properties)
+
+
+def _passed_over(tables: Iterator[Table], path: Location, broken: Callable[[str], None] | None) -> Iterator[Batch]:
+    """Yield features but for those whose geometries cannot be built."""
+    first = 0
+    for table in tables:
+        numbers = np.arange(first, first + len(table.geometries))
+        first += len(numbers)
+        for number in numbers[table.broken].tolist():
+            reason = (
+                f"{path}: the geometry of feature {number} cannot be built: it is damaged, or of an unknown type"
+            )
+            if broken is None:
+                raise FeatureError(reason)
+            broken(reason)
+        if table.broken.any():
+            kept = ~table.broken
+            told = [each for each, keep in zip(table.properties, kept, strict=False) if keep]
+            yield Batch(table.geometries[kept], told, numbers[kept])
+        else:
+            yield Batch(table.geometries, table.properties, numbers)
+
+
+def _read_geojson(
+    file: IO[bytes], path: Location, size: int, broken: Callable[[str], None] | None, *, properties: bool
+) -> Iterator[Batch]:
+    """Yield the features of GeoJSON, in batches of the size."""
+    first = waiting = 0
+    parts: list[Batch] = []
+    for items in Items(file, path):
+        for start in range(0, len(items), size):
+            some = items[start : start + size]
+            geometries, numbers = build(some, first, path, broken)
+            told = [_properties(some[number - first]) for number in numbers] if properties else []
+            first += len(some)
+            parts.append(Batch(geometries, told, numbers))
+            waiting += len(numbers)
+        while waiting >= size:
+            batch, rest = _split(parts, size)
+            yield batch
+            parts, waiting = [rest], len(rest.numbers)
+    if waiting:
+        yield _split(parts, waiting)[0]
 
 
 def _properties(item: dict[str, Any]) -> dict[str, Any]:

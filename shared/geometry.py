@@ -51,6 +51,7 @@ def to_mercator(geometry: Shapes, crs: Crs) -> Shapes:
             latitude = np.clip(points[:, 1], -MAX_LATITUDE, MAX_LATITUDE)
             y = RADIUS * np.log(np.tan(np.pi / 4 + np.radians(latitude) / 2))
             return np.column_stack([RADIUS * np.radians(points[:, 0]), y])
+        from rasterio._err import CPLE_BaseError
         from rasterio.errors import CRSError
         from rasterio.warp import transform as warp
 
@@ -59,6 +60,8 @@ def to_mercator(geometry: Shapes, crs: Crs) -> Shapes:
             xs, ys = warp(name, "EPSG:3857", points[:, 0], points[:, 1])
         except CRSError as error:
             raise FeatureError(f"unknown CRS {crs_name(crs)}: {error}") from error
+        except CPLE_BaseError as error:  # outside of what the projection can show
+            raise FeatureError(f"coordinates that do not exist in {crs_name(crs)}: {error}") from error
         return np.column_stack([xs, ys])
 
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
