@@ -63,3 +63,22 @@ def class_index(classes: Sequence[ClassDef], title: str) -> int:
     if not found:
         raise ConfigError(f"no class {title!r}; the classes are {titles(classes)}")
     return found[0]
+
+
+def class_indices(classes: Sequence[ClassDef], wanted: str | Sequence[str]) -> tuple[int, ...]:
+    """Return the indices of classes, each once, in the order in which they are asked for; see `class_index`.
+
+    Args:
+        classes: The classes.
+        wanted: Title of a class, titles separated by commas, or several of either.
+
+    Raises:
+        ConfigError: there is no such class.
+    """
+    found: list[int] = []
+    for title in [wanted] if isinstance(wanted, str) else wanted:
+        known = any(entry.title.casefold() == title.casefold() for entry in classes)  # it may hold a comma
+        found += [class_index(classes, each.strip()) for each in ([title] if known else title.split(","))]
+    if not found:
+        raise ConfigError(f"no class is asked for; the classes are {titles(classes)}")
+    return tuple(dict.fromkeys(found))

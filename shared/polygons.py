@@ -18,7 +18,7 @@ import shapely
 from shapely.geometry import Polygon
 from shapely.geometry.base import BaseGeometry
 
-from rsp.shared.contours import trace
+from rsp.shared.contours import Flags, trace
 from rsp.shared.errors import TileError
 from rsp.shared.features import DECIMALS
 from rsp.shared.images import Mask
@@ -121,10 +121,10 @@ def _ending(polygon: Polygon) -> str:
     return hashlib.blake2b(shapely.to_wkb(polygon), digest_size=8).hexdigest()
 
 
-def polygons_of(mask: Mask, value: int, tile: Tile, size: int) -> Objects:
-    """Return the regions of a value in a mask, connected by edges, in pixels of a grid with tiles of `size`."""
-    height, width = mask.shape
-    found = trace(mask == value)
+def polygons_of(pixels: Flags, tile: Tile, size: int) -> Objects:
+    """Return the regions of a tile's pixels that are True, as `trace` does, in pixels of a grid of such tiles."""
+    height, width = pixels.shape
+    found = trace(pixels)
     scale, corner = np.array([size / width, size / height]), np.array([tile.x * size, tile.y * size])
     placed: Objects = shapely.transform(found, lambda points: points * scale + corner)
     return placed
@@ -229,7 +229,7 @@ def mask_features(
         raise TileError(f"the outlines of the mask have {outline} pixels, and the limit is {max_outline}")
     grid = Grid(tile.z, mask.shape[1])
     for value, title in enumerate(titles[1:], 1):
-        found, _ = finish_whole(polygons_of(mask, value, tile, grid.size), tile, grid, tolerance, min_area)
+        found, _ = finish_whole(polygons_of(mask == value, tile, grid.size), tile, grid, tolerance, min_area)
         found = Features.sorted([found], tile.z)
         yield from zip(found.polygons, found.properties(title), strict=True)
 

@@ -15,6 +15,8 @@ def vectorize(
     config_uri: str = "",
     min_area: float = 1.0,
     simplify: float = 1.0,
+    denoise: int = 0,
+    grow: int = 0,
 ) -> None:
     """Extract features, as simplified GeoJSON polygons, from masks.
 
@@ -22,11 +24,13 @@ def vectorize(
         features: GeoJSON, in degrees.
         masks: Tile set of masks.
         masks_at: The same by address, in its place.
-        kind: Title of the class.
+        kind: Title of the class, or of several, separated by commas.
         config: The configuration: the tables of `config.toml`; empty where the masks tell their classes.
         config_uri: Where the configuration is, in place of `config`: a path or s3://bucket/key.
         min_area: Leave out what is smaller, in square metres.
         simplify: How far outlines may move, in pixels.
+        denoise: Remove what is narrower, in pixels.
+        grow: Fill gaps and holes that are narrower, in pixels.
     """
     from rsp.components.artifacts import config_file, describe, named
     from rsp.components.reference import given
@@ -40,6 +44,8 @@ def vectorize(
             config=path,
             min_area=float(min_area),
             simplify=float(simplify),
+            denoise=int(denoise),
+            grow=int(grow),
         )
     describe(features, "features", result)
 

@@ -23,7 +23,7 @@ from shapely.geometry import Polygon
 from rsp.components.vectorize.merge import Member, Sweep
 from rsp.components.vectorize.work import trace
 from rsp.shared.atomic import atomic_path
-from rsp.shared.errors import FeatureError
+from rsp.shared.errors import FeatureError, UsageError
 from rsp.shared.features import feature_texts
 from rsp.shared.filecache import nearby
 from rsp.shared.locations import Location, fetched
@@ -151,14 +151,16 @@ def vectorize_block(
     """
     around = frozenset(read_cover(seen))
     traced = trace(nearby(masks), kind, config, min_area=min_area, simplify=simplify, seen=around)
+    if len(traced.titles) > 1:
+        raise UsageError(f"a part has one class, not {', '.join(traced.titles)}; make one for each")
     ours = frozenset(traced.tiles)
     grid = traced.job.grid
     sweep = Sweep(grid, ours, simplify, min_area)
     count, first = 0, None
     with atomic_path(out) as path, zipfile.ZipFile(path, "w") as archive:
         with _member(archive, "features") as file:
-            for row, features in sweep.rows(traced.found(workers)):
-                for feature in Finished.of(row, features, traced.title):
+            for row, features in sweep.rows(found[0] for found in traced.found(workers)):
+                for feature in Finished.of(row, features, traced.titles[0]):
                     file.write(_line(feature))
                     count += 1
                     first = row if first is None else first
@@ -171,7 +173,7 @@ def vectorize_block(
         under = {(x, y + 1, z) for x, y, z in (member.tile for member in left)} & ours
         under |= {tile for tile in ours if (north := (tile.x, tile.y - 1, tile.z)) in around and north not in ours}
         header = Header(
-            zoom=grid.zoom, size=grid.size, title=traced.title, tolerance=float(simplify),
+            zoom=grid.zoom, size=grid.size, title=traced.titles[0], tolerance=float(simplify),
             min_area=float(min_area), masks=len(ours) - len(traced.failed), tiles=_digest(ours),
             dropped=sweep.dropped, first=first, below=keys_of(under).tolist(),
         )  # fmt: skip

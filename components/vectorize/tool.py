@@ -1,18 +1,28 @@
-"""Extract features, as simplified GeoJSON polygons, from masks.
+"""Extract features, as simplified polygons, from masks.
 
 rsp vectorize --type building masks buildings.json
+rsp vectorize --type building,road masks features.gpkg
 rsp vectorize --type building --min_area 10 --simplify 1.5 masks.pmtiles buildings.json
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
+from typing import TYPE_CHECKING
 
 from rsp.shared.arguments import add_config, add_out, add_workers, bounded, require
-from rsp.shared.claims import FAILED, GEOJSON, Output, check_paths
+from rsp.shared.claims import FAILED, FEATURES, Output, check_paths
 from rsp.shared.locations import Location, location
 from rsp.shared.report import Result, note_failures
+
+if TYPE_CHECKING:
+    from rsp.components.vectorize.merge import TilePolygons
+
+# The properties of a feature.
+SCHEMA = {"class": str, "x": int, "y": int, "z": int, "tiles": int, "area_m2": float}
 
 
 @dataclass(kw_only=True)
@@ -38,14 +48,16 @@ def vectorize(
     masks: Location,
     out: Location,
     *,
-    kind: str,
+    kind: str | Sequence[str],
     config: Location | None = None,
     min_area: float = 1.0,
     simplify: float = 1.0,
+    denoise: int = 0,
+    grow: int = 0,
     merge: bool = True,
     workers: int | None = None,
 ) -> VectorizeResult:
-    """Write the regions of one class as GeoJSON, in degrees.
+    """Write the regions of one class, or of several, as features, in degrees.
 
     A feature that tile edges cut is one feature. Its properties are `class`, the tile `x`, `y`, `z` where it
     starts (of its tiles the northernmost, of these the westernmost), `tiles`, how many it lies in, and `area_m2`,
@@ -53,47 +65,77 @@ def vectorize(
 
     Args:
         masks: Tile set of masks, of one zoom.
-        out: Where the GeoJSON goes.
-        kind: Title of the class; upper or lower case does not matter where no other class is called so.
+        out: Where the features go; the suffix says in which format (see `rsp.shared.features.feature_writer`).
+        kind: Title of the class, or of several (a list, or separated by commas), whose features go into one file;
+            upper or lower case does not matter where no other class is called so.
         config: Configuration, read for its classes. Not needed where the masks tell them, as those of `predict`
             do.
         min_area: Leave out what is smaller, in square metres.
         simplify: How far outlines may move, in pixels; 0 keeps every stair-step.
+        denoise: Remove what is narrower than this many pixels (a morphological opening by squares), over the edges
+            of tiles as inside them.
+        grow: Then fill gaps and holes that are narrower than this many pixels (a closing).
         merge: Join what tile edges cut. Without it memory does not grow with the size of features (a whole
             road network can be one).
         workers: Number of processes; None for one a processor.
 
     Raises:
         ConfigError: no class of that title, or no configuration where one is needed.
-        UsageError: masks and configuration have other classes.
+        UsageError: masks and configuration have other classes, or `denoise` and `grow` go beyond the next tile.
         TileSetError: no mask can be read.
     """
     from rsp.components.vectorize.merge import Sweep
     from rsp.components.vectorize.work import trace
     from rsp.shared.features import feature_writer
 
-    check_paths([Output(out, GEOJSON, (FAILED,))], [masks, config])
-    traced = trace(location(masks), kind, config, min_area=min_area, simplify=simplify, merge=merge)
-    sweep = Sweep(traced.job.grid, frozenset(traced.tiles), simplify, min_area)
+    check_paths([Output(out, FEATURES, (FAILED,))], [masks, config])
+    traced = trace(
+        location(masks),
+        kind,
+        config,
+        min_area=min_area,
+        simplify=simplify,
+        merge=merge,
+        denoise=denoise,
+        grow=grow,
+    )
+    tiles = frozenset(traced.tiles)
+    sweeps = [Sweep(traced.job.grid, tiles, simplify, min_area) for _ in traced.titles]
     merged, total = 0, 0.0
-    with feature_writer(out) as writer:
-        for features in sweep.features(traced.found(workers)):
-            writer.write_batch(features.polygons, features.properties(traced.title))
-            merged += int((features.tiles > 1).sum())
-            total += sum(features.areas.tolist())
+    with feature_writer(out, schema=SCHEMA) as writer:
+        # All sweeps go row by row over the same masks: no more than a row is held for those that come later.
+        streams = tee(traced.found(workers), len(sweeps))
+        found = (_of_class(place, stream) for place, stream in enumerate(streams))
+        rows = [sweep.features(one) for sweep, one in zip(sweeps, found, strict=True)]
+        for row in zip(*rows, strict=True):
+            for title, features in zip(traced.titles, row, strict=True):
+                writer.write_batch(features.polygons, features.properties(title))
+                merged += int((features.tiles > 1).sum())
+                total += sum(features.areas.tolist())
     note_failures(out, traced.failed)
     return VectorizeResult(
         tiles=len(traced.tiles) - len(traced.failed), features=writer.count, merged=merged,
-        dropped=sweep.dropped, area_m2=round(total, 2), failed=traced.failed,
+        dropped=sum(sweep.dropped for sweep in sweeps), area_m2=round(total, 2), failed=traced.failed,
     )  # fmt: skip
+
+
+def _of_class(place: int, found: Iterable[list[TilePolygons]]) -> Iterator[TilePolygons]:
+    """Yield what was found of one of the classes."""
+    for each in found:
+        yield each[place]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp vectorize`."""
     parser.add_argument("masks", type=location, help="tile set of masks")
-    add_out(parser, "where the GeoJSON goes")
+    add_out(parser, "where the features go: .geojson, .geojsonl, .fgb, .gpkg or .parquet")
     parser.add_argument(
-        "--type", dest="kind", required=True, metavar="TITLE", help="title of the class, in any case"
+        "--type",
+        dest="kind",
+        required=True,
+        action="append",
+        metavar="TITLE",
+        help="title of the class, in any case; of several, separated by commas, or --type again",
     )
     add_config(parser)
     parser.add_argument(
@@ -104,6 +146,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--simplify", type=bounded(float, 0, 1e6), default=1.0, metavar="PIXELS",
         help="how far outlines may move, in pixels; 0 keeps every stair-step (default: 1)",
     )  # fmt: skip
+    for name, text in (
+        ("denoise", "remove what is narrower than this"),
+        ("grow", "then fill gaps and holes that are narrower than this"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=bounded(int, 0, 256), default=0, metavar="PIXELS", help=f"{text} (default: 0)"
+        )
     parser.add_argument(
         "--no_merge", dest="merge", action="store_false", help="do not join features cut by tile edges"
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from rsp.components.vectorize.merge import Edge, TilePolygons, reaching
-from rsp.shared.classes import class_index, find_classes
+from rsp.components.vectorize.morphology import Around, cleaned, margin
+from rsp.shared.classes import class_indices, find_classes
+from rsp.shared.contours import Flags
 from rsp.shared.errors import RspError, TileError, TileSetError, UsageError
-from rsp.shared.images import decode_mask
+from rsp.shared.images import Mask, decode_mask
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.locations import Location
 from rsp.shared.polygons import Grid, finish_whole, polygons_of
@@ -29,22 +31,26 @@ class Job:
     Attributes:
         masks: The tile set.
         grid: Its grid.
-        value: The class whose regions are traced.
+        values: The classes whose regions are traced.
         classes: How many classes there are.
         tolerance: How far outlines may move, in pixels.
         min_area: What is smaller is left out, in square metres.
         merge: Whether tiles beside each other are looked at.
         ring: Tiles of other blocks that lie beside these.
+        denoise: What is narrower is removed, in pixels.
+        grow: Gaps and holes that are narrower are filled, in pixels.
     """
 
     masks: Location
     grid: Grid
-    value: int
+    values: tuple[int, ...]
     classes: int
     tolerance: float
     min_area: float
     merge: bool
     ring: frozenset[tuple[int, int, int]] = frozenset()
+    denoise: int = 0
+    grow: int = 0
 
     def open(self) -> Tracer:
         """Open the masks."""
@@ -57,29 +63,46 @@ class Tracer:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.reader = open_reader(job.masks)
+        self.around = Around(self._mask, self.reader.__contains__)
 
     def close(self) -> None:
         """Close the masks."""
         self.reader.close()
 
-    def __call__(self, tile: Tile) -> TilePolygons:
-        """Return what a mask holds."""
-        job, size = self.job, self.job.grid.size
-        mask = decode_mask(self.reader.read(tile))
-        if mask.size and int(mask.max()) >= job.classes:
-            raise TileError(
-                f"the mask holds class {int(mask.max())}; there are {job.classes} classes (0 to {job.classes - 1})"
-            )
-        polygons = polygons_of(mask, job.value, tile, size)
+    def __call__(self, tile: Tile) -> list[TilePolygons]:
+        """Return what a mask holds of each class."""
+        job = self.job
+        mask = self._mask(tile)
         around = self._around(tile) if job.merge else {}
-        shared = reaching(polygons, tile, size, around)
-        found = TilePolygons(tile, cut=polygons[shared])
         beyond = [edge for edge, other in around.items() if other not in self.reader]
-        found.beyond = frozenset(np.flatnonzero(reaching(found.cut, tile, size, beyond)).tolist())
+        return [self._traced(found, tile, around, beyond) for found in self._found(mask, tile)]
+
+    def _traced(self, found: Flags, tile: Tile, around: Iterable[Edge], beyond: Sequence[Edge]) -> TilePolygons:
+        job, size = self.job, self.job.grid.size
+        polygons = polygons_of(found, tile, size)
+        shared = reaching(polygons, tile, size, around)
+        traced = TilePolygons(tile, cut=polygons[shared])
+        traced.beyond = frozenset(np.flatnonzero(reaching(traced.cut, tile, size, beyond)).tolist())
         if not shared.all():
             whole = polygons[~shared]
-            found.whole, found.dropped = finish_whole(whole, tile, job.grid, job.tolerance, job.min_area)
-        return found
+            traced.whole, traced.dropped = finish_whole(whole, tile, job.grid, job.tolerance, job.min_area)
+        return traced
+
+    def _mask(self, tile: Tile) -> Mask:
+        mask = decode_mask(self.reader.read(tile))
+        if mask.size and int(mask.max()) >= self.job.classes:
+            raise TileError(
+                f"the mask holds class {int(mask.max())}; there are {self.job.classes} classes "
+                f"(0 to {self.job.classes - 1})"
+            )
+        return mask
+
+    def _found(self, mask: Mask, tile: Tile) -> Iterator[Flags]:
+        """Yield for each class which pixels have it, after `denoise` and `grow`."""
+        wide = margin(self.job.denoise, self.job.grow)
+        window = self.around.window(tile, mask, wide) if wide else mask
+        for value in self.job.values:
+            yield cleaned(window == value, self.job.denoise, self.job.grow)
 
     def _around(self, tile: Tile) -> dict[Edge, tuple[int, int, int]]:
         """Return the tiles of the set, or of other blocks, that lie on the edges of a tile."""
@@ -97,18 +120,18 @@ class Trace:
 
     Attributes:
         job: What is done with each.
-        title: Title of the class.
+        titles: Titles of the classes.
         tiles: The masks, row by row.
         failed: Those that could not be read so far, with the reason.
     """
 
     job: Job
-    title: str
+    titles: list[str]
     tiles: list[Tile]
     failed: dict[Tile, str] = field(default_factory=dict)
 
-    def found(self, workers: int | None) -> Iterator[TilePolygons]:
-        """Yield what each mask holds, in order."""
+    def found(self, workers: int | None) -> Iterator[list[TilePolygons]]:
+        """Yield what each mask holds of each class, in order."""
         if not self.tiles:
             return
         traced = run_job(self.job, self.tiles, len(self.tiles), workers, worth=TILES_A_PROCESS)
@@ -121,12 +144,14 @@ class Trace:
 
 def trace(
     masks: Location,
-    kind: str,
+    kind: str | Sequence[str],
     config: Location | None,
     *,
     min_area: float,
     simplify: float,
     merge: bool = True,
+    denoise: int = 0,
+    grow: int = 0,
     seen: frozenset[Tile] | None = None,
 ) -> Trace:
     """Look what masks there are and of what class.
@@ -139,16 +164,21 @@ def trace(
         UsageError: masks and configuration have other classes, or a number below 0.
         TileSetError: no mask can be read.
     """
-    if min_area < 0 or simplify < 0:
-        raise UsageError("--min_area and --simplify must be 0 or more")
+    if min(min_area, simplify, denoise, grow) < 0:
+        raise UsageError("--min_area, --simplify, --denoise and --grow must be 0 or more")
     classes = find_classes(config, [masks])
-    value = class_index(classes, kind)
+    values = class_indices(classes, kind)
     with open_reader(masks, empty=seen is not None) as reader:
         tiles = sorted(reader.tiles(), key=lambda tile: (tile.y, tile.x))
         grid = Grid(zoom_of(seen), 0) if seen and not tiles else grid_of(reader)
+    if grid.size and margin(denoise, grow) > grid.size:
+        raise UsageError(
+            f"--denoise {denoise} and --grow {grow} look {margin(denoise, grow)} pixels beyond a tile; its "
+            f"neighbours have {grid.size}"
+        )
     ring = frozenset(seen or ()).difference(tiles)
-    job = Job(masks, grid, value, len(classes), simplify, min_area, merge, ring)
-    return Trace(job, classes[value].title, tiles)
+    job = Job(masks, grid, values, len(classes), simplify, min_area, merge, ring, denoise, grow)
+    return Trace(job, [classes[value].title for value in values], tiles)
 
 
 def grid_of(reader: TileReader) -> Grid:
