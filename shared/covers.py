@@ -91,6 +91,8 @@ class Cover(Collection[Tile]):
 
     def __or__(self, other: Cover) -> Cover:
         """Return the tiles of either."""
+        if not self or not other:
+            return self or other
         return Cover({z: _joined([self.keys(z), other.keys(z)]) for z in {*self.zooms, *other.zooms}})
 
     def __and__(self, other: Cover) -> Cover:
@@ -99,6 +101,8 @@ class Cover(Collection[Tile]):
 
     def __sub__(self, other: Cover) -> Cover:
         """Return the tiles that the other has not."""
+        if not other:
+            return self
         return Cover({z: keys[~among(keys, other.keys(z))] for z, keys in self._keys.items()})
 
     def __repr__(self) -> str:

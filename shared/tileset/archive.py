@@ -8,7 +8,8 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
+from io import FileIO
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,8 @@ class ArchiveReader(TileReader):
                 raise TileSetError(f"{path} is neither a directory of tiles nor a PMTiles (version 3) file")
             self._header = read_header(head, size)
             root = self._bytes(self._header["root_offset"], self._header["root_length"])
-            self._tree = Tree(self._header, size, root, self._leaves)
+            # Without a method of this object: in a cycle, closed readers would stay until they are collected.
+            self._tree = Tree(self._header, size, root, partial(_spans, self._file))
         if not self._tree and not empty:
             raise TileSetError(f"no tile in the archive {path}")
         self.format = image_format(self._header, lambda: self.metadata, path)
@@ -92,9 +94,6 @@ class ArchiveReader(TileReader):
 
     def _bytes(self, offset: int, length: int) -> bytes:
         return read_at(self._file.fileno(), offset, length)
-
-    def _leaves(self, spans: list[Span]) -> dict[Span, bytes]:
-        return {span: self._bytes(*span) for span in spans}
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -161,6 +160,10 @@ class ArchiveReader(TileReader):
 
     def close(self) -> None:
         self._file.close()
+
+
+def _spans(file: FileIO, spans: list[Span]) -> dict[Span, bytes]:
+    return {span: read_at(file.fileno(), *span) for span in spans}
 
 
 def read_archive_metadata(path: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,9 @@ MAX_TILES = 1 << 27
 # Of the root directory, packed: as `pmtiles` has it, so that it is among the first 16 KiB with the header. Entries
 # of a leaf directory, which are doubled until the root is small enough.
 ROOT_SIZE, LEAF_ENTRIES = 16_384 - HEADER_SIZE, 4096
+
+# Entries that are put into bytes at once.
+PLAIN = 1 << 14
 
 # A directory, those below it, and those below these: nobody nests them deeper.
 MAX_DEPTH = 4
@@ -144,9 +147,9 @@ class Directory:
         return 32 * len(self.ids)
 
     @property
-    def end(self) -> np.uint64:
+    def end(self) -> int:
         """The id after its last tile, of a directory with entries."""
-        return self.ids[-1] + np.maximum(self.runs[-1], 1)
+        return int(self.ids[-1]) + max(int(self.runs[-1]), 1)
 
     @property
     def leaves(self) -> NDArray[np.bool_]:
@@ -212,7 +215,8 @@ def check_leaf(parent: Directory, entry: int, leaf: Directory) -> Directory:
     if not len(leaf.ids):
         raise DamagedError("a leaf directory is empty")
     last = entry + 1 == len(parent.ids)
-    if leaf.ids[0] < parent.ids[entry] or not (last or leaf.end <= parent.ids[entry + 1]):
+    # As whole numbers of Python: to compare two of numpy takes longer.
+    if int(leaf.ids[0]) < int(parent.ids[entry]) or not (last or leaf.end <= int(parent.ids[entry + 1])):
         raise DamagedError("a leaf directory has tiles that its parent does not send there")
     return leaf
 
@@ -247,13 +251,21 @@ def _varints(data: bytes) -> NDArray[np.uint64]:
     last = np.flatnonzero(octets < 0x80)
     if not len(octets) or not len(last) or last[-1] != len(octets) - 1:
         raise DamagedError("a directory ends within a number")
-    first = np.concatenate(([0], last[:-1] + 1))
-    sizes = last - first + 1
+    values = octets[last].astype(np.uint64)
+    if len(last) == len(octets):
+        return values
+    sizes = np.diff(last, prepend=-1)
     if sizes.max() > 8:
         raise DamagedError("a directory holds a number that no archive needs")
-    place = np.arange(len(octets)) - np.repeat(first, sizes)
-    parts = (octets & 0x7F).astype(np.uint64) << (np.uint64(7) * place.astype(np.uint64))
-    return np.add.reduceat(parts, first)
+    # Most numbers are of one octet: only others are put together.
+    longer, before = np.flatnonzero(sizes > 1), 1
+    values[longer] <<= (7 * (sizes[longer] - 1)).astype(np.uint64)
+    while len(longer):
+        shifts = (7 * (sizes[longer] - 1 - before)).astype(np.uint64)
+        values[longer] |= (octets[last[longer] - before] & 0x7F).astype(np.uint64) << shifts
+        before += 1
+        longer = longer[sizes[longer] > before]
+    return values
 
 
 def _offsets(gaps: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -263,6 +275,8 @@ def _offsets(gaps: NDArray[np.uint64], lengths: NDArray[np.uint64]) -> NDArray[n
     if not gaps[0]:
         raise DamagedError("its first entry lies behind nothing")
     before = np.cumsum(lengths) - lengths
+    if not gaps[1:].any():
+        return before + (gaps[0] - np.uint64(1))
     # The last entry at or before each that says where it lies.
     told = np.maximum.accumulate(np.where(gaps > 0, np.arange(len(gaps)), 0))
     return gaps[told] - np.uint64(1) - before[told] + before
@@ -290,16 +304,16 @@ def pack_directories(directory: Directory) -> tuple[bytes, bytes]:
 
     They are the same to the byte as those that the package `pmtiles` writes.
     """
-    root = _small(_plain(directory))
+    root = _small(directory)
     if root is not None:
         return root, b""
     entries = LEAF_ENTRIES
     while True:
         firsts = np.arange(0, len(directory.ids), entries)
-        packed = [pack(_plain(directory.part(first, first + entries))) for first in firsts.tolist()]
+        packed = [pack(b"".join(_plain(directory.part(first, first + entries)))) for first in firsts.tolist()]
         lengths = np.array([len(each) for each in packed], np.uint64)
         upper = Directory(directory.ids[firsts], np.zeros_like(lengths), np.cumsum(lengths) - lengths, lengths)
-        root = _small(_plain(upper))
+        root = _small(upper)
         if root is not None:
             return root, b"".join(packed)
         entries *= 2
@@ -310,25 +324,29 @@ def pack(data: bytes) -> bytes:
     return gzip.compress(data, mtime=0)
 
 
-def _small(data: bytes) -> bytes | None:
+def _small(directory: Directory) -> bytes | None:
     """Return a packed root directory, None where it would be too large; a large one is not packed to its end."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
-    size = 0
-    for start in range(0, len(data), 1 << 16):
-        size += len(packer.compress(data[start : start + (1 << 16)]))
+    size, parts = 0, []
+    for part in _plain(directory):
+        parts.append(part)
+        size += len(packer.compress(part))
         if size >= ROOT_SIZE:
             return None
-    root = pack(data)
+    root = pack(b"".join(parts))
     return root if len(root) < ROOT_SIZE else None
 
 
-def _plain(directory: Directory) -> bytes:
-    """Return a directory as bytes: four columns, of steps from one entry to the next."""
+def _plain(directory: Directory) -> Iterator[bytes]:
+    """Yield a directory as bytes, in parts: its size, and four columns, of steps from one entry to the next."""
     ids, offsets, lengths = directory.ids, directory.offsets, directory.lengths
+    yield _octets(np.array([len(ids)], np.uint64))
+    steps = np.diff(ids, prepend=np.uint64(0))
     gaps = offsets + np.uint64(1)
     gaps[1:][offsets[1:] == offsets[:-1] + lengths[:-1]] = 0
-    count = np.array([len(ids)], np.uint64)
-    return _octets(np.concatenate([count, np.diff(ids, prepend=np.uint64(0)), directory.runs, lengths, gaps]))
+    for column in (steps, directory.runs, lengths, gaps):
+        for start in range(0, len(column), PLAIN):
+            yield _octets(column[start : start + PLAIN])
 
 
 def _octets(values: NDArray[np.uint64]) -> bytes:

@@ -33,6 +33,9 @@ def tile_of(value: object) -> Tile | None:
     return Tile(*value) if in_grid(value) else None
 
 
+# Tiles that are worked on at once: what is in between takes fifty bytes of each.
+BLOCK = 1 << 16
+
 _FIRST = tuple(BASES.tolist())
 
 
@@ -90,20 +93,32 @@ def ids_of(tiles: Iterable[Tile]) -> Ids:
 
 def ids_of_cover(cover: Cover) -> Ids:
     """Return the ids of the tiles of a cover, sorted."""
-    parts = [_along(zoom, *columns(cover.keys(zoom))) for zoom in cover.zooms]
-    # Ids of a higher zoom are higher.
-    return np.concatenate([np.sort(part) for part in parts]) if parts else np.empty(0, np.uint64)
+    ids, end = np.empty(len(cover), np.uint64), 0
+    for zoom in cover.zooms:  # ids of a higher zoom are higher
+        keys, start = cover.keys(zoom), end
+        for first in range(0, len(keys), BLOCK):
+            some = keys[first : first + BLOCK]
+            ids[end : end + len(some)] = _along(zoom, *columns(some))
+            end += len(some)
+        ids[start:end].sort()
+    return ids
 
 
 def cover_of(ids: Ids) -> Cover:
     """Return the tiles of ids below `END`, in any order."""
-    ids = np.sort(ids)
+    if not (ids[1:] > ids[:-1]).all():
+        ids = np.sort(ids)
     ends = np.searchsorted(ids, BASES)
-    keys = {}
+    found = {}
     for zoom in np.flatnonzero(np.diff(ends)).tolist():
-        x, y = _place(zoom, ids[ends[zoom] : ends[zoom + 1]])
-        keys[zoom] = unique(x << 32 | y)
-    return Cover(keys)
+        start, end = ends[zoom : zoom + 2].tolist()
+        keys = np.empty(end - start, np.int64)
+        for first in range(0, len(keys), BLOCK):
+            x, y = _place(zoom, ids[start + first : min(start + first + BLOCK, end)])
+            keys[first : first + BLOCK] = x << 32 | y
+        keys.sort()
+        found[zoom] = unique(keys)
+    return Cover(found)
 
 
 def ids_at(zoom: int, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:

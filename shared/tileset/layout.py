@@ -19,8 +19,8 @@ Indices = NDArray[np.int64]
 
 # Bytes that are read at once, and parts that lie so near to each other that what is between is read with them.
 BLOCK, GAP = 4 << 20, 4 << 10
-# Spans whose samples are taken at once; the pages that they lie on are given back then.
-SAMPLED = 1 << 12
+# Spans whose samples are taken at once: the pages around them count as memory of ours until they are given back.
+SAMPLED = 1 << 8
 
 
 class Parts(NamedTuple):
@@ -49,6 +49,8 @@ class Parts(NamedTuple):
         if not parts:
             none = np.empty(0, np.uint64)
             return cls(none, np.empty(0, np.uint8), none, none)
+        if len(parts) == 1 and (parts[0].ids[1:] > parts[0].ids[:-1]).all():
+            return parts[0]
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         order = np.argsort(columns[0], kind="stable")
         ids = columns[0][order]
@@ -86,8 +88,9 @@ def lay_out(parts: Parts, files: Sequence[int]) -> Layout:
     """
     contents, firsts = _contents(parts, files)
     lengths = parts.lengths[firsts]
-    stored = np.cumsum(lengths) - lengths
-    offsets = stored[contents]
+    offsets = np.cumsum(lengths) - lengths
+    if contents is not None:
+        offsets = offsets[contents]
     ids = parts.ids
     # A tile goes on with the run of its predecessor where it is the next one, and the same.
     begins = np.ones(len(ids), bool)
@@ -98,39 +101,49 @@ def lay_out(parts: Parts, files: Sequence[int]) -> Layout:
     return Layout(directory, parts.files[firsts], parts.offsets[firsts], lengths)
 
 
-def _contents(parts: Parts, files: Sequence[int]) -> tuple[Indices, Indices]:
-    """Return the number of what each tile holds, counted as they first appear, and which tile that is."""
-    # What lies in the same place is the same.
-    order = np.lexsort((parts.lengths, parts.offsets, parts.files))
-    numbers, offsets, lengths = parts.files[order], parts.offsets[order], parts.lengths[order]
-    fresh = np.ones(len(order), bool)
-    fresh[1:] = (numbers[1:] != numbers[:-1]) | (offsets[1:] != offsets[:-1]) | (lengths[1:] != lengths[:-1])
-    place = np.empty(len(order), np.int64)
-    place[order] = np.cumsum(fresh) - 1
-    kinds = _kinds(numbers[fresh], offsets[fresh], lengths[fresh], files)[place]
-    _, firsts, which = np.unique(kinds, return_index=True, return_inverse=True)
-    rank = np.empty(len(firsts), np.int64)
-    by_first = np.argsort(firsts)
-    rank[by_first] = np.arange(len(firsts))
-    return rank[which], firsts[by_first]
+def _contents(parts: Parts, files: Sequence[int]) -> tuple[Indices | None, Indices | slice]:
+    """Return the number of what each tile holds, counted as they first appear, and which tile that is.
+
+    Where no two tiles are equal there is no need for numbers: the first of the two is None.
+    """
+    firsts = _firsts(parts, files)
+    if firsts is None:
+        return None, slice(None)
+    own = firsts == np.arange(len(firsts))
+    return (np.cumsum(own) - 1)[firsts], np.flatnonzero(own)
 
 
-def _kinds(places: NDArray[np.uint8], offsets: Ids, lengths: Ids, files: Sequence[int]) -> Indices:
-    """Return a number for each of different places: the same where the bytes there are the same."""
-    samples = np.empty(len(offsets), np.uint64)
+def _firsts(parts: Parts, files: Sequence[int]) -> Indices | None:
+    """Return for each tile which is the first that holds the same, None where all are different."""
+    samples = np.empty(len(parts.ids), np.uint64)
     for number, file in enumerate(files):
-        within = np.flatnonzero(places == number)
-        if len(within):
-            samples[within] = _samples(file, offsets[within], lengths[within])
-    _, kinds, counts = np.unique(samples, return_inverse=True, return_counts=True)
-    # Only what looks the same is read whole.
-    alike = np.flatnonzero(counts[kinds] > 1)
+        within = np.flatnonzero(parts.files == number) if len(files) > 1 else slice(None)
+        samples[within] = _samples(file, parts.offsets[within], parts.lengths[within])
+    alike = _repeated(samples)
+    if not len(alike):
+        return None
+    firsts = np.arange(len(samples))
+    places: dict[tuple[int, int, int], int] = {}
     known: dict[bytes, int] = {}
-    more = len(counts)
-    for index in alike.tolist():
-        data = read_at(files[places[index]], int(offsets[index]), int(lengths[index]))
-        kinds[index] = more + known.setdefault(blake2b(data, digest_size=16).digest(), len(known))
-    return kinds
+    # Only what looks the same is read whole, and what lies in one place only once.
+    columns = (column[alike].tolist() for column in (parts.files, parts.offsets, parts.lengths))
+    for index, place in zip(alike.tolist(), zip(*columns, strict=True), strict=True):
+        first = places.get(place)
+        if first is None:
+            data = read_at(files[place[0]], *place[1:])
+            first = places[place] = known.setdefault(blake2b(data, digest_size=16).digest(), index)
+        firsts[index] = first
+    return firsts
+
+
+def _repeated(numbers: Ids) -> Indices:
+    """Return where those numbers stand that are there more than once, ascending."""
+    order = np.argsort(numbers)
+    ordered = numbers[order]
+    same = np.zeros(len(order), bool)
+    same[1:] = ordered[1:] == ordered[:-1]
+    same[:-1] |= same[1:]
+    return np.sort(order[same])
 
 
 def _samples(file: int, offsets: Ids, lengths: Ids) -> Ids:
@@ -195,16 +208,8 @@ def read_stored(layout: Layout, files: Sequence[int]) -> Iterator[bytes]:
 
 def _reads(layout: Layout) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
     """Yield what is read together: a file, where that begins, and where each wanted stretch begins and ends."""
-    starts, ends = layout.offsets, layout.offsets + layout.lengths
-    # What lies together is one stretch.
-    apart = np.ones(len(starts), bool)
-    apart[1:] = (layout.files[1:] != layout.files[:-1]) | (starts[1:] != ends[:-1])
-    firsts = np.flatnonzero(apart)
-    lasts = np.append(firsts[1:], len(starts)) - 1 if len(firsts) else firsts
     file, start, cuts = -1, 0, list[tuple[int, int]]()
-    for number, first, last in zip(
-        layout.files[firsts].tolist(), starts[firsts].tolist(), ends[lasts].tolist(), strict=True
-    ):
+    for number, first, last in _stretches(layout):
         for begin in range(first, last, BLOCK):
             end = min(begin + BLOCK, last)
             if cuts and number == file and 0 <= begin - cuts[-1][1] <= GAP and end - start <= BLOCK:
@@ -215,3 +220,14 @@ def _reads(layout: Layout) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
             file, start, cuts = number, begin, [(begin, end)]
     if cuts:
         yield file, start, cuts
+
+
+def _stretches(layout: Layout) -> Iterator[tuple[int, int, int]]:
+    """Yield the file, the beginning and the end of what lies together."""
+    for first in range(0, len(layout.files), SAMPLED):
+        files, starts, lengths = (column[first : first + SAMPLED] for column in layout[1:])
+        ends = starts + lengths
+        apart = np.append(True, (files[1:] != files[:-1]) | (starts[1:] != ends[:-1]))
+        firsts = np.flatnonzero(apart)
+        lasts = np.append(firsts[1:], len(starts)) - 1
+        yield from zip(files[firsts].tolist(), starts[firsts].tolist(), ends[lasts].tolist(), strict=True)

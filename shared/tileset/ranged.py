@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from rsp.shared.covers import Cover
@@ -57,7 +57,7 @@ class RangedReader(TileReader):
         with self._checked():
             self._header = read_header(source.head, source.size)
             place = self._header["root_offset"], self._header["root_length"]
-            self._tree = Tree(self._header, source.size, self._bytes(*place), self._fetch)
+            self._tree = Tree(self._header, source.size, _bytes(source, *place), partial(_fetch, source))
         if not self._tree and not empty:
             raise TileSetError(f"no tile in the archive {self.address}")
         self.format = image_format(self._header, lambda: self.metadata, self.address)
@@ -72,7 +72,9 @@ class RangedReader(TileReader):
         if length > MAX_BYTES:
             raise TileSetError(f"{where} would have {length} bytes, more than any have")
         with self._checked():
-            data = unpack(self._bytes(offset, length), self._header["internal_compression"], MAX_BYTES + 1)
+            data = unpack(
+                _bytes(self._source, offset, length), self._header["internal_compression"], MAX_BYTES + 1
+            )
         return parse_metadata(data, where)
 
     @property
@@ -126,12 +128,12 @@ class RangedReader(TileReader):
         (span,) = self._find([tile])
         if span is None:
             raise TileError(f"no tile {zxy(tile)} in {self.address}")
-        return self._fetch([span])[span]
+        return _fetch(self._source, [span])[span]
 
     def read_many(self, tiles: Iterable[Tile]) -> dict[Tile, bytes]:
         wanted = list(tiles)
         spans = dict(zip(wanted, self._find(wanted), strict=True))
-        data = self._fetch([span for span in spans.values() if span is not None])
+        data = _fetch(self._source, [span for span in spans.values() if span is not None])
         return {tile: data[span] for tile, span in spans.items() if span is not None}
 
     def close(self) -> None:
@@ -144,11 +146,6 @@ class RangedReader(TileReader):
         except (DamagedError, MemoryError) as error:
             raise TileSetError(f"the archive {self.address} is damaged: {error}") from error
 
-    def _bytes(self, offset: int, length: int) -> bytes:
-        if offset + length <= len(self._source.head):
-            return self._source.head[offset : offset + length]
-        return self._source.read(offset, length)
-
     def _find(self, tiles: list[Tile]) -> list[Span | None]:
         """Return where tiles lie in the file, None for those that are not there."""
         found: list[Span | None] = [None] * len(tiles)
@@ -160,17 +157,24 @@ class RangedReader(TileReader):
                 found[number] = offset, length
         return found
 
-    def _fetch(self, spans: Iterable[Span]) -> dict[Span, bytes]:
-        """Return the bytes of spans; those that are neighbours are asked for together."""
-        data: dict[Span, bytes] = {}
-        for group in _together(sorted(set(spans))):
-            start, end = group[0][0], max(offset + length for offset, length in group)
-            if end - start > MAX_TILE:
-                raise TileSetError(f"the archive {self.address} is damaged: a tile would have {end - start} bytes")
-            content = self._bytes(start, end - start)
-            for offset, length in group:
-                data[offset, length] = content[offset - start : offset - start + length]
-        return data
+
+def _bytes(source: Ranges, offset: int, length: int) -> bytes:
+    if offset + length <= len(source.head):
+        return source.head[offset : offset + length]
+    return source.read(offset, length)
+
+
+def _fetch(source: Ranges, spans: Iterable[Span]) -> dict[Span, bytes]:
+    """Return the bytes of spans; those that are neighbours are asked for together."""
+    data: dict[Span, bytes] = {}
+    for group in _together(sorted(set(spans))):
+        start, end = group[0][0], max(offset + length for offset, length in group)
+        if end - start > MAX_TILE:
+            raise TileSetError(f"the archive {source.address} is damaged: a tile would have {end - start} bytes")
+        content = _bytes(source, start, end - start)
+        for offset, length in group:
+            data[offset, length] = content[offset - start : offset - start + length]
+    return data
 
 
 def _together(spans: list[Span]) -> Iterator[list[Span]]:

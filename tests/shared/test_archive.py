@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
+import weakref
 from itertools import product
 
 import numpy as np
@@ -193,6 +195,20 @@ def test_to_open_an_archive_and_read_a_tile_takes_two_of_its_directories(tmp_pat
     with ArchiveReader(path) as reader:
         # The first tile and the last one tell the zoom.
         assert reader.zoom() == 9 and len(reader._tree._leaves) == 2
+
+
+def test_a_reader_that_is_done_with_is_gone(tmp_path):
+    """Not when garbage is collected: directories are large, and collections rare."""
+    path = fill(tmp_path / "t.pmtiles", square(5, 5))
+    with ArchiveReader(path) as reader:
+        reader.cover()
+        gone = weakref.ref(reader)
+    gc.disable()
+    try:
+        del reader
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_a_leaf_that_is_damaged_spoils_no_other(tmp_path):
