@@ -270,7 +270,7 @@ def _template_of(
     resources = [each for each in layer.findall("ResourceURL") if each.get("resourceType") == "tile"]
     fitting = [each for each in resources if each.get("format") == mime]
     if fitting:
-        template = _own(urljoin(url, fitting[0].get("template", "")), url)
+        template = _own(fitting[0].get("template", ""), url)
         unknown = {name.lower() for name in re.findall(r"\{([^{}]*)\}", template)} - {
             *values, "tilematrix", "tilerow", "tilecol",
         }  # fmt: skip
@@ -280,7 +280,7 @@ def _template_of(
     endpoint = _endpoint(root)
     if endpoint is None:
         raise DownloadError(f"{masked(url)} names no address for its tiles, neither ResourceURL nor GetTile")
-    return partial(_from_parameters, _own(urljoin(url, endpoint), url), values)
+    return partial(_from_parameters, _own(endpoint, url), values)
 
 
 def _from_template(template: str, values: Mapping[str, str], matrix: Matrix, column: int, row: int) -> str:
@@ -313,12 +313,20 @@ def _own(address: str, url: str) -> str:
     """Return the address of tiles as it is asked: on the user's host by the user's scheme and with his parameters.
 
     Servers behind a proxy call themselves http, and leave out the key.
+
+    Raises:
+        DownloadError: it is no address.
     """
-    check_scheme(address)
-    theirs, ours = urlsplit(address), urlsplit(url)
+    try:
+        theirs, ours = urlsplit(urljoin(url, address)), urlsplit(url)
+        if theirs.scheme not in ("http", "https") or not theirs.hostname:
+            raise ValueError
+        plain = theirs.port is None
+    except ValueError:
+        raise DownloadError(f"the capabilities name {address[:80]!r} for tiles, which is no address") from None
     if theirs.hostname != ours.hostname:
-        return address
-    if ours.scheme == "https" and theirs.scheme == "http" and theirs.port is None:
+        return urlunsplit(theirs)
+    if ours.scheme == "https" and theirs.scheme == "http" and plain:
         theirs = theirs._replace(scheme="https")
     names = {name.upper() for name, _ in parse_qsl(theirs.query, keep_blank_values=True)} | _OWN
     more = [pair for pair in parse_qsl(ours.query, keep_blank_values=True) if pair[0].upper() not in names]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
+from random import Random
 from urllib.parse import parse_qsl, urlsplit
 
 import mercantile
@@ -16,6 +18,7 @@ from rsp.shared.images import decode, encode
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileset import open_reader
 from rsp.shared.tileurl import TileTemplate, check_url, subdomains_of
+from rsp.shared.wmts import choose_layer
 from tests.tileserver import Reply, TileServer
 from tests.tilesets import BLOCK, noise
 
@@ -466,6 +469,52 @@ def test_capabilities_that_cannot_be_read(tmp_path, cover, monkeypatch, reply, m
     with TileServer(lambda *_: reply) as server, pytest.raises(DownloadError, match=re.escape(message)):
         run(server.url + "/?a=1", cover, tmp_path / "out", kind="WMTS")
     assert not list(tmp_path.glob("out*"))
+
+
+def test_capabilities_that_are_spoilt_are_errors_and_no_faults():
+    more = (
+        "<Dimension><ows:Identifier>Time</ows:Identifier><Default>now</Default></Dimension>"
+        '<ResourceURL format="image/png" resourceType="tile" template="http://h/{Time}/{TileRow}/{TileCol}"/>'
+    )
+    whole = document(wmts_layer("a", "PM LAMB93", more) + PM + LAMBERT, KVP.format("http://h", "http://h"))
+    rng = Random(7)
+    pieces = [
+        b"http://[",
+        b"http://h:x",
+        b"{",
+        b"}",
+        b"nan",
+        b"1e999",
+        b"-1",
+        b"",
+        b"\xff",
+        b"<a/>",
+        b"&amp;",
+        b"&#0;",
+        b"//",
+        b"0",
+    ]
+    outcomes = Counter()
+    for _ in range(600):
+        data = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            at = rng.randrange(len(data))
+            data[at : at + rng.randint(0, 12)] = rng.choice(pieces)
+        try:
+            found = choose_layer(bytes(data), "https://h/wmts?key=1", zooms=[15])
+            found.check_zooms([15])
+            found.url_of(BLOCK[0])
+            outcomes["works"] += 1
+        except (DownloadError, UsageError) as error:
+            outcomes[type(error).__name__] += 1
+    assert len(outcomes) == 3
+
+
+@pytest.mark.parametrize("template", ["http://[{TileRow}", "//[/{TileCol}", "file:///etc/passwd"])
+def test_templates_that_are_no_addresses(template):
+    more = f'<ResourceURL format="image/png" resourceType="tile" template="{template}"/>'
+    with pytest.raises(DownloadError, match="for tiles, which is no address"):
+        choose_layer(document(wmts_layer("a", "PM", more) + PM), "http://h/", zooms=[15])
 
 
 def test_capabilities_without_end(tmp_path, cover, monkeypatch):
