@@ -18,6 +18,7 @@ def rasterize(
     queries: dict = {},
     config: dict = {},
     config_uri: str = "",
+    layer: str = "",
     kind: str = "",
     type_field: str = "",
     order: str = "",
@@ -44,6 +45,7 @@ def rasterize(
         queries: The same of several classes, as {"building": "SELECT geom FROM roofs"}.
         config: The configuration: the tables of `config.toml`.
         config_uri: Where the configuration is, in place of `config`: a path or s3://bucket/key.
+        layer: Layer of the files, of several.
         kind: Title of the class that the polygons are; empty for the one class beside the background.
         type_field: Property whose value is the title of the class of each feature.
         order: Titles of classes from the lowest to the highest; empty for the order of the configuration.
@@ -71,6 +73,7 @@ def rasterize(
     else:
         files = [features_at or str(given(features, features_at, "features"))]
     meaning = {
+        "layer": layer or None,
         "kind": kind or None,
         "type_field": type_field or None,
         "order": order or None,

@@ -11,6 +11,9 @@ from rsp.shared.classes import class_index
 from rsp.shared.config import ClassDef
 from rsp.shared.errors import ConfigError, UsageError
 
+# What stands between a file and its layer, as QGIS writes it.
+LAYER = "|layername="
+
 # How a query begins that has no class before it.
 _QUERIES = ("select", "with", "values", "table", "(")
 
@@ -21,10 +24,12 @@ class Input(NamedTuple):
     Attributes:
         text: A path, an address or a glob pattern of either, or a query.
         value: The class index of its features; None where each feature says its class.
+        layer: Which layer of a file; None for the only one.
     """
 
     text: str
     value: int | None
+    layer: str | None = None
 
 
 class Layer(NamedTuple):
@@ -142,7 +147,13 @@ def _parse_borders(text: str, classes: Sequence[ClassDef], border_type: str) -> 
 
 
 def parse_inputs(
-    entries: Sequence[str], classes: Sequence[ClassDef], kind: str | None, type_field: str | None, *, queries: bool
+    entries: Sequence[str],
+    classes: Sequence[ClassDef],
+    kind: str | None,
+    type_field: str | None,
+    *,
+    layer: str | None = None,
+    queries: bool,
 ) -> list[Input]:
     """Return the inputs that the user names, as `FILE` or `CLASS=FILE`.
 
@@ -151,6 +162,7 @@ def parse_inputs(
         classes: The classes.
         kind: Title of the class of all inputs that do not name theirs.
         type_field: The property that says the class of a feature, in inputs that do not name theirs.
+        layer: The layer of all files that do not name theirs, as `FILE|layername=NAME`.
         queries: They are queries of a database, not files.
 
     Raises:
@@ -171,7 +183,8 @@ def parse_inputs(
                 f"which class are the polygons of {text}? Say --type with one of {titles(classes)}, or "
                 f"CLASS={text}, or --type_field where each feature says its own"
             )
-        inputs.append(Input(text, own))
+        path, mark, name = text.partition(LAYER)
+        inputs.append(Input(text, own) if queries else Input(path, own, name if mark else layer))
     return inputs
 
 

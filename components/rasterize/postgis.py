@@ -26,7 +26,7 @@ class PostgisSource:
             )
         self.skipped = skipped
         self._naming = naming
-        self._queries = [(Query(text, dsn, "--postgis"), value) for text, value in inputs]
+        self._queries = [(Query(text, dsn, "--postgis"), value) for text, value, _ in inputs]
 
     def polygons(self, bounds: Bounds) -> Iterator[Polygons]:
         for query, value in self._queries:

@@ -93,16 +93,16 @@ class FileSource:
     def __init__(self, inputs: Sequence[Input], naming: Naming, skipped: Counter[str], epsg: int | None) -> None:
         self.skipped = skipped
         self._naming, self._epsg = naming, epsg
-        self._paths = [(path, value) for text, value in inputs for path in expand(text)]
+        self._paths = [(path, value, layer) for text, value, layer in inputs for path in expand(text)]
 
     def polygons(self, bounds: Bounds) -> Iterator[Polygons]:
-        for path, value in self._paths:
-            yield from self._file(path, value)
+        for path, value, layer in self._paths:
+            yield from self._file(path, value, layer)
 
-    def _file(self, path: Location, value: int | None) -> Iterator[Polygons]:
-        crs = read_crs(path) if self._epsg is None else self._epsg
+    def _file(self, path: Location, value: int | None, layer: str | None) -> Iterator[Polygons]:
+        crs = read_crs(path, layer) if self._epsg is None else self._epsg
         found = False
-        for batch in read_batches(path, properties=value is None, broken=self._broken):
+        for batch in read_batches(path, layer=layer, properties=value is None, broken=self._broken):
             found = found or any(has_polygon(geometry) for geometry in batch.geometries if geometry is not None)
             numbers = batch.numbers
             polygons = polygons_of(

@@ -69,6 +69,7 @@ def rasterize(
     postgis: str | Sequence[str] | None = None,
     config: Location | None = None,
     tile_size: int | None = None,
+    layer: str | None = None,
     kind: str | None = None,
     type_field: str | None = None,
     order: str | None = None,
@@ -99,12 +100,14 @@ def rasterize(
         cover: The cover; all its tiles have one zoom.
         out: The tile set to write.
         geojson: Where the features are: a path, an address in S3, or a glob pattern of either, or several of
-            these. `CLASS=FILE` says which class the features are of.
+            these: GeoJSON, GeoPackage, Shapefile, FlatGeobuf, GeoParquet, or what else GDAL reads. `CLASS=FILE`
+            says which class the features are of.
         postgis: A SELECT whose column `geom` holds the polygons, or several, also as `CLASS=SELECT`; the
             connection is the configuration's.
         config: The configuration file, for the classes and the size of a tile. With `append` it is not needed
             where the labels that are there tell both, as ours do; it may then add classes at the end.
         tile_size: Side of a tile in pixels (default: the configuration's, else that of the labels that are there).
+        layer: The layer to read of files that have several; `FILE|layername=NAME` says it for one input.
         kind: Title of the class of all features whose input does not say it (default: the one class beside the
             background).
         type_field: The property (in PostGIS, the column) whose value is the title of the class of each feature.
@@ -140,7 +143,7 @@ def rasterize(
     from rsp.components.rasterize.blocks import Blocks
     from rsp.components.rasterize.burn import Job, blocks_to_burn
     from rsp.components.rasterize.fill import Tally, fill
-    from rsp.components.rasterize.layers import make_layers
+    from rsp.components.rasterize.layers import LAYER, make_layers
     from rsp.components.rasterize.shelf import Shelf
     from rsp.shared.covers import Cover, read_tiles
     from rsp.shared.images import complementary
@@ -155,14 +158,15 @@ def rasterize(
     files, queries = _listed(geojson), _listed(postgis)
     if bool(files) == bool(queries):
         raise UsageError("give the polygons either with --geojson or with --postgis")
-    reads = [config, web_ui_template, *files, *(text for _, mark, text in map(_titled, files) if mark)]
+    paths = [text.partition(LAYER)[0] for text in files]
+    reads = [config, web_ui_template, *paths, *(text for _, mark, text in map(_titled, paths) if mark)]
     check_paths([tiles_output(out, web_ui=web_ui)], reads, cover=cover)
     present = out.expanduser() if append and _has_labels(out.expanduser()) else None
     classes, size, connection = _settings(config, tile_size, present, bool(queries))
     if not 1 <= size <= MAX_SIZE:
         raise UsageError(f"--tile_size must be from 1 to {MAX_SIZE}, got {size}")
     layers = make_layers(classes, order, borders, border_type)
-    source = _source(files, queries, classes, kind, type_field, connection, crs)
+    source = _source(files, queries, classes, kind, type_field, connection, crs, layer)
     if counts:
         sides = tuple(f".{name}" for name in map(counts_name, classes[1:]))
         check_paths([tiles_output(out, web_ui=web_ui)._replace(sides=sides)], reads, cover=cover)
@@ -274,6 +278,7 @@ def _source(
     type_field: str | None,
     dsn: str | None,
     crs: str | None,
+    layer: str | None,
 ) -> Source:
     """Return the source that the arguments name."""
     from rsp.components.rasterize.layers import parse_inputs
@@ -282,11 +287,13 @@ def _source(
 
     skipped: Counter[str] = Counter()
     naming = Naming(classes, type_field, skipped)
-    inputs = parse_inputs(files or queries, classes, kind, type_field, queries=bool(queries))
+    inputs = parse_inputs(files or queries, classes, kind, type_field, layer=layer, queries=bool(queries))
     if files:
         return FileSource(inputs, naming, skipped, None if crs is None else parse_crs(crs))
     if crs is not None:
         raise UsageError("--crs goes with --geojson; geometries of PostGIS have an SRID of their own")
+    if layer is not None:
+        raise UsageError("--layer goes with --geojson; a query of PostGIS names its tables")
     from rsp.components.rasterize.postgis import PostgisSource
 
     return PostgisSource(inputs, naming, skipped, dsn)
@@ -332,12 +339,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inputs = parser.add_argument_group("Polygons (one of)")
     inputs.add_argument(
         "--geojson", action="append", metavar="[CLASS=]FILE",
-        help="file of features, a path or s3://bucket/key, or a glob pattern in quotes; once for each file, and "
-        "with the title of a class before it, as building=roofs.json",
+        help="file of features (GeoJSON, GeoPackage and what else GDAL reads), a path or s3://bucket/key, or a "
+        "glob pattern in quotes; once for each file, and with the title of a class before it, as "
+        "building=roofs.json",
     )  # fmt: skip
     inputs.add_argument(
         "--crs", metavar="EPSG:CODE", help="CRS of the files, as EPSG:2154 (default: what they say, else degrees)"
     )
+    inputs.add_argument(
+        "--layer", metavar="NAME",
+        help="layer to read of files that have several; FILE|layername=NAME says it for one of them",
+    )  # fmt: skip
     inputs.add_argument(
         "--postgis", action="append", metavar="[CLASS=]SELECT",
         help="SQL query with a column `geom`; once for each query, and with the title of a class before it",

@@ -19,9 +19,11 @@ from rsp.components.rasterize.ground import scale
 from rsp.components.rasterize.tool import rasterize
 from rsp.shared.config import parse_tables
 from rsp.shared.errors import ConfigError, UsageError
+from rsp.shared.features import feature_writer, to_mercator
 from rsp.shared.tiles import Tile, bounds_mercator, read_cover, write_cover
 from rsp.shared.tileset import read_info
 from tests.components.test_rasterize import SIZE, TILE, labels_of, pixels, write_geojson
+from tests.shared.test_vectors import arrow as vectors
 from tests.tilesets import CONFIG
 
 THREE = CONFIG.replace(
@@ -245,6 +247,56 @@ def test_all_touched(place, rsp):
     expected = np.zeros((SIZE, SIZE), np.uint8)
     expected[5:10, 3:21], expected[40:50, 40] = ROAD, ROAD
     np.testing.assert_array_equal(labels_of(place / "labels")[TILE], expected)
+
+
+def test_layers_of_a_geopackage(place, rsp):
+    """Each layer is of a class, in a CRS of its own; a shapefile beside them."""
+    polygons = {
+        name: np.array([shapely.geometry.shape(pixels(TILE, *block)) for block in blocks], dtype=object)
+        for name, blocks in {
+            "roofs": [(0, 0, 20, 10)],
+            "ways": [(10, 0, 30, 10)],
+            "walls": [(0, 20, 9, 30)],
+        }.items()
+    }
+    table = place / "all.gpkg"
+    vectors(table, polygons["roofs"], "EPSG:4326", layer="roofs")
+    vectors(table, to_mercator(polygons["ways"], 4326), "EPSG:3857", layer="ways", append=True)
+    vectors(place / "walls.shp", polygons["walls"], "EPSG:4326")
+    command = [
+        "rasterize", "--geojson", f"building={table}|layername=roofs", "--geojson", f"road={table}",
+        "--layer", "ways", "--config", place / "config.toml", "--no_web_ui", place / "cover",
+    ]  # fmt: skip
+    ran = rsp(*command, place / "labels")
+    assert ran.code == 0, ran.stderr
+    ran = rsp(
+        *command[:3], *command[7:], "--append", "--geojson", f"border={place / 'walls.shp'}", place / "labels"
+    )
+    assert ran.code == 0, ran.stderr
+    expected = np.zeros((SIZE, SIZE), np.uint8)
+    expected[:10, :20], expected[:10, 10:30], expected[20:30, :9] = BUILDING, ROAD, BORDER
+    np.testing.assert_array_equal(labels_of(place / "labels")[TILE], expected)
+    ran = rsp(*command[:5], *command[7:], place / "other")
+    assert ran.code == 1 and "choose one with --layer: roofs, ways" in ran.stderr
+    ran = rsp("rasterize", "--postgis", "road=SELECT 1", *command[5:], place / "other")
+    assert ran.code == 2 and "--layer goes with --geojson" in ran.stderr
+
+
+@pytest.mark.parametrize("suffix", ["fgb", "gpkg", "parquet", "shp"])
+def test_classes_in_a_column(place, suffix):
+    polygons = np.array(
+        [shapely.geometry.shape(pixels(TILE, 8 * n, 0, 8 * n + 8, 8)) for n in range(3)], dtype=object
+    )
+    source = place / f"mixed.{suffix}"
+    kinds = ["road", "Building", "tree"]
+    if suffix == "parquet":
+        with feature_writer(source) as writer:
+            writer.write_batch(polygons, [{"kind": kind} for kind in kinds])
+    else:
+        vectors(source, polygons, "EPSG:4326", kind=kinds)
+    result = burn(place, str(source), type_field="kind")
+    assert labels_of(place / "labels")[TILE][0, [0, 8, 16]].tolist() == [ROAD, BUILDING, 0]
+    assert result.skipped == {"no class of this name": 1}
 
 
 @pytest.mark.parametrize("size", [37, 100, 1])
