@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rsp.shared.arguments import add_out, require
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from rsp.components.extract.pending import Batch
     from rsp.components.extract.reader import OsmReader
     from rsp.components.extract.source import Source
+
+STDOUT = Path("/dev/stdout")
 
 # Metres that a line may be wide; more is a typing error that would flood the map with one class.
 WIDEST = 1000.0
@@ -103,7 +106,7 @@ def extract(
     Args:
         pbf: The OpenStreetMap data.
         out: Where the features go, in the format of its suffix: GeoJSON, GeoJSONSeq (`.geojsonl`), FlatGeobuf,
-            GeoPackage or GeoParquet. The file says whose the data are.
+            GeoPackage or GeoParquet; `-` is standard output. The file says whose the data are.
         kind: `building`, `road`, `parking`, an entry point of the group `rsp.extractors`, or `module:attribute`;
             several as a sequence, or in one text with commas between them.
         tags: A filter, or several: `[class:]key`, `[class:]key=value,value` or `[class:]key!=value`, or conditions
@@ -131,6 +134,8 @@ def extract(
     from rsp.components.extract.layers import find_layers
     from rsp.components.extract.source import Source
 
+    if str(out) == "-":
+        out = STDOUT
     check_paths([Output(out, FEATURES)], [pbf, poly, *(changes or [])])
     layers = find_layers(_kinds(kind), [tags] if isinstance(tags, str) else tags or [], width)
     with ExitStack() as stack:
@@ -341,7 +346,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="OpenStreetMap data, a path or s3://bucket/key: .osm.pbf, .osm (XML), .o5m or .opl, the two texts "
         "also as .gz or .bz2",
     )  # fmt: skip
-    add_out(parser, "features to write: .geojson or .json, .geojsonl, .fgb, .gpkg or .parquet")
+    add_out(
+        parser, "features to write: .geojson or .json, .geojsonl, .fgb, .gpkg or .parquet; - for standard output"
+    )
     parser.add_argument(
         "--type", dest="kind", action=_Several, nargs="+", metavar="TYPE",
         help="building, road, parking, a plug-in, or module:attribute; of several each feature has its class",

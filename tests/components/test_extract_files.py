@@ -158,6 +158,17 @@ def test_an_unsorted_file_into_a_pipe(write, tmp_path):
     reading.join()
 
 
+def test_standard_output(write, tmp_path, rsp_process):
+    """As into a pipe; what is said goes to stderr."""
+    path = write(xml(*nodes(CORNERS), way(8, RING, building="yes")))
+    ran = rsp_process("extract", "--type", "building", path, "-")
+    extract(path, tmp_path / "out.json", kind="building")
+    assert ran.code == 0 and ran.stdout == (tmp_path / "out.json").read_text()
+    ran = rsp_process("extract", "--type", "building", write(xml(*UNSORTED["nodes between the ways"])), "-")
+    assert ran.code == 1 and "osmium sort" in ran.stderr
+    assert not (tmp_path / "-").exists()
+
+
 def test_a_sorted_file_with_missing_nodes_is_not_sorted_again(scene, tmp_path, rsp):
     scene.way(square(9.5, 47.1), building="yes")
     scene.way(square(9.6, 47.1), missing=[1], building="yes")
