@@ -19,7 +19,7 @@ from rasterio.transform import Affine, from_bounds
 from rasterio.warp import transform_bounds, transform_geom
 from shapely.geometry import box, mapping, shape
 
-from rsp.components.cover.outputs import extent_text, united
+from rsp.components.cover.outputs import extent_text, united, write_out
 from rsp.components.cover.tool import cover
 from rsp.shared.covers import Cover, cover_text, read_tiles, write_cover
 from rsp.shared.errors import CoverError, RasterError, UsageError
@@ -390,6 +390,20 @@ def test_a_query(tmp_path, rsp, dsn, monkeypatch):
     assert ran.code == 1 and "PostGIS refuses the query" in ran.stderr
 
 
+def test_rows_of_a_query(dsn, monkeypatch):
+    from rsp.shared import postgis as module
+
+    monkeypatch.setattr(module, "ROWS", 2)
+    select = 'SELECT geom, ST_GeometryType(geom) AS "The Kind" FROM places; '
+    rows = list(module.Query(select, dsn, "--sql").batches(column="The Kind"))
+    # A surface of triangles is nothing that can be built, NULL is None.
+    assert sum(each.broken for each in rows) == 1 and {each.epsg for each in rows} == {4326}
+    assert [value for each in rows for value in each.values] == ["ST_Polygon", None, "ST_Point", "ST_Polygon"]
+    assert [shape is None for each in rows for shape in each.geometries] == [False, True, False, False]
+    near = module.Query(select, dsn, "--sql").batches((0, 0, 1, 1))
+    assert [shape for each in near for shape in each.geometries] == [None]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
@@ -440,6 +454,23 @@ def test_what_comes_out_goes_in_again(rsp, typed):
         assert len(ran.stdout.splitlines()) == (1 if more else len(TILES))
         typed(ran.stdout)
         assert rsp("cover", "-", "--zoom", 14, "-").stdout == lines(TILES)
+
+
+@given(
+    st.integers(0, 24).flatmap(
+        lambda zoom: st.tuples(
+            st.just(zoom), st.sets(st.tuples(*[st.integers(0, (1 << zoom) - 1)] * 2), min_size=1, max_size=9)
+        )
+    ),
+    st.booleans(),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_outlines_cover_the_tiles_that_they_came_from(tmp_path, some, union):
+    zoom, places = some
+    tiles = Cover.of(Tile(x, y, zoom) for x, y in places)
+    write_out(tmp_path / "f.geojson", tiles, "geojson", union=union)
+    cover(str(tmp_path / "f.geojson"), [tmp_path / "c"], zoom=zoom)
+    assert read_tiles(tmp_path / "c") == tiles
 
 
 def test_a_pipe_of_processes(rsp_process):
