@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -42,8 +41,6 @@ def parse_box(text: str) -> Box:
     try:
         if len(fields) > 4 and fields[-1].upper().startswith("EPSG:"):
             epsg = parse_crs(fields.pop())
-        if text.lstrip().startswith("["):
-            json.loads(text[: text.rindex("]") + 1])
         numbers = [float(field) for field in fields]
         if len(numbers) == 6 and "[" in text:
             numbers = [*numbers[:2], *numbers[3:5]]

@@ -140,6 +140,11 @@ def test_edges_of_a_projected_box_bend(tmp_path):
     assert found == bent_box(2154, bounds, 12)
     around = mercantile.tiles(*transform_bounds("EPSG:2154", "EPSG:4326", *bounds), 12)
     assert len(found) < 0.85 * len(list(around))
+    # The higher the zoom, the more points it takes: as many as it needs.
+    path = write_features(tmp_path / "dense.json", shapely.segmentize(box(*bounds), 100))
+    cover(str(path), [tmp_path / "d"], zoom=15, crs="2154")
+    cover(f"{','.join(map(str, bounds))},EPSG:2154", [tmp_path / "c"], kind="bbox", zoom=15)
+    assert read_tiles(tmp_path / "c") == read_tiles(tmp_path / "d")
 
 
 def test_projected_boxes_over_the_antimeridian_and_around_a_pole(tmp_path):
@@ -311,6 +316,7 @@ def test_rasters_over_the_antimeridian_and_beyond_the_pole(tmp_path):
         cover(str(polar), [tmp_path / "c"], kind="raster", zoom=8)
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_rasters_placed_by_control_points_or_a_sensor_model(tmp_path):
     tile = Tile(1000, 700, 11)
     west, south, east, north = bounds_lonlat(tile)
@@ -336,6 +342,7 @@ def test_rasters_placed_by_control_points_or_a_sensor_model(tmp_path):
     assert list(read_tiles(tmp_path / "c")) == [tile]
 
 
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
 def test_rasters_that_say_not_where_they_are(tmp_path, rsp):
     for name, transform, message in (
         ("none.tif", None, "has no georeference"),
@@ -360,6 +367,7 @@ def dsn():
     with postgis() as found:
         with psycopg.connect(found) as connection:
             connection.execute("CREATE TABLE places (geom geometry)")
+            connection.execute("CREATE SEQUENCE counter")
             connection.execute(
                 "INSERT INTO places VALUES (ST_MakeEnvelope(4.8, 45.7, 4.83, 45.73, 4326)), (NULL), "
                 "(ST_SetSRID(ST_MakePoint(10, 10), 4326)), (ST_GeomFromText('POLYGON EMPTY', 4326)), "
@@ -386,6 +394,8 @@ def test_a_query(tmp_path, rsp, dsn, monkeypatch):
     assert read_tiles(tmp_path / "e") == TILES
     ran = rsp("cover", "--sql", "SELECT geom FROM places WHERE geom IS NULL", "--zoom", 14, tmp_path / "f")
     assert ran.code == 1 and "covers no tile" in ran.stderr
+    ran = rsp("cover", "--sql", "SELECT geom, nextval('counter') FROM places", "--zoom", 14, tmp_path / "f")
+    assert ran.code == 1 and "read-only transaction" in ran.stderr
     ran = rsp("cover", "--sql", "DELETE FROM places", "--zoom", 14, tmp_path / "f")
     assert ran.code == 1 and "PostGIS refuses the query" in ran.stderr
 
