@@ -69,7 +69,7 @@ LEFT_OUT = {
         "as_json", "channels", "config", "dataset", "devices", "html", "labels", "sample", "seed", "workers",
     },
     ("cover", "cover"): {"splits", "seed", "block", "stable"},  # that is `split`
-    ("cover", "split"): {"crs", "kind", "max_tiles", "out_format", "pg", "union", "zoom"},
+    ("cover", "split"): {"crs", "kind", "layer", "max_tiles", "out_format", "pg", "union", "zoom"},
     ("download", "download"): {"overwrite", "refresh", "workers", *WEB},  # a step begins with nothing
     ("extract", "extract"): {"index"},
     ("rasterize", "rasterize"): {"append", "counts", "resume", "tile_format", "workers", *WEB},

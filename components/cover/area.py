@@ -15,7 +15,9 @@ from rsp.shared.features import expand, project, read_batches, read_crs
 from rsp.shared.mercator import HALF
 
 
-def cover_features(sources: Iterable[str], zoom: int, crs: str | None, max_tiles: int) -> Cover:
+def cover_features(
+    sources: Iterable[str], zoom: int, crs: str | None, max_tiles: int, layer: str | None = None
+) -> Cover:
     """Return the tiles that the features of files meet.
 
     Args:
@@ -23,6 +25,7 @@ def cover_features(sources: Iterable[str], zoom: int, crs: str | None, max_tiles
         zoom: Zoom of the tiles.
         crs: The CRS of all files, whatever they say.
         max_tiles: How many tiles there may be.
+        layer: The layer of the files, where they have several.
 
     Raises:
         FeatureError: a file that cannot be read, or coordinates that cannot be meant.
@@ -33,8 +36,8 @@ def cover_features(sources: Iterable[str], zoom: int, crs: str | None, max_tiles
     what = f"{', '.join(map(str, sources))} at zoom {zoom}"
     gathered = Gathered(max_tiles, what)
     for path in paths:
-        epsg = read_crs(path) if given is None else given
-        for batch in read_batches(path):
+        epsg = read_crs(path, layer) if given is None else given
+        for batch in read_batches(path, layer=layer):
             there = ~shapely.is_missing(batch.geometries)
             numbers = batch.numbers[there]
             mercator = project(

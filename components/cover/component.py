@@ -16,6 +16,7 @@ def cover(
     out_format: str = "cover",
     union: bool = False,
     max_tiles: int = 10_000_000,
+    layer: str = "",
 ) -> None:
     """Make a tile cover from a bounding box, features, rasters, a tile set, another cover or a query.
 
@@ -29,6 +30,7 @@ def cover(
         out_format: cover, extent or geojson.
         union: Of geojson, one outline around all tiles that touch.
         max_tiles: Refuse to make a cover of more tiles.
+        layer: Layer of the features, where their file has several.
     """
     from rsp.components.artifacts import describe, named
     from rsp.components.cover.tool import cover as tool
@@ -43,6 +45,7 @@ def cover(
         out_format=out_format,
         union=bool(union),
         max_tiles=int(max_tiles),
+        layer=layer or None,
     )
     describe(cover, "features" if out_format == "geojson" else out_format, result)
 

@@ -28,14 +28,23 @@ _NAMED = "standard input"
 
 
 def covered(
-    kind: Kind, sources: Sequence[str], *, zoom: int | None, crs: str | None, pg: str | None, max_tiles: int
+    kind: Kind,
+    sources: Sequence[str],
+    *,
+    zoom: int | None,
+    crs: str | None,
+    pg: str | None,
+    max_tiles: int,
+    layer: str | None = None,
 ) -> Cover:
     """Return the tiles that sources cover; see `rsp.components.cover.tool.cover`."""
     if STDIN in sources and kind not in ("sql", "dir", "raster"):
         with _read_stdin() as path:
             kind, read = _as_it_looks(kind, path)
             sources = [each for source in sources for each in (read if source == STDIN else [source])]
-            return covered(kind, sources, zoom=zoom, crs=crs, pg=pg, max_tiles=max_tiles)
+            return covered(kind, sources, zoom=zoom, crs=crs, pg=pg, max_tiles=max_tiles, layer=layer)
+    if layer is not None and kind != "geojson":
+        raise UsageError(f"--layer goes with files of features; a {kind} has no layers")
     if kind in ("dir", "cover"):
         if crs is not None:
             raise UsageError("--crs goes with features and bounding boxes; tiles have one CRS")
@@ -45,7 +54,7 @@ def covered(
     if kind == "geojson":
         from rsp.components.cover.area import cover_features
 
-        return cover_features(sources, zoom, crs, max_tiles)
+        return cover_features(sources, zoom, crs, max_tiles, layer)
     if kind == "bbox":
         from rsp.components.cover.boxes import cover_boxes
 

@@ -69,12 +69,14 @@ def cover(
     out_format: OutFormat = "cover",
     union: bool = False,
     max_tiles: int = MAX_TILES,
+    layer: str | None = None,
 ) -> CoverResult:
     """Write the tiles that cover something, sorted, each once.
 
     Args:
         source: What is covered, or several of the same kind. Files of features, tile sets, covers and rasters are
-            paths or addresses in S3, those of features and rasters also glob patterns of either. A box is
+            paths or addresses in S3, those of features and rasters also glob patterns of either. Features may be
+            GeoJSON, GeoPackage, Shapefile (also zipped), FlatGeobuf, GeoParquet, or what else GDAL reads. A box is
             `west,south,east,north[,EPSG:code]` (degrees unless a code is given; west beyond east crosses the
             antimeridian). A query is a SELECT with a column `geom`. `-` reads features, tiles or boxes from
             standard input, whichever it holds.
@@ -93,6 +95,7 @@ def cover(
             outlines.
         union: Of `geojson`: one outline around all tiles that touch.
         max_tiles: Refuse to make a cover of more tiles.
+        layer: The layer of the files of features, where they have several.
 
     Raises:
         UsageError: the arguments do not fit together, or the cover would have too many tiles.
@@ -107,7 +110,7 @@ def cover(
 
     sources = [source] if isinstance(source, str) else list(source)
     _check(sources, out, kind, zoom, splits, stable, pg, out_format, union)
-    tiles = covered(kind, sources, zoom=zoom, crs=crs, pg=pg, max_tiles=max_tiles)
+    tiles = covered(kind, sources, zoom=zoom, crs=crs, pg=pg, max_tiles=max_tiles, layer=layer)
     if not tiles:
         raise nothing(sources)
     parts = split_cover(tiles, splits, seed=seed, block=block, stable=stable) if splits else [tiles]
@@ -184,8 +187,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("raster", "+", "FILE", "rasters, covered by their true outlines"),
         ("sql", 1, "SELECT", "query to PostGIS with a column `geom`"),
     ):
+        names = ["--geojson", "--features"] if kind == "geojson" else [f"--{kind}"]
         parser.add_argument(
-            f"--{kind}", action="extend" if kind != "bbox" else "append", nargs=nargs, metavar=metavar,
+            *names, action="extend" if kind != "bbox" else "append", nargs=nargs, metavar=metavar,
             help=f"input: {what}; may be repeated",
         )  # fmt: skip
     parser.add_argument(
@@ -197,6 +201,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crs", metavar="EPSG:CODE", help="CRS of the input, as EPSG:2154 (default: what it says, else degrees)"
     )
+    parser.add_argument("--layer", metavar="NAME", help="layer of the features, where their file has several")
     parser.add_argument(
         "--format", dest="out_format", choices=FORMATS, default="cover",
         help="what to write: a tile a line, the extent as w,s,e,n, or outlines as GeoJSON (default: cover)",

@@ -338,7 +338,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_out(parser, "tile set to write: a directory, or a PMTiles file")
     inputs = parser.add_argument_group("Polygons (one of)")
     inputs.add_argument(
-        "--geojson", action="append", metavar="[CLASS=]FILE",
+        "--geojson", "--features", action="append", metavar="[CLASS=]FILE",
         help="file of features (GeoJSON, GeoPackage and what else GDAL reads), a path or s3://bucket/key, or a "
         "glob pattern in quotes; once for each file, and with the title of a class before it, as "
         "building=roofs.json",
