@@ -24,14 +24,18 @@ from rsp.components.info.found import describe
 from rsp.components.info.machine import describe_machine, memory_limit
 from rsp.components.info.osm import describe_pbf
 from rsp.components.info.tool import info
+from rsp.serving.manifest import Golden, Precision
+from rsp.serving.releases import ReleaseStore
 from rsp.shared.atomic import write_bytes
-from rsp.shared.config import ClassDef, parse_config, parse_tables
+from rsp.shared.config import Channel, ClassDef, parse_config, parse_tables
 from rsp.shared.covers import Cover
 from rsp.shared.errors import FeatureError, ModelError, ReleaseError, RspError, TileSetError, UsageError
 from rsp.shared.features import feature_writer
 from rsp.shared.images import encode, encode_mask
+from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.header import read_checkpoint
 from rsp.shared.locations import location
+from rsp.shared.storage import open_storage
 from rsp.shared.tiles import Tile, write_cover
 from rsp.shared.tileset import classes_metadata, open_writer
 from tests.ranges import RangeServer
@@ -333,14 +337,17 @@ def test_what_is_no_checkpoint(tmp_path, data, message):
 
 
 def test_a_release_store(tmp_path):
-    from rsp.serving.releases import ReleaseStore
-    from rsp.shared.storage import open_storage
-    from tests.serving import stores, tiny
-
-    model = tiny.make_model(tmp_path / "model.pt")
     store = ReleaseStore(open_storage(str(tmp_path / "store")))
-    created = stores.publish(store, model, "2", name="town").created
-    stores.move(store, "2", name="town")
+    card = ModelCard(
+        nn="unet", encoder="tiny", num_filters=8, channels=(Channel("images", (1, 2, 3), (0.5,) * 3, (0.2,) * 3),),
+        classes=(ClassDef("background", COLORS[0]), ClassDef("building", COLORS[1])), tile_size=64, overlap=16,
+    )  # fmt: skip
+    files = {"model.pt": b"model", "golden/1.tif": b"image", "golden/1.png": b"mask"}
+    created = store.publish(
+        "town", "2", files, card=card, model="model.pt", torch="2.13.0", precision=Precision(),
+        golden=[Golden("golden/1.tif", "golden/1.png")],
+    ).created  # fmt: skip
+    store.move("town", "2", expected=None, reason="test")
     (tmp_path / "store/other/releases/1").mkdir(parents=True)
     (tmp_path / "store/other/releases/1/release.json").write_text("{")
     found = describe(tmp_path / "store")
@@ -351,7 +358,7 @@ def test_a_release_store(tmp_path):
     assert damaged["wanted"] is None and "release.json" in damaged["releases"]["1"]
     (folder,) = {path.parent for path in (tmp_path / "store/town").rglob("release.json")}
     one = describe(folder)
-    assert (one["kind"], one["name"], one["version"], one["golden"]) == ("release", "town", "2", 2)
+    assert (one["kind"], one["name"], one["version"], one["golden"]) == ("release", "town", "2", 1)
     assert one["classes"] == ["background", "building"] and one["bands"] == ["images 1-2-3"]
     assert one["files"] == "elsewhere in the store"
     store.fetch("town", "2", tmp_path / "fetched")
