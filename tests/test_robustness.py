@@ -337,6 +337,10 @@ KILLED: dict[str, tuple[Command, str]] = {
     "download to an archive": (lambda b: ["download", "--rate", 1000, b.url, b / "scene.csv"], "out.pmtiles"),
     "subset": (lambda b: ["subset", "--dir", b.images, "--filter", b.cover], "out"),
     "subset to an archive": (lambda b: ["subset", "--dir", b.images, "--filter", b.cover], "out.pmtiles"),
+    "subset by links": (lambda b: ["subset", "--mode", "link", "--dir", b.images, "--filter", b.cover], "out"),
+    "subset to another format": (
+        lambda b: ["subset", "--format", "webp", "--dir", b.images, "--union", b.labels], "out.pmtiles",
+    ),
     "predict": (lambda b: ["predict", "--checkpoint", b / "model.safetensors", b.images], "out"),
     "compare": (lambda b: ["compare", "--images", b.images, b.labels], "out"),
     "vectorize": (lambda b: ["vectorize", "--type", "building", b.masks], "out.json"),
