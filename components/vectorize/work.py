@@ -190,7 +190,7 @@ def grid_of(reader: TileReader) -> Grid:
     """
     zoom = reader.zoom()
     reason = ""
-    for tile in reader.tiles():
+    for tile in reader.cover():
         try:
             return Grid(zoom, decode_mask(reader.read(tile)).shape[1])
         except RspError as error:
