@@ -183,10 +183,53 @@ def _joined(pieces: Objects, feature: Integers) -> tuple[Objects, Integers]:
     collections: Any = shapely.geometrycollections(pieces[several], indices=groups)
     together: Any = shapely.union_all(collections[:, np.newaxis], axis=1)
     unions, of = _parts_of(together)
+    unions = _as_traced(unions)
     polygons = np.concatenate([pieces[~several], unions])
     numbers = np.concatenate([feature[~several], numbers[of]])
     order = np.argsort(numbers, kind="stable")
     return polygons[order], numbers[order]
+
+
+def _as_traced(polygons: Objects) -> Objects:
+    """Return polygons of axis-parallel edges with the vertices that `trace` gives to what it sees whole.
+
+    A union has vertices where the edges of tiles were, and its rings begin anywhere: simplification would follow
+    from how a feature is cut.
+    """
+    normal = shapely.normalize(
+        polygons
+    )  # outlines turn clockwise (y up), which has the region on the left (y down)
+    rings, of = shapely.get_rings(shapely.orient_polygons(normal, exterior_cw=True), return_index=True)
+    points, starts, lengths = _open(rings)
+    ahead, behind = _turned(starts, lengths, 1), _turned(starts, lengths, -1)
+    straight = (points[ahead] == points[behind]).any(axis=1)
+    points, ring = points[~straight], np.repeat(np.arange(len(rings)), lengths)[~straight]
+    lengths = np.bincount(ring, minlength=len(rings))
+    starts = np.cumsum(lengths) - lengths
+    order = np.lexsort((points[:, 0], points[:, 1], ring))
+    points = points[_turned(starts, lengths, order[starts] - starts)]
+    # The outline of each first, then its holes by where they begin.
+    firsts, shell = points[starts], np.append(True, of[1:] != of[:-1])
+    order = np.lexsort((firsts[:, 0], firsts[:, 1], ~shell, of))
+    lines: Any = shapely.linearrings(points, indices=np.repeat(np.arange(len(rings)), lengths))
+    found: Any = shapely.polygons(lines[order], indices=of[order])
+    return np.asarray(found, dtype=object)
+
+
+def _open(rings: Objects) -> tuple[Floats, Integers, Integers]:
+    """Return the points of rings without the last one, where each begins, and how many it has."""
+    lengths = shapely.get_num_points(rings).astype(np.int64) - 1
+    points = np.delete(shapely.get_coordinates(rings), np.cumsum(lengths + 1) - 1, axis=0)
+    return points, np.cumsum(lengths) - lengths, lengths
+
+
+def _turned(starts: Integers, lengths: Integers, steps: Integers | int) -> Integers:
+    """Return the places of the points of rings that begin so many points later."""
+    behind = np.repeat(starts, lengths)
+    within = np.arange(len(behind)) - behind
+    return (within + np.repeat(np.broadcast_to(steps, lengths.shape), lengths)) % np.repeat(
+        lengths, lengths
+    ) + behind
 
 
 def _parts_of(geometries: Objects) -> tuple[Objects, Integers]:
@@ -269,17 +312,13 @@ def _from_a_corner(polygons: Objects) -> Objects:
     rings, of = shapely.get_rings(polygons, return_index=True)
     if not len(rings):
         return polygons
-    lengths = shapely.get_num_points(rings) - 1  # the last is the first
-    ends = np.cumsum(lengths + 1)
-    points = np.delete(shapely.get_coordinates(rings), ends - 1, axis=0)
-    starts = np.cumsum(lengths) - lengths
+    points, starts, lengths = _open(rings)
     middles = np.add.reduceat(points, starts, axis=0) / lengths[:, np.newaxis]
     away = ((points - np.repeat(middles, lengths, axis=0)) ** 2).sum(axis=1)
     farthest = np.flatnonzero(away == np.repeat(np.maximum.reduceat(away, starts), lengths))
     first = farthest[np.searchsorted(farthest, starts)] - starts  # of those that are as far, the first
-    steps = np.arange(len(points)) - np.repeat(starts, lengths)
-    turned = (steps + np.repeat(first, lengths)) % np.repeat(lengths, lengths) + np.repeat(starts, lengths)
-    lines = shapely.linearrings(points[turned], indices=np.repeat(np.arange(len(rings)), lengths))
+    turned = points[_turned(starts, lengths, first)]
+    lines: Any = shapely.linearrings(turned, indices=np.repeat(np.arange(len(rings)), lengths))
     found: Any = shapely.polygons(lines, indices=of)
     return np.asarray(found, dtype=object)
 

@@ -32,7 +32,7 @@ from rsp.shared.report import Result, absent_cover, failed_cover, note_failures,
 from rsp.shared.tilekeys import Keys, among, key_of, keys_of
 from rsp.shared.tiles import Tile, read_cover
 
-FORMAT = 2
+FORMAT = 3
 
 # Zip files cannot be older; the same part is the same bytes whenever it is written.
 _EPOCH = (1980, 1, 1, 0, 0, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import rasterio.features
@@ -149,3 +151,19 @@ def test_what_is_alike_has_an_order():
         assert features.orders() == sorted(features.orders())
         found.add((tuple(polygon.wkt for polygon in features.polygons), tuple(features.tiles.tolist())))
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("simplify", [0, 1, 2.5])
+def test_features_do_not_follow_from_how_they_are_cut(tmp_path, config, simplify):
+    """Sixteen tiles, and the one tile above them of the same pixels: every vertex is the same."""
+    rng = np.random.default_rng(4)
+    array = np.kron(rng.random((32, 32)) < 0.55, np.ones((4, 4), bool)) ^ (rng.random((128, 128)) < 0.02)
+    found = []
+    for name, size, up in (("whole", 128, 4), ("cut", SIZE, 1)):
+        zoom, x, y = (Z - 2, X // 4, Y // 4) if up == 4 else (Z, X, Y)
+        masks = write_masks(tmp_path / name, array.astype(np.uint8), size=size, zoom=zoom, x=x, y=y)
+        options = {"kind": "building", "config": config, "min_area": 0, "simplify": simplify}
+        vectorize(masks, tmp_path / f"{name}.json", **options)
+        features = json.loads((tmp_path / f"{name}.json").read_text())["features"]
+        found.append(sorted(json.dumps(feature["geometry"]) for feature in features))
+    assert found[0] == found[1] and len(found[0]) > 20
