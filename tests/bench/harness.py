@@ -18,6 +18,17 @@ from typing import NamedTuple, Protocol
 ROOT = Path(__file__).parent.parent.parent
 RIVALS = Path(__file__).parent / "rivals"
 
+# Starts a command and prints CPU seconds, kilobytes and exit code. The peak of a process begins at that of the one
+# that started it, and this one is larger than what it measures.
+LAUNCHER = """
+import os, sys
+log, *command = sys.argv[1:]
+streams = [(os.POSIX_SPAWN_DUP2, int(log), stream) for stream in (1, 2)]
+child = os.posix_spawnp(command[0], command, os.environ, file_actions=streams)
+_, status, usage = os.wait4(child, 0)
+print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss, os.waitstatus_to_exitcode(status))
+"""
+
 # A command, or a function of this process.
 Side = Sequence[object] | Callable[[], object]
 
@@ -225,13 +236,15 @@ def cost(side: Side) -> Cost:
         return Cost(_used(resource.RUSAGE_SELF) + _used(resource.RUSAGE_CHILDREN) - before, 0)
     command = [str(word) for word in side]
     with tempfile.TemporaryFile() as log:
-        child = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=_environment())
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        if child.returncode:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", LAUNCHER, str(log.fileno()), *command], cwd=ROOT, env=_environment(),
+            stdout=subprocess.PIPE, text=True, check=True, pass_fds=[log.fileno()],
+        )  # fmt: skip
+        seconds, memory, code = done.stdout.split()
+        if int(code):
             log.seek(0)
-            raise SystemExit(f"{' '.join(command)}\nended with {child.returncode}:\n{log.read().decode()[-3000:]}")
-    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)
+            raise SystemExit(f"{' '.join(command)}\nended with {code}:\n{log.read().decode()[-3000:]}")
+    return Cost(float(seconds), int(memory) * 1024)
 
 
 def _environment() -> dict[str, str]:
