@@ -237,8 +237,8 @@ def cost(side: Side) -> Cost:
     command = [str(word) for word in side]
     with tempfile.TemporaryFile() as log:
         done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", LAUNCHER, str(log.fileno()), *command], cwd=ROOT, env=_environment(),
-            stdout=subprocess.PIPE, text=True, check=True, pass_fds=[log.fileno()],
+            [sys.executable, "-I", "-S", "-c", LAUNCHER, str(log.fileno()), *command], cwd=ROOT,
+            env=_environment(), stdout=subprocess.PIPE, text=True, check=True, pass_fds=[log.fileno()],
         )  # fmt: skip
         seconds, memory, code = done.stdout.split()
         if int(code):
