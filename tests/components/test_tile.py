@@ -613,6 +613,15 @@ def test_many_rasters_are_open_one_after_another(tmp_path, monkeypatch):
         assert (np.abs(decode(data).astype(int) - shares(content(tmp_path / "whole"), found)) > 3).mean() < 0.04
 
 
+def test_another_planet(tmp_path, rsp):
+    moon = "+proj=longlat +R=1737400 +no_defs"
+    grid = from_origin(4, 46, 0.001, 0.001)
+    raster = write(tmp_path / "r.tif", waves(), crs=moon, transform=grid)
+    ran = rsp("tile", raster, tmp_path / "out", "--zoom", ZOOM)
+    assert ran.code == 1 and "a CRS that cannot be projected to EPSG:3857" in ran.stderr
+    assert "Traceback" not in ran.stderr and not (tmp_path / "out").exists()
+
+
 def test_a_virtual_raster(tmp_path, monkeypatch):
     """A .vrt whose sources are named relative to it."""
     write(tmp_path / "r.tif", waves())
