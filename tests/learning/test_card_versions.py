@@ -43,8 +43,9 @@ def old(tmp_path_factory) -> Path:
 def test_models_of_card_version_0_give_the_mask_that_they_gave(old, form):
     predictor = load_predictor(old / f"model.{form}")
     (mask,) = predict_tiles(predictor, [(FIXTURES / "card_v0" / "image.png").read_bytes()])
-    assert mask == (FIXTURES / "card_v0" / "mask.png").read_bytes()
-    assert len(np.unique(decode_mask(mask))) == 2
+    pixels = decode_mask(mask)
+    np.testing.assert_array_equal(pixels, decode_mask((FIXTURES / "card_v0" / "mask.png").read_bytes()))
+    assert len(np.unique(pixels)) == 2
     card = predictor.card
     assert (card.version, card.zoom, card.validation) == (VERSION, None, None)
     assert [(channel.value_type, channel.divisor) for channel in card.channels] == [(None, None)]
