@@ -46,7 +46,7 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
         "Pillow and numpy",
         1,
         same_pictures,
-        fresh=(stacked,),
+        fresh=(stacked, other),  # both write new files
     )  # fmt: skip
     _, *many = write_tilesets(folder / "many", 70, 70, size=128)
     _, *few = write_tilesets(folder / "few", 70, 7, size=128)
