@@ -17,7 +17,7 @@ from rsp.shared.errors import TileSetError, UsageError
 from rsp.shared.images import decode, decode_mask, encode, encode_mask, sniff
 from rsp.shared.storage import open_storage
 from rsp.shared.tiles import Tile, read_cover, write_cover
-from rsp.shared.tileset import classes_metadata, open_reader, open_writer
+from rsp.shared.tileset import ArchiveReader, classes_metadata, open_reader, open_writer
 from tests.ranges import RangeServer
 from tests.tilesets import BLOCK, COLORS, make_tileset, noise, squares
 
@@ -63,9 +63,9 @@ def test_links_lead_through_links_of_folders(tmp_path, cover):
     tiles = content(make_tileset(tmp_path / "disk/deep/in"))
     (tmp_path / "in").symlink_to(tmp_path / "disk/deep/in")
     (tmp_path / "disk/out").mkdir()
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a/out").symlink_to(tmp_path / "disk/out")
-    subset(tmp_path / "in", cover, tmp_path / "a/out", mode="link", web_ui=False)
+    (tmp_path / "a/b").mkdir(parents=True)
+    (tmp_path / "a/b/out").symlink_to(tmp_path / "disk/out")
+    subset(tmp_path / "in", cover, tmp_path / "a/b/out", mode="link", web_ui=False)
     assert content(tmp_path / "disk/out") == {tile: tiles[tile] for tile in SOME}
 
 
@@ -340,16 +340,22 @@ def test_in_every_direction(tmp_path, s3, cover):
                 assert content(target) == {tile: tiles[tile] for tile in SOME}
 
 
-def test_an_archive_elsewhere_is_read_in_few_requests_and_only_where_tiles_are_wanted(tmp_path):
-    tiles = {Tile(x, y, 12): os.urandom(300) for x in range(100) for y in range(100)}
+def test_an_archive_elsewhere_is_read_in_few_requests_and_only_where_tiles_are_wanted(tmp_path, monkeypatch):
+    for name, value in (("entries.ROOT_SIZE", 1000), ("entries.LEAF_ENTRIES", 256), ("ranges.HEAD", 200)):
+        monkeypatch.setattr(f"rsp.shared.tileset.{name}", value)
+    tiles = {Tile(x, y, 12): os.urandom(200 + x * y % 191) for x in range(100) for y in range(100)}
     fill(tmp_path / "in.pmtiles", tiles)
     some = [tile for tile in tiles if tile.x < 16 and tile.y < 16]
     write_cover(tmp_path / "cover", some)
     with RangeServer(tmp_path) as server:
         subset(f"{server.url}/in.pmtiles", tmp_path / "cover", tmp_path / "out.pmtiles", web_ui=False)
         assert content(tmp_path / "out.pmtiles") == {tile: tiles[tile] for tile in some}
-        assert len(server.asked) < 12, "the head, a leaf, and squares of tiles"
-        assert sum(last - first for first, last in server.asked) < 200_000, "not the other leaves, nor all tiles"
+        assert len(server.asked) < 12, "the head, the root, a leaf, and squares of tiles"
+        assert sum(last - first for first, last in server.asked) < 200_000, "not all tiles"
+        with ArchiveReader(tmp_path / "in.pmtiles") as reader:
+            start, length = (reader._header[f"leaf_directory_{name}"] for name in ("offset", "length"))
+        leaves = [(first, last) for first, last in server.asked if start <= first < start + length]
+        assert leaves and sum(last - first for first, last in leaves) < length / 4, "not the other leaves"
 
 
 def test_component(run_component, tmp_path, cover):

@@ -164,6 +164,15 @@ def test_directories_of_others_are_read(tmp_path):
     assert (root / "3/0/0.jpg").exists()
 
 
+def test_tiles_that_a_zoom_does_not_have_are_passed_over(tmp_path):
+    """Also in a folder in which nothing else lies, whose names are read all at once."""
+    for name in ("3/1/2.png", "3/1/7.png", "3/1/8.png", "3/2/9999999999.png", "3/4/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with open_reader(tmp_path) as reader:
+        assert reader.tiles() == [Tile(1, 2, 3), Tile(1, 7, 3), Tile(4, 0, 3)]
+
+
 def test_a_tile_of_two_files_is_refused(tmp_path):
     make_tileset(tmp_path / "t")
     (tmp_path / "t/15/100/200.jpg").touch()
