@@ -190,7 +190,7 @@ def render(
 
 
 def _geojson(mask: npt.NDArray[np.uint8], request: Wanted, titles: Sequence[str]) -> bytes:
-    from rsp.shared.features import feature_collection
+    from rsp.shared.featuretext import feature_collection
     from rsp.shared.polygons import mask_features
 
     assert request.tile is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -95,3 +95,24 @@ def _joined(texts: Sequence[str], offsets: npt.NDArray[np.integer]) -> list[str]
     """Return arrays of the texts from each offset to the next."""
     bounds = offsets.tolist()
     return [f"[{','.join(texts[start:end])}]" for start, end in pairwise(bounds)]
+
+
+TAIL = "\n]}\n"
+
+
+def head_of(crs: int = 4326, attribution: str | None = None) -> str:
+    """Return the start of a FeatureCollection, up to its first feature; what follows the last one is `TAIL`."""
+    head: dict[str, Any] = {"type": "FeatureCollection"}
+    if crs != 4326:
+        head["crs"] = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{crs}"}}
+    if attribution is not None:
+        head["attribution"] = attribution
+    return orjson.dumps(head).decode()[:-1] + ',"features":[\n'
+
+
+def feature_collection(features: Iterable[tuple[BaseGeometry, dict[str, Any]]]) -> str:
+    """Return the text of a GeoJSON file of these features, each a geometry in degrees and its properties."""
+    pairs = list(features)
+    geometries = np.empty(len(pairs), dtype=object)
+    geometries[:] = [geometry for geometry, _ in pairs]
+    return head_of() + ",\n".join(feature_texts(geometries, [each for _, each in pairs])) + TAIL

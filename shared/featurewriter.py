@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rsp.shared.atomic import atomic_text
-from rsp.shared.featuretext import DECIMALS, feature_text, feature_texts
+from rsp.shared.featuretext import DECIMALS, TAIL, feature_collection, feature_text, feature_texts, head_of
 from rsp.shared.locations import Location
 
 __all__ = [
@@ -32,8 +30,6 @@ OPENSTREETMAP = "© OpenStreetMap contributors, ODbL 1.0, https://www.openstreet
 SEQUENCES = (".geojsonl", ".geojsons")
 TABLES = (".fgb", ".gpkg", ".parquet")
 STDOUT = Path("/dev/stdout")
-
-_TAIL = "\n]}\n"
 
 
 class FeatureWriter(Protocol):
@@ -100,16 +96,6 @@ class GeoJsonWriter:
         self.count += count
 
 
-def _head(crs: int, attribution: str | None) -> str:
-    """Return the begin of a FeatureCollection."""
-    head: dict[str, Any] = {"type": "FeatureCollection"}
-    if crs != 4326:
-        head["crs"] = {"type": "name", "properties": {"name": f"urn:ogc:def:crs:EPSG::{crs}"}}
-    if attribution is not None:
-        head["attribution"] = attribution
-    return orjson.dumps(head).decode()[:-1] + ',"features":[\n'
-
-
 @contextmanager
 def feature_writer(
     path: Location,
@@ -150,18 +136,6 @@ def feature_writer(
             yield sequence
             file.write("\n" if sequence.count else "")
             return
-        file.write(_head(crs, attribution))
+        file.write(head_of(crs, attribution))
         yield GeoJsonWriter(file)
-        file.write(_TAIL)
-
-
-def feature_collection(features: Iterable[tuple[BaseGeometry, dict[str, Any]]]) -> str:
-    """Return the text of a GeoJSON file of these features, each a geometry in degrees and its properties."""
-    file = io.StringIO()
-    file.write(_head(4326, None))
-    pairs = list(features)
-    geometries = np.empty(len(pairs), dtype=object)
-    geometries[:] = [geometry for geometry, _ in pairs]
-    GeoJsonWriter(file).write_batch(geometries, [properties for _, properties in pairs])
-    file.write(_TAIL)
-    return file.getvalue()
+        file.write(TAIL)

@@ -20,7 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from rsp.shared.contours import Flags, trace
 from rsp.shared.errors import TileError
-from rsp.shared.features import DECIMALS
+from rsp.shared.featuretext import DECIMALS
 from rsp.shared.images import Mask
 from rsp.shared.tiles import Tile
 
