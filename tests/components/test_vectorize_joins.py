@@ -12,6 +12,7 @@ from shapely.geometry import Polygon, box, shape
 
 from rsp.components.vectorize.merge import Span, contacts
 from rsp.components.vectorize.tool import vectorize
+from rsp.shared.contours import trace
 from rsp.shared.polygons import Features, Grid, _from_a_corner, finish_whole, ground_area
 from rsp.shared.tiles import Tile
 from tests.components.test_vectorize import X, Y, Z, read, write_masks
@@ -167,3 +168,13 @@ def test_features_do_not_follow_from_how_they_are_cut(tmp_path, config, simplify
         features = json.loads((tmp_path / f"{name}.json").read_text())["features"]
         found.append(sorted(json.dumps(feature["geometry"]) for feature in features))
     assert found[0] == found[1] and len(found[0]) > 20
+
+
+def test_rings_begin_at_the_corner_farthest_from_their_middle():
+    """Simplification may keep the first vertex, so it is none of a bump of a pixel."""
+    pixels = np.zeros((SIZE, SIZE), bool)
+    pixels[5:30, 5:30] = pixels[4, 15:18] = True
+    tile, grid = Tile(0, 0, 4), Grid(4, SIZE)
+    features, _ = finish_whole(trace(pixels), tile, grid, 1.0, 0)
+    corners = np.round(grid.to_lonlat(np.array([[30.0, 30], [30, 5], [5, 5], [5, 30], [30, 30]])), 7)
+    assert shapely.get_coordinates(features.polygons[0]).tolist() == corners.tolist()
