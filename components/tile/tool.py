@@ -11,24 +11,19 @@ from __future__ import annotations
 import argparse
 import sys
 from array import array
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from rsp.shared.arguments import add_config, add_web_ui, add_workers, bounded, int_list
 from rsp.shared.claims import check_paths, tiles_output
-from rsp.shared.covers import Cover, read_tiles
 from rsp.shared.errors import CoverError, RasterError, UsageError
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.locations import Location, location
 from rsp.shared.memory import keep_memory
 from rsp.shared.progress import progress
 from rsp.shared.report import Result, note_failures
-from rsp.shared.tilekeys import Keys
-from rsp.shared.tiles import MAX_TILES, MAX_ZOOM, Tile, check_budget, zxy
+from rsp.shared.tiles import MAX_TILES, MAX_ZOOM, Tile, zxy
 
 if TYPE_CHECKING:
     from rsp.shared.rasters import RasterGroup
@@ -37,8 +32,6 @@ Kind = Literal["image", "label"]
 
 # Tiles that a worker makes at a time: neighbours in a row, which need the same blocks of a raster.
 RUN = 8
-# Tiles that are made objects of at a time.
-PART = 1 << 14
 # Suffixes of what tiles are put together to.
 RASTER = (".tif", ".tiff")
 
@@ -183,8 +176,10 @@ def tile(
         classes = load_config(config).classes
 
     from rsp.shared.gdal import RasterEnv  # noqa: I001 (first: it says how rasterio is imported)
+    from rsp.components.tile.grid import grid_tiles, tile_grid, tile_keys, wanted_tiles
     from rsp.shared import rasters as files
     from rsp.shared import warp
+    from rsp.shared.covers import Cover
     from rsp.shared.tileset import classes_metadata, open_writer
 
     keep_memory()
@@ -195,7 +190,8 @@ def tile(
         tile_format = _format(tile_format, source, kind)
         scale = _range(value_range, percentiles, tile_format, source, kind)
         blocks = [files.footprint(path, zoom, tile_size) for path in paths]
-    grid = _grid(blocks, None if cover is None else _wanted(cover, zoom), max_tiles, zoom)
+    wanted = None if cover is None else wanted_tiles(cover, zoom)
+    grid = tile_grid(blocks, wanted, max_tiles, zoom)
     if not len(grid):
         raise CoverError(f"none of the tiles of {cover} is in the rasters")
     colors = None if classes is None else tuple(entry.color for entry in classes)
@@ -213,8 +209,8 @@ def tile(
         else:
             writer.describe({"tile_size": tile_size} | ({} if scale is None else {"value_range": list(scale)}))
         done = writer.done
-        before = sum(found in done for found in _tiles(grid, zoom)) if done else 0
-        missing = (found for found in _tiles(grid, zoom) if not done or found not in done)
+        before = sum(found in done for found in grid_tiles(grid, zoom)) if done else 0
+        missing = (found for found in grid_tiles(grid, zoom) if not done or found not in done)
         count = len(grid) - before
         with closing(run_job(job, missing, count, workers, worth=RUN, batch=RUN)) as results:
             for made_tile, made in progress(results, "tile", count):
@@ -229,11 +225,11 @@ def tile(
         if not made_keys and not before:
             raise RasterError(_why_none(failed, dropped))
     note_failures(out, failed)
-    written = Cover.from_keys(np.array(made_keys, np.int64), zoom)
+    written = Cover.from_keys(tile_keys(made_keys), zoom)
     if web_ui:
         from rsp.shared.webmap import write_webmap
 
-        shown = written | Cover.of(found for found in _tiles(grid, zoom) if before and found in done)
+        shown = written | Cover.of(found for found in grid_tiles(grid, zoom) if before and found in done)
         write_webmap(out, shown, tile_format, base_url=web_ui_base_url, template=web_ui_template)
     return TileResult(
         tiles=before + len(written),
@@ -247,49 +243,10 @@ def tile(
     )
 
 
-def _wanted(cover: Location, zoom: int) -> Keys:
-    """Return the tiles of a cover; raise `CoverError` where it has another zoom."""
-    wanted = read_tiles(cover)
-    if wanted.zoom(cover) != zoom:
-        raise CoverError(f"{cover} has the zoom {wanted.zoom(cover)}, and {zoom} is asked for by --zoom")
-    return wanted.keys(zoom)
-
-
-def _grid(blocks: list[tuple[Tile, Tile]], wanted: Keys | None, max_tiles: int, zoom: int) -> Keys:
-    """Return the tiles of all rasters, of those that are wanted; a raster is a block of tiles.
-
-    They are numbers `y << 32 | x`, in order: row after row, since a row is cut out of the same blocks of a raster.
-    """
-    if wanted is not None:
-        x, y = wanted >> 32, wanted & 0xFFFFFFFF
-        inside = np.zeros(len(wanted), bool)
-        for first, last in blocks:
-            inside |= (first.x <= x) & (x <= last.x) & (first.y <= y) & (y <= last.y)
-        return np.sort(y[inside] << 32 | x[inside])
-    count = sum((last.x - first.x + 1) * (last.y - first.y + 1) for first, last in blocks)
-    west, north = (min(getattr(first, axis) for first, _ in blocks) for axis in "xy")
-    east, south = (max(getattr(last, axis) for _, last in blocks) for axis in "xy")
-    check_budget(min(count, (east - west + 1) * (south - north + 1)), max_tiles, f"the rasters at zoom {zoom}")
-    found: Keys = np.empty(0, np.int64)
-    parts: list[Keys] = []
-    for first, last in blocks:
-        rows, columns = np.arange(first.y, last.y + 1), np.arange(first.x, last.x + 1)
-        parts.append((rows[:, np.newaxis] << 32 | columns).ravel())
-        if sum(map(len, parts)) > max_tiles:  # they overlap
-            found, parts = np.unique(np.concatenate([found, *parts])), []
-    return np.unique(np.concatenate([found, *parts]))
-
-
-def _tiles(grid: Keys, zoom: int) -> Iterator[Tile]:
-    """Yield the tiles of a grid."""
-    for start in range(0, len(grid), PART):
-        part = grid[start : start + PART]
-        for x, y in zip((part & 0xFFFFFFFF).tolist(), (part >> 32).tolist(), strict=True):
-            yield Tile(x, y, zoom)
-
-
 def _check_no_data(no_data: float | None, source: RasterGroup) -> None:
     """Raise `UsageError` for a value that the rasters cannot have."""
+    import numpy as np
+
     kind = np.dtype(source.dtype)
     if no_data is None or kind.kind == "f":
         return

@@ -72,13 +72,13 @@ def test_every_argument_is_explained(tool):
 
 @pytest.mark.parametrize("tool", TOOLS)
 def test_the_body_is_thin(tool):
-    """Imports, one call, metadata: what is longer cannot be tested as a function."""
+    """Imports, one call with a parameter a line, metadata: what is longer cannot be tested as a function."""
     tree = ast.parse((ROOT / "components" / tool / "component.py").read_text())
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
             body = node.body[1:]  # without the docstring
             lines = body[-1].end_lineno - body[0].lineno + 1
-            assert lines <= 45, f"{node.name} has {lines} lines"
+            assert lines <= 50, f"{node.name} has {lines} lines"
 
 
 @pytest.mark.parametrize("tool", TOOLS)

@@ -198,7 +198,7 @@ def test_what_cannot_be_meant_is_refused_and_nothing_written(rsp, place):
         ("subset", "--dir", images, "--cover", cover, images / "a"): "lies inside the input",
         (*geojson, houses, location("s3://bucket")): "is a whole bucket",
         (*geojson, houses, f"{place}/cover#1f"): "no ETag",
-        (*geojson, houses, place / "cover.pmtiles"): "the output is a cover",
+        (*geojson, houses, "--out", place / "cover.pmtiles"): "the output is a cover",
         (*geojson, "s3://key:hush@bucket/houses.json", place / "x"): "no credentials",
     }.items():
         ran = rsp(*line)

@@ -34,8 +34,8 @@ ask "rsp compare --images mod"
 ask "rsp tile mod"
 """
 OFFERED = [
-    "train", "geojson bbox dir", "--epochs", "--verbose", "vectorize", "bash zsh fish", "model.pt2", "model.pt2",
-    "model.pt2",
+    "train", "geojson bbox dir cover raster sql extent", "--epochs", "--verbose", "vectorize", "bash zsh fish",
+    "model.pt2", "model.pt2", "model.pt2",
 ]  # fmt: skip
 
 
