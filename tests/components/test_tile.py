@@ -31,6 +31,7 @@ from rsp.shared.images import decode, decode_mask
 from rsp.shared.locations import location, pinned
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileset import open_reader
+from tests.s3 import moto
 from tests.tilesets import COLORS, CONFIG
 
 pytestmark = pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
@@ -817,3 +818,28 @@ def test_degrees_beyond_the_antimeridian(tmp_path):
     raster = write(tmp_path / "r.tif", pixels, crs="EPSG:4326", transform=from_origin(179, 1, 0.05, 0.05))
     run(raster, tmp_path / "out", zoom=6, tile_format="png")
     assert {found.x for found in content(tmp_path / "out")} == {0, 63}
+
+
+def test_overviews_of_a_raster_in_s3_are_read_in_place_of_all(tmp_path):
+    """`rsp` is another process: GDAL holds the interpreter while it opens an overview, and the server is here."""
+    path, sent = tmp_path / "cog.tif", []
+    rng = np.random.default_rng(0)
+    pixels = np.kron(rng.integers(1, 255, (3, 30, 30)), np.ones((1, 64, 64), int)).astype(np.uint8)
+    profile = {
+        "driver": "GTiff", "width": 1920, "height": 1920, "count": 3, "dtype": "uint8", "crs": "EPSG:32631",
+        "transform": rasterio.Affine(0.3, 0, 668221, 0, -0.3, 5193260), "tiled": True,
+    }  # fmt: skip
+    with rasterio.open(path, "w", **profile) as file:
+        file.write(pixels)
+        file.build_overviews([2, 4, 8, 16], Resampling.average)
+
+    def watch(environ, size):
+        if size is not None and environ["REQUEST_METHOD"] == "GET":
+            sent.append(size)
+
+    with moto(watch) as server:
+        bucket = server.bucket()
+        server.client().fput_object(bucket, "cog.tif", str(path))
+        command = [sys.executable, "-m", "rsp.shared.cli", "tile", "--zoom", "14", f"s3://{bucket}/cog.tif", "out"]
+        subprocess.run(command, cwd=tmp_path, env=os.environ | server.environ, check=True, timeout=60)
+    assert 0 < sum(sent) < path.stat().st_size / 10
