@@ -2,6 +2,8 @@
 
 # mypy: disable-error-code="untyped-decorator, type-arg"
 
+from typing import Any
+
 from kfp import dsl
 
 from rsp.pipelines import steps
@@ -17,6 +19,9 @@ def dataset(
     features: str = "",
     pbf: str = "",
     pbf_kind: str = "building",
+    pbf_tags: str = "",
+    type_field: str = "",
+    order: str = "",
     config: dict = CONFIG,
     config_uri: str = "",
     kind: str = "bbox",
@@ -41,6 +46,7 @@ def dataset(
         settings = steps.Config(config, found["config_uri"])
         imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed)
         covered = steps.cover(found["source"], kind, zoom)
+        classes: dict[str, Any] = {"type_field": type_field, "order": order}
 
         def body(place: steps.Place) -> None:
             images = steps.one_of(
@@ -49,12 +55,16 @@ def dataset(
             )
 
             def extracted() -> steps.Tiles:
-                polygons = steps.extract(place, found["pbf"], pbf_kind)
-                return steps.rasterize(place, covered, settings, features=polygons, name="rasterize-osm")
+                polygons = steps.extract(place, found["pbf"], pbf_kind, pbf_tags)
+                return steps.rasterize(
+                    place, covered, settings, features=polygons, name="rasterize-osm", **classes
+                )
 
             labels = steps.one_of(
                 (pbf != "", extracted),
-                otherwise=lambda: steps.rasterize(place, covered, settings, features_at=found["features"]),
+                otherwise=lambda: steps.rasterize(
+                    place, covered, settings, features_at=found["features"], **classes
+                ),
             )
             steps.split(place, images, labels, share, seed, block)
 

@@ -62,9 +62,14 @@ TEXTS = {
     "node_gpus": 'How many accelerators each of several nodes trains on, as text; "0" trains on processors.',
     "nodes": "How many nodes to train on. Several train as a TrainJob (docs/several-nodes.md): they need a "
     '`data_root`, `gpus` "0", and `node_gpus`.',
+    "order": "Titles of classes, with commas, from the lowest to the highest: where classes meet, the later is "
+    "seen. By default the order of the configuration.",
     "pbf": "Where OpenStreetMap data are to extract what is to be learnt from, in place of `features`: a "
     "path or s3://bucket/key.",
-    "pbf_kind": "What is extracted from `pbf`: building, road, a plug-in, or module:attribute.",
+    "pbf_kind": "What is extracted from `pbf`: building, road, parking, a plug-in, or module:attribute; several "
+    "with commas, which are told apart by `type_field` class.",
+    "pbf_tags": "What else is extracted from `pbf`: [class:]key=value, several with semicolons, as "
+    "`rsp extract --tags`.",
     "postgis": "SQL that selects what is to be learnt as a column `geom`, in place of `features`; the "
     "configuration says how to connect, the secret rsp-postgis has its password.",
     "predict_gpus": 'How many accelerators to predict on, as text: "0" or "1".',
@@ -86,6 +91,8 @@ TEXTS = {
     "threshold": "The least IoU of a model that is deployed.",
     "tile_format": "What tiles are stored as: webp, jpg, png or tif; empty for what the server sends, or what "
     "suits the raster.",
+    "type_field": "The property of features, or the column of a query, whose value is the title of their class; "
+    "of several types out of `pbf` it is class.",
     "url": "The tile server, with {z}, {x} and {y}, the WMS address with {bbox}, or the WMTS address with LAYER= "
     "of the layer; {key} stands for the key in the secret `rsp-download`.",
     "url_type": "XYZ, TMS, WMS or WMTS.",

@@ -30,7 +30,10 @@ def retraining(
     features: str = "",
     pbf: str = "",
     pbf_kind: str = "building",
+    pbf_tags: str = "",
     postgis: str = "",
+    type_field: str = "",
+    order: str = "",
     config: dict = CONFIG,
     config_uri: str = "",
     kind: str = "bbox",
@@ -81,10 +84,14 @@ def retraining(
 
         def labelled(place: steps.Place) -> steps.Tiles:
             def drawn(name: str, **polygons: Any) -> steps.Tiles:
-                return steps.rasterize(place, covered, settings, name=name, cached=False, **polygons)
+                classes = {"type_field": type_field, "order": order}
+                return steps.rasterize(place, covered, settings, name=name, cached=False, **classes, **polygons)
+
+            def extracted() -> steps.Tiles:
+                return drawn("rasterize-osm", features=steps.extract(place, found["pbf"], pbf_kind, pbf_tags))
 
             return steps.one_of(
-                (pbf != "", lambda: drawn("rasterize-osm", features=steps.extract(place, found["pbf"], pbf_kind))),
+                (pbf != "", extracted),
                 (postgis != "", lambda: drawn("rasterize-postgis", postgis=postgis)),
                 otherwise=lambda: drawn("rasterize", features_at=found["features"]),
             )

@@ -226,9 +226,9 @@ def cut(place: Place, covered: Any, raster: Any, zoom: Any, tile_format: Any, co
     return Tiles(task.outputs["tiles"], task.outputs["tiles_at"])
 
 
-def extract(place: Place, pbf: Any, kind: Any) -> Any:
+def extract(place: Place, pbf: Any, kind: Any, tags: Any) -> Any:
     """Extract features from OpenStreetMap data; returns them."""
-    task = place.step(extract_component)(pbf=pbf, kind=kind)
+    task = place.step(extract_component)(pbf=pbf, kind=kind, tags=tags)
     return prepare(task, WORK, DATA, "rsp-s3").outputs["features"]
 
 
@@ -243,7 +243,8 @@ def rasterize(
         config: The configuration.
         name: Name of the step; that of the component by default.
         cached: False where they may have changed without a change of what is given.
-        features: `features`, `features_at` or `postgis`, as the component takes them.
+        features: `features`, `features_at` or `postgis`, and what says of which class they are, as the component
+            takes them.
     """
     task = place.step(rasterize_component, name)(cover=covered, **config._asdict(), **features, **place.outputs)
     task.set_caching_options(cached)

@@ -29,6 +29,7 @@ from rsp.pipelines.steps import PARALLELISM, called
 from rsp.shared.errors import PipelineError, UsageError
 
 ROOT = Path(__file__).parents[2]
+CLASSES = ("type_field", "order")
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -261,6 +262,20 @@ def test_a_nightly_run_downloads_again():
     given = task_of(document, "download-s3")["inputs"]["parameters"]["refresh"]
     assert given == {"componentInputParameter": "pipelinechannel--resolve-refresh"}
     assert task_of(document, "train")["cachingOptions"]["enableCache"] is True
+
+
+@pytest.mark.parametrize(("name", "count"), [("dataset", 4), ("retraining", 6)])
+def test_every_step_that_draws_labels_is_told_the_classes(name, count):
+    """Both ways, by artifacts and by addresses, wherever the polygons come from."""
+    document = next(yaml.load_all(compile_pipeline(name), yaml.CSafeLoader))
+    given = [
+        {key: task["inputs"]["parameters"].get(key, {}).get("componentInputParameter") for key in CLASSES}
+        for component in document["components"].values()
+        for step, task in component.get("dag", {}).get("tasks", {}).items()
+        if step.startswith("rasterize")
+    ]
+    assert len(given) == count
+    assert all(found[key].endswith(key) for found in given for key in CLASSES)
 
 
 def test_what_is_done_for_blocks_is_found_in_the_data_root_and_not_in_the_cache():
