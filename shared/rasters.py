@@ -193,10 +193,7 @@ def _check_georeference(raster: rasterio.DatasetReader, path: str) -> None:
             f"{path} has corners and no CRS, so nothing says where its tiles are; state it: "
             f"gdal_translate -a_srs EPSG:<code> {path} new.tif"
         )
-    try:
-        geographic_bounds(raster)
-    except (RasterioError, CRSError, CPLE_BaseError) as error:
-        raise RasterError(f"{path} has a CRS that cannot be projected to {MERCATOR}: {error}") from error
+    geographic_bounds(raster, path)
 
 
 def _color_bands(raster: rasterio.DatasetReader) -> list[int]:
@@ -278,14 +275,28 @@ def _samples(source: RasterGroup) -> Iterator[npt.NDArray[Any]]:
             yield sample[:, valid]
 
 
-def geographic_bounds(raster: rasterio.DatasetReader) -> tuple[float, float, float, float]:
-    """Return west, south, east, north in degrees, also of a raster that is turned."""
-    if by_control_points(raster):
-        transform, width, height = natural_grid(raster)
-        corners, crs = array_bounds(height, width, transform), MERCATOR
-    else:
-        corners, crs = array_bounds(raster.height, raster.width, raster.transform), raster.crs
-    west, south, east, north = transform_bounds(crs, "EPSG:4326", *corners)
+def geographic_bounds(
+    raster: rasterio.DatasetReader, path: str | None = None
+) -> tuple[float, float, float, float]:
+    """Return west, south, east, north in degrees, also of a raster that is turned.
+
+    Args:
+        raster: The raster.
+        path: What to call it in an error; its own name by default.
+
+    Raises:
+        RasterError: its CRS cannot be projected, as that of another planet.
+    """
+    try:
+        if by_control_points(raster):
+            transform, width, height = natural_grid(raster)
+            corners, crs = array_bounds(height, width, transform), MERCATOR
+        else:
+            corners, crs = array_bounds(raster.height, raster.width, raster.transform), raster.crs
+        west, south, east, north = transform_bounds(crs, "EPSG:4326", *corners)
+    except (RasterioError, CRSError, CPLE_BaseError) as error:
+        name = path or raster.name
+        raise RasterError(f"{name} has a CRS that cannot be projected to {MERCATOR}: {error}") from error
     return west, south, east, north
 
 

@@ -13,7 +13,6 @@ import shapely
 from rsp.components.info.area import describe_area
 from rsp.shared.config import load_config
 from rsp.shared.covers import read_tiles
-from rsp.shared.errors import RasterError
 from rsp.shared.features import read_batches, read_crs
 from rsp.shared.gdal import RasterEnv
 from rsp.shared.locations import Location
@@ -81,15 +80,12 @@ def suggested_zooms(raster: Any) -> dict[str, int]:
 
     Halfway between two zooms, counted in doublings, the finer one is nearer: nothing is lost then.
     """
-    from rasterio.errors import RasterioError
     from rasterio.warp import calculate_default_transform
 
-    try:
-        transform, *_ = calculate_default_transform(
-            raster.crs, "EPSG:3857", raster.width, raster.height, *raster.bounds
-        )
-    except RasterioError as error:
-        raise RasterError(f"{raster.name} has a CRS that cannot be projected to EPSG:3857: {error}") from error
+    # That the CRS can be projected is known: its bounds were.
+    transform, *_ = calculate_default_transform(
+        raster.crs, "EPSG:3857", raster.width, raster.height, *raster.bounds
+    )
     return {str(side): max(0, math.floor(math.log2(AROUND / (side * transform.a)) + 0.5)) for side in SIDES}
 
 
