@@ -35,17 +35,18 @@ from rsp.shared.tileset.entries import (
     pack_directories,
     read_header,
 )
-from rsp.shared.tileset.hilbert import cover_of, id_of, ids_of_cover, in_grid, tile_of, zoom_of_id
+from rsp.shared.tileset.hilbert import cover_of, id_of, ids_of_cover, in_grid, tile_of
 from rsp.shared.tileset.journal import Journal, read_at
 from rsp.shared.tileset.layout import Layout, Parts, lay_out, read_stored
 from rsp.shared.tileset.metadata import MAX_BYTES, complete, parse_metadata
 from rsp.shared.tileset.tree import Span, Tree
+from rsp.shared.tileset.treereader import TreeReader
 
 # Archives that tiles are taken from at once; their numbers are bytes.
 MAX_FILES = 250
 
 
-class ArchiveReader(TileReader):
+class ArchiveReader(TreeReader):
     """One PMTiles file, read in place: its directories once into an index, its tiles from the memory map.
 
     Args:
@@ -99,24 +100,6 @@ class ArchiveReader(TileReader):
     def metadata(self) -> dict[str, Any]:
         start, length = self._header["metadata_offset"], self._header["metadata_length"]
         return _unpack(self._bytes(start, min(length, MAX_BYTES)), self.path)
-
-    def cover(self) -> Cover:
-        return self._cover
-
-    @cached_property
-    def _cover(self) -> Cover:
-        with self._checked():
-            return cover_of(self._tree.runs().ids())
-
-    def among(self, cover: Cover) -> Cover:
-        ids = ids_of_cover(cover)
-        with self._checked():
-            return cover_of(ids[self._tree.find(ids)[1] > 0])
-
-    def zoom(self) -> int:
-        with self._checked():
-            first, last = map(zoom_of_id, self._tree.ends()) if self._tree else (0, 1)
-        return first if first == last else super().zoom()
 
     def __contains__(self, tile: object) -> bool:
         found = tile_of(tile)

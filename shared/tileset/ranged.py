@@ -7,11 +7,9 @@ from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
 
-from rsp.shared.covers import Cover
 from rsp.shared.errors import TileError, TileSetError
 from rsp.shared.locations import is_address, location
 from rsp.shared.tiles import Tile, zxy
-from rsp.shared.tileset.base import TileReader
 from rsp.shared.tileset.entries import (
     MAGIC,
     DamagedError,
@@ -19,10 +17,11 @@ from rsp.shared.tileset.entries import (
     read_header,
     unpack,
 )
-from rsp.shared.tileset.hilbert import cover_of, ids_of, ids_of_cover, in_grid, tile_of, zoom_of_id
+from rsp.shared.tileset.hilbert import ids_of, in_grid, tile_of
 from rsp.shared.tileset.metadata import MAX_BYTES, parse_metadata
 from rsp.shared.tileset.ranges import Ranges
 from rsp.shared.tileset.tree import Span, Tree
+from rsp.shared.tileset.treereader import TreeReader
 
 # Two wanted parts with less than this between them are fetched as one: a request costs more than these bytes.
 GAP = 32 << 10
@@ -32,7 +31,7 @@ LARGEST_REQUEST = 8 << 20
 MAX_TILE = 64 << 20
 
 
-class RangedReader(TileReader):
+class RangedReader(TreeReader):
     """A PMTiles archive behind `Ranges`. Safe to use from several threads.
 
     To open it takes one request (two in a store), for the header and the root directory. A tile takes one more,
@@ -97,25 +96,6 @@ class RangedReader(TileReader):
     def mean_size(self) -> float:
         """How many bytes a tile has on average, as the header says."""
         return self._header["tile_data_length"] / max(1, self._header["tile_contents_count"])
-
-    def cover(self) -> Cover:
-        return self._cover
-
-    @cached_property
-    def _cover(self) -> Cover:
-        """All tiles, for which all leaf directories are fetched."""
-        with self._checked():
-            return cover_of(self._tree.runs().ids())
-
-    def among(self, cover: Cover) -> Cover:
-        ids = ids_of_cover(cover)
-        with self._checked():
-            return cover_of(ids[self._tree.find(ids)[1] > 0])
-
-    def zoom(self) -> int:
-        with self._checked():
-            first, last = map(zoom_of_id, self._tree.ends()) if self._tree else (0, 1)
-        return first if first == last else super().zoom()
 
     def __contains__(self, tile: object) -> bool:
         found = tile_of(tile)
