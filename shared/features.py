@@ -12,7 +12,7 @@ import numpy.typing as npt
 from shapely.geometry.base import BaseGeometry
 
 from rsp.shared.crs import Crs, epsg_code
-from rsp.shared.errors import FeatureError, NotFoundError
+from rsp.shared.errors import FeatureError, NotFoundError, RspError
 from rsp.shared.featurewriter import (
     DECIMALS,
     OPENSTREETMAP,
@@ -35,7 +35,8 @@ from rsp.shared.geometry import (
     project,
     to_mercator,
 )
-from rsp.shared.locations import Location, fetched, matching
+from rsp.shared.locations import matching
+from rsp.shared.webfiles import FileAt, WebFile, is_url, local_file
 
 if TYPE_CHECKING:
     from rsp.shared.vectors import Table
@@ -89,17 +90,21 @@ class Batch(NamedTuple):
     numbers: npt.NDArray[np.int64]
 
 
-def expand(pattern: str | Location) -> list[Location]:
-    """Return the files that a path, an address in S3, or a glob pattern of either names, sorted.
+def expand(pattern: str | FileAt) -> list[FileAt]:
+    """Return the files that a path, an address in S3, or a glob pattern of either names, sorted; or a URL.
 
     Raises:
         FeatureError: there is none.
         StorageError: the store cannot be reached.
     """
+    if isinstance(pattern, WebFile):
+        return [pattern]
+    if isinstance(pattern, str) and is_url(pattern):
+        return [WebFile(pattern)]
     found = matching(pattern)
     if not found or (isinstance(found[0], Path) and not found[0].exists()):
         raise FeatureError(f"no file matches {pattern}")
-    return found
+    return list(found)
 
 
 # First bytes of GeoJSON, and of files that another reader takes; of the rest the suffix tells.
@@ -108,7 +113,7 @@ _BINARY = (b"SQLite format 3", b"PK", b"fgb", b"\x00\x00\x27\x0a")
 _JSON = (".json", ".geojson", ".geojsonl", ".geojsons")
 
 
-def _format(path: Location, local: Path) -> str:
+def _format(path: FileAt, local: Path) -> str:
     """Return which reader takes a file: geojson, parquet or gdal."""
     if local.is_dir():
         if local.suffix.lower() == ".gdb":
@@ -128,10 +133,16 @@ def _format(path: Location, local: Path) -> str:
 
 
 @contextmanager
-def _local(path: Location) -> Iterator[Path]:
+def _local(path: FileAt) -> Iterator[Path]:
     """Yield a file on this machine, and turn what can go wrong with it into `FeatureError`."""
     try:
-        yield fetched(path)
+        local = local_file(path)
+        try:
+            yield local
+        except RspError as error:
+            if isinstance(path, WebFile):
+                error.args = tuple(str(each).replace(str(local), str(path)) for each in error.args)
+            raise
     except NotFoundError as error:
         raise FeatureError(f"cannot read {path}: {error}") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -146,14 +157,14 @@ def _open(local: Path) -> Iterator[IO[bytes]]:
         yield file
 
 
-def read_crs(path: Location, layer: str | None = None) -> Crs:
+def read_crs(path: FileAt, layer: str | None = None) -> Crs:
     """Return the CRS of a file: an EPSG code, or the WKT of a CRS that has none.
 
     Of GeoJSON it is what the (old) member `crs` states, which may stand after the features too, else 4326. Only
     where the text `"crs"` occurs at all is the file looked through.
 
     Args:
-        path: The file, or an object in S3.
+        path: The file, an object in S3, or a URL.
         layer: Which layer, of several.
 
     Raises:
@@ -180,12 +191,12 @@ def read_crs(path: Location, layer: str | None = None) -> Crs:
     return _stated(items.crs, path)
 
 
-def _no_layers(path: Location, layer: str | None) -> None:
+def _no_layers(path: FileAt, layer: str | None) -> None:
     if layer is not None:
         raise FeatureError(f"{path} has no layers: leave out --layer {layer}")
 
 
-def _stated(crs: Any, path: Location) -> int:
+def _stated(crs: Any, path: FileAt) -> int:
     """Return the code that a member `crs` names."""
     properties = crs.get("properties") if isinstance(crs, dict) else None
     if not isinstance(properties, dict):
@@ -200,7 +211,7 @@ def _stated(crs: Any, path: Location) -> int:
 
 
 def read_batches(
-    path: Location,
+    path: FileAt,
     *,
     layer: str | None = None,
     properties: bool = False,
@@ -215,7 +226,7 @@ def read_batches(
     in memory at a time.
 
     Args:
-        path: The file, or an object in S3, which is downloaded once.
+        path: The file, an object in S3, or a URL; both are downloaded once.
         layer: Which layer, of several.
         properties: Read properties too.
         size: How many features a batch has, but for the last.
@@ -245,7 +256,7 @@ def read_batches(
             yield from _read_geojson(file, path, size, broken, properties=properties)
 
 
-def _passed_over(tables: Iterator[Table], path: Location, broken: Callable[[str], None] | None) -> Iterator[Batch]:
+def _passed_over(tables: Iterator[Table], path: FileAt, broken: Callable[[str], None] | None) -> Iterator[Batch]:
     """Yield features but for those whose geometries cannot be built."""
     first = 0
     for table in tables:
@@ -267,7 +278,7 @@ def _passed_over(tables: Iterator[Table], path: Location, broken: Callable[[str]
 
 
 def _read_geojson(
-    file: IO[bytes], path: Location, size: int, broken: Callable[[str], None] | None, *, properties: bool
+    file: IO[bytes], path: FileAt, size: int, broken: Callable[[str], None] | None, *, properties: bool
 ) -> Iterator[Batch]:
     """Yield the features of GeoJSON, in batches of the size."""
     first = waiting = 0
@@ -304,7 +315,7 @@ def _split(parts: list[Batch], size: int) -> tuple[Batch, Batch]:
     )
 
 
-def read_features(path: Location, broken: Callable[[str], None] | None = None) -> Iterator[Feature]:
+def read_features(path: FileAt, broken: Callable[[str], None] | None = None) -> Iterator[Feature]:
     """Yield the features that `read_batches` reads one by one, with their properties."""
     for batch in read_batches(path, properties=True, broken=broken):
         yield from map(Feature, batch.geometries, batch.properties, batch.numbers.tolist())

@@ -20,7 +20,7 @@ import shapely
 from shapely.geometry import shape
 
 from rsp.shared.errors import FeatureError
-from rsp.shared.locations import Location
+from rsp.shared.webfiles import FileAt
 
 # Bytes that are parsed at a time: the lists of more would outgrow the processor's caches, and start the garbage
 # collector. And how deep brackets may be nested (those of GeoJSON go 8 deep).
@@ -61,7 +61,7 @@ class _Structure:
         opens: Which of them open.
     """
 
-    def __init__(self, file: IO[bytes], path: Location) -> None:
+    def __init__(self, file: IO[bytes], path: FileAt) -> None:
         self._file, self._path = file, path
         self.text = bytearray()
         self.offset = file.tell()
@@ -154,7 +154,7 @@ def _key_before(text: bytearray, where: int) -> str | None:
         return None
 
 
-def invalid(path: Location, reason: str) -> FeatureError:
+def invalid(path: FileAt, reason: str) -> FeatureError:
     """Return the error for what is not JSON."""
     return FeatureError(f"{path} is not valid JSON, or is cut off: {reason}")
 
@@ -172,7 +172,7 @@ class Items:
         crs: The first member `crs` of an object of the file, as far as it was read.
     """
 
-    def __init__(self, file: IO[bytes], path: Location, *, parse: bool = True) -> None:
+    def __init__(self, file: IO[bytes], path: FileAt, *, parse: bool = True) -> None:
         self._path, self._parse = path, parse
         self._structure = _Structure(file, path)
         self._shell = b""  # a FeatureCollection without its features
@@ -319,7 +319,7 @@ def _excerpt(text: bytes) -> str:
 
 
 def build(
-    items: Sequence[Any], first: int, path: Location, broken: Callable[[str], None] | None
+    items: Sequence[Any], first: int, path: FileAt, broken: Callable[[str], None] | None
 ) -> tuple[Objects, npt.NDArray[np.int64]]:
     """Build the geometries of features, of which the first has this number in its file.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from html import unescape
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from rsp import __version__
@@ -24,6 +25,8 @@ ATTEMPTS = 4
 MAX_WAIT = 60.0
 # Far more than a tile; an answer without end is cut off here.
 MAX_BODY = 32 << 20
+# Bytes of an answer by which it is known what it is.
+HEAD = 4096
 # An answer that trickles may take this many times the timeout.
 PATIENCE = 6
 
@@ -44,11 +47,20 @@ class FetchError(Exception):
         server: The fault is the server's as a whole (unreachable, refusing, overloaded), not of this tile.
         absent: The server says that it has no such tile.
         forbidden: It said 403: object stores do where there is none, and so do servers that want credentials.
+        too_large: The answer goes on beyond the limit.
     """
 
-    def __init__(self, reason: str, *, server: bool, absent: bool = False, forbidden: bool = False) -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        server: bool,
+        absent: bool = False,
+        forbidden: bool = False,
+        too_large: bool = False,
+    ) -> None:
         super().__init__(reason)
-        self.server, self.absent, self.forbidden = server, absent, forbidden
+        self.server, self.absent, self.forbidden, self.too_large = server, absent, forbidden, too_large
 
 
 class TokenBucket:
@@ -187,13 +199,43 @@ class Client:
         Raises:
             FetchError: the last reason why there is none.
         """
+        return self._ask(url, self._body, {} if known is None else known.condition())
+
+    def save(self, url: str, path: Path, *, limit: int, slowest: int) -> Answer:
+        """Write the answer of a server to a file; asks again as `fetch` does, from the start.
+
+        Args:
+            url: Where.
+            path: The file. After an error it may hold a part.
+            limit: How many bytes it may have.
+            slowest: How many have to come in `PATIENCE` times the timeout, as often as that passes.
+
+        Returns:
+            The answer, with the first bytes of its body.
+
+        Raises:
+            FetchError: the last reason why there is none.
+            OSError: the file cannot be written.
+        """
+
+        def write(response: requests.Response) -> bytes:
+            head = b""
+            with path.open("wb") as file:
+                for part in self._parts(response, limit, slowest):
+                    head += part[: HEAD - len(head)]
+                    file.write(part)
+            return head
+
+        return self._ask(url, write, {})
+
+    def _ask(self, url: str, receive: Callable[[requests.Response], bytes], headers: dict[str, str]) -> Answer:
+        """Ask until there is an answer that is worth no other attempt."""
         backoff = Backoff(self._attempts, BACKOFF, longest=MAX_WAIT)
-        headers = {} if known is None else known.condition()
         if self._home is None or not self._session.should_strip_auth(self._home, url):  # type: ignore[no-untyped-call]
             headers = self._secret | headers
-        return retry(lambda: self._fetch(url, headers), backoff, self._stop.wait)
+        return retry(lambda: self._fetch(url, receive, headers), backoff, self._stop.wait)
 
-    def _fetch(self, url: str, headers: dict[str, str]) -> Answer:
+    def _fetch(self, url: str, receive: Callable[[requests.Response], bytes], headers: dict[str, str]) -> Answer:
         """Ask once."""
         import requests
         from urllib3.exceptions import HTTPError, ReadTimeoutError
@@ -205,7 +247,7 @@ class Client:
             with self._session.get(url, headers=headers, timeout=self._timeout, stream=True) as response:
                 told = response.headers
                 if response.status_code == 200:
-                    return Answer(self._body(response), told.get("Content-Type", ""), Validators.of(told))
+                    return Answer(receive(response), told.get("Content-Type", ""), Validators.of(told))
                 if response.status_code == 304 and not CONDITIONS.isdisjoint(headers):
                     return Answer(b"", "", Validators.of(told), changed=False)
                 error = _refusal(response)
@@ -228,19 +270,28 @@ class Client:
 
     def _body(self, response: requests.Response) -> bytes:
         """Read the body of an answer, up to a limit in bytes and in time."""
+        return b"".join(self._parts(response, MAX_BODY))
+
+    def _parts(self, response: requests.Response, limit: int, slowest: int | None = None) -> Iterator[bytes]:
+        """Yield the body of an answer as it comes, up to a limit in bytes.
+
+        It has `PATIENCE` times the timeout in all, or, with `slowest`, for each so many bytes.
+        """
         import requests
 
-        parts: list[bytes] = []
-        size, end = 0, time.monotonic() + PATIENCE * self._timeout
+        size = before = 0
+        end = time.monotonic() + PATIENCE * self._timeout
         # What has come, as it comes: iter_content would wait for whole pieces, past any deadline.
         while part := response.raw.read1(1 << 16, decode_content=True):
-            parts.append(part)
             size += len(part)
-            if size > MAX_BODY:
-                raise FetchError(f"the answer has more than {MAX_BODY >> 20} MiB", server=False)
+            if size > limit:
+                told = f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit} bytes"
+                raise FetchError(f"the answer has more than {told}", server=False, too_large=True)
+            yield part
             if time.monotonic() > end:
-                raise requests.exceptions.Timeout
-        return b"".join(parts)
+                if slowest is None or size - before < slowest:
+                    raise requests.exceptions.Timeout
+                before, end = size, time.monotonic() + PATIENCE * self._timeout
 
 
 def _refusal(response: requests.Response) -> FetchError:
@@ -255,15 +306,36 @@ def error_text(answer: Answer) -> str | None:
 
     A WMS reports its errors as XML, with status 200; portals answer with a page to log in.
     """
-    head = answer.body[:4096].lstrip(b"\xef\xbb\xbf \t\r\n")
+    head = _start(answer)
     kind = answer.content_type.partition(";")[0].strip().lower()
     textual = kind.startswith("text/") or kind.endswith(("xml", "json", "html")) or head[:1] in (b"<", b"{")
     if not textual or b"\x00" in head:
         return None
+    return _words(head, "an image")
+
+
+def complaint(answer: Answer) -> str | None:
+    """Return what a server says in words where features were asked for, which may be text; None for features."""
+    head = _start(answer)
+    page = head[:15].lower().startswith((b"<!doctype html", b"<html"))
+    return _words(head, "features") if page or _EXCEPTION.search(head) else None
+
+
+def _start(answer: Answer) -> bytes:
+    return answer.body[:HEAD].lstrip(b"\xef\xbb\xbf \t\r\n")
+
+
+_EXCEPTION = re.compile(rb"<(?:\w+:)?(?:ServiceException|ExceptionReport)")
+
+
+def _words(head: bytes, wanted: str) -> str:
+    """Return what the beginning of a page, or of an exception of an OGC service, says."""
     text = head.decode("utf-8", "replace")
-    what = "a WMS exception" if "ServiceException" in text or "ExceptionReport" in text else "text"
+    what = "text"
+    if "ServiceException" in text or "ExceptionReport" in text:
+        what = "a WMS exception" if wanted == "an image" else "an exception"
     code = re.search(r"\b(?:code|exceptionCode)=[\"']([\w.]+)", text)
     text = re.sub(r"<(script|style)\b.*?</\1>|<!--.*?-->|<!\[CDATA\[|\]\]>", " ", text, flags=re.S | re.I)
     text = " ".join(unescape(re.sub(r"<[^>]*>", " ", text)).split())
     said = masked(text[:200] + ("..." if len(text) > 200 else ""))
-    return f"the server answered with {what}, not an image: {f'{code[1]}: ' if code else ''}{said}".rstrip(": ")
+    return f"the server answered with {what}, not {wanted}: {f'{code[1]}: ' if code else ''}{said}".rstrip(": ")

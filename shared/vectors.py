@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from rsp.shared.crs import Crs, epsg_code
 from rsp.shared.errors import FeatureError
-from rsp.shared.locations import Address, Location, fetched
+from rsp.shared.webfiles import FileAt, local_file
 from rsp.shared.wkb import geometries_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Table(NamedTuple):
     properties: list[dict[str, Any]]
 
 
-def read_parquet_crs(local: Path, path: Location) -> Crs:
+def read_parquet_crs(local: Path, path: FileAt) -> Crs:
     """Return the CRS of a GeoParquet file."""
     with _parquet(local, path) as file:
         _, column = _geometry_column(file, path)
@@ -72,7 +72,7 @@ def read_parquet_crs(local: Path, path: Location) -> Crs:
         return _crs_of(json.dumps(column["crs"]), path)
 
 
-def read_parquet(local: Path, path: Location, *, properties: bool, size: int) -> Iterator[Table]:
+def read_parquet(local: Path, path: FileAt, *, properties: bool, size: int) -> Iterator[Table]:
     """Yield the features of a GeoParquet file."""
     import pyarrow as pa
 
@@ -101,7 +101,7 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 
 @contextmanager
-def _parquet(local: Path, path: Location, **options: Any) -> Iterator[pq.ParquetFile]:
+def _parquet(local: Path, path: FileAt, **options: Any) -> Iterator[pq.ParquetFile]:
     try:
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -114,7 +114,7 @@ def _parquet(local: Path, path: Location, **options: Any) -> Iterator[pq.Parquet
         raise FeatureError(f"{path} is damaged, or is not Parquet: {_first_line(error)}") from error
 
 
-def _geometry_column(file: pq.ParquetFile, path: Location) -> tuple[str, dict[str, Any]]:
+def _geometry_column(file: pq.ParquetFile, path: FileAt) -> tuple[str, dict[str, Any]]:
     """Return the name of the column of geometries, and what is said of it."""
     try:
         geo = json.loads((file.metadata.metadata or {})[b"geo"])
@@ -129,7 +129,7 @@ def _geometry_column(file: pq.ParquetFile, path: Location) -> tuple[str, dict[st
     return name, column
 
 
-def read_gdal_crs(local: Path, path: Location, layer: str | None) -> Crs:
+def read_gdal_crs(local: Path, path: FileAt, layer: str | None) -> Crs:
     """Return the CRS of a layer."""
     with _errors(path):
         import pyogrio
@@ -142,7 +142,7 @@ def read_gdal_crs(local: Path, path: Location, layer: str | None) -> Crs:
     return _crs_of(crs, path)
 
 
-def read_gdal(local: Path, path: Location, layer: str | None, *, properties: bool, size: int) -> Iterator[Table]:
+def read_gdal(local: Path, path: FileAt, layer: str | None, *, properties: bool, size: int) -> Iterator[Table]:
     """Yield the features of a layer."""
     with _errors(path):
         import pyogrio
@@ -173,7 +173,7 @@ def read_gdal(local: Path, path: Location, layer: str | None, *, properties: boo
 
 
 @contextmanager
-def _errors(path: Location) -> Iterator[None]:
+def _errors(path: FileAt) -> Iterator[None]:
     """Turn the errors of GDAL into ours."""
     try:
         import pyarrow as pa
@@ -200,10 +200,10 @@ def _errors(path: Location) -> Iterator[None]:
         raise FeatureError(f"{path} is damaged or cut off: {_first_line(error)}") from error
 
 
-def _looks_like(path: Location) -> str:
+def _looks_like(path: FileAt) -> str:
     """Return what a file is by its first bytes, for a message."""
     try:
-        with fetched(path).open("rb") as file:
+        with local_file(path).open("rb") as file:
             head = file.read(16)
     except OSError:
         return ""
@@ -211,7 +211,7 @@ def _looks_like(path: Location) -> str:
 
 
 @contextmanager
-def _warnings(path: Location) -> Iterator[None]:
+def _warnings(path: FileAt) -> Iterator[None]:
     """Say each of GDAL's warnings once, in one line."""
     found: list[warnings.WarningMessage] = []
     try:
@@ -226,7 +226,7 @@ def _warnings(path: Location) -> Iterator[None]:
                 print(text, file=sys.stderr)
 
 
-def _dataset(local: Path, path: Location, layer: str | None) -> tuple[str, str]:
+def _dataset(local: Path, path: FileAt, layer: str | None) -> tuple[str, str]:
     """Return what GDAL is to open, and which layer of it."""
     import pyogrio
 
@@ -237,8 +237,10 @@ def _dataset(local: Path, path: Location, layer: str | None) -> tuple[str, str]:
         name, layer = _in_archive(local, path, layer)
     elif head[:4] == _SHP:
         _check_length(head, local.stat().st_size, path)
-        if isinstance(path, Address):
-            raise FeatureError(f"{path}: a shapefile is several files; in S3 it has to be one .zip of them")
+        if not isinstance(path, Path):
+            raise FeatureError(
+                f"{path}: a shapefile is several files; to be fetched it has to be one .zip of them"
+            )
     layers = [str(each) for each, kind in pyogrio.list_layers(name) if kind is not None]
     if not layers:
         raise FeatureError(f"{path} has no layer with geometries")
@@ -249,7 +251,7 @@ def _dataset(local: Path, path: Location, layer: str | None) -> tuple[str, str]:
     return name, layer or layers[0]
 
 
-def _check_length(head: bytes, size: int, path: Location) -> None:
+def _check_length(head: bytes, size: int, path: FileAt) -> None:
     """Refuse a shapefile that is shorter than it says: GDAL would read null geometries."""
     stated = 2 * int.from_bytes(head[24:28], "big")
     if size < stated:
@@ -261,7 +263,7 @@ def _nothing() -> Iterator[None]:
     yield None
 
 
-def _in_archive(local: Path, path: Location, layer: str | None) -> tuple[str, str | None]:
+def _in_archive(local: Path, path: FileAt, layer: str | None) -> tuple[str, str | None]:
     """Return what GDAL is to open in a zip archive, and the layer, if it is still to be chosen."""
     with zipfile.ZipFile(local) as archive:
         members = archive.infolist()
@@ -298,11 +300,11 @@ def _listed(names: Any) -> str:
     return ", ".join(shown[:20]) + (f" and {len(shown) - 20} more" if len(shown) > 20 else "")
 
 
-def _no_crs(path: Location) -> FeatureError:
+def _no_crs(path: FileAt) -> FeatureError:
     return FeatureError(f"{path} does not say in which CRS it is: give --crs EPSG:<code>")
 
 
-def _crs_of(text: str, path: Location) -> Crs:
+def _crs_of(text: str, path: FileAt) -> Crs:
     """Return the EPSG code of a CRS as GDAL or PROJ write it, or its WKT where it has none."""
     from rasterio.crs import CRS
     from rasterio.errors import CRSError

@@ -10,6 +10,7 @@ import shapely
 
 from rsp.components.cover.runs import Gathered, runs_of
 from rsp.shared.covers import Cover
+from rsp.shared.credentials import masked
 from rsp.shared.crs import parse_crs
 from rsp.shared.features import expand, project, read_batches, read_crs
 from rsp.shared.mercator import HALF
@@ -21,7 +22,7 @@ def cover_features(
     """Return the tiles that the features of files meet.
 
     Args:
-        sources: Paths, addresses in S3, and glob patterns of either.
+        sources: Paths, addresses in S3, glob patterns of either, and URLs.
         zoom: Zoom of the tiles.
         crs: The CRS of all files, whatever they say.
         max_tiles: How many tiles there may be.
@@ -33,7 +34,7 @@ def cover_features(
     """
     given = None if crs is None else parse_crs(crs)
     paths = dict.fromkeys(path for source in sources for path in expand(source))
-    what = f"{', '.join(map(str, sources))} at zoom {zoom}"
+    what = f"{masked(', '.join(map(str, sources)))} at zoom {zoom}"
     gathered = Gathered(max_tiles, what)
     for path in paths:
         epsg = read_crs(path, layer) if given is None else given

@@ -16,6 +16,7 @@ import shapely
 
 from rsp.components.cover.runs import Gathered, Runs
 from rsp.shared.covers import Cover, read_tiles
+from rsp.shared.credentials import masked
 from rsp.shared.errors import ConfigError, CoverError, RasterError, RspError, UsageError
 from rsp.shared.tilekeys import columns
 from rsp.shared.tiles import check_budget
@@ -228,4 +229,5 @@ def _connection(pg: str | None) -> str:
 
 def nothing(sources: Sequence[str]) -> CoverError:
     """Return the error of sources that cover nothing."""
-    return CoverError(f"{', '.join(_NAMED if source == STDIN else source for source in sources)} covers no tile")
+    named = ", ".join(_NAMED if source == STDIN else masked(source) for source in sources)
+    return CoverError(f"{named} covers no tile")

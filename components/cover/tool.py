@@ -75,10 +75,10 @@ def cover(
 
     Args:
         source: What is covered, or several of the same kind. Files of features, tile sets, covers and rasters are
-            paths or addresses in S3, those of features and rasters also glob patterns of either. Features may be
-            GeoJSON, GeoPackage, Shapefile (also zipped), FlatGeobuf, GeoParquet, or what else GDAL reads. A box is
-            `west,south,east,north[,EPSG:code]` (degrees unless a code is given; west beyond east crosses the
-            antimeridian). A query is a SELECT with a column `geom`. `-` reads features, tiles or boxes from
+            paths or addresses in S3, those of features and rasters also glob patterns of either, or URLs. Features
+            may be GeoJSON, GeoPackage, Shapefile (also zipped), FlatGeobuf, GeoParquet, or what else GDAL reads. A
+            box is `west,south,east,north[,EPSG:code]` (degrees unless a code is given; west beyond east crosses
+            the antimeridian). A query is a SELECT with a column `geom`. `-` reads features, tiles or boxes from
             standard input, whichever it holds.
         out: Where the covers go: one path, or as many as there are splits; `-` is standard output.
         kind: What `source` is.
@@ -168,7 +168,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "source", nargs="?", default=argparse.SUPPRESS, metavar="input",
         help="file of features (or glob pattern), bounding box, raster, tile set or cover, as --type says; files "
-        "also as s3://bucket/key; - reads standard input",
+        "also as s3://bucket/key, features and rasters as URLs; - reads standard input",
     )  # fmt: skip
     add_out(
         parser,

@@ -39,7 +39,7 @@ def rasterize(
         cover: The cover of the labels, CSV.
         cover_at: The same by address, in its place.
         features: The features, GeoJSON or another format of vectors.
-        features_at: Path of the features, a glob pattern, or s3://bucket/key, in place of `features`.
+        features_at: Path of the features, a glob pattern, s3://bucket/key, or a URL, in place of `features`.
         layers: The same of several classes, as {"building": "s3://bucket/roofs.json"}, in place of `features`.
         postgis: SQL that selects the polygons, in place of `features`.
         queries: The same of several classes, as {"building": "SELECT geom FROM roofs"}.

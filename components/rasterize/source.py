@@ -14,7 +14,7 @@ import shapely
 from rsp.components.rasterize.layers import Input
 from rsp.shared.config import ClassDef
 from rsp.shared.features import BROKEN, expand, has_polygon, polygons_of, read_batches, read_crs
-from rsp.shared.locations import Location
+from rsp.shared.webfiles import FileAt
 
 Bounds = tuple[float, float, float, float]
 
@@ -99,7 +99,7 @@ class FileSource:
         for path, value, layer in self._paths:
             yield from self._file(path, value, layer)
 
-    def _file(self, path: Location, value: int | None, layer: str | None) -> Iterator[Polygons]:
+    def _file(self, path: FileAt, value: int | None, layer: str | None) -> Iterator[Polygons]:
         crs = read_crs(path, layer) if self._epsg is None else self._epsg
         found = False
         for batch in read_batches(path, layer=layer, properties=value is None, broken=self._broken):

@@ -99,7 +99,7 @@ def rasterize(
     Args:
         cover: The cover; all its tiles have one zoom.
         out: The tile set to write.
-        geojson: Where the features are: a path, an address in S3, or a glob pattern of either, or several of
+        geojson: Where the features are: a path, an address in S3, a glob pattern of either, a URL, or several of
             these: GeoJSON, GeoPackage, Shapefile, FlatGeobuf, GeoParquet, or what else GDAL reads. `CLASS=FILE`
             says which class the features are of.
         postgis: A SELECT whose column `geom` holds the polygons, or several, also as `CLASS=SELECT`; the
@@ -339,7 +339,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     inputs = parser.add_argument_group("Polygons (one of)")
     inputs.add_argument(
         "--geojson", "--features", action="append", metavar="[CLASS=]FILE",
-        help="file of features (GeoJSON, GeoPackage and what else GDAL reads), a path or s3://bucket/key, or a "
+        help="file of features (GeoJSON, GeoPackage and what else GDAL reads), a path, s3://bucket/key, URL, or a "
         "glob pattern in quotes; once for each file, and with the title of a class before it, as "
         "building=roofs.json",
     )  # fmt: skip
