@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from rsp.components.info.area import describe_area
 from rsp.shared.covers import Cover
 from rsp.shared.errors import TileError
-from rsp.shared.images import decode, value_type
+from rsp.shared.images import decode, palette_of, value_type
 from rsp.shared.locations import Location
 from rsp.shared.tiles import zxy
 from rsp.shared.tileset import DirectoryReader, TileReader, open_reader
@@ -89,8 +89,10 @@ def _pixels(reader: TileReader, tiles: Cover) -> dict[str, Any]:
     broken: dict[str, str] = {}
     for tile in tiles:
         try:
-            image = decode(reader.read(tile))
-            kinds[f"{image.shape[2]} of {value_type(image)}"] += 1
+            data = reader.read(tile)
+            image = decode(data)
+            # Masks and labels: one band of classes, coloured only where it is shown.
+            kinds["palette" if palette_of(data) else f"{image.shape[2]} of {value_type(image)}"] += 1
         except TileError as error:
             broken[zxy(tile)] = str(error)
             continue

@@ -16,6 +16,19 @@ FORMS = {_SQLITE: "GeoPackage", _FGB: "FlatGeobuf", _SHP: "Shapefile", _PARQUET:
 MAX_FOOTER = 16 << 20
 
 
+def type_of(kind: str) -> str:
+    """Return what the values of a property are, as the same words whichever format holds them.
+
+    Args:
+        kind: A type as numpy or Arrow writes it, as `int64`, `double`, `object` or `large_string`.
+    """
+    begins = {
+        "object": "str", "string": "str", "large_string": "str", "int": "int", "uint": "int", "float": "float",
+        "double": "float", "bool": "bool", "date": "date", "timestamp": "date",
+    }  # fmt: skip
+    return next((word for name, word in begins.items() if kind.startswith(name)), kind)
+
+
 def form_of(head: bytes) -> str | None:
     """Return what form a file begins as; None where it is no table of features."""
     return next((form for magic, form in FORMS.items() if head.startswith(magic)), None)
@@ -52,7 +65,7 @@ def _gdal(path: Path) -> dict[str, Any]:
                 "crs": found["crs"] if len(found["crs"] or "") < 40 else "of its own",
                 "bounds": None if bounds is None else [round(float(value), 7) for value in bounds],
                 "properties": {
-                    str(field): str(kind)
+                    str(field): type_of(str(kind))
                     for field, kind in list(zip(found["fields"], found["dtypes"], strict=True))[:LISTED]
                 },
             }
@@ -84,7 +97,9 @@ def _parquet(path: Path) -> dict[str, Any]:
             "type": ", ".join(column.get("geometry_types", [])) or None,
             "crs": f"{code['authority']}:{code['code']}" if code else ("EPSG:4326" if column else None),
             "bounds": None if bounds is None else [round(float(value), 7) for value in bounds],
-            "properties": {each.name: str(each.type) for each in list(schema)[:LISTED] if each.name != name},
+            "properties": {
+                each.name: type_of(str(each.type)) for each in list(schema)[:LISTED] if each.name != name
+            },
         }
     except (OSError, ValueError, TypeError, AttributeError, KeyError, RecursionError, pa.ArrowException) as error:
         raise FeatureError(f"cannot read {path}: {error}") from error
