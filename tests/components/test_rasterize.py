@@ -416,27 +416,6 @@ def test_errors_have_their_type(place):
         rasterize(place / "cover", place / "file", geojson=source, config=place / "config.toml", append=True)
 
 
-def test_banepa_against_an_independent_burn(tmp_path, shared_data):
-    """Each polygon projected by GDAL tile by tile, without an index: more than 99.95 % of the pixels agree."""
-    (tmp_path / "config.toml").write_text(CONFIG)
-    with open_reader(shared_data / "banepa" / "images") as images:
-        write_cover(tmp_path / "cover", images.tiles())
-    source = shared_data / "banepa" / "buildings.geojson"
-    result = rasterize(
-        tmp_path / "cover", tmp_path / "labels", geojson=str(source), config=tmp_path / "config.toml",
-        tile_size=512, workers=1, web_ui=False,
-    )  # fmt: skip
-    assert (result.tiles, result.left_out) == (48, 0)
-    geometries = [feature["geometry"] for feature in json.loads(source.read_text())["features"]]
-    projected = transform_geom("EPSG:4326", "EPSG:3857", geometries)
-    same = 0
-    for tile, mask in labels_of(tmp_path / "labels").items():
-        transform = from_bounds(*mercantile.xy_bounds(tile), 512, 512)
-        expected = rasterio.features.rasterize(projected, (512, 512), transform=transform, dtype="uint8")
-        same += int((mask == expected).sum())
-    assert same / (48 * 512 * 512) > 0.9995
-
-
 def test_component(place, run_component):
     source = write_geojson(place / "f.json", pixels(TILE, 0, 0, 20, 10))
     step = run_component(
