@@ -131,6 +131,14 @@ def test_blocks_stay_together(tmp_path):
     assert not blocks[0] & blocks[1]
 
 
+def test_a_split_is_that_of_its_seed_and_its_blocks(tmp_path):
+    tiles = Cover.of(mercantile.tiles(4.8, 45.7, 4.83, 45.73, 17))
+    outs = [tmp_path / "a", tmp_path / "b"]
+    for options in ({}, {"seed": 4}, {"block": 3}, {"seed": 5, "block": 2, "stable": True}):
+        cover("4.8,45.7,4.83,45.73", outs, kind="bbox", zoom=17, splits=[70, 30], **options)
+        assert [read_cover(out) for out in outs] == list(map(list, split_cover(tiles, [70, 30], **options)))
+
+
 def test_a_stable_split_moves_no_tile_when_the_area_grows(tmp_path, rsp):
     parts = []
     for east in ("4.81", "4.83"):

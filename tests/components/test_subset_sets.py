@@ -149,6 +149,8 @@ def test_intersection_and_difference_are_of_covers_or_tile_sets(tmp_path, rsp, c
     assert chosen("--difference", tmp_path / "few") == set(BLOCK[:4] + BLOCK[10:])
     assert chosen("--intersection", tmp_path / "few") == set(BLOCK[4:10])
     assert chosen("--intersection", cover, "--intersection", tmp_path / "few") == set(BLOCK[4:7])
+    few_and_bad = ("--difference", tmp_path / "few", "--difference", tmp_path / "bad.csv")
+    assert chosen(*few_and_bad) == set(BLOCK[10:])
     assert chosen("--filter", cover, "--filter", tmp_path / "bad.csv") == set(BLOCK[:7])
     assert chosen("--intersection", tmp_path / "few", "--difference", tmp_path / "bad.csv") == set(BLOCK[6:10])
 

@@ -27,7 +27,7 @@ from rsp.components.tile.component import tile as tile_component
 from rsp.components.tile.tool import tile
 from rsp.shared.config import parse_tables
 from rsp.shared.errors import ChangedError, ConfigError, CoverError, RasterError, UsageError
-from rsp.shared.images import decode, decode_mask
+from rsp.shared.images import decode, decode_mask, encode, sniff
 from rsp.shared.locations import location, pinned
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileset import open_reader
@@ -227,6 +227,15 @@ def test_the_command_line_of_the_seed(tmp_path, rsp):
 )  # fmt: skip
 def test_formats_by_default(tmp_path, bands, dtype, tile_format):
     assert run(write(tmp_path / "r.tif", waves(bands, dtype=dtype)), tmp_path / "out").tile_format == tile_format
+
+
+@pytest.mark.parametrize("tile_format", ["png", "jpg", "webp"])
+def test_formats_hold_the_same_pixels(tmp_path, tile_format):
+    raster = write(tmp_path / "r.tif", waves())
+    run(raster, tmp_path / "tif", tile_format="tif")
+    assert run(raster, tmp_path / "out", tile_format=tile_format).tile_format == tile_format
+    expected = {found: encode(decode(data), tile_format) for found, data in content(tmp_path / "tif").items()}
+    assert content(tmp_path / "out") == expected and set(map(sniff, expected.values())) == {tile_format}
 
 
 def test_formats_that_cannot_hold_a_raster(tmp_path):
