@@ -495,6 +495,18 @@ def test_only_the_tiles_of_a_cover(tmp_path, rsp):
             run(raster, tmp_path / "none", cover=tmp_path / "cover")
 
 
+def test_no_more_tiles_than_are_allowed(tmp_path, rsp):
+    raster = write(tmp_path / "r.tif", waves())
+    (west, south, east, north) = rasterio.warp.transform_bounds(
+        UTM, "EPSG:4326", EAST, NORTH - 300 * PIXEL, EAST + 400 * PIXEL, NORTH
+    )
+    count = len(list(mercantile.tiles(west, south, east, north, ZOOM)))  # of the block, empty ones too
+    words = ("tile", raster, tmp_path / "out", "--zoom", ZOOM, "--ts", SIDE, "--workers", 1, "--no_web_ui")
+    ran = rsp(*words, "--max_tiles", count - 1)
+    assert ran.code == 2 and f"{count - 1}" in ran.stderr and not (tmp_path / "out").exists()
+    assert rsp(*words, "--max_tiles", count).code == 0
+
+
 def test_the_same_bytes_by_any_number_of_workers(tmp_path):
     raster = write(tmp_path / "r.tif", waves())
     for workers in (1, 2):
