@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image
 
 from rsp.shared.errors import TileError
 from rsp.shared.images import (
     LOSSY_QUALITY,
-    PNG_LEVEL,
     Rgb,
     decode,
     decode_mask,
@@ -21,6 +21,7 @@ from rsp.shared.images import (
     palette_of,
     sniff,
 )
+from rsp.shared.png import encode_values
 
 # Formats that hold one band of class indices, and their colours.
 OF_LABELS = ("png", "tif")
@@ -73,11 +74,11 @@ class Conversion:
         return encode_mask(mask, shown) if self.format == "png" else encode_mask_tiff(mask, shown)
 
     def _transparent(self, picture: Image.Image) -> bytes:
-        buffer = io.BytesIO()
+        picture = picture.convert("RGBA")
         if self.format == "png":
-            picture.convert("RGBA").save(buffer, "PNG", compress_level=PNG_LEVEL)
-        else:
-            picture.convert("RGBA").save(buffer, "WEBP", quality=self._quality or LOSSY_QUALITY)
+            return encode_values(np.asarray(picture))
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=self._quality or LOSSY_QUALITY)
         return buffer.getvalue()
 
 
