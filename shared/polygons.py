@@ -313,8 +313,10 @@ def _from_a_corner(polygons: Objects) -> Objects:
     if not len(rings):
         return polygons
     points, starts, lengths = _open(rings)
-    middles = np.add.reduceat(points, starts, axis=0) / lengths[:, np.newaxis]
-    away = ((points - np.repeat(middles, lengths, axis=0)) ** 2).sum(axis=1)
+    # All times the number of vertices, and so whole: which of those that are as far is taken must not follow from
+    # rounding, and so from where in the world the ring lies.
+    sums = np.repeat(np.add.reduceat(points, starts, axis=0), lengths, axis=0)
+    away = ((points * np.repeat(lengths, lengths)[:, np.newaxis] - sums) ** 2).sum(axis=1)
     farthest = np.flatnonzero(away == np.repeat(np.maximum.reduceat(away, starts), lengths))
     first = farthest[np.searchsorted(farthest, starts)] - starts  # of those that are as far, the first
     turned = points[_turned(starts, lengths, first)]

@@ -178,3 +178,12 @@ def test_rings_begin_at_the_corner_farthest_from_their_middle():
     features, _ = finish_whole(trace(pixels), tile, grid, 1.0, 0)
     corners = np.round(grid.to_lonlat(np.array([[30.0, 30], [30, 5], [5, 5], [5, 30], [30, 30]])), 7)
     assert shapely.get_coordinates(features.polygons[0]).tolist() == corners.tolist()
+
+
+def test_a_ring_begins_at_the_same_vertex_wherever_in_the_world_it_lies():
+    """Of vertices that are as far from the middle one is taken: not by what rounding makes of large numbers."""
+    away = np.array([137e6, 95e6])
+    masks = np.random.default_rng(3).random((300, 12, 12)) < 0.6
+    for region in (region for mask in masks for region in trace(mask | mask[::-1, ::-1])):  # alike, if turned
+        near, far = _from_a_corner(np.array([region, shapely.transform(region, lambda points: points + away)]))
+        assert np.array_equal(shapely.get_coordinates(far) - away, shapely.get_coordinates(near))

@@ -21,8 +21,9 @@ def from_a_corner(polygons: np.ndarray) -> np.ndarray:
     lengths = shapely.get_num_points(rings) - 1
     points = np.delete(shapely.get_coordinates(rings), np.cumsum(lengths + 1) - 1, axis=0)
     starts = np.cumsum(lengths) - lengths
-    middles = np.add.reduceat(points, starts, axis=0) / lengths[:, np.newaxis]
-    away = ((points - np.repeat(middles, lengths, axis=0)) ** 2).sum(axis=1)
+    # All times the number of vertices, and so whole: rounding does not choose between those that are as far.
+    sums = np.repeat(np.add.reduceat(points, starts, axis=0), lengths, axis=0)
+    away = ((points * np.repeat(lengths, lengths)[:, np.newaxis] - sums) ** 2).sum(axis=1)
     farthest = np.flatnonzero(away == np.repeat(np.maximum.reduceat(away, starts), lengths))
     first = farthest[np.searchsorted(farthest, starts)] - starts
     steps = np.arange(len(points)) - np.repeat(starts, lengths)
