@@ -17,6 +17,7 @@ def vectorize(
     simplify: float = 1.0,
     denoise: int = 0,
     grow: int = 0,
+    merge_distance: float = 0.0,
 ) -> None:
     """Extract features, as simplified GeoJSON polygons, from masks.
 
@@ -31,6 +32,7 @@ def vectorize(
         simplify: How far outlines may move, in pixels.
         denoise: Remove what is narrower, in pixels.
         grow: Fill gaps and holes that are narrower, in pixels.
+        merge_distance: Join features that are no farther apart than so many metres on the ground.
     """
     from rsp.components.artifacts import config_file, describe, named
     from rsp.components.reference import given
@@ -46,6 +48,7 @@ def vectorize(
             simplify=float(simplify),
             denoise=int(denoise),
             grow=int(grow),
+            merge_distance=float(merge_distance),
         )
     describe(features, "features", result)
 

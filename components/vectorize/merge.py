@@ -143,6 +143,10 @@ class Sweep:
         if last is not None:
             yield last + 1, self._row(())
 
+    def waiting(self) -> Objects:
+        """Return the pieces, in pixels of the grid, of features that go on in the row below."""
+        return np.array([member.polygon for members in self._members.values() for member in members], object)
+
     def _row(self, row: Iterable[TilePolygons]) -> Features:
         done: list[Features] = []
         south: dict[int, list[Span]] = {}

@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING
 
 from rsp.shared.arguments import add_config, add_out, add_workers, bounded, require
 from rsp.shared.claims import FAILED, FEATURES, Output, check_paths
+from rsp.shared.errors import UsageError
 from rsp.shared.locations import Location, location
 from rsp.shared.report import Result, note_failures
 
 if TYPE_CHECKING:
     from rsp.components.vectorize.merge import TilePolygons
+
+# Metres up to which features may be joined.
+MAX_DISTANCE = 1000
 
 # The properties of a feature.
 SCHEMA = {"class": str, "x": int, "y": int, "z": int, "tiles": int, "area_m2": float}
@@ -33,6 +37,7 @@ class VectorizeResult(Result):
         tiles: How many masks were read.
         features: How many features were written.
         merged: How many of them lie in more than one tile.
+        joined: How many went into others that they were near to.
         dropped: How many were smaller than the least area.
         area_m2: Area of all features.
     """
@@ -40,6 +45,7 @@ class VectorizeResult(Result):
     tiles: int
     features: int
     merged: int
+    joined: int = 0
     dropped: int
     area_m2: float
 
@@ -55,6 +61,7 @@ def vectorize(
     denoise: int = 0,
     grow: int = 0,
     merge: bool = True,
+    merge_distance: float = 0.0,
     workers: int | None = None,
 ) -> VectorizeResult:
     """Write the regions of one class, or of several, as features, in degrees.
@@ -77,36 +84,48 @@ def vectorize(
         grow: Then fill gaps and holes that are narrower than this many pixels (a closing).
         merge: Join what tile edges cut. Without it memory does not grow with the size of features (a whole
             road network can be one).
+        merge_distance: Join features of a class, too, that are no farther apart than so many metres on the
+            ground, and fill what lies between them; `min_area` is that of what this makes. See
+            `rsp.components.vectorize.near`.
         workers: Number of processes; None for one a processor.
 
     Raises:
         ConfigError: no class of that title, or no configuration where one is needed.
-        UsageError: masks and configuration have other classes, or `denoise` and `grow` go beyond the next tile.
+        UsageError: masks and configuration have other classes, `denoise` and `grow` go beyond the next tile, or
+            `merge_distance` comes without `merge`.
         TileSetError: no mask can be read.
     """
     from rsp.components.vectorize.merge import Sweep
+    from rsp.components.vectorize.near import Near
     from rsp.components.vectorize.work import trace
     from rsp.shared.features import feature_writer
 
     check_paths([Output(out, FEATURES, (FAILED,))], [masks, config])
+    if merge_distance and not merge:
+        raise UsageError("--no_merge leaves features apart, --merge_distance joins them: choose one")
+    if not 0 <= merge_distance <= MAX_DISTANCE:
+        raise UsageError(f"--merge_distance is from 0 to {MAX_DISTANCE} metres, got {merge_distance:g}")
+    least = 0.0 if merge_distance else min_area  # small pieces may be near to each other
     traced = trace(
         location(masks),
         kind,
         config,
-        min_area=min_area,
+        min_area=least,
         simplify=simplify,
         merge=merge,
         denoise=denoise,
         grow=grow,
     )
     tiles = frozenset(traced.tiles)
-    sweeps = [Sweep(traced.job.grid, tiles, simplify, min_area) for _ in traced.titles]
+    sweeps = [Sweep(traced.job.grid, tiles, simplify, least) for _ in traced.titles]
+    nears = [Near(sweep, merge_distance, min_area) for sweep in sweeps if merge_distance]
+    joining: Sequence[Near | Sweep] = nears or sweeps
     merged, total = 0, 0.0
     with feature_writer(out, schema=SCHEMA) as writer:
         # All sweeps go row by row over the same masks: no more than a row is held for those that come later.
         streams = tee(traced.found(workers), len(sweeps))
         found = (_of_class(place, stream) for place, stream in enumerate(streams))
-        rows = [sweep.features(one) for sweep, one in zip(sweeps, found, strict=True)]
+        rows = [each.features(one) for each, one in zip(joining, found, strict=True)]
         for row in zip(*rows, strict=True):
             for title, features in zip(traced.titles, row, strict=True):
                 writer.write_batch(features.polygons, features.properties(title))
@@ -115,7 +134,9 @@ def vectorize(
     note_failures(out, traced.failed)
     return VectorizeResult(
         tiles=len(traced.tiles) - len(traced.failed), features=writer.count, merged=merged,
-        dropped=sum(sweep.dropped for sweep in sweeps), area_m2=round(total, 2), failed=traced.failed,
+        joined=sum(near.joined for near in nears),
+        dropped=sum(sweep.dropped for sweep in sweeps) + sum(near.dropped for near in nears),
+        area_m2=round(total, 2), failed=traced.failed,
     )  # fmt: skip
 
 
@@ -156,6 +177,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no_merge", dest="merge", action="store_false", help="do not join features cut by tile edges"
     )
+    parser.add_argument(
+        "--merge_distance", type=bounded(float, 0, MAX_DISTANCE), default=0.0, metavar="METRES",
+        help="join features, too, that are no farther apart than this on the ground, and fill what lies between "
+        "them (default: 0)",
+    )  # fmt: skip
     add_workers(parser)
 
 

@@ -15,11 +15,11 @@ from rasterio.warp import transform_geom
 from shapely.geometry import box, mapping
 
 from rsp.components.rasterize.component import rasterize as rasterize_component
-from rsp.components.rasterize.ground import scale
 from rsp.components.rasterize.tool import rasterize
 from rsp.shared.config import parse_tables
 from rsp.shared.errors import ConfigError, UsageError
 from rsp.shared.features import feature_writer, to_mercator
+from rsp.shared.ground import scale
 from rsp.shared.tiles import Tile, bounds_mercator, read_cover, write_cover
 from rsp.shared.tileset import read_info
 from tests.components.test_rasterize import SIZE, TILE, labels_of, pixels, write_geojson

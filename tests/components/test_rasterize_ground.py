@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from pyproj import Geod
 from shapely.geometry import MultiPolygon, box
 
-from rsp.components.rasterize.ground import BAND, buffer, scale
+from rsp.components.rasterize.ground import buffer
 from rsp.shared.geometry import to_mercator
+from rsp.shared.ground import BAND, scale
 from rsp.shared.mercator import AROUND, HALF, RADIUS
 
 GEOD = Geod(ellps="WGS84")
