@@ -70,6 +70,21 @@ def test_the_page_of_a_tile_set(rsp, made, server, tmp_path, name):
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"15", "metadata.json"}
 
 
+@pytest.mark.parametrize("name", [name for name in WRITERS if name != "download"])
+def test_what_is_there_stays_if_that_is_asked_for(rsp, made, tmp_path, name):
+    words = [*WRITERS[name].format(made, "").split(), "--out", tmp_path / "out", "--no_web_ui"]
+    assert rsp(*words).code == 0
+    first, second = sorted((tmp_path / "out").rglob("*.png"))
+    before = first.read_bytes(), second.read_bytes()
+    kept = encode(noise(Tile(3, 3, 3)), "png")
+    first.write_bytes(kept)
+    second.unlink()
+    assert rsp(*words, "--resume").code == 0
+    assert (first.read_bytes(), second.read_bytes()) == (kept, before[1])
+    assert rsp(*words).code == 0
+    assert (first.read_bytes(), second.read_bytes()) == before
+
+
 @pytest.mark.parametrize("name", WORKERS)
 def test_who_says_how_many_work_is_heard(rsp, made, tmp_path, monkeypatch, name):
     """Nobody counts processors then."""

@@ -81,6 +81,17 @@ def test_the_line_grows_with_the_pictures():
     for side_of, width in ((64, 2), (256, 2), (512, 4)):
         joined = side([np.zeros((side_of, side_of, 3), np.uint8)] * 2)
         assert joined.shape[1] == 2 * side_of + width
+    assert side([np.zeros((512, 256, 3), np.uint8)] * 2).shape[1] == 2 * 256 + 2  # the lesser side counts
+
+
+@pytest.mark.parametrize("tile_format", ["png", "jpg", "webp", "tif"])
+def test_formats_hold_the_same_picture(sets, tile_format):
+    compare(sets / "out", [sets / "images", sets / "masks"], tile_format=tile_format, web_ui=False)
+    with open_reader(sets / "out") as reader:
+        for tile in BLOCK:
+            expected = side([noise(tile), np.array(COLORS, np.uint8)[shifted(tile)]])
+            assert reader.read(tile) == encode(expected, tile_format)
+        assert reader.format == tile_format
 
 
 def test_an_output_after_images(sets, rsp):
@@ -200,6 +211,28 @@ def test_filters_choose_the_pictures(sets):
     assert chosen == sorted(tile for tile in BLOCK if qod(squares(tile), shifted(tile))[1] <= 90)
     with pytest.raises(CoverError, match="none of the 12 tiles passes"):
         compare(sets / "none", [sets / "images"], maximum_fg=0, **scored(sets))
+
+
+@pytest.mark.parametrize("flag", ["minimum_fg", "maximum_fg", "minimum_qod", "maximum_qod"])
+def test_filters_hold_at_their_very_bounds(tmp_path, flag):
+    """Tiles of which less than a hundredth differs: what is as the bound says stays, its neighbours tell which."""
+    (tmp_path / "config.toml").write_text(CONFIG)
+
+    def drawn(number: int, step: int) -> np.ndarray:
+        mask = np.zeros(64 * 64, np.uint8)
+        mask[: 2000 + number * step] = 1
+        return mask.reshape(64, 64)
+
+    labels = {tile: drawn(number, 32) for number, tile in enumerate(BLOCK)}
+    masks = {tile: drawn(number, 40) for number, tile in enumerate(BLOCK)}
+    make_labels(tmp_path / "labels", draw=labels.__getitem__)
+    make_tileset(tmp_path / "masks", draw=masks.__getitem__)
+    values = {tile: qod(labels[tile], masks[tile])[flag.endswith("qod")] for tile in BLOCK}
+    low, bound, high = sorted(values.values())[5:8]
+    assert bound - 1 < low < bound < high < bound + 1
+    compare(tmp_path / "list", mode="list", **scored(tmp_path, **{flag: bound}))
+    kept = {tile for tile in BLOCK if (values[tile] >= bound if flag.startswith("min") else values[tile] <= bound)}
+    assert read_cover(tmp_path / "list") == sorted(kept)
 
 
 def test_the_numbers(sets):

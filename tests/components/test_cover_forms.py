@@ -118,6 +118,15 @@ def test_what_is_no_box(tmp_path, rsp, bad):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("text", ["4.8,45.7,4.8,45.7", "4.8,45.7,4.83,45.7", "4.8,45.7,4.8,45.73"])
+def test_a_box_may_be_a_point_or_a_line(tmp_path, text):
+    west, south, east, north = map(float, text.split(","))
+    cover(text, [tmp_path / "c"], kind="bbox", zoom=14)
+    first, last = mercantile.tile(west, north, 14), mercantile.tile(east, south, 14)
+    columns, rows = range(first.x, last.x + 1), range(first.y, last.y + 1)
+    assert read_tiles(tmp_path / "c") == Cover.of(Tile(x, y, 14) for x in columns for y in rows)
+
+
 def test_several_boxes_are_one_cover(tmp_path):
     cover([BOX, "-1,-1,1,1"], [tmp_path / "c"], kind="bbox", zoom=10)
     expected = [*mercantile.tiles(4.8, 45.7, 4.83, 45.73, 10), *mercantile.tiles(-1, -1, 1, 1, 10)]

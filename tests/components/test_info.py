@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import struct
 import subprocess
 import sys
@@ -528,6 +529,19 @@ def test_a_sample_is_the_same_for_the_same_seed(tmp_path):
     one, two, other = (info(channels=[path], sample=3, seed=seed, as_json=True).found[0] for seed in (1, 1, 2))
     assert one == two and one["tiles"] == 3 and one["pixels"] == 3 * 64 * 64 and one["mean"] != other["mean"]
     assert info(channels=[path], sample=99, as_json=True).found[0]["tiles"] == 12
+
+
+def test_several_channels_come_in_their_order(tmp_path, rsp):
+    b, a = make_tileset(tmp_path / "b"), make_tileset(tmp_path / "a.pmtiles", BLOCK[:3])
+    alone = [rsp("info", "--channels", path).stdout for path in (b, a)]
+    assert rsp("info", "--channels", b, a).stdout == "\n".join(alone) and alone[0] != alone[1]
+
+
+def test_a_sample_is_that_of_its_seed(tmp_path):
+    path = make_tileset(tmp_path / "images")
+    taken = [sorted(BLOCK)[number] for number in random.Random(7).sample(range(12), 3)]
+    mean = np.stack([noise(tile) for tile in taken]).mean((0, 1, 2)) / 255
+    assert info(channels=[path], sample=3, seed=7).found[0]["mean"] == mean.round(6).tolist()
 
 
 def test_channels_that_cannot_be_summed(tmp_path):

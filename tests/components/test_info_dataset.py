@@ -73,6 +73,14 @@ def test_a_data_set_that_is_well(folder, rsp, config):
     }  # fmt: skip
 
 
+def test_a_configuration_that_does_not_fit(folder, rsp):
+    path = folder.parent / "config.toml"
+    path.write_text(CONFIG.replace("ts = 64", "ts = 128"))
+    said = "to the 128 of the configuration"
+    assert said in rsp("info", "--dataset", folder, "--config", path).stdout
+    assert said not in rsp("info", "--dataset", folder).stdout
+
+
 def test_in_words(folder, rsp):
     again(folder / "validation/images.pmtiles", VALIDATION[1:])
     ran = rsp("info", "--dataset", folder)

@@ -159,6 +159,16 @@ def test_bug_15_crs_member_is_honoured(place, name):
     assert mask[:, SIZE // 2 :].all() and not mask[:, : SIZE // 2].any()
 
 
+def test_a_crs_that_is_said(place, rsp):
+    west, south, east, north = bounds_mercator(TILE)
+    source = write_geojson(place / "f.json", mapping(box((west + east) / 2, south, east, north)))
+    words = ("rasterize", "--geojson", source, "--config", place / "config.toml", place / "cover", place / "out")
+    assert rsp(*words, "--crs", "EPSG:3857").code == 0
+    mask = labels_of(place / "out")[TILE]
+    assert mask[:, SIZE // 2 :].all() and not mask[:, : SIZE // 2].any()
+    assert rsp(*words[:-1], place / "no").code == 1
+
+
 def test_a_projected_crs(place):
     block = pixels(TILE, 10, 10, 40, 50)
     crs = {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32632"}}
@@ -275,6 +285,22 @@ def test_buffer_in_metres_on_the_ground(place):
     assert 180 <= labels_of(place / "labels")[TILE].sum() <= 196
     result = burn(place, pixels(TILE, 20, 20, 30, 30), buffer=-6 * pixel)
     assert result.skipped == {"nothing left of it after --buffer": 1} and result.foreground == 0
+
+
+@pytest.mark.parametrize("metres", [2, -2])
+def test_each_metre_of_a_buffer_counts(place, metres):
+    """A pixel has a third of a metre here: so many pixels are burnt on each side."""
+    tile = Tile(544000, 371200, 20)
+    write_cover(place / "cover", [tile])
+    west, _, east, _ = bounds_mercator(tile)
+    bounds = mercantile.bounds(tile)
+    pixel = (east - west) / 128 * math.cos(math.radians((bounds.south + bounds.north) / 2))
+    burn(place, pixels(tile, 40, 50, 90, 80, 128), buffer=float(metres), tile_size=128)
+    found = labels_of(place / "labels")[tile]
+    wide = round(metres / pixel)
+    assert abs(metres / pixel - wide) < 0.4 and abs(wide) > 5
+    assert np.flatnonzero(found[65]).tolist() == list(range(40 - wide, 90 + wide))
+    assert np.flatnonzero(found[:, 65]).tolist() == list(range(50 - wide, 80 + wide))
 
 
 def test_buffer_reaches_into_the_cover(place):

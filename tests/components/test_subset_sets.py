@@ -296,6 +296,35 @@ def test_transparency_stays_where_the_format_has_it(tmp_path):
         assert Image.open(io.BytesIO(content(tmp_path / fmt)[BLOCK[0]])).mode == mode
 
 
+def test_a_colour_that_is_transparent_stays_so(tmp_path):
+    """PNG has one in pictures without an alpha band."""
+    colour = Image.new("RGB", (64, 64), (1, 2, 3))
+    colour.paste((200, 100, 50), (0, 0, 32, 64))
+    buffer = io.BytesIO()
+    colour.save(buffer, "PNG", transparency=(1, 2, 3))
+    fill(tmp_path / "in", {BLOCK[0]: buffer.getvalue()})
+    subset(tmp_path / "in", out=tmp_path / "out", tile_format="webp", web_ui=False)
+    alpha = np.asarray(Image.open(io.BytesIO(content(tmp_path / "out")[BLOCK[0]])).getchannel("A"))
+    assert (alpha[:, :32] == 255).all() and (alpha[:, 32:] == 0).all()
+
+
+@pytest.mark.parametrize("mode", ["link", "hardlink", "delete"])
+@pytest.mark.parametrize("options", [{"tile_format": "png"}, {"quality": 50}])
+def test_what_takes_tiles_as_they_are_converts_none(tmp_path, cover, mode, options):
+    make_tileset(tmp_path / "in", fmt="webp")
+    with pytest.raises(UsageError, match=f"`--mode {mode}` leaves tiles as they are"):
+        subset(tmp_path / "in", cover, None if mode == "delete" else tmp_path / "out", mode=mode, **options)
+    assert len(content(tmp_path / "in")) == len(BLOCK) and not (tmp_path / "out").exists()
+
+
+def test_a_palette_keeps_colours_of_which_a_tile_has_none(tmp_path):
+    colors = [*COLORS, (9, 9, 9), (1, 0, 0)]
+    fill(tmp_path / "in", {BLOCK[0]: encode_mask(squares(BLOCK[0]), colors)})
+    subset(tmp_path / "in", out=tmp_path / "tif", tile_format="tif", web_ui=False)
+    subset(tmp_path / "tif", out=tmp_path / "png", tile_format="png", web_ui=False)
+    assert content(tmp_path / "png") == content(tmp_path / "in")
+
+
 def test_tiles_that_cannot_be_converted_are_listed(tmp_path, rsp):
     make_tileset(tmp_path / "in", BLOCK[:3])
     (tmp_path / "in/15/100/201.png").write_bytes(b"no image")

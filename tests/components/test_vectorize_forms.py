@@ -15,7 +15,7 @@ from rsp.components.vectorize.parts import vectorize_block
 from rsp.components.vectorize.tool import SCHEMA, vectorize
 from rsp.shared.errors import ConfigError, UsageError
 from rsp.shared.images import encode_mask
-from rsp.shared.tiles import Tile, write_cover
+from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileset import open_writer
 from tests.components.test_vectorize import X, Y, Z, read, write_masks
 from tests.tilesets import COLORS, CONFIG
@@ -90,6 +90,19 @@ def test_what_is_not_there_or_broken_is_background(tmp_path, config, rsp):
     assert ran.code == 3 and "failed: 1\n" in ran.stderr
     found[SIZE : 2 * SIZE, SIZE : 2 * SIZE] = found[2 * SIZE :, 3 * SIZE :] = False
     assert (drawn(out) == squares_within(found, 33)).all()
+
+
+def test_a_part_lists_the_masks_that_failed(tmp_path, config):
+    masks = write_masks(tmp_path / "masks", blobs().astype(np.uint8), size=SIZE)
+    (masks / str(Z) / str(X + 3) / f"{Y + 2}.png").write_bytes(b"no image")
+    write_cover(
+        tmp_path / "seen", [Tile(X + column, Y + row, Z) for column in range(COLUMNS) for row in range(ROWS)]
+    )
+    result = vectorize_block(
+        masks, tmp_path / "seen", tmp_path / "part", kind="building", config=config, workers=1
+    )
+    assert result.tiles == COLUMNS * ROWS - 1 and list(result.failed) == [Tile(X + 3, Y + 2, Z)]
+    assert read_cover(tmp_path / "part.failed.csv") == [Tile(X + 3, Y + 2, Z)]
 
 
 def test_cleaning_needs_neighbours_of_one_size_that_are_large_enough(tmp_path, config, rsp):
