@@ -97,17 +97,22 @@ class Cover(Collection[Tile]):
 
     def __and__(self, other: Cover) -> Cover:
         """Return the tiles of both."""
-        return Cover({z: keys[among(keys, other.keys(z))] for z, keys in self._keys.items()})
+        return Cover({z: _chosen(keys, among(keys, other.keys(z))) for z, keys in self._keys.items()})
 
     def __sub__(self, other: Cover) -> Cover:
         """Return the tiles that the other has not."""
         if not other:
             return self
-        return Cover({z: keys[~among(keys, other.keys(z))] for z, keys in self._keys.items()})
+        return Cover({z: _chosen(keys, ~among(keys, other.keys(z))) for z, keys in self._keys.items()})
 
     def __repr__(self) -> str:
         """Say how many tiles there are, of which zooms."""
         return f"<Cover of {len(self):,} tiles, zooms {', '.join(map(str, self.zooms)) or 'none'}>"
+
+
+def _chosen(keys: Keys, which: npt.NDArray[np.bool_]) -> Keys:
+    """Return some of the numbers: all of them as the same array, which costs no memory."""
+    return keys if which.all() else keys[which]
 
 
 def unique(keys: Keys) -> Keys:

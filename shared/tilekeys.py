@@ -10,6 +10,9 @@ from mercantile import Tile
 
 Keys = npt.NDArray[np.int64]
 
+# Tiles that are looked up at once: what is in between takes memory.
+BLOCK = 1 << 16
+
 
 def key_of(x: int, y: int) -> int:
     """Return the number of a tile."""
@@ -34,10 +37,12 @@ def tiles_of(keys: Keys, zoom: int) -> list[Tile]:
 
 def among(keys: Keys, others: Keys) -> npt.NDArray[np.bool_]:
     """Tell of each of some tiles whether it is among others, which are sorted."""
-    if not len(others):
-        return np.zeros(len(keys), bool)
-    places = np.minimum(np.searchsorted(others, keys), len(others) - 1)
-    found: npt.NDArray[np.bool_] = others[places] == keys
+    found = np.zeros(len(keys), bool)
+    if len(others):
+        for start in range(0, len(keys), BLOCK):
+            some = keys[start : start + BLOCK]
+            places = np.minimum(np.searchsorted(others, some), len(others) - 1)
+            found[start : start + BLOCK] = others[places] == some
     return found
 
 

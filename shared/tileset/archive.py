@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property, partial
 from io import FileIO
 from itertools import chain
@@ -22,7 +23,6 @@ from rsp.shared.atomic import PREFIX, atomic_path
 from rsp.shared.covers import Cover
 from rsp.shared.errors import TileError, TileSetError
 from rsp.shared.locations import Location
-from rsp.shared.tilekeys import columns
 from rsp.shared.tiles import Tile, bounds_lonlat, zxy
 from rsp.shared.tileset.base import TileReader, TileWriter
 from rsp.shared.tileset.entries import (
@@ -35,10 +35,11 @@ from rsp.shared.tileset.entries import (
     pack_directories,
     read_header,
 )
-from rsp.shared.tileset.hilbert import cover_of, id_of, ids_of_cover, in_grid, tile_of
+from rsp.shared.tileset.hilbert import Box, boxes_of, cover_of, id_of, ids_of_cover, in_grid, tile_of
 from rsp.shared.tileset.journal import Journal, read_at
-from rsp.shared.tileset.layout import Layout, Parts, lay_out, read_stored
+from rsp.shared.tileset.layout import Layout
 from rsp.shared.tileset.metadata import MAX_BYTES, complete, parse_metadata
+from rsp.shared.tileset.parts import Parts
 from rsp.shared.tileset.tree import Span, Tree
 from rsp.shared.tileset.treereader import TreeReader
 
@@ -132,11 +133,21 @@ class ArchiveReader(TreeReader):
             raise TileError(f"cannot read the tile {zxy(tile)} of {self.path}: the file has become shorter")
         return data
 
-    def descriptor(self) -> int:
-        """Return a descriptor of the file of its own, which stays good when the reader is closed."""
-        return os.dup(self._file.fileno())
+    def again(self) -> ArchiveReader:
+        """Return a reader of the same file that stays good when this one is closed; what they keep is shared."""
+        other = copy(self)
+        other._file = FileIO(os.dup(self._file.fileno()))
+        other._tree = self._tree.through(partial(_spans, other._file))
+        return other
 
-    def places(self, ids: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    @property
+    def file(self) -> int:
+        """The descriptor of the file, while it is open."""
+        return self._file.fileno()
+
+    def places(
+        self, ids: NDArray[np.uint64], records: object = None
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """Return where tiles, given by their ids, begin in the file, and their lengths; 0 where there are none."""
         with self._checked():
             return self._tree.find(ids)
@@ -199,8 +210,7 @@ class ArchiveWriter(TileWriter):
         """Open the journal of an archive, and take over what is there."""
         self.path, self.format, self.metadata = path, tiles_format, {}
         self._taken: list[Parts] = []
-        self._files = [-1]  # the journal, and the archives that tiles are taken from
-        self._settled = 0
+        self._readers: list[ArchiveReader] = []  # of the archives that tiles are taken from
         self._journal = Journal(journal, path, tiles_format, resume=resume)
         try:
             if resume:
@@ -239,7 +249,7 @@ class ArchiveWriter(TileWriter):
             raise
 
     def take(self, reader: TileReader, cover: Cover) -> bool:
-        if not (self._local and isinstance(reader, ArchiveReader) and len(self._files) < MAX_FILES):
+        if not (self._local and isinstance(reader, ArchiveReader) and len(self._readers) < MAX_FILES):
             return False
         # What was written before gives way, what is written from now on does not.
         self._settle()
@@ -247,50 +257,38 @@ class ArchiveWriter(TileWriter):
         return True
 
     def _refer(self, reader: ArchiveReader, cover: Cover) -> None:
-        ids = ids_of_cover(cover)
-        offsets, lengths = reader.places(ids)
-        if not lengths.all():
-            raise TileSetError(f"{reader.path} has not all of the tiles that are to be taken from it")
-        self._taken.append(Parts.of(ids, len(self._files), offsets, lengths))
-        self._files.append(reader.descriptor())
+        self._readers.append(reader.again())
+        self._taken.append(Parts.of(ids_of_cover(cover), len(self._readers), self._readers[-1]))
 
     def _settle(self) -> None:
         """Note the tiles that the journal has got since this was last called."""
-        tiles, (offsets, lengths) = self._journal.tiles(), self._journal.spans()
-        if len(tiles) > self._settled:
-            new = slice(self._settled, len(tiles))
-            self._taken.append(Parts.of(tiles[new], 0, offsets[new], lengths[new]))
-            self._settled = len(tiles)
-
-    def _parts(self) -> Parts:
-        """Return all tiles of the archive, sorted."""
-        self._settle()
-        return Parts.joined(self._taken)
+        start, tiles = self._journal.settle()
+        if len(tiles):
+            self._taken.append(Parts.of(tiles, 0, self._journal, start))
 
     def _commit(self) -> None:
-        parts = self._parts()
+        self._settle()
+        parts = Parts.joined(self._taken)
         if not len(parts.ids) and not self._empty:
             raise TileSetError(f"no tile was written, so {self.path} was not made")
-        files = [self._journal.file, *self._files[1:]]
-        layout = lay_out(parts, files)
-        cover = cover_of(parts.ids)
-        first = read_at(files[layout.files[0]], int(layout.offsets[0]), int(layout.lengths[0])) if cover else b""
-        metadata = complete(self.metadata, self.format, cover.zooms, first)
-        self._publish(archive_head(layout, cover, self.format, metadata), read_stored(layout, files), layout.size)
+        layout = Layout(parts, [self._journal, *self._readers])
+        boxes = boxes_of(layout.ids)
+        metadata = complete(self.metadata, self.format, tuple(boxes), layout.first() if boxes else b"")
+        self._publish(archive_head(layout, boxes, self.format, metadata), layout.stored(), layout.size)
         self._journal.remove()
         self._release()
 
-    def _publish(self, head: bytes, stored: Iterable[bytes], size: int) -> None:
+    def _publish(self, head: list[bytes], stored: Iterable[bytes], size: int) -> None:
         """Make the archive visible.
 
         Args:
-            head: All that stands before the tiles.
+            head: All that stands before the tiles, in pieces.
             stored: The tiles, in blocks.
             size: Of these together, in bytes.
         """
         assert isinstance(self.path, Path)
         with atomic_path(self.path) as temporary, temporary.open("wb", buffering=0) as archive:
-            for block in chain((head,), stored):
+            for block in chain(head, stored):
                 view = memoryview(block)
                 while view:
                     view = view[archive.write(view) :]
@@ -304,39 +302,39 @@ class ArchiveWriter(TileWriter):
 
     def _release(self) -> None:
         """Let go of the archives that tiles were taken from."""
-        while len(self._files) > 1:
-            os.close(self._files.pop())
+        while self._readers:
+            self._readers.pop().close()
 
 
-def archive_head(layout: Layout, cover: Cover, tiles_format: str, metadata: dict[str, Any]) -> bytes:
-    """Return what stands before the tiles of an archive: as the package `pmtiles` writes it, to the byte."""
-    directory = layout.directory
-    root, leaves = pack_directories(directory)
+def archive_head(
+    layout: Layout, boxes: dict[int, Box], tiles_format: str, metadata: dict[str, Any]
+) -> list[bytes]:
+    """Return what stands before the tiles, in pieces: as the package `pmtiles` writes it, to the byte."""
+    root, leaves = pack_directories(layout)
     packed = pack(json.dumps(metadata).encode())
     after_root = HEADER_SIZE + len(root)
-    after_metadata = after_root + len(packed)
+    after_metadata, below = after_root + len(packed), sum(map(len, leaves))
     header: Any = dict.fromkeys(HeaderDict.__annotations__, 0) | {
         "version": 3, "clustered": True, "tile_type": TILE_TYPES[tiles_format],
         "tile_compression": Compression.NONE, "internal_compression": Compression.GZIP,
         "root_offset": HEADER_SIZE, "root_length": len(root),
         "metadata_offset": after_root, "metadata_length": len(packed),
-        "leaf_directory_offset": after_metadata, "leaf_directory_length": len(leaves),
-        "tile_data_offset": after_metadata + len(leaves), "tile_data_length": layout.size,
-        "addressed_tiles_count": len(cover), "tile_entries_count": len(directory.ids),
-        "tile_contents_count": len(layout.lengths),
+        "leaf_directory_offset": after_metadata, "leaf_directory_length": below,
+        "tile_data_offset": after_metadata + below, "tile_data_length": layout.size,
+        "addressed_tiles_count": len(layout.ids), "tile_entries_count": len(layout),
+        "tile_contents_count": layout.contents,
     }  # fmt: skip
-    if cover:
-        header |= _extent(cover)
-    return serialize_header(header) + root + packed + leaves
+    if boxes:
+        header |= _extent(boxes)
+    return [serialize_header(header), root, packed, *leaves]
 
 
-def _extent(cover: Cover) -> dict[str, int]:
+def _extent(found: dict[int, Box]) -> dict[str, int]:
     """Return what the header says of where tiles are."""
     boxes = []
-    for zoom in cover.zooms:
-        x, y = columns(cover.keys(zoom))
-        west, _, _, north = bounds_lonlat(Tile(int(x.min()), int(y.min()), zoom))
-        _, south, east, _ = bounds_lonlat(Tile(int(x.max()), int(y.max()), zoom))
+    for zoom, (left, top, right, bottom) in found.items():
+        west, _, _, north = bounds_lonlat(Tile(left, top, zoom))
+        _, south, east, _ = bounds_lonlat(Tile(right, bottom, zoom))
         boxes.append((west, south, east, north))
     wests, souths, easts, norths = zip(*boxes, strict=True)
     box = {
@@ -346,7 +344,7 @@ def _extent(cover: Cover) -> dict[str, int]:
         "max_lat_e7": round(max(norths) * 1e7),
     }
     return box | {
-        "min_zoom": cover.zooms[0], "max_zoom": cover.zooms[-1], "center_zoom": cover.zooms[0],
+        "min_zoom": min(found), "max_zoom": max(found), "center_zoom": min(found),
         "center_lon_e7": round((box["min_lon_e7"] + box["max_lon_e7"]) / 2),
         "center_lat_e7": round((box["min_lat_e7"] + box["max_lat_e7"]) / 2),
     }  # fmt: skip

@@ -9,7 +9,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -134,6 +134,10 @@ class Directory:
     runs: NDArray[np.uint64]
     offsets: NDArray[np.uint64]
     lengths: NDArray[np.uint64]
+
+    def __len__(self) -> int:
+        """The number of entries."""
+        return len(self.ids)
 
     def part(self, start: int, end: int) -> Directory:
         """Return some of its entries."""
@@ -299,24 +303,37 @@ def _check(directory: Directory, tiles: int, leaves: int) -> None:
         raise DamagedError("a directory is too large")
 
 
-def pack_directories(directory: Directory) -> tuple[bytes, bytes]:
+class Entries(Protocol):
+    """The entries of an archive that is to be written, which need not all be there at once: `Directory` is one."""
+
+    def __len__(self) -> int: ...
+
+    def part(self, start: int, end: int) -> Directory:
+        """Return some of them."""
+        ...
+
+
+def pack_directories(entries: Entries) -> tuple[bytes, list[bytes]]:
     """Return the root directory, and all leaf directories, of an archive with these entries.
 
     They are the same to the byte as those that the package `pmtiles` writes.
     """
-    root = _small(directory)
+    root = _small(entries)
     if root is not None:
-        return root, b""
-    entries = LEAF_ENTRIES
+        return root, []
+    size = LEAF_ENTRIES
     while True:
-        firsts = np.arange(0, len(directory.ids), entries)
-        packed = [pack(b"".join(_plain(directory.part(first, first + entries)))) for first in firsts.tolist()]
+        firsts, packed = [], []
+        for first in range(0, len(entries), size):
+            leaf = entries.part(first, first + size)
+            firsts.append(leaf.ids[0])
+            packed.append(pack(b"".join(_plain(leaf))))
         lengths = np.array([len(each) for each in packed], np.uint64)
-        upper = Directory(directory.ids[firsts], np.zeros_like(lengths), np.cumsum(lengths) - lengths, lengths)
+        upper = Directory(np.array(firsts), np.zeros_like(lengths), np.cumsum(lengths) - lengths, lengths)
         root = _small(upper)
         if root is not None:
-            return root, b"".join(packed)
-        entries *= 2
+            return root, packed
+        size *= 2
 
 
 def pack(data: bytes) -> bytes:
@@ -324,11 +341,11 @@ def pack(data: bytes) -> bytes:
     return gzip.compress(data, mtime=0)
 
 
-def _small(directory: Directory) -> bytes | None:
+def _small(entries: Entries) -> bytes | None:
     """Return a packed root directory, None where it would be too large; a large one is not packed to its end."""
     packer = zlib.compressobj(9, zlib.DEFLATED, 31)
     size, parts = 0, []
-    for part in _plain(directory):
+    for part in _plain(entries):
         parts.append(part)
         size += len(packer.compress(part))
         if size >= ROOT_SIZE:
@@ -337,16 +354,37 @@ def _small(directory: Directory) -> bytes | None:
     return root if len(root) < ROOT_SIZE else None
 
 
-def _plain(directory: Directory) -> Iterator[bytes]:
+def _plain(entries: Entries) -> Iterator[bytes]:
     """Yield a directory as bytes, in parts: its size, and four columns, of steps from one entry to the next."""
-    ids, offsets, lengths = directory.ids, directory.offsets, directory.lengths
-    yield _octets(np.array([len(ids)], np.uint64))
-    steps = np.diff(ids, prepend=np.uint64(0))
-    gaps = offsets + np.uint64(1)
-    gaps[1:][offsets[1:] == offsets[:-1] + lengths[:-1]] = 0
-    for column in (steps, directory.runs, lengths, gaps):
-        for start in range(0, len(column), PLAIN):
-            yield _octets(column[start : start + PLAIN])
+    count = len(entries)
+    yield _octets(np.array([count], np.uint64))
+    for column in (_steps, _runs, _lengths, _gaps):
+        # The entry before, which each part begins after.
+        before = Directory(*(np.zeros(1, np.uint64) for _ in range(4)))
+        for start in range(0, count, PLAIN):
+            part = entries.part(start, start + PLAIN)
+            yield _octets(column(part, before))
+            before = part.part(len(part) - 1, len(part))
+
+
+def _steps(part: Directory, before: Directory) -> NDArray[np.uint64]:
+    return np.diff(part.ids, prepend=before.ids)
+
+
+def _runs(part: Directory, before: Directory) -> NDArray[np.uint64]:
+    return part.runs
+
+
+def _lengths(part: Directory, before: Directory) -> NDArray[np.uint64]:
+    return part.lengths
+
+
+def _gaps(part: Directory, before: Directory) -> NDArray[np.uint64]:
+    """Return where entries lie, 0 where each follows the one before; the first of all never does."""
+    ends = np.append(before.offsets + before.lengths, part.offsets[:-1] + part.lengths[:-1])
+    follows = part.offsets == ends
+    follows[0] &= bool(before.lengths[0])
+    return np.where(follows, np.uint64(0), part.offsets + np.uint64(1))
 
 
 def _octets(values: NDArray[np.uint64]) -> bytes:

@@ -14,6 +14,7 @@ from rsp.shared.tilekeys import columns
 from rsp.shared.tiles import MAX_ZOOM, Tile
 
 Ids = NDArray[np.uint64]
+Box = tuple[int, int, int, int]  # the least x and y, and the largest
 
 # The first id of each zoom, and of the one after the last.
 BASES = np.array([(4**zoom - 1) // 3 for zoom in range(MAX_ZOOM + 2)], np.uint64)
@@ -119,6 +120,20 @@ def cover_of(ids: Ids) -> Cover:
         keys.sort()
         found[zoom] = unique(keys)
     return Cover(found)
+
+
+def boxes_of(ids: Ids) -> dict[int, Box]:
+    """Return the least and the largest x and y of sorted ids below `END`, for each of their zooms, ascending."""
+    found: dict[int, Box] = {}
+    ends = np.searchsorted(ids, BASES)
+    for zoom in np.flatnonzero(np.diff(ends)).tolist():
+        start, end = ends[zoom : zoom + 2].tolist()
+        for first in range(start, end, BLOCK):
+            x, y = _place(zoom, ids[first : min(first + BLOCK, end)])
+            box = int(x.min()), int(y.min()), int(x.max()), int(y.max())
+            left, top, right, bottom = found.get(zoom, box)
+            found[zoom] = min(left, box[0]), min(top, box[1]), max(right, box[2]), max(bottom, box[3])
+    return found
 
 
 def ids_at(zoom: int, x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from rsp.shared.locks import hold
 class Journal:
     """Tiles in the order in which they were written, in a file that is whole up to its last whole record.
 
-    In memory are sixteen bytes a record: its tile, and where in the file its data begin.
+    In memory are sixteen bytes a record: its tile, until it is settled, and where in the file its data begin.
     """
 
     _MAGIC = b"rsp-1"
@@ -83,7 +83,7 @@ class Journal:
 
     def __len__(self) -> int:
         """The number of records; a tile that was written twice has two."""
-        return len(self._tiles)
+        return len(self._starts)
 
     @property
     def end(self) -> int:
@@ -96,16 +96,29 @@ class Journal:
         return self._file
 
     def tiles(self) -> NDArray[np.uint64]:
-        """Return the tile of each record, in their order."""
+        """Return the tile of each record that is not settled, in their order."""
         with self._lock:
             return np.array(self._tiles, np.uint64)
 
-    def spans(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """Return where the data of each record begin in the file, and their lengths."""
+    def settle(self) -> tuple[int, NDArray[np.uint64]]:
+        """Return the number of the first record that was not settled, and the tiles of all these: they are now."""
         with self._lock:
-            starts = np.append(np.array(self._starts, np.uint64), np.uint64(self._end + self._RECORD.size))
-        # Records lie one behind the other.
-        return starts[:-1], np.diff(starts) - np.uint64(self._RECORD.size)
+            tiles = np.array(self._tiles, np.uint64)
+            self._tiles = array("Q")
+            return len(self._starts) - len(tiles), tiles
+
+    def places(
+        self, ids: NDArray[np.uint64], records: NDArray[np.uint32]
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """Return where the data of records begin in the file, and their lengths."""
+        with self._lock:
+            # Records lie one behind the other. While the view is there, no record can be added.
+            count, end = len(self._starts), np.uint64(self._end + self._RECORD.size)
+            view = np.frombuffer(self._starts, np.uint64)
+            starts, ends = view[records], view[np.minimum(records + np.uint32(1), np.uint32(count - 1))]
+            del view
+        ends[records == count - 1] = end
+        return starts, ends - starts - np.uint64(self._RECORD.size)
 
     def _recover(self) -> None:
         """Read the records of an interrupted writer and cut off the one that it did not finish."""

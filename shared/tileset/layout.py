@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
+import os
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,203 +13,166 @@ from numpy.typing import NDArray
 from rsp.shared.errors import StorageError
 from rsp.shared.tileset.entries import Directory
 from rsp.shared.tileset.journal import read_at
-
-Ids = NDArray[np.uint64]
-Indices = NDArray[np.int64]
+from rsp.shared.tileset.parts import Held, Ids, Numbers, Parts, blocks
 
 # Bytes that are read at once, and parts that lie so near to each other that what is between is read with them.
 BLOCK, GAP = 4 << 20, 4 << 10
-# Spans whose samples are taken at once: the pages around them count as memory of ours until they are given back.
-SAMPLED = 1 << 8
+# Tiles of which it is known where their data begin in the archive; of those between these it is added up.
+STEP = 1 << 12
+# Tiles whose stretches are looked for at once.
+STRETCH = 1 << 8
+# Places whose contents are remembered while equal tiles are looked for.
+REMEMBERED = 1 << 14
 
 
-class Parts(NamedTuple):
-    """Tiles that lie in open files.
-
-    Attributes:
-        ids: Of the tiles.
-        files: Where each one lies: the number of a file.
-        offsets: Where its data begin in that file.
-        lengths: Of its data, in bytes.
-    """
-
-    ids: Ids
-    files: NDArray[np.uint8]
-    offsets: Ids
-    lengths: Ids
-
-    @classmethod
-    def of(cls, ids: Ids, file: int, offsets: Ids, lengths: Ids) -> Parts:
-        """Return tiles that lie in one file."""
-        return cls(ids, np.full(len(ids), file, np.uint8), offsets, lengths)
-
-    @classmethod
-    def joined(cls, parts: Sequence[Parts]) -> Parts:
-        """Return tiles of several, sorted, each once: the last of an id counts."""
-        if not parts:
-            none = np.empty(0, np.uint64)
-            return cls(none, np.empty(0, np.uint8), none, none)
-        if len(parts) == 1 and (parts[0].ids[1:] > parts[0].ids[:-1]).all():
-            return parts[0]
-        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        order = np.argsort(columns[0], kind="stable")
-        ids = columns[0][order]
-        last = np.append(ids[1:] != ids[:-1], True)[: len(ids)]
-        return cls(*(column[order[last]] for column in columns))
-
-
-class Layout(NamedTuple):
+class Layout:
     """An archive that is to be written.
 
-    Attributes:
-        directory: All its entries.
-        files: In which file each stored tile lies, in the order in which the archive has them.
-        offsets: Where they begin in that file.
-        lengths: Of them, in bytes.
-    """
-
-    directory: Directory
-    files: NDArray[np.uint8]
-    offsets: Ids
-    lengths: Ids
-
-    @property
-    def size(self) -> int:
-        """Of all stored tiles, in bytes."""
-        return int(self.lengths.sum())
-
-
-def lay_out(parts: Parts, files: Sequence[int]) -> Layout:
-    """Return how the archive of some tiles looks.
+    What it consists of is worked out when it is asked for, some entries or tiles at a time.
 
     Args:
         parts: The tiles, sorted.
-        files: Open files, by number.
+        held: The files in which they lie, by number.
+
+    Attributes:
+        contents: How many different tiles there are.
+        size: Of these together, in bytes.
     """
-    contents, firsts = _contents(parts, files)
-    lengths = parts.lengths[firsts]
-    offsets = np.cumsum(lengths) - lengths
-    if contents is not None:
-        offsets = offsets[contents]
-    ids = parts.ids
-    # A tile goes on with the run of its predecessor where it is the next one, and the same.
-    begins = np.ones(len(ids), bool)
-    begins[1:] = (ids[1:] != ids[:-1] + np.uint64(1)) | (offsets[1:] != offsets[:-1])
-    starts = np.flatnonzero(begins)
-    runs = np.diff(np.append(starts, len(ids))).astype(np.uint64)
-    directory = Directory(ids[starts], runs, offsets[starts], parts.lengths[starts])
-    return Layout(directory, parts.files[firsts], parts.offsets[firsts], lengths)
 
+    def __init__(self, parts: Parts, held: Sequence[Held]) -> None:
+        self._parts, self._held = parts, held
+        self._firsts = _firsts(parts, held)
+        self.contents, self.size = self._place()
+        self._starts = self._begin()
 
-def _contents(parts: Parts, files: Sequence[int]) -> tuple[Indices | None, Indices | slice]:
-    """Return the number of what each tile holds, counted as they first appear, and which tile that is.
+    def _place(self) -> tuple[int, int]:
+        """Note where the data of tiles are to begin; return how many different ones there are, and their size."""
+        count, contents, end = len(self._parts.ids), 0, 0
+        every, steps = self._firsts is None, []
+        self._begins = np.empty(0 if every else count, np.uint64)
+        for first in range(0, count, STEP):
+            some = slice(first, min(first + STEP, count))
+            own, sizes = self._own(some), self._parts.sizes[some].astype(np.uint64)
+            sizes[~own] = 0
+            steps.append(end)
+            if self._firsts is not None:
+                begins = end + np.cumsum(sizes) - sizes
+                self._begins[some] = begins
+                later = np.flatnonzero(~own)
+                self._begins[first + later] = self._begins[self._firsts[some][later]]
+            contents, end = contents + int(own.sum()), end + int(sizes.sum())
+        self._steps = np.array(steps, np.uint64)
+        return contents, end
 
-    Where no two tiles are equal there is no need for numbers: the first of the two is None.
-    """
-    firsts = _firsts(parts, files)
-    if firsts is None:
-        return None, slice(None)
-    own = firsts == np.arange(len(firsts))
-    return (np.cumsum(own) - 1)[firsts], np.flatnonzero(own)
-
-
-def _firsts(parts: Parts, files: Sequence[int]) -> Indices | None:
-    """Return for each tile which is the first that holds the same, None where all are different."""
-    samples = np.empty(len(parts.ids), np.uint64)
-    for number, file in enumerate(files):
-        within = np.flatnonzero(parts.files == number) if len(files) > 1 else slice(None)
-        samples[within] = _samples(file, parts.offsets[within], parts.lengths[within])
-    alike = _repeated(samples)
-    if not len(alike):
-        return None
-    firsts = np.arange(len(samples))
-    places: dict[tuple[int, int, int], int] = {}
-    known: dict[bytes, int] = {}
-    # Only what looks the same is read whole, and what lies in one place only once.
-    columns = (column[alike].tolist() for column in (parts.files, parts.offsets, parts.lengths))
-    for index, place in zip(alike.tolist(), zip(*columns, strict=True), strict=True):
-        first = places.get(place)
-        if first is None:
-            data = read_at(files[place[0]], *place[1:])
-            first = places[place] = known.setdefault(blake2b(data, digest_size=16).digest(), index)
-        firsts[index] = first
-    return firsts
-
-
-def _repeated(numbers: Ids) -> Indices:
-    """Return where those numbers stand that are there more than once, ascending."""
-    order = np.argsort(numbers)
-    ordered = numbers[order]
-    same = np.zeros(len(order), bool)
-    same[1:] = ordered[1:] == ordered[:-1]
-    same[:-1] |= same[1:]
-    return np.sort(order[same])
-
-
-def _samples(file: int, offsets: Ids, lengths: Ids) -> Ids:
-    """Return numbers that are the same where data are, and most often only there: of a few bytes of each.
-
-    The last bytes hold the checksum of a PNG and the end of what others code; some of the middle are added.
-    """
-    found = lengths * np.uint64(0x9E3779B97F4A7C15)
-    wide = np.flatnonzero(lengths >= 32)
-    if not len(wide):
+    def _own(self, some: slice) -> NDArray[np.bool_]:
+        """Tell of tiles whether they are the first that hold what they hold."""
+        if self._firsts is None:
+            return np.ones(some.stop - some.start, bool)
+        found: NDArray[np.bool_] = self._firsts[some] == np.arange(some.start, some.stop)
         return found
-    with mmap.mmap(file, 0, access=mmap.ACCESS_READ) as memory:
-        for first in range(0, len(wide), SAMPLED):
-            some = wide[first : first + SAMPLED]
-            found[some] = _sampled(
-                memory, offsets[some].astype(np.int64), lengths[some].astype(np.int64), found[some]
-            )
-            memory.madvise(mmap.MADV_DONTNEED)
-    return found
+
+    def _offsets(self, first: int, last: int) -> Ids:
+        """Return where the data of tiles are to begin, among the tiles."""
+        if self._firsts is not None:
+            return self._begins[first:last]
+        start = first // STEP * STEP
+        sizes = self._parts.sizes[start:last].astype(np.uint64)
+        return (self._steps[start // STEP] + np.cumsum(sizes) - sizes)[first - start :]
+
+    def _begin(self) -> Numbers | None:
+        """Return the tiles that begin an entry, None where all do.
+
+        A tile goes on with the run of its predecessor where it is the next one, and the same.
+        """
+        if self._firsts is None:
+            return None
+        ids, found = self._parts.ids, []
+        for some in blocks(len(ids)):
+            before = slice(max(some.start - 1, 0), some.stop)
+            near, offsets = ids[before], self._begins[before]
+            apart = (near[1:] != near[:-1] + np.uint64(1)) | (offsets[1:] != offsets[:-1])
+            starts = np.flatnonzero(apart) + before.start + 1
+            found.append((np.append(0, starts) if not some.start else starts).astype(np.uint32))
+        return np.concatenate(found)
+
+    def __len__(self) -> int:
+        """The number of entries."""
+        return len(self._parts.ids) if self._starts is None else len(self._starts)
+
+    @property
+    def ids(self) -> Ids:
+        """All tiles, sorted."""
+        return self._parts.ids
+
+    def part(self, start: int, end: int) -> Directory:
+        """Return some of its entries."""
+        end = min(end, len(self))
+        if self._starts is None:
+            runs = np.ones(end - start, np.uint64)
+            offsets, sizes = self._offsets(start, end), self._parts.sizes[start:end].astype(np.uint64)
+            return Directory(self.ids[start:end], runs, offsets, sizes)
+        starts = self._starts[start:end]
+        after = self._starts[end] if end < len(self) else len(self.ids)
+        runs = np.diff(np.append(starts, np.uint32(after))).astype(np.uint64)
+        return Directory(self.ids[starts], runs, self._begins[starts], self._parts.sizes[starts].astype(np.uint64))
+
+    def first(self) -> bytes:
+        """Return the data of the first tile; there must be one."""
+        (number,), (offset,), (length,) = self._parts.places(self._held, slice(0, 1))
+        return read_at(self._held[number].file, int(offset), int(length))
+
+    def stored(self) -> Iterator[bytes]:
+        """Yield the stored tiles one behind the other, in blocks; neighbours are read together.
+
+        To let the kernel copy (`copy_file_range`, `sendfile`) takes as much of the CPU.
+
+        Raises:
+            StorageError: a file has become shorter.
+        """
+        waiting: list[bytes | memoryview] = []
+        size = 0
+        for number, start, cuts in _reads(self._stretches()):
+            end = cuts[-1][1]
+            data = read_at(self._held[number].file, start, end - start)
+            if len(data) != end - start:
+                raise StorageError("a tile set ends before its last tile: it was changed while it was copied")
+            if len(cuts) == 1:
+                waiting.append(data)
+            else:
+                view = memoryview(data)
+                waiting += [view[first - start : last - start] for first, last in cuts]
+            size += len(data)
+            if size >= BLOCK:
+                yield b"".join(waiting)
+                waiting, size = [], 0
+        yield b"".join(waiting)
+
+    def _stretches(self) -> Iterator[tuple[int, int, int]]:
+        """Yield the file, the beginning and the end of what lies together, of the stored tiles in their order."""
+        for some in blocks(len(self.ids)):
+            files, starts, lengths = self._parts.places(self._held, some)
+            if self._firsts is not None:
+                own = self._own(some)
+                files, starts, lengths = files[own], starts[own], lengths[own]
+            if (lengths != self._parts.sizes[some][self._own(some)]).any():
+                raise StorageError("a tile set was changed while it was copied")
+            for first in range(0, len(files), STRETCH):
+                near = slice(first, first + STRETCH)
+                yield from _together(files[near], starts[near], lengths[near])
 
 
-def _sampled(memory: mmap.mmap, offsets: Indices, lengths: Indices, found: Ids) -> Ids:
-    data = np.frombuffer(memory, np.uint8)
-    for places in (
-        offsets + lengths // 2 - 4,
-        offsets + lengths - 8,
-        offsets + lengths - 16,
-        offsets + lengths - 24,
-    ):
-        words = data[places[:, np.newaxis] + np.arange(8)].view("<u8").ravel()
-        found = (found ^ words) * np.uint64(0xBF58476D1CE4E5B9)
-        found = found ^ found >> np.uint64(29)
-    return found
+def _together(files: NDArray[np.uint8], starts: Ids, lengths: Ids) -> Iterator[tuple[int, int, int]]:
+    ends = starts + lengths
+    apart = np.append(True, (files[1:] != files[:-1]) | (starts[1:] != ends[:-1]))
+    firsts = np.flatnonzero(apart)
+    lasts = np.append(firsts[1:], len(starts)) - 1
+    yield from zip(files[firsts].tolist(), starts[firsts].tolist(), ends[lasts].tolist(), strict=True)
 
 
-def read_stored(layout: Layout, files: Sequence[int]) -> Iterator[bytes]:
-    """Yield the stored tiles of an archive one behind the other, in blocks; neighbours are read together.
-
-    To let the kernel copy (`copy_file_range`, `sendfile`) takes as much of the CPU.
-
-    Raises:
-        StorageError: a file has become shorter.
-    """
-    waiting: list[bytes | memoryview] = []
-    size = 0
-    for file, start, cuts in _reads(layout):
-        end = cuts[-1][1]
-        data = read_at(files[file], start, end - start)
-        if len(data) != end - start:
-            raise StorageError("a tile set ends before its last tile: it was changed while it was copied")
-        if len(cuts) == 1:
-            waiting.append(data)
-        else:
-            view = memoryview(data)
-            waiting += [view[first - start : last - start] for first, last in cuts]
-        size += len(data)
-        if size >= BLOCK:
-            yield b"".join(waiting)
-            waiting, size = [], 0
-    yield b"".join(waiting)
-
-
-def _reads(layout: Layout) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+def _reads(stretches: Iterator[tuple[int, int, int]]) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
     """Yield what is read together: a file, where that begins, and where each wanted stretch begins and ends."""
     file, start, cuts = -1, 0, list[tuple[int, int]]()
-    for number, first, last in _stretches(layout):
+    for number, first, last in stretches:
         for begin in range(first, last, BLOCK):
             end = min(begin + BLOCK, last)
             if cuts and number == file and 0 <= begin - cuts[-1][1] <= GAP and end - start <= BLOCK:
@@ -222,12 +185,64 @@ def _reads(layout: Layout) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
         yield file, start, cuts
 
 
-def _stretches(layout: Layout) -> Iterator[tuple[int, int, int]]:
-    """Yield the file, the beginning and the end of what lies together."""
-    for first in range(0, len(layout.files), SAMPLED):
-        files, starts, lengths = (column[first : first + SAMPLED] for column in layout[1:])
-        ends = starts + lengths
-        apart = np.append(True, (files[1:] != files[:-1]) | (starts[1:] != ends[:-1]))
-        firsts = np.flatnonzero(apart)
-        lasts = np.append(firsts[1:], len(starts)) - 1
-        yield from zip(files[firsts].tolist(), starts[firsts].tolist(), ends[lasts].tolist(), strict=True)
+# --- equal tiles ----------------------------------------------------------------------------------------------
+
+
+def _firsts(parts: Parts, held: Sequence[Held]) -> Numbers | None:
+    """Return for each tile which is the first that holds the same, None where all are different."""
+    alike = _repeated(parts.samples)
+    if not len(alike):
+        return None
+    digests = _digests(parts, held, alike)
+    contents = np.sort(digests)
+    distinct = np.append(True, contents[1:] != contents[:-1])
+    if distinct.all():
+        return None
+    contents = contents[distinct]
+    firsts, earliest = np.arange(len(parts.ids), dtype=np.uint32), np.zeros(len(contents), np.uint32)
+    known = np.zeros(len(contents), bool)
+    for some in blocks(len(alike)):
+        places = np.searchsorted(contents, digests[some])
+        new = np.flatnonzero(~known[places])[::-1]
+        earliest[places[new]] = alike[some][new]  # of several the last assignment counts, which is the first tile
+        known[places[new]] = True
+        firsts[alike[some]] = earliest[places]
+    return firsts
+
+
+def _repeated(numbers: Numbers) -> Numbers:
+    """Return where those numbers stand that are there more than once, ascending."""
+    ordered = np.sort(numbers)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    twice = twice[np.append(True, twice[1:] != twice[:-1])[: len(twice)]]
+    if not len(twice):
+        return np.empty(0, np.uint32)
+    del ordered
+    found = []
+    for some in blocks(len(numbers)):
+        places = np.minimum(np.searchsorted(twice, numbers[some]), len(twice) - 1)
+        found.append((np.flatnonzero(twice[places] == numbers[some]) + some.start).astype(np.uint32))
+    return np.concatenate(found)
+
+
+def _digests(parts: Parts, held: Sequence[Held], alike: Numbers) -> Ids:
+    """Return what tells the contents of tiles apart; what lies in one place is read once, if it is not far apart.
+
+    Eight bytes of a hash with a key are enough: without the key nobody makes two tiles that have the same, and
+    among 10^7 tiles it happens by chance in one of 300,000 archives.
+    """
+    key = os.urandom(16)
+    digests = np.empty(len(alike), np.uint64)
+    known: dict[tuple[int, int, int], int] = {}
+    for some in blocks(len(alike)):
+        columns = (column.tolist() for column in parts.places(held, alike[some]))
+        for index, place in enumerate(zip(*columns, strict=True), some.start):
+            digest = known.get(place)
+            if digest is None:
+                data = read_at(held[place[0]].file, *place[1:])
+                digest = known[place] = int.from_bytes(blake2b(data, digest_size=8, key=key).digest(), "little")
+                if len(known) > REMEMBERED:
+                    for oldest in list(islice(known, REMEMBERED // 2)):
+                        del known[oldest]
+            digests[index] = digest
+    return digests

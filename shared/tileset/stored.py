@@ -165,10 +165,11 @@ class StoredArchiveWriter(ArchiveWriter):
             for tile, data in self._base.read_many(chunk).items():
                 self._journal.append(id_of(tile), data)
 
-    def _publish(self, head: bytes, stored: Iterable[bytes], size: int) -> None:
-        stream = _Stream(chain((head,), stored))
+    def _publish(self, head: list[bytes], stored: Iterable[bytes], size: int) -> None:
+        stream = _Stream(chain(head, stored))
         # At the end: an upload of minutes must not replace what a successor has committed meanwhile.
-        self.etag = self._storage.upload_from(self._key, stream, len(head) + size, check=self._check_owner).etag
+        size += sum(map(len, head))
+        self.etag = self._storage.upload_from(self._key, stream, size, check=self._check_owner).etag
 
     def abandon(self) -> None:
         """Store what was written, so that a writer that resumes has it, and let go."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +22,41 @@ from rsp.shared.tileset.entries import (
 )
 
 # Leaf directories that are kept, in bytes of memory, and how many are read at once by who goes through all.
-CACHED, AT_ONCE = 64 << 20, 64
+CACHED, AT_ONCE = 16 << 20, 64
 # Tiles that are looked up at once, where they are many.
 BLOCK = 1 << 16
 
 Ids = NDArray[np.uint64]
 Span = tuple[int, int]  # offset in the file, and length
+
+
+class Leaves:
+    """Leaf directories that were read, as many of the last ones as are kept. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Span, Directory] = OrderedDict()
+        self._size = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, span: Span) -> Directory | None:
+        """Return a leaf, None where it is not kept."""
+        with self._lock:
+            found = self._kept.get(span)
+            if found is not None:
+                self._kept.move_to_end(span)
+            return found
+
+    def keep(self, span: Span, leaf: Directory) -> None:
+        """Keep a leaf."""
+        with self._lock:
+            if span not in self._kept:
+                self._kept[span] = leaf
+                self._size += leaf.nbytes
+            while self._size > CACHED and len(self._kept) > 1:
+                self._size -= self._kept.popitem(last=False)[1].nbytes
 
 
 class Tree:
@@ -48,10 +78,14 @@ class Tree:
         self._compression, self._fetch = header["internal_compression"], fetch
         self._tiles, self._below = header["tile_data_offset"], header["leaf_directory_offset"]
         self._room = size - self._tiles, size - self._below
-        self._lock = threading.Lock()
-        self._leaves: OrderedDict[Span, Directory] = OrderedDict()
-        self._held = 0
+        self._leaves = Leaves()
         self.root = self._parse(root)
+
+    def through(self, fetch: Callable[[list[Span]], Mapping[Span, bytes]]) -> Tree:
+        """Return the same directories, read in another way; what is kept of them is shared."""
+        other = copy(self)
+        other._fetch = fetch
+        return other
 
     def __bool__(self) -> bool:
         """Tell whether there is any tile."""
@@ -110,9 +144,7 @@ class Tree:
     def _leaf(self, directory: Directory, entry: int) -> Directory:
         """Return one leaf directory; as `_load`, and quicker where it is in the cache."""
         span = self._below + int(directory.offsets[entry]), int(directory.lengths[entry])
-        with self._lock:
-            if found := self._leaves.get(span):
-                self._leaves.move_to_end(span)
+        found = self._leaves.get(span)
         if found is None:
             return self._load(directory, np.array([entry]))[0]
         return check_leaf(directory, entry, found)
@@ -121,26 +153,15 @@ class Tree:
         """Return the leaf directories of entries, those from the cache that are there."""
         offsets = (directory.offsets[entries] + np.uint64(self._below)).tolist()
         spans: list[Span] = list(zip(offsets, directory.lengths[entries].tolist(), strict=True))
-        with self._lock:
-            known = {span: self._leaves[span] for span in spans if span in self._leaves}
-            for span in known:
-                self._leaves.move_to_end(span)
+        known = {span: leaf for span in spans if (leaf := self._leaves.get(span)) is not None}
         if missing := [span for span in spans if span not in known]:
             for span, data in self._fetch(missing).items():
                 known[span] = self._parse(data)
-                self._keep(span, known[span])
+                self._leaves.keep(span, known[span])
         # Entries may share a leaf, which cannot be what both are to lead to.
         return [
             check_leaf(directory, entry, known[span]) for entry, span in zip(entries.tolist(), spans, strict=True)
         ]
-
-    def _keep(self, span: Span, leaf: Directory) -> None:
-        with self._lock:
-            if span not in self._leaves:
-                self._leaves[span] = leaf
-                self._held += leaf.nbytes
-            while self._held > CACHED and len(self._leaves) > 1:
-                self._held -= self._leaves.popitem(last=False)[1].nbytes
 
     # --- all tiles -------------------------------------------------------------------------------------------
 

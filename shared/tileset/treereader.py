@@ -6,9 +6,11 @@ from abc import abstractmethod
 from contextlib import AbstractContextManager
 from functools import cached_property
 
+import numpy as np
+
 from rsp.shared.covers import Cover
 from rsp.shared.tileset.base import TileReader
-from rsp.shared.tileset.hilbert import cover_of, ids_of_cover, zoom_of_id
+from rsp.shared.tileset.hilbert import BLOCK, cover_of, ids_of_cover, zoom_of_id
 from rsp.shared.tileset.tree import Tree
 
 
@@ -32,8 +34,11 @@ class TreeReader(TileReader):
 
     def among(self, cover: Cover) -> Cover:
         ids = ids_of_cover(cover)
+        there = np.empty(len(ids), bool)
         with self._checked():
-            return cover_of(ids[self._tree.find(ids)[1] > 0])
+            for start in range(0, len(ids), BLOCK):
+                there[start : start + BLOCK] = self._tree.find(ids[start : start + BLOCK])[1] > 0
+        return cover if there.all() else cover_of(ids[there])
 
     def zoom(self) -> int:
         with self._checked():

@@ -203,7 +203,7 @@ def test_requests_are_bounded(many, server, monkeypatch):
         some = local.tiles()[:2000]
         assert reader.read_many(some) == {tile: local.read(tile) for tile in some}
         assert len(server.asked) > 2
-        leaves = {(offset, offset + length - 1) for offset, length in reader._tree._leaves}
+        leaves = {(offset, offset + length - 1) for offset, length in reader._tree._leaves._kept}
         assert all(last - first < 10_000 for first, last in server.asked if (first, last) not in leaves)
 
 
@@ -212,8 +212,8 @@ def test_the_cache_of_leaves_is_bounded(many, server, monkeypatch):
         monkeypatch.setattr(tree, "CACHED", 32 * 5000)
         for tile in local.tiles()[::997] * 2:
             assert reader.read(tile) == local.read(tile)
-            assert len(reader._tree._leaves) == 1 or reader._tree._held <= 32 * 5000
-        assert reader._tree._held == sum(leaf.nbytes for leaf in reader._tree._leaves.values())
+            assert len(reader._tree._leaves) == 1 or reader._tree._leaves._size <= 32 * 5000
+        assert reader._tree._leaves._size == sum(leaf.nbytes for leaf in reader._tree._leaves._kept.values())
 
 
 def test_threads_share_a_reader(many, server):
