@@ -16,7 +16,7 @@ from rsp.shared.tiles import MAX_ZOOM, Tile, check_zooms, tile_of
 from rsp.shared.tiles import write_cover as write_tiles
 
 # Bytes of text that are parsed at once, and tiles that are written, or made objects of, at once.
-BLOCK, ROWS = 1 << 22, 1 << 16
+BLOCK, ROWS = 1 << 20, 1 << 16
 
 # Tabs are read as commas, and numbers are then told apart by blanks.
 _COMMAS, _BLANKS = bytes.maketrans(b"\t", b","), bytes.maketrans(b",\n", b"  ")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -17,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pmtiles.tile import Compression, HeaderDict, deserialize_header, serialize_header
+from pmtiles.tile import Compression, HeaderDict, serialize_header
 
 from rsp.shared.atomic import PREFIX, atomic_path
 from rsp.shared.covers import Cover
@@ -38,10 +36,10 @@ from rsp.shared.tileset.entries import (
 from rsp.shared.tileset.hilbert import Box, boxes_of, cover_of, id_of, ids_of_cover, in_grid, tile_of
 from rsp.shared.tileset.journal import Journal, read_at
 from rsp.shared.tileset.layout import Layout
-from rsp.shared.tileset.metadata import MAX_BYTES, complete, parse_metadata
+from rsp.shared.tileset.metadata import complete
 from rsp.shared.tileset.parts import Parts
 from rsp.shared.tileset.tree import Span, Tree
-from rsp.shared.tileset.treereader import TreeReader
+from rsp.shared.tileset.treereader import TreeReader, metadata_of
 
 # Archives that tiles are taken from at once; their numbers are bytes.
 MAX_FILES = 250
@@ -96,11 +94,6 @@ class ArchiveReader(TreeReader):
 
     def _bytes(self, offset: int, length: int) -> bytes:
         return read_at(self._file.fileno(), offset, length)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        start, length = self._header["metadata_offset"], self._header["metadata_length"]
-        return _unpack(self._bytes(start, min(length, MAX_BYTES)), self.path)
 
     def __contains__(self, tile: object) -> bool:
         found = tile_of(tile)
@@ -164,23 +157,15 @@ def read_archive_metadata(path: Path) -> dict[str, Any]:
     """Return the metadata of an archive, without reading its directories; else as `ArchiveReader.metadata`."""
     try:
         with path.open("rb") as file:
-            head = file.read(127)
+            head = file.read(HEADER_SIZE)
             if not head.startswith(MAGIC):
                 raise TileSetError(f"{path} is neither a directory of tiles nor a PMTiles (version 3) file")
-            header = deserialize_header(head)
-            file.seek(header["metadata_offset"])
-            return _unpack(file.read(min(header["metadata_length"], MAX_BYTES)), path)
-    except (OSError, LookupError, OverflowError, ValueError, struct.error) as error:
+            header = read_header(head, os.fstat(file.fileno()).st_size)
+            return metadata_of(header, partial(read_at, file.fileno()), path)
+    except DamagedError as error:
+        raise TileSetError(f"the archive {path} is damaged: {error}") from error
+    except OSError as error:
         raise TileSetError(f"cannot read the archive {path}: {error}") from error
-
-
-def _unpack(data: bytes, path: Path) -> dict[str, Any]:
-    """Return compressed metadata. No more than the limit is unpacked: a few bytes can hold gigabytes."""
-    where = f"the metadata of {path}"
-    try:
-        return parse_metadata(zlib.decompressobj(wbits=31).decompress(data, MAX_BYTES + 1), where)
-    except zlib.error as error:
-        raise TileSetError(f"{where} cannot be read: {error}") from error
 
 
 class ArchiveWriter(TileWriter):
@@ -268,10 +253,9 @@ class ArchiveWriter(TileWriter):
 
     def _commit(self) -> None:
         self._settle()
-        parts = Parts.joined(self._taken)
-        if not len(parts.ids) and not self._empty:
+        if not any(len(part.ids) for part in self._taken) and not self._empty:
             raise TileSetError(f"no tile was written, so {self.path} was not made")
-        layout = Layout(parts, [self._journal, *self._readers])
+        layout = Layout(self._taken, [self._journal, *self._readers])
         boxes = boxes_of(layout.ids)
         metadata = complete(self.metadata, self.format, tuple(boxes), layout.first() if boxes else b"")
         self._publish(archive_head(layout, boxes, self.format, metadata), layout.stored(), layout.size)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -168,6 +168,14 @@ class Directory:
         run = int(self.runs[found])
         return found if not run or tile_id - int(self.ids[found]) < run else -1
 
+    def tiles(self, most: int) -> Iterator[NDArray[np.uint64]]:
+        """Yield the ids of its tiles, so many at a time: a few entries may stand for millions."""
+        ends = np.cumsum(self.runs)
+        for first in range(0, int(ends[-1]) if len(ends) else 0, most):
+            places = np.arange(first, min(first + most, int(ends[-1])), dtype=np.uint64)
+            entries = np.searchsorted(ends, places, "right")
+            yield self.ids[entries] + places - (ends - self.runs)[entries]
+
     def find(self, ids: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Return for each tile the entry that it belongs to, -1 where there is none."""
         if not len(self.ids):
@@ -176,42 +184,6 @@ class Directory:
         entry = np.maximum(found, 0)
         within = (self.runs[entry] == 0) | (ids - self.ids[entry] < self.runs[entry])
         return np.where((found >= 0) & within, entry, -1)
-
-
-class Runs:
-    """The tiles of all directories of an archive as one sorted table.
-
-    Attributes:
-        starts: The first tile of each run.
-        lengths: How many tiles each run has.
-        offsets: Where the data of a run begins, among the tiles.
-        sizes: Of that data, in bytes.
-    """
-
-    def __init__(self, directories: Sequence[Directory]) -> None:
-        columns = []
-        for name in ("ids", "runs", "offsets", "lengths"):
-            columns.append(np.concatenate([getattr(one, name)[~one.leaves] for one in directories]))
-        if bool((columns[0][:-1] > columns[0][1:]).any()):  # directories of several levels
-            order = np.argsort(columns[0])
-            columns = [column[order] for column in columns]
-        self.starts, self.lengths, self.offsets, self.sizes = columns
-        self._count = int(self.lengths.sum())
-
-    def __len__(self) -> int:
-        """The number of tiles."""
-        return self._count
-
-    def ids(self) -> NDArray[np.uint64]:
-        """Return the ids of all tiles."""
-        lengths = self.lengths.astype(np.int64)
-        within = np.arange(self._count) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        return np.repeat(self.starts, lengths) + within.astype(np.uint64)
-
-    def spans(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """Return where the data of each of all tiles begin, among the tiles, and their sizes."""
-        lengths = self.lengths.astype(np.int64)
-        return np.repeat(self.offsets, lengths), np.repeat(self.sizes, lengths)
 
 
 def check_leaf(parent: Directory, entry: int, leaf: Directory) -> Directory:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsp.shared.covers import Cover, unique
-from rsp.shared.tilekeys import columns
+from rsp.shared.tilekeys import Keys, columns
 from rsp.shared.tiles import MAX_ZOOM, Tile
 
 Ids = NDArray[np.uint64]
@@ -107,19 +107,25 @@ def ids_of_cover(cover: Cover) -> Ids:
 
 def cover_of(ids: Ids) -> Cover:
     """Return the tiles of ids below `END`, in any order."""
-    if not (ids[1:] > ids[:-1]).all():
-        ids = np.sort(ids)
-    ends = np.searchsorted(ids, BASES)
-    found = {}
-    for zoom in np.flatnonzero(np.diff(ends)).tolist():
-        start, end = ends[zoom : zoom + 2].tolist()
-        keys = np.empty(end - start, np.int64)
-        for first in range(0, len(keys), BLOCK):
-            x, y = _place(zoom, ids[start + first : min(start + first + BLOCK, end)])
-            keys[first : first + BLOCK] = x << 32 | y
+    return cover_of_blocks(ids[first : first + BLOCK] for first in range(0, len(ids), BLOCK))
+
+
+def cover_of_blocks(blocks: Iterable[Ids]) -> Cover:
+    """Return the tiles of ids below `END`, in any order, which come in arrays."""
+    found: dict[int, list[Keys]] = {}
+    for ids in blocks:
+        if not (ids[1:] > ids[:-1]).all():
+            ids = np.sort(ids)
+        ends = np.searchsorted(ids, BASES)
+        for zoom in np.flatnonzero(np.diff(ends)).tolist():
+            x, y = _place(zoom, ids[ends[zoom] : ends[zoom + 1]])
+            found.setdefault(zoom, []).append(x << 32 | y)
+    covers = {}
+    for zoom in sorted(found):
+        keys = np.concatenate(found.pop(zoom))
         keys.sort()
-        found[zoom] = unique(keys)
-    return Cover(found)
+        covers[zoom] = unique(keys)
+    return Cover(covers)
 
 
 def boxes_of(ids: Ids) -> dict[int, Box]:

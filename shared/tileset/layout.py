@@ -16,7 +16,7 @@ from rsp.shared.tileset.journal import read_at
 from rsp.shared.tileset.parts import Held, Ids, Numbers, Parts, blocks
 
 # Bytes that are read at once, and parts that lie so near to each other that what is between is read with them.
-BLOCK, GAP = 4 << 20, 4 << 10
+BLOCK, GAP = 1 << 20, 4 << 10
 # Tiles of which it is known where their data begin in the archive; of those between these it is added up.
 STEP = 1 << 12
 # Tiles whose stretches are looked for at once.
@@ -31,7 +31,7 @@ class Layout:
     What it consists of is worked out when it is asked for, some entries or tiles at a time.
 
     Args:
-        parts: The tiles, sorted.
+        taken: The tiles, the last of an id counts. The list is empty afterwards: what is in it takes memory.
         held: The files in which they lie, by number.
 
     Attributes:
@@ -39,9 +39,12 @@ class Layout:
         size: Of these together, in bytes.
     """
 
-    def __init__(self, parts: Parts, held: Sequence[Held]) -> None:
-        self._parts, self._held = parts, held
-        self._firsts = _firsts(parts, held)
+    def __init__(self, taken: list[Parts], held: Sequence[Held]) -> None:
+        parts = Parts.joined(taken)
+        alike = _repeated(parts.samples)
+        self._parts, self._held = parts._replace(samples=np.empty(0, np.uint32)), held
+        del parts
+        self._firsts = _firsts(self._parts, held, alike)
         self.contents, self.size = self._place()
         self._starts = self._begin()
 
@@ -188,9 +191,14 @@ def _reads(stretches: Iterator[tuple[int, int, int]]) -> Iterator[tuple[int, int
 # --- equal tiles ----------------------------------------------------------------------------------------------
 
 
-def _firsts(parts: Parts, held: Sequence[Held]) -> Numbers | None:
-    """Return for each tile which is the first that holds the same, None where all are different."""
-    alike = _repeated(parts.samples)
+def _firsts(parts: Parts, held: Sequence[Held], alike: Numbers) -> Numbers | None:
+    """Return for each tile which is the first that holds the same, None where all are different.
+
+    Args:
+        parts: The tiles.
+        held: The files in which they lie.
+        alike: Those that may be the same as another, ascending.
+    """
     if not len(alike):
         return None
     digests = _digests(parts, held, alike)
@@ -199,6 +207,7 @@ def _firsts(parts: Parts, held: Sequence[Held]) -> Numbers | None:
     if distinct.all():
         return None
     contents = contents[distinct]
+    del distinct
     firsts, earliest = np.arange(len(parts.ids), dtype=np.uint32), np.zeros(len(contents), np.uint32)
     known = np.zeros(len(contents), bool)
     for some in blocks(len(alike)):

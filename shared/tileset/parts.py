@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -89,6 +90,7 @@ class Parts(NamedTuple):
     @classmethod
     def joined(cls, parts: list[Parts]) -> Parts:
         """Return tiles of several, sorted, each once: the last of an id counts. The list is empty afterwards."""
+        parts[:] = [part for part in parts if len(part.ids)]
         if not parts:
             none = np.empty(0, np.uint32)
             return cls(np.empty(0, np.uint64), 0, None, none, none)
@@ -157,7 +159,9 @@ class _Sampler:
 
     def __exit__(self, *_: object) -> None:
         if self._memory is not None:
-            self._memory.close()
+            # Where an error is on its way, its traceback holds on to what was read: the map goes away with it.
+            with suppress(BufferError):
+                self._memory.close()
 
     def samples(self, offsets: Ids, lengths: Ids) -> Numbers:
         """Return numbers that are the same where data are, and most often only there: of a few bytes of each.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
 
 from rsp.shared.errors import TileError, TileSetError
 from rsp.shared.locations import is_address, location
@@ -15,10 +14,8 @@ from rsp.shared.tileset.entries import (
     DamagedError,
     image_format,
     read_header,
-    unpack,
 )
 from rsp.shared.tileset.hilbert import ids_of, in_grid, tile_of
-from rsp.shared.tileset.metadata import MAX_BYTES, parse_metadata
 from rsp.shared.tileset.ranges import Ranges
 from rsp.shared.tileset.tree import Span, Tree
 from rsp.shared.tileset.treereader import TreeReader
@@ -62,19 +59,8 @@ class RangedReader(TreeReader):
         self.format = image_format(self._header, lambda: self.metadata, self.address)
         self.formats = frozenset({self.format})
 
-    @cached_property
-    def metadata(self) -> dict[str, Any]:
-        offset, length = self._header["metadata_offset"], self._header["metadata_length"]
-        where = f"the metadata of {self.address}"
-        if not length:
-            return {}
-        if length > MAX_BYTES:
-            raise TileSetError(f"{where} would have {length} bytes, more than any have")
-        with self._checked():
-            data = unpack(
-                _bytes(self._source, offset, length), self._header["internal_compression"], MAX_BYTES + 1
-            )
-        return parse_metadata(data, where)
+    def _bytes(self, offset: int, length: int) -> bytes:
+        return _bytes(self._source, offset, length)
 
     @property
     def zooms(self) -> tuple[int, int]:

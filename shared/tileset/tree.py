@@ -16,13 +16,12 @@ from rsp.shared.tileset.entries import (
     MAX_TILES,
     DamagedError,
     Directory,
-    Runs,
     check_leaf,
     read_directory,
 )
 
 # Leaf directories that are kept, in bytes of memory, and how many are read at once by who goes through all.
-CACHED, AT_ONCE = 16 << 20, 64
+CACHED, AT_ONCE = 8 << 20, 64
 # Tiles that are looked up at once, where they are many.
 BLOCK = 1 << 16
 
@@ -184,9 +183,10 @@ class Tree:
             for leaf in self._load(directory, entries[start : start + AT_ONCE]):
                 yield from self._walk(leaf, depth - 1)
 
-    def runs(self) -> Runs:
-        """Return all tiles as one table."""
-        return Runs(list(self.directories()))
+    def ids(self) -> Iterator[Ids]:
+        """Yield all tiles, some at a time."""
+        for directory in self.directories():
+            yield from directory.tiles(BLOCK)
 
     def count(self) -> int:
         """Return how many tiles there are."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import random
+import tracemalloc
 import weakref
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -14,20 +16,25 @@ from pmtiles.reader import MmapSource, Reader
 from pmtiles.tile import (
     Compression,
     Entry,
+    HeaderDict,
     TileType,
     deserialize_directory,
     serialize_directory,
+    serialize_header,
     tileid_to_zxy,
     zxy_to_tileid,
 )
 from pmtiles.writer import Writer
 
+from rsp.components.subset.tool import subset
 from rsp.shared.covers import Cover
-from rsp.shared.errors import TileError, TileSetError
+from rsp.shared.errors import StorageError, TileError, TileSetError
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import ArchiveReader, open_reader, open_writer
 from rsp.shared.tileset.entries import Directory, pack_directories
 from rsp.shared.tileset.hilbert import id_of
+from rsp.shared.tileset.layout import Layout
+from rsp.shared.tileset.parts import Parts
 from tests.tilesets import BLOCK
 
 
@@ -264,6 +271,77 @@ def test_tiles_that_are_taken_over_make_the_same_archive(tmp_path):
         assert (tmp_path / f"{name}.pmtiles").read_bytes() == expected.read_bytes()
 
 
+def large(path, count: int, *, contents: int = 0):
+    """Make an archive of so many tiles at zoom 12 in no time, all different or of so many contents."""
+    rng = np.random.default_rng(3)
+    ids = zxy_to_tileid(12, 0, 0) + np.arange(count, dtype=np.uint64)
+    sizes = rng.integers(40, 240, contents or count).astype(np.uint64)
+    begins, data = np.cumsum(sizes) - sizes, rng.bytes(int(sizes.sum()))
+    which = rng.integers(0, contents or 1, count) if contents else np.arange(count)
+    root, leaves = pack_directories(Directory(ids, np.ones(count, np.uint64), begins[which], sizes[which]))
+    below = sum(map(len, leaves))
+    header = dict.fromkeys(HeaderDict.__annotations__, 0) | {
+        "version": 3, "tile_type": TileType.PNG, "clustered": True,
+        "tile_compression": Compression.NONE, "internal_compression": Compression.GZIP,
+        "root_offset": 127, "root_length": len(root), "leaf_directory_offset": 127 + len(root),
+        "leaf_directory_length": below, "tile_data_offset": 127 + len(root) + below,
+        "tile_data_length": len(data), "addressed_tiles_count": count, "min_zoom": 12, "max_zoom": 12,
+    }  # fmt: skip
+    path.write_bytes(b"".join([serialize_header(header), root, *leaves, data]))
+    return path
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Let what does not grow with the tiles be small, so that few tiles show what does."""
+    for name, value in {
+        "hilbert.BLOCK": 1 << 9, "tree.BLOCK": 1 << 9, "parts.BLOCK": 1 << 9,
+        "layout.BLOCK": 1 << 12, "layout.REMEMBERED": 1 << 6,
+        "entries.PLAIN": 1 << 9, "entries.LEAF_ENTRIES": 1 << 9, "tree.CACHED": 1 << 14, "tree.AT_ONCE": 2,
+        "treereader.BLOCK": 1 << 9,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(f"rsp.shared.tileset.{name}", value)
+
+
+def peak(work) -> int:
+    """Return how many bytes some work takes at its peak."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("contents", "most"), [(0, 34), (16, 48)])
+def test_a_copy_of_an_archive_takes_few_bytes_a_tile(tmp_path, small_blocks, contents, most):
+    """Eight for the tiles that are taken, eight for their order, eight for sizes and what tells them apart."""
+    sizes, taken = (10_000, 60_000), []
+    for count in sizes:
+        source = large(tmp_path / f"{count}.pmtiles", count, contents=contents)
+        taken.append(peak(partial(subset, source, out=tmp_path / f"out{count}.pmtiles", web_ui=False)))
+        with open_reader(source) as reader, open_reader(tmp_path / f"out{count}.pmtiles") as copied:
+            assert copied.cover() == reader.cover() and len(copied) == count
+            assert all(
+                copied.read(tile) == reader.read(tile) for tile in [Tile(0, 0, 12), *list(reader.cover())[-3:]]
+            )
+    assert (taken[1] - taken[0]) / (sizes[1] - sizes[0]) < most
+
+
+@pytest.mark.parametrize(("equal", "most"), [(False, 28), (True, 48)])
+def test_to_commit_tiles_takes_few_bytes_each(tmp_path, small_blocks, equal, most):
+    """In any order, beside the sixteen that they take while they come."""
+    sizes, taken = (2_000, 14_000), []
+    for count in sizes:
+        writer = open_writer(tmp_path / f"{count}.pmtiles", "png")
+        for number in range(count):
+            # Columns, which is not the order of an archive.
+            writer.write(Tile(number // 200, number % 200, 14), b"s" * 40 if equal else number.to_bytes(40))
+        taken.append(peak(writer.commit))
+    assert (taken[1] - taken[0]) / (sizes[1] - sizes[0]) < most
+
+
 def test_the_last_of_a_tile_counts_whether_written_or_taken(tmp_path):
     old, new = {tile(85): b"old", tile(86): b"kept"}, {tile(85): b"new"}
     source = fill(tmp_path / "old.pmtiles", old)
@@ -281,6 +359,42 @@ def test_the_last_of_a_tile_counts_whether_written_or_taken(tmp_path):
     with open_reader(source) as reader, pytest.raises(TileSetError, match="has not all of"):
         writer.take(reader, Cover.of([tile(84)]))
     writer.abandon()
+
+
+def test_tiles_are_written_before_and_after_others_are_taken(tmp_path):
+    tiles = square(7, 12)
+    chosen = list(tiles)
+    random.Random(5).shuffle(chosen)
+    source = fill(tmp_path / "source.pmtiles", {one: tiles[one] for one in chosen[50:90]})
+    with open_writer(tmp_path / "t.pmtiles", "png") as writer, open_reader(source) as reader:
+        for one in chosen[:50]:
+            writer.write(one, tiles[one])
+        writer.take(reader, reader.cover())
+        for one in [*chosen[90:], chosen[0], chosen[60]]:
+            writer.write(one, b"first" if one in chosen[90:93] else tiles[one])
+        for one in chosen[90:93]:
+            writer.write(one, tiles[one])
+    assert (tmp_path / "t.pmtiles").read_bytes() == fill(tmp_path / "expected.pmtiles", tiles).read_bytes()
+
+
+def test_an_archive_that_changes_while_it_is_copied(tmp_path):
+    """Its directories are read twice, and an archive of two halves would be none."""
+
+    class Moving:
+        path = tmp_path / "moving"
+        asked = 0
+
+        def places(self, ids, records):
+            self.asked += 1
+            return np.zeros(len(ids), np.uint64), np.full(len(ids), 10 + self.asked, np.uint64)
+
+    moving = Moving()
+    moving.path.write_bytes(bytes(100))
+    with moving.path.open("rb") as file:
+        moving.file = file.fileno()
+        layout = Layout([Parts.of(np.array([5], np.uint64), 0, moving)], [moving])
+        with pytest.raises(StorageError, match="was changed while it was copied"):
+            list(layout.stored())
 
 
 def test_a_resumed_archive_is_not_copied_before_it_is_replaced(tmp_path):

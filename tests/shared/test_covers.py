@@ -150,3 +150,10 @@ def test_many_tiles_are_written_and_read_in_parts(tmp_path, monkeypatch):
     # Of anything else, the order stays.
     assert write_cover(tmp_path / "c", reversed(some)) == len(some)
     assert read_cover(tmp_path / "c") == some[::-1]
+
+
+def test_what_loses_no_tile_is_no_copy():
+    """A copy of an archive asks often for what is among what is there: that is all of it, mostly."""
+    some, more = Cover.from_keys(np.arange(9), 9), Cover.from_keys(np.arange(12), 9)
+    assert (some & more).keys(9) is some.keys(9)
+    assert (some - Cover.from_keys(np.array([10]), 9)).keys(9) is some.keys(9)
