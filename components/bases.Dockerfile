@@ -14,7 +14,7 @@ COPY pyproject.toml components/bases.py ./
 RUN python3 bases.py requirements data > data.txt \
  && python3 bases.py requirements torch > torch.txt
 
-FROM ${BASE_IMAGE} AS data
+FROM ${BASE_IMAGE} AS system
 # PIP_BREAK_SYSTEM_PACKAGES: Debian's own Python (a base image made by debootstrap) refuses to be installed into
 # otherwise. OMP_WAIT_POLICY: threads that spin while they wait doubled the CPU time of training on shared cores.
 ENV OMP_WAIT_POLICY=PASSIVE \
@@ -32,17 +32,27 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/*.log /var/log/apt \
  && useradd --uid 10001 --create-home --home-dir /home/rsp rsp
 
+# What pip installs, and what is left of it: a layer would keep what a later one removes.
+FROM system AS packages
+# Nothing of this stage but /packages reaches an image.
+# hadolint ignore=DL3008
+RUN apt-get update && apt-get install -y --no-install-recommends binutils
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
-WORKDIR /opt/rsp
-COPY constraints.txt ./
+WORKDIR /build
+COPY constraints.txt components/slim.py ./
 COPY --from=requirements /requirements/data.txt ./
 # kfp's executor runs without any of kfp's own needs, which pin requests and protobuf: hence --no-deps.
 # hadolint ignore=DL3013
-RUN python3 -m pip install --constraint constraints.txt --requirement data.txt \
- && python3 -m pip install --constraint constraints.txt --no-deps kfp
+RUN python3 -m pip install --root /packages --constraint constraints.txt --requirement data.txt \
+ && python3 -m pip install --root /packages --constraint constraints.txt --no-deps kfp \
+ && python3 slim.py --strip /packages/usr/local/lib/python3*/*-packages
 
+FROM system AS data
+COPY --from=packages /packages/ /
+WORKDIR /opt/rsp
+COPY constraints.txt components/slim.py ./
 USER 10001
 WORKDIR /home/rsp
 
@@ -68,9 +78,11 @@ RUN version=$(sed -n 's/^torch==//p' constraints.txt) \
  && case "${TORCH}" in cuda) wanted="torch===${version}" ;; *) wanted="torch==${version}+${TORCH}" ;; esac \
  && if ! python3 -m pip install --constraint constraints.txt "${wanted}"; then \
       echo "no ${wanted}: name an index that has it with --build-arg PIP_EXTRA_INDEX_URL=..., or a folder or page" \
-           "of wheels with PIP_FIND_LINKS" >&2; exit 1; fi
+           "of wheels with PIP_FIND_LINKS" >&2; exit 1; fi \
+ && python3 slim.py /usr/local/lib/python3*/*-packages
 COPY --from=requirements /requirements/torch.txt ./
-RUN python3 -m pip install --constraint constraints.txt --requirement torch.txt
+RUN python3 -m pip install --constraint constraints.txt --requirement torch.txt \
+ && python3 slim.py /usr/local/lib/python3*/*-packages
 
 USER 10001
 WORKDIR /home/rsp

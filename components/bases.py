@@ -23,7 +23,7 @@ from typing import Any
 # Entry points that are no tools with an image of their own.
 NO_IMAGES = {"pipeline", "serve"}
 # What the tag of a base stands for, beside the requirements; paths in the root of the project.
-RECIPE = ("components/bases.Dockerfile", "constraints.txt")
+RECIPE = ("components/bases.Dockerfile", "components/slim.py", "constraints.txt")
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 
 

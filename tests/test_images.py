@@ -14,9 +14,10 @@ import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from rsp.components import bases
+from rsp.components import bases, slim
 from rsp.components.container import IMAGES, PLACEHOLDER
 
 ROOT = Path(__file__).parents[1]
@@ -24,7 +25,7 @@ BASES = "components/bases.Dockerfile"
 CODE = "components/code.Dockerfile"
 FINAL = ("components/Dockerfile", "serving/Dockerfile")
 DOCKERFILES = (BASES, CODE, *FINAL)
-SCRIPTS = ("components/images.sh", "components/bases.py", "components/sbom.py")
+SCRIPTS = ("components/images.sh", "components/bases.py", "components/sbom.py", "components/slim.py")
 
 # It has the images whose names are lines of $LOG/local, and its registry those of $LOG/registry.
 ENGINE = """#!/bin/sh
@@ -172,11 +173,53 @@ def test_a_base_changes_with_what_is_in_it_and_not_with_the_code(checkout):
     path.write_text(text.replace('"rasterio>=1.4,<1.5"', '"rasterio>=1.4.1,<1.5"'))
     assert bases.base_tag(checkout) != before
     path.write_text(text)
-    for name in ("constraints.txt", BASES):
+    for name in ("constraints.txt", "components/slim.py", BASES):
         with (checkout / name).open("a") as file:
             file.write("# more\n")
         assert bases.base_tag(checkout) not in (before, None)
         before = bases.base_tag(checkout)
+
+
+def test_slimming_names_nothing_that_packages_do_not_hold():
+    """A version that puts its tests elsewhere would bring them into the images unseen."""
+    installed = Path(np.__path__[0]).parent
+    for package, patterns in slim.UNUSED.items():
+        if package in ("onnx", "torch"):  # builds of torch differ
+            continue
+        nowhere = [pattern for pattern in patterns if not any((installed / package).glob(pattern))]
+        assert not nowhere, f"{package}: {nowhere}"
+    assert all((installed / package).is_dir() for package in slim.STRIPPED)
+
+
+def test_slimming_takes_what_is_listed_and_leaves_the_rest(tmp_path, capfd):
+    for name in ("pyarrow/tests/a.py", "pyarrow/lib.pyx", "pyarrow/parquet/core.pyx", "pyarrow/libarrow_python.so",
+                 "pyarrow/libarrow_flight.so.1"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(1000))
+    kept = ("pyarrow/lib.py", "pyarrow/libarrow_python.so.1", "other/tests/a.py", "pyarrow-1.dist-info/LICENSE")
+    for name in kept:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(bytes(1000))
+    assert slim.slim(tmp_path, strip=False) == {"pyarrow": 5000}
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
+    # A second time there is nothing more to take, as where torch comes on top of the data base.
+    slim.main([str(tmp_path)])
+    assert capfd.readouterr().out == "pyarrow: 0.0 MB less\n"
+    with pytest.raises(SystemExit, match=r"slim\.py FOLDER"):
+        slim.main(["--strip"])
+
+
+@pytest.mark.skipif(not shutil.which("strip"), reason="no binutils")
+def test_slimmed_libraries_still_load(tmp_path):
+    installed = Path(np.__path__[0]).parent
+    for name in ("shapely", "shapely.libs"):
+        shutil.copytree(installed / name, tmp_path / name)
+    went = slim.slim(tmp_path, strip=True)
+    assert went["shapely"] > 100_000 and went["shapely.libs"] > 100_000
+    code = "import shapely; print(shapely.__file__, shapely.box(0, 0, 1, 2).area)"
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    said = subprocess.check_output([sys.executable, "-c", code], env=env, text=True).split()
+    assert said == [str(tmp_path / "shapely/__init__.py"), "2.0"]
 
 
 def test_push_after_all_are_built(checkout):
@@ -265,7 +308,7 @@ def stages(path: str) -> dict[str, Stage]:
 
 
 def test_the_reader_of_dockerfiles_reads_all_of_them():
-    assert set(stages(BASES)) == {"requirements", "data", "torch"}
+    assert set(stages(BASES)) == {"requirements", "system", "packages", "data", "torch"}
     assert set(stages(CODE)) == {"build", ""} and stages(CODE)[""].below == "scratch"
     assert set(stages("components/Dockerfile")) == {"code", ""}
     assert set(stages("serving/Dockerfile")) == {"code", "requirements", "needs", ""}
@@ -306,9 +349,7 @@ def test_a_change_of_the_code_installs_nothing_else():
     for name, stage in stages(BASES).items():
         copied = [text for instruction, text in stage.steps if instruction == "COPY"]
         wanted = ["pyproject.toml components/bases.py ./"] if name == "requirements" else []
-        assert [
-            text for text in copied if not text.startswith(("--from=requirements", "constraints.txt"))
-        ] == wanted
+        assert [text for text in copied if not text.startswith(("--from=", "constraints.txt"))] == wanted
         assert not any("RSP_VERSION" in text for _, text in stage.steps)
     build, code = stages(CODE)["build"], stages(CODE)[""]
     version = build.where("ARG", "RSP_VERSION")

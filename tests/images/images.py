@@ -26,6 +26,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+import pyogrio
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -136,10 +137,16 @@ def chain(scene: Scene, url: str) -> list[str]:
         "tile --zoom 19 --ts 256 --cover cover.csv town/town.tif images",
         "extract --type building town/town.osm.pbf extracted.json",
         "rasterize --config town/config.toml --geojson town/buildings.geojson cover.csv labels",
+        *(f"extract --type building town/town.osm.pbf extracted.{form}" for form in ("gpkg", "fgb", "parquet")),
+        *(
+            f"rasterize --config town/config.toml --geojson {path} cover.csv {Path(path).suffix[1:]}.pmtiles"
+            for path in ("extracted.gpkg", "extracted.fgb", "extracted.parquet", "town/buildings.shp")
+        ),
         "cover --dir images.pmtiles --splits 70,30 --block 2 training.csv validation.csv",
         *parts,
         "info images.pmtiles",
         "info --json town/buildings.geojson",
+        *(f"info extracted.{form}" for form in ("gpkg", "fgb", "parquet")),
         "info --channels dataset/training/images.pmtiles --labels dataset/training/labels.pmtiles",
         "info --dataset dataset --config town/config.toml",
         f"train --config town/config.toml --dataset dataset --epochs {EPOCHS} --workers 0 models",
@@ -170,6 +177,11 @@ def worked(images, town, tmp_path_factory) -> tuple[Path, Path]:
     here, boxed = (open_up(tmp_path_factory.mktemp(name)) for name in ("here", "boxed"))
     for folder in (here, boxed):
         shutil.copytree(town.scene.path, folder / "town")
+        about, table = pyogrio.read_arrow(folder / "town" / "buildings.geojson", columns=[])
+        pyogrio.write_arrow(
+            table, folder / "town" / "buildings.shp", driver="ESRI Shapefile", crs=about["crs"],
+            geometry_name=about["geometry_name"] or "wkb_geometry", geometry_type="Polygon",
+        )  # fmt: skip
         open_up(folder)
     commands = [shlex.split(command) for command in chain(town.scene, town.parameters["url"])]
     assert {command[0] for command in commands} == set(TOOLS)
