@@ -22,15 +22,9 @@ from rsp.serving.archive import trusts_models
 from rsp.serving.failures import note_failure
 from rsp.shared.errors import ModelError, RspError, StorageError, TileError
 from rsp.shared.images import Array, encode
-from rsp.shared.learning.inference import (
-    PRECISIONS,
-    load_predictor,
-    predict_arrays,
-    predict_tiles,
-    read_model_card,
-    sent_bands,
-    sent_tile,
-)
+from rsp.shared.learning.encoded import predict_arrays, predict_tiles, sent_bands, sent_tile
+from rsp.shared.learning.formats import read_model_card
+from rsp.shared.learning.inference import PRECISIONS, load_predictor
 
 # A card of version 0 does not say what imagery its model was trained on. What is not that would be answered with
 # one class everywhere, so only what most imagery is may be sent to such a model.

@@ -8,7 +8,8 @@ import torch
 from rsp.serving.manifest import MAX_GOLDEN_BYTES, Golden, Precision
 from rsp.shared.errors import ModelError, TileError
 from rsp.shared.images import encode, sniff
-from rsp.shared.learning.inference import load_predictor, predict_tiles, sent_bands, sent_tile
+from rsp.shared.learning.encoded import predict_tiles, sent_bands, sent_tile
+from rsp.shared.learning.inference import load_predictor
 from rsp.shared.locations import Location
 from rsp.shared.tileset import open_reader
 

@@ -77,8 +77,7 @@ class Deployment:
         from torch import __version__ as torch_version
 
         from rsp.components.deploy.golden import golden_tiles
-        from rsp.shared.learning.formats import sniff
-        from rsp.shared.learning.inference import read_model_card
+        from rsp.shared.learning.formats import read_model_card, sniff
 
         with self._refused():
             with self._step("compare"):

@@ -194,8 +194,8 @@ def _samples(original: Predictor, tiles: Location | None, seed: int) -> list[Arr
     """Return windows to compare on: random images that have areas, edges and noise, and windows of real tiles."""
     import numpy as np
 
-    from rsp.shared.learning.inference import TileImages, read_window, sent_tile
-    from rsp.shared.learning.windows import open_channels
+    from rsp.shared.learning.encoded import sent_tile
+    from rsp.shared.learning.windows import TileImages, open_channels, read_window
 
     card, side = original.card, original.window
     rng = np.random.default_rng(seed)

@@ -27,8 +27,9 @@ from rsp.serving.client import TileClient
 from rsp.serving.host import free_ports
 from rsp.shared.images import Array, encode
 from rsp.shared.learning.checkpoint import load_checkpoint
+from rsp.shared.learning.encoded import predict_tiles
 from rsp.shared.learning.formats import write_model
-from rsp.shared.learning.inference import Predictor, load_predictor, predict_tiles
+from rsp.shared.learning.inference import Predictor, load_predictor
 from rsp.shared.tiles import Tile, write_cover, zxy
 from rsp.shared.tileset import open_reader
 from tests.bench.harness import ROOT, Line

@@ -37,7 +37,8 @@ from rsp.shared.errors import (
     StorageError,
     UsageError,
 )
-from rsp.shared.learning.inference import load_predictor, predict_tiles
+from rsp.shared.learning.encoded import predict_tiles
+from rsp.shared.learning.inference import load_predictor
 from rsp.shared.storage import open_storage
 from rsp.shared.tileset import open_reader
 from tests.components.replicas import Follows

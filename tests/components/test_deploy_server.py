@@ -15,7 +15,8 @@ from rsp.serving.releases import ReleaseStore
 from rsp.serving.server import Server
 from rsp.shared.errors import ServingError
 from rsp.shared.images import encode
-from rsp.shared.learning.inference import load_predictor, predict_tiles
+from rsp.shared.learning.encoded import predict_tiles
+from rsp.shared.learning.inference import load_predictor
 from rsp.shared.storage import open_storage
 from tests.serving.tiny import make_checkpoint
 from tests.tilesets import BLOCK, make_tileset, noise

@@ -17,7 +17,7 @@ from rsp.components.deploy.verdict import read_verdict
 from rsp.serving.manifest import MAX_MANIFEST, sha8
 from rsp.serving.releases import ReleaseStore
 from rsp.shared.errors import ConflictError, ReleaseError, ServingError, UsageError
-from rsp.shared.learning.inference import read_model_card
+from rsp.shared.learning.formats import read_model_card
 from rsp.shared.locations import location
 from rsp.shared.storage import open_storage
 from tests.serving.judged import NOW, make_judgement, write_verdict

@@ -23,7 +23,8 @@ from rsp.components.predict.tool import predict
 from rsp.shared.config import Channel
 from rsp.shared.errors import ModelError, ServingError, TileError, UsageError
 from rsp.shared.images import decode_mask, encode
-from rsp.shared.learning.inference import load_predictor, predict_tiles
+from rsp.shared.learning.encoded import predict_tiles
+from rsp.shared.learning.inference import load_predictor
 from rsp.shared.learning.windows import TileImages, read_window
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileset import open_reader, open_writer

@@ -15,8 +15,9 @@ from rsp import __version__
 from rsp.shared.errors import ModelError, TileError
 from rsp.shared.images import decode_mask, encode
 from rsp.shared.learning.card import VERSION, ModelCard
+from rsp.shared.learning.encoded import predict_tiles, sent_tile
 from rsp.shared.learning.formats import read_model_card
-from rsp.shared.learning.inference import Predictor, load_predictor, predict_tiles, sent_tile
+from rsp.shared.learning.inference import Predictor, load_predictor
 from rsp.shared.learning.normalise import normalise, stack_bands, stacked_type
 from rsp.shared.learning.windows import TileImages
 from rsp.shared.tiles import Tile

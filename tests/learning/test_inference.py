@@ -20,15 +20,9 @@ from rsp.shared.config import Channel
 from rsp.shared.errors import ModelError, PluginError, TileError, TileSetError
 from rsp.shared.images import decode_mask, encode
 from rsp.shared.learning.checkpoint import load_checkpoint
-from rsp.shared.learning.formats import MAX_BATCH, load_network, sniff, window_side
-from rsp.shared.learning.inference import (
-    Predictor,
-    _batches,
-    load_predictor,
-    predict_tiles,
-    read_model_card,
-    sent_bands,
-)
+from rsp.shared.learning.encoded import predict_tiles, sent_bands
+from rsp.shared.learning.formats import MAX_BATCH, load_network, read_model_card, sniff, window_side
+from rsp.shared.learning.inference import Predictor, _batches, load_predictor
 from rsp.shared.learning.normalise import normalise, normalise_batch, normalise_pixels, pick_bands, stack_bands
 from rsp.shared.learning.windows import (
     KEPT_TILES,

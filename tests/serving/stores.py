@@ -14,7 +14,9 @@ from rsp.serving.manifest import Golden, Precision, Release
 from rsp.serving.releases import ReleaseStore
 from rsp.serving.server import Server
 from rsp.shared.images import encode, encode_mask
-from rsp.shared.learning.inference import load_predictor, predict_tiles, read_model_card
+from rsp.shared.learning.encoded import predict_tiles
+from rsp.shared.learning.formats import read_model_card
+from rsp.shared.learning.inference import load_predictor
 from tests.tilesets import BLOCK, COLORS, noise
 
 ZEROS = encode_mask(np.zeros((64, 64), np.uint8), COLORS)

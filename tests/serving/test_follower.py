@@ -19,7 +19,8 @@ from rsp.serving.manifest import Pointer
 from rsp.serving.releases import ReleaseStore
 from rsp.serving.server import Server
 from rsp.shared.images import encode
-from rsp.shared.learning.inference import load_predictor, predict_tiles
+from rsp.shared.learning.encoded import predict_tiles
+from rsp.shared.learning.inference import load_predictor
 from rsp.shared.storage import open_storage
 from tests.relay import Relay
 from tests.s3 import moto

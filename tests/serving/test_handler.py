@@ -21,7 +21,8 @@ from rsp.serving.handler import TileHandler
 from rsp.shared.errors import ModelError, TileError
 from rsp.shared.images import decode, decode_mask, encode, encode_lossless
 from rsp.shared.learning.card import ModelCard
-from rsp.shared.learning.inference import Predictor, load_predictor, predict_tiles, probability_bytes
+from rsp.shared.learning.encoded import predict_tiles, probability_bytes
+from rsp.shared.learning.inference import Predictor, load_predictor
 from rsp.shared.polygons import mask_features
 from rsp.shared.tiles import bounds_lonlat, zxy
 from rsp.shared.tileset import open_writer

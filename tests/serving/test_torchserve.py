@@ -29,7 +29,8 @@ from rsp.serving.releases import ReleaseStore
 from rsp.serving.server import Server
 from rsp.shared.errors import ServingError, TileError
 from rsp.shared.images import decode, decode_mask, encode
-from rsp.shared.learning.inference import BFLOAT16_CPU, load_predictor, predict_tiles, probability_bytes
+from rsp.shared.learning.encoded import predict_tiles, probability_bytes
+from rsp.shared.learning.inference import BFLOAT16_CPU, load_predictor
 from rsp.shared.storage import open_storage
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import open_reader
