@@ -22,7 +22,8 @@ from rsp.shared.featurewriter import (
     feature_texts,
     feature_writer,
 )
-from rsp.shared.geojson import BOM, Items, build, mentions_crs
+from rsp.shared.geojson import BOM, Items, mentions_crs
+from rsp.shared.geojsonshapes import build
 from rsp.shared.geometry import (
     BROKEN,
     FLAT,

@@ -132,6 +132,7 @@ def extract(
         UsageError: nothing is asked for, or a filter, width or bbox that cannot be parsed.
     """
     from rsp.components.extract.layers import find_layers
+    from rsp.components.extract.said import hint, named, tell
     from rsp.components.extract.source import Source
 
     if str(out) == "-":
@@ -146,11 +147,11 @@ def extract(
 
             apply_changes(source, [stack.enter_context(on_disk(each)) for each in changes])
         reader, result = _read(source, layers, boundaries, out, pbf, index, with_hidden=with_hidden)
-    _tell(reader, result)
+    tell(reader, result)
     if result.classes and result.features:
         print("extract:", ", ".join(f"{name}: {count}" for name, count in result.classes.items()), file=sys.stderr)
     if result.features == 0:
-        print(f"extract: no {_named(layers)} in {pbf}{_hint(layers)}", file=sys.stderr)
+        print(f"extract: no {named(layers)} in {pbf}{hint(layers)}", file=sys.stderr)
     return result
 
 
@@ -213,6 +214,7 @@ def _write(
     reader: OsmReader, boundaries: Sequence[Boundary], out: Location, layers: Sequence[Layer], pbf: Location
 ) -> ExtractResult:
     """Write what the reader yields; return what was done."""
+    from rsp.components.extract.said import named, nothing_left
     from rsp.shared.featurewriter import OPENSTREETMAP, feature_writer
 
     classes = {layer.label: 0 for layer in layers if layer.label is not None}
@@ -224,7 +226,7 @@ def _write(
                     classes[each["class"]] += 1
         outside = sum(boundary.outside for boundary in boundaries)
         if writer.count == 0 and reader.skipped and not outside:
-            raise FeatureError(_nothing_left(reader, _named(layers), pbf))
+            raise FeatureError(nothing_left(reader, named(layers), pbf))
     return ExtractResult(
         features=writer.count,
         classes=classes,
@@ -255,74 +257,6 @@ def _within(reader: OsmReader, boundaries: Sequence[Boundary]) -> Iterator[Batch
         for boundary in boundaries:
             batch = boundary.within(batch)
         yield batch
-
-
-def _named(layers: Sequence[Layer]) -> str:
-    """Return what was asked for, as `building or road`."""
-    *names, last = (layer.name for layer in layers)
-    return f"{', '.join(names)} or {last}" if names else last
-
-
-def _hint(layers: Sequence[Layer]) -> str:
-    """Return how to spell a key that holds a colon, where one may have been meant."""
-    for name, extractor, _, spelt in layers:
-        if name and spelt.startswith(f"{name}:"):
-            key = extractor.keys[0]
-            return (
-                f" (for the class {name!r} the key {key!r} was looked for; for the key {spelt!r} write :{spelt})"
-            )
-    return ""
-
-
-def _nothing_left(reader: OsmReader, kind: str, pbf: Location) -> str:
-    """Return the message for data of which every object had to be left out."""
-    from rsp.components.extract.reader import INVALID, MISSING, OPEN
-
-    causes = {
-        MISSING: "the file lacks nodes or ways that these objects consist of: end an Overpass query with "
-        "`(._;>;); out body;`, and cut files with `osmium extract`, which keeps ways complete",
-        OPEN: "their outlines do not end where they begin, so they may be lines, or cut-off parts of areas",
-        INVALID: "their outlines enclose no area, so the tool that wrote the file may have dropped or moved nodes",
-    }
-    counts = ", ".join(f"{reason}: {count}" for reason, count in reader.skipped.most_common())
-    (main, _), *_ = reader.skipped.most_common(1)
-    hidden = f"; {reader.hidden} more are hidden, see --with_hidden" if reader.hidden else ""
-    return (
-        f"every {kind} in {pbf} had to be left out ({counts}{hidden}), for example {reader.notes[0]}. "
-        f"The likely cause: {causes[main]}"
-    )
-
-
-def _tell(reader: OsmReader, result: ExtractResult) -> None:
-    """Say on stderr what was left out."""
-    for note in reader.notes:
-        print(f"extract: left out {note}", file=sys.stderr)
-    more = sum(reader.skipped.values()) - len(reader.notes)
-    if more > 0:
-        print(f"extract: left out {more} more", file=sys.stderr)
-    if reader.clipped:
-        print(
-            f"extract: clipped: {reader.clipped} (some of their nodes are not in the file; the stretches between "
-            "those that are were written)",
-            file=sys.stderr,
-        )
-    if reader.hidden:
-        print(
-            f"extract: hidden: {reader.hidden} (in a tunnel, covered, indoors or underground, so left out; "
-            "--with_hidden includes them)",
-            file=sys.stderr,
-        )
-    if result.outside or result.cut:
-        print(
-            f"extract: left out, as they do not meet the boundary: {result.outside}; cut off at it: {result.cut}",
-            file=sys.stderr,
-        )
-    if reader.unreadable:
-        print(
-            f"extract: unreadable width or lanes tags: {reader.unreadable} (for example {reader.example}; the "
-            "usual width of the class was used instead)",
-            file=sys.stderr,
-        )
 
 
 class _Several(argparse.Action):

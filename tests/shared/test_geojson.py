@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import box, mapping, shape
 
-from rsp.shared import geojson
+from rsp.shared import geojson, geojsonshapes
 from rsp.shared.errors import FeatureError
 from rsp.shared.features import FLAT, NULL, TANGLED, polygonal, polygons_of, read_batches, read_crs, read_features
 
@@ -51,7 +51,7 @@ def wanted(feature):
     try:
         return shapely.force_2d(shape(geometry))
     except ValueError:  # some points with a height and some without
-        return shape(geojson._flattened(geometry))
+        return shape(geojsonshapes._flattened(geometry))
 
 
 def check(path, features):
