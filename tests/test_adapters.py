@@ -72,7 +72,9 @@ LEFT_OUT = {
     ("cover", "split"): {"crs", "kind", "layer", "max_tiles", "out_format", "pg", "union", "zoom"},
     ("download", "download"): {"overwrite", "refresh", "workers", *WEB},  # a step begins with nothing
     ("extract", "extract"): {"index"},
-    ("rasterize", "rasterize"): {"append", "counts", "resume", "tile_format", "workers", *WEB},
+    ("rasterize", "rasterize"): {
+        "append", "counts", "resume", "tile_format", "weight_sigma", "weights", "workers", *WEB
+    },  # no step reads weights yet
     ("subset", "subset"): {"kind", "mode", "resume", "workers", *WEB},
     ("tile", "tile"): {"resume", "workers", *WEB},
     # What else there is to say about training stands in the configuration.

@@ -99,6 +99,12 @@ class Blocks:
         x, y = columns_at(self.zoom, self._along[places])
         return x << 32 | y
 
+    def around(self, block: Indices) -> Polygons:
+        """Return the squares of blocks with a tile more on each side, in metres of EPSG:3857."""
+        x, y = columns_at(self.zoom - self.levels, self._quads[block])
+        squares: Polygons = self._squares(x, y, 1 / (1 << self.levels), self.levels)
+        return squares
+
     def meet(self, polygons: Polygons) -> Met:
         """Find the tiles that polygons meet with more than rounding, and the pieces to burn in each block.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ from rsp.components.rasterize.source import OUTSIDE, Bounds, Polygons, Source
 from rsp.shared.atomic import atomic_path
 from rsp.shared.locations import Location
 from rsp.shared.progress import progress
+
+if TYPE_CHECKING:
+    from rsp.components.rasterize.weights import Instances
 
 VANISHED = "nothing left of it after --buffer"
 
@@ -78,9 +82,21 @@ class Tally:
 _LINES = 1 << 16
 
 
-def fill(source: Source, blocks: Blocks, shelf: Shelf, layers: Layers, tally: Tally, buffer: float) -> None:
-    """Read all polygons of a source, and put by those that meet the cover; what does not is counted there."""
-    reach = max(0.0, buffer) + max((border.metres for border in layers.borders), default=0.0)
+def fill(
+    source: Source,
+    blocks: Blocks,
+    shelf: Shelf,
+    layers: Layers,
+    tally: Tally,
+    buffer: float,
+    instances: Instances | None = None,
+) -> None:
+    """Read all polygons of a source, and put by those that meet the cover; what does not is counted there.
+
+    Those that weights are made of are put by, too, where `instances` takes them.
+    """
+    around = [border.metres for border in layers.borders] + ([instances.reach] if instances else [])
+    reach = max(0.0, buffer) + max(around, default=0.0)
     batches = source.polygons(_widened(blocks.bounds, reach * MOST))
     layer_of = np.array(layers.of_class, np.uint16)
     for polygons, value in _sized(progress(batches, "rasterize: read", unit="feature", size=_count)):
@@ -96,6 +112,8 @@ def fill(source: Source, blocks: Blocks, shelf: Shelf, layers: Layers, tally: Ta
         outside = len(polygons) - tally.add(value, met.number, met.tile)
         if outside:
             source.skipped[OUTSIDE] += outside
+        if instances:
+            instances.put(polygons, value)
         shelf.put(met.block, met.pieces, layer_of[value[met.piece_of]])
         for border in layers.borders:
             from rsp.components.rasterize.ground import buffer as widened

@@ -48,9 +48,9 @@ class Border(NamedTuple):
     """A border between instances of a class, made of what lies near two of them.
 
     With d1 and d2 the distances of a pixel's centre from the nearest and from the second nearest instance (0
-    within one), it is what has d2 <= `metres`. Of the same distances U-Net makes its weight map, which is
-    w0 exp(-(d1 + d2)^2 / (2 sigma^2)) (O. Ronneberger, P. Fischer, T. Brox, 2015, equation 2); a class needs no
-    loss that takes weights. It is drawn by counting how many instances, widened by `metres`, cover a pixel.
+    within one), it is what has d2 <= `metres`. A class needs no loss that takes weights, as those that
+    `rsp.components.rasterize.weights` makes of the same distances. It is drawn by counting how many instances,
+    widened by `metres`, cover a pixel.
 
     Attributes:
         of: The class index of the instances.

@@ -4,6 +4,7 @@ rsp rasterize --geojson buildings.json cover labels
 rsp rasterize --geojson building=buildings.json --geojson 'road=roads/*.json' cover labels
 rsp rasterize --geojson osm.json --type_field kind --order road,building cover labels
 rsp rasterize --geojson buildings.json --buffer -0.5 --borders 1.5 --counts cover labels.pmtiles
+rsp rasterize --geojson buildings.json --weights weights --weight_sigma 2 cover labels
 rsp rasterize --postgis 'SELECT geom FROM buildings' cover labels.pmtiles
 """
 
@@ -50,6 +51,7 @@ class RasterizeResult(Result):
         instances: For each class of which there are features: how many (`features`), in how many tiles of the
             cover (`tiles`), and how many of them at most in one (`most`).
         shares: Which share of the pixels written is of each class, 0 to 1.
+        weighted: How many tiles of weights were written that are not 0 throughout.
     """
 
     features: int
@@ -59,6 +61,7 @@ class RasterizeResult(Result):
     foreground: float
     instances: dict[str, dict[str, int]] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
+    weighted: int = 0
 
 
 def rasterize(
@@ -79,6 +82,8 @@ def rasterize(
     borders: str | None = None,
     border_type: str = "border",
     counts: bool = False,
+    weights: Location | None = None,
+    weight_sigma: float = 1.5,
     tile_format: str = "png",
     workers: int | None = None,
     resume: bool = False,
@@ -125,6 +130,10 @@ def rasterize(
         border_type: Title of the class that borders get.
         counts: For each class, list the tiles that have features of it with their number, in
             `CLASS_cover.csv` in the folder of tiles (of an archive, beside it and under its name).
+        weights: A tile set to write, too: how near pixels are to two instances of a class, as U-Net weighs them, 0
+            to 255 in grey PNG. See `rsp.components.rasterize.weights`; distances are those after `buffer`.
+        weight_sigma: How far, in metres on the ground, these weights reach: at 1.5 a pixel between houses 3 m
+            apart has 255 exp(-2) = 35.
         tile_format: Format of the labels: png, which is the only one that keeps class indices.
         workers: Processes (default: one for each processor).
         resume: Keep labels that are there as they are.
@@ -153,6 +162,12 @@ def rasterize(
 
     if append and resume:
         raise UsageError("--append merges into the labels that are there, --resume leaves them: choose one")
+    if weights is not None and append:
+        raise UsageError(
+            "--weights are those of all features together, --append knows only the new ones: choose one"
+        )
+    if not 0 < weight_sigma <= 100:
+        raise UsageError(f"--weight_sigma is more than 0 and up to 100 metres, got {weight_sigma:g}")
     if tile_format != "png":
         raise UsageError(f"labels are png, got --format {tile_format}: the other formats lose class indices")
     files, queries = _listed(geojson), _listed(postgis)
@@ -160,7 +175,8 @@ def rasterize(
         raise UsageError("give the polygons either with --geojson or with --postgis")
     paths = [text.partition(LAYER)[0] for text in files]
     reads = [config, web_ui_template, *paths, *(text for _, mark, text in map(_titled, paths) if mark)]
-    check_paths([tiles_output(out, web_ui=web_ui)], reads, cover=cover)
+    beside = [] if weights is None else [tiles_output(weights, web_ui=False)]
+    check_paths([tiles_output(out, web_ui=web_ui), *beside], reads, cover=cover)
     present = out.expanduser() if append and _has_labels(out.expanduser()) else None
     classes, size, connection = _settings(config, tile_size, present, bool(queries))
     if not 1 <= size <= MAX_SIZE:
@@ -173,9 +189,14 @@ def rasterize(
     tiles = read_tiles(cover)
     blocks = Blocks(tiles, tiles.zoom(cover), size)
 
-    with Shelf() as shelf:
+    with Shelf() as shelf, Shelf() as near:
         tally = Tally(blocks, len(classes))
-        fill(source, blocks, shelf, layers, tally, buffer)
+        instances = None
+        if weights is not None:
+            from rsp.components.rasterize.weights import Instances
+
+            instances = Instances(blocks, near, weight_sigma)
+        fill(source, blocks, shelf, layers, tally, buffer, instances)
         skipped = dict(sorted(source.skipped.items()))
         _tell(skipped, tally.used, cover)
         folder = shelf.finish()
@@ -185,7 +206,7 @@ def rasterize(
         )  # fmt: skip
         failed: dict[Tile, str] = {}
         pixels: Counter[int] = Counter()
-        done = 0
+        done = weighted = 0
         empty = job.empty()
         with open_writer(out, tile_format, resume=resume or append) as writer:
             writer.describe({"tile_size": size, "classes": classes_metadata(classes)})
@@ -203,6 +224,12 @@ def rasterize(
                     done += 1
             if todo and not done:
                 raise TileError(f"no label could be merged into {out}: {next(iter(failed.values()))}")
+        if weights is not None:
+            from rsp.components.rasterize.weights import write_weights
+
+            weighted = write_weights(
+                weights, blocks, near, tiles, size, weight_sigma, workers=workers, worth=WORTH // 8, resume=resume
+            )
     note_failures(out, failed)
     if counts:
         for value in tally.classes:
@@ -218,6 +245,7 @@ def rasterize(
         tiles=len(tiles) - len(failed),
         foreground=sum(pixels.values()) / (done * size * size) if done else 0.0,
         instances={classes[value].title: tally.told(value) for value in tally.classes},
+        weighted=weighted,
         shares={classes[value].title: share[value] for value in sorted(share)},
     )
 
@@ -382,6 +410,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     kinds.add_argument(
         "--counts", action="store_true", help="list the tiles of each class with their numbers of features"
     )
+    kinds.add_argument(
+        "--weights", type=location, metavar="TILES",
+        help="also write a tile set of weights, grey PNG: 255 exp(-(d1 + d2)^2 / (2 sigma^2)), of a pixel's "
+        "distances d1 and d2 from the nearest two features of a class, as U-Net is trained with",
+    )  # fmt: skip
+    kinds.add_argument(
+        "--weight_sigma", type=float, default=1.5, metavar="METRES",
+        help="sigma of these weights, on the ground (default: 1.5)",
+    )  # fmt: skip
     add_config(parser)
     parser.add_argument(
         "--tile_size", "--ts", dest="tile_size", type=tile_side, default=None, metavar="PIXELS",
