@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 
 def missing() -> str | None:
     """Return why no server can be started here, or None."""
@@ -46,7 +48,13 @@ def _owner() -> str | None:
 
 @contextmanager
 def postgis() -> Iterator[str]:
-    """Start a server on a socket of its own, with PostGIS in its database, and yield how to connect."""
+    """Start a server on a socket of its own, with PostGIS in its database, and yield how to connect.
+
+    The test is skipped where none can be started.
+    """
+    reason = missing()
+    if reason:
+        pytest.skip(reason)
     import psycopg
 
     programs = _programs()

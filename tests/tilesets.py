@@ -9,7 +9,7 @@ import numpy as np
 
 from rsp.shared.images import encode, encode_mask
 from rsp.shared.tiles import Tile
-from rsp.shared.tileset import open_writer
+from rsp.shared.tileset import open_reader, open_writer
 
 BLOCK = [Tile(x, y, 15) for x in range(100, 104) for y in range(200, 203)]
 COLORS = [(255, 255, 255), (255, 20, 147)]
@@ -62,3 +62,9 @@ def make_tileset(
             image = draw(tile)
             writer.write(tile, encode_mask(image, COLORS) if image.ndim == 2 else encode(image, fmt))
     return path
+
+
+def content(path: Path) -> dict[Tile, bytes]:
+    """Return all tiles of a tile set, as bytes."""
+    with open_reader(path) as reader:
+        return {tile: reader.read(tile) for tile in reader.tiles()}

@@ -15,9 +15,9 @@ import numpy as np
 
 from rsp.components.vectorize.merge import Sweep, TilePolygons
 from rsp.components.vectorize.parts import Below, Finished, Part, Piece
-from rsp.components.vectorize.tool import VectorizeResult
+from rsp.components.vectorize.tool import SCHEMA, VectorizeResult
 from rsp.shared.atomic import atomic_text
-from rsp.shared.claims import GEOJSON, Output, check_paths
+from rsp.shared.claims import FEATURES, Output, check_paths
 from rsp.shared.errors import FeatureError, TileSetError, UsageError
 from rsp.shared.features import feature_writer
 from rsp.shared.locations import Location
@@ -29,18 +29,18 @@ Row = TypeVar("Row", Finished, Piece)
 
 
 def join(parts: Sequence[Part], out: Location) -> VectorizeResult:
-    """Join the parts of blocks to one GeoJSON file, byte for byte that of `vectorize` over all masks.
+    """Join the parts of blocks to one file of features, byte for byte that of `vectorize` over all masks.
 
     Args:
         parts: What `vectorize_block` wrote for each block; their order does not matter.
-        out: Where the GeoJSON goes.
+        out: Where the features go; the suffix says in which format, as for `vectorize`.
 
     Raises:
         UsageError: no part, parts of different classes, grids or options, or a block that is given twice.
         TileSetError: no part has a mask: there is no imagery of the whole area.
         FeatureError: a part is damaged.
     """
-    check_paths([Output(out, GEOJSON)], [part.where for part in parts])
+    check_paths([Output(out, FEATURES)], [part.where for part in parts])
     if not parts:
         raise UsageError("there is no part to join")
     _check(parts)
@@ -62,7 +62,7 @@ def join(parts: Sequence[Part], out: Location) -> VectorizeResult:
 
     merged, total = 0, 0.0
     streams = [(part.header.first, part.features) for part in filled]
-    with feature_writer(out) as writer:
+    with feature_writer(out, schema=SCHEMA) as writer:
         for feature in heapq.merge(staggered(streams), joined()):
             writer.write_text(feature.text)
             merged += feature.tiles > 1

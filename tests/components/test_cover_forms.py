@@ -24,7 +24,7 @@ from rsp.components.cover.tool import cover
 from rsp.shared.covers import Cover, cover_text, read_tiles, write_cover
 from rsp.shared.errors import CoverError, RasterError, UsageError
 from rsp.shared.tiles import Tile, bounds_lonlat
-from tests.postgis import missing, postgis
+from tests.postgis import postgis
 from tests.tilesets import CONFIG
 
 BOX = "4.8,45.7,4.83,45.73"
@@ -368,12 +368,9 @@ def test_rasters_that_say_not_where_they_are(tmp_path, rsp):
 
 @pytest.fixture(scope="module")
 def dsn():
-    reason = missing()
-    if reason:
-        pytest.skip(reason)
-    import psycopg
-
     with postgis() as found:
+        import psycopg
+
         with psycopg.connect(found) as connection:
             connection.execute("CREATE TABLE places (geom geometry)")
             connection.execute("CREATE SEQUENCE counter")

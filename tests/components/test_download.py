@@ -28,7 +28,9 @@ from rsp.shared.tileserver import TokenBucket
 from rsp.shared.tileset import open_reader
 from rsp.shared.tileurl import tile_url
 from tests.tileserver import Reply, TileServer
-from tests.tilesets import BLOCK, noise
+from tests.tilesets import BLOCK, content, noise
+
+pytestmark = pytest.mark.usefixtures("quick_downloads")
 
 XYZ = re.compile(r"/(\d+)/(\d+)/(\d+)\.(\w+)")
 
@@ -43,23 +45,6 @@ def good(path: str, before: int = 0) -> Reply:
     """A tile of noise in the format that the path names."""
     kind = XYZ.match(path)[4]
     return Reply(encode(noise(tile_of(path)), kind), headers={"Content-Type": f"image/{kind}"})
-
-
-def content(path: Path) -> dict[Tile, bytes]:
-    with open_reader(path) as reader:
-        return {tile: reader.read(tile) for tile in reader.tiles()}
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(tileserver, "BACKOFF", 0.01)
-    monkeypatch.delenv("RSP_HTTP_HEADERS", raising=False)
-
-
-@pytest.fixture
-def cover(tmp_path) -> Path:
-    write_cover(tmp_path / "cover", BLOCK)
-    return tmp_path / "cover"
 
 
 def run(server: TileServer, cover: Path, out: Path, suffix: str = "/{z}/{x}/{y}.png", **options):

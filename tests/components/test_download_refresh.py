@@ -19,9 +19,11 @@ from rsp.shared.errors import DownloadError, StorageError, TileSetError, UsageEr
 from rsp.shared.images import encode
 from rsp.shared.locations import location
 from rsp.shared.tiles import Tile, read_cover, write_cover
-from rsp.shared.tileset import open_reader, open_writer
+from rsp.shared.tileset import open_writer
 from tests.tileserver import Reply, TileServer
-from tests.tilesets import BLOCK, noise
+from tests.tilesets import BLOCK, content, noise
+
+pytestmark = pytest.mark.usefixtures("quick_downloads")
 
 FORMS = pytest.mark.parametrize("out", ["out", "out.pmtiles"])
 SOME = sorted(BLOCK)
@@ -71,26 +73,8 @@ def body(tile: Tile, version: int, form: str = "png") -> bytes:
     return encode(noise(Tile(tile.x + 1000 * version, tile.y, tile.z)), form)
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(tileserver, "BACKOFF", 0.01)
-    for name in ("RSP_HTTP_HEADERS", "RSP_HTTP_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def cover(tmp_path) -> Path:
-    write_cover(tmp_path / "cover", BLOCK)
-    return tmp_path / "cover"
-
-
 def run(server: TileServer, cover: Path, out: Path, suffix: str = "/a/{z}/{x}/{y}", **options):
     return download(server.url + suffix, cover, out, **{"rate": 5000.0, "web_ui": False, **options})
-
-
-def content(path: Path) -> dict[Tile, bytes]:
-    with open_reader(path) as reader:
-        return {tile: reader.read(tile) for tile in reader.tiles()}
 
 
 def changed(out: Path) -> list[Tile]:

@@ -12,7 +12,6 @@ import mercantile
 import pytest
 
 from rsp.components.download.tool import download
-from rsp.shared import tileserver
 from rsp.shared.errors import DownloadError, TileSetError, UsageError
 from rsp.shared.images import decode, encode
 from rsp.shared.tiles import Tile, read_cover, write_cover
@@ -20,20 +19,9 @@ from rsp.shared.tileset import open_reader
 from rsp.shared.tileurl import TileTemplate, check_url, subdomains_of
 from rsp.shared.wmts import choose_layer
 from tests.tileserver import Reply, TileServer
-from tests.tilesets import BLOCK, noise
+from tests.tilesets import BLOCK, content, noise
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(tileserver, "BACKOFF", 0.01)
-    for name in ("RSP_HTTP_HEADERS", "RSP_HTTP_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def cover(tmp_path) -> Path:
-    write_cover(tmp_path / "cover", BLOCK)
-    return tmp_path / "cover"
+pytestmark = pytest.mark.usefixtures("quick_downloads")
 
 
 def run(url: str, cover: Path, out: Path, **options):
@@ -42,11 +30,6 @@ def run(url: str, cover: Path, out: Path, **options):
 
 def query(path: str) -> dict[str, str]:
     return {name.upper(): value for name, value in parse_qsl(urlsplit(path).query)}
-
-
-def content(path: Path) -> dict[Tile, bytes]:
-    with open_reader(path) as reader:
-        return {tile: reader.read(tile) for tile in reader.tiles()}
 
 
 def sends(kind: str = "png", **odd: str):

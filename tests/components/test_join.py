@@ -260,3 +260,19 @@ def test_files_are_opened_when_their_rows_come(tmp_path):
     assert [one.text for one in merged] == ["b", "b", "c", "c"] and closed == ["a", "b", "c"]
     with pytest.raises(FeatureError, match="its row 2 comes after row 3"):
         list(staggered([stream("x", 3, 2)]))
+
+
+@pytest.mark.parametrize("suffix", [".geojsonl", ".fgb", ".gpkg", ".parquet"])
+def test_joins_into_each_format_that_vectorize_writes(tmp_path, config, suffix):
+    masks = cut_masks(winding(64), 32)
+    everything = write(tmp_path / "all.pmtiles", masks)
+    vectorize(everything, (tmp_path / "all").with_suffix(suffix), config=config, **OPTIONS)
+    in_blocks(tmp_path, masks, config, 2)
+    parts = [Part(path) for path in sorted(tmp_path.glob("*.part"))]
+    assert len(parts) > 1
+    # A layer has the name of its file.
+    (tmp_path / "joined").mkdir()
+    out = (tmp_path / "joined" / "all").with_suffix(suffix)
+    assert join(parts, out).features and out.read_bytes() == (tmp_path / "all").with_suffix(suffix).read_bytes()
+    with pytest.raises(UsageError, match=r"\.shp"):
+        join(parts, tmp_path / "all.shp")

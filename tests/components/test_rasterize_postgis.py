@@ -11,7 +11,7 @@ from rsp.shared.errors import ConfigError, FeatureError
 from rsp.shared.images import decode_mask
 from rsp.shared.tiles import Tile, bounds_lonlat, write_cover
 from rsp.shared.tileset import open_reader
-from tests.postgis import missing, postgis
+from tests.postgis import postgis
 from tests.tilesets import CONFIG
 
 TILE = Tile(17000, 11600, 15)
@@ -21,12 +21,9 @@ MIDDLE = (WEST + EAST) / 2
 
 @pytest.fixture(scope="module")
 def dsn():
-    reason = missing()
-    if reason:
-        pytest.skip(reason)
-    import psycopg
-
     with postgis() as found:
+        import psycopg
+
         with psycopg.connect(found) as connection:
             half = f"ST_MakeEnvelope({MIDDLE}, {SOUTH}, {EAST}, {NORTH}, 4326)"
             whole = f"ST_MakeEnvelope({WEST}, {SOUTH}, {EAST}, {NORTH}, 4326)"

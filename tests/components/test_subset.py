@@ -16,16 +16,11 @@ from rsp.components.subset.tool import subset
 from rsp.shared.errors import CoverError, TileSetError, UsageError
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileset import open_reader, open_writer
-from tests.tilesets import BLOCK, make_tileset, squares
+from tests.tilesets import BLOCK, content, make_tileset, squares
 
 SOME = BLOCK[2:7]
 ABSENT = Tile(5, 5, 15)
 FORMS = ["in", "in.pmtiles"]
-
-
-def content(path: Path) -> dict[Tile, bytes]:
-    with open_reader(path) as reader:
-        return {tile: reader.read(tile) for tile in reader.tiles()}
 
 
 def files(folder: Path) -> set[str]:

@@ -30,15 +30,10 @@ from rsp.shared.tileset import (
     remove_tileset,
     tile_format,
 )
-from tests.tilesets import BLOCK, make_tileset
+from tests.tilesets import BLOCK, content, make_tileset
 
 FORMS = ["tiles", "tiles.pmtiles"]
 ROOT = Path(__file__).parents[2]
-
-
-def content(path: Path) -> dict[Tile, bytes]:
-    with open_reader(path) as reader:
-        return {tile: reader.read(tile) for tile in reader.tiles()}
 
 
 def fill(path: Path, tiles: dict[Tile, bytes], fmt: str = "png", **options) -> Path:
