@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import IO
 
 from rsp.shared.errors import StorageError
@@ -88,7 +88,7 @@ def _uploaded(address: Address) -> Iterator[Path]:
     # Who cannot be written to is found out before the work.
     storage, key = address.open()
     # The name stays: some writers tell by its suffix what to write.
-    with TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
+    with TemporaryDirectory(prefix=temporary_prefix("upload"), ignore_cleanup_errors=True) as folder:
         temporary = Path(folder) / address.name
         try:
             yield temporary
@@ -109,7 +109,7 @@ def scratch(path: Location) -> Iterator[Path]:
         StorageError: it cannot be made.
     """
     if isinstance(path, Address):
-        with TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
+        with TemporaryDirectory(prefix=temporary_prefix("scratch"), ignore_cleanup_errors=True) as folder:
             yield Path(folder)
         return
     ours = f"{PREFIX}{path.name[:100]}.{os.uname().nodename[:60]}."
@@ -122,6 +122,19 @@ def scratch(path: Location) -> Iterator[Path]:
         yield parts
     finally:
         shutil.rmtree(parts, ignore_errors=True)
+
+
+def temporary_prefix(what: str) -> str:
+    """Return how the name of a folder for temporary files begins, and remove those of processes that were killed.
+
+    Nothing else would: some of them hold a country, and not every machine empties its temporary folder.
+
+    Args:
+        what: What the folder is for, in a word; only those for the same are removed.
+    """
+    ours = f"{PREFIX}{what}.{os.uname().nodename[:60]}."
+    _sweep(Path(gettempdir()), ours)
+    return f"{ours}{os.getpid()}."
 
 
 def _sweep(folder: Path, ours: str) -> None:

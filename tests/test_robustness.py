@@ -8,12 +8,8 @@ import os
 import re
 import resource
 import shutil
-import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -321,101 +317,3 @@ def fill(path: Path, disk: Path, room: int) -> None:
     with path.open("wb") as file:
         free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
         file.write(b"\0" * max(0, free - room * 1024))
-
-
-# --- kills --------------------------------------------------------------------------------------------------
-
-KILLED: dict[str, tuple[Command, str]] = {
-    "cover": (lambda b: ["cover", "--bbox", "0,0,20,20", "--zoom", 12], "out.csv"),
-    "rasterize": (lambda b: ["rasterize", "--ts", 512, "--geojson", b / "truth.json", b / "scene.csv"], "out"),
-    "rasterize to an archive": (
-        lambda b: ["rasterize", "--ts", 512, "--geojson", b / "truth.json", b / "scene.csv"], "out.pmtiles",
-    ),
-    "tile": (lambda b: ["tile", "--zoom", 19, b / "town.tif"], "out"),
-    "tile to an archive": (lambda b: ["tile", "--zoom", 19, b / "town.tif"], "out.pmtiles"),
-    "download": (lambda b: ["download", "--rate", 1000, b.url, b / "scene.csv"], "out"),
-    "download to an archive": (lambda b: ["download", "--rate", 1000, b.url, b / "scene.csv"], "out.pmtiles"),
-    "subset": (lambda b: ["subset", "--dir", b.images, "--filter", b.cover], "out"),
-    "subset to an archive": (lambda b: ["subset", "--dir", b.images, "--filter", b.cover], "out.pmtiles"),
-    "subset by links": (lambda b: ["subset", "--mode", "link", "--dir", b.images, "--filter", b.cover], "out"),
-    "subset to another format": (
-        lambda b: ["subset", "--format", "webp", "--dir", b.images, "--union", b.labels], "out.pmtiles",
-    ),
-    "predict": (lambda b: ["predict", "--checkpoint", b / "model.safetensors", b.images], "out"),
-    "compare": (lambda b: ["compare", "--images", b.images, b.labels], "out"),
-    "vectorize": (lambda b: ["vectorize", "--type", "building", b.masks], "out.json"),
-    "extract": (lambda b: ["extract", "--type", "building", b / "town.osm.pbf"], "out.json"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("what", KILLED)
-def test_a_kill(what, bench, scene, scene_server, rsp):
-    """SIGKILL when something is on the disk, and when half of it is: nothing half is seen, a re-run completes."""
-    command, name = KILLED[what]
-    for path in (scene.raster, scene.pbf):
-        (bench.root / path.name).symlink_to(path)
-    shutil.copy(scene.cover, bench / "scene.csv")
-    shutil.copy(scene.features, bench / "truth.json")
-    bench.url = scene_server.url + "/xyz/{z}/{x}/{y}.png"
-    argv = command(bench)
-    whole = bench / "whole" / name
-    assert rsp(*argv, "--out", whole).code == 0
-    for share, send in ((0.0, os.kill), (0.5, os.killpg)):  # the process alone, and its workers with it
-        out = bench / f"killed {share}" / name
-        out.parent.mkdir()
-        kill_at(argv, out, share * size_of(whole.parent), send)
-        check_whole(out.parent)
-        ran = rsp(*argv, "--out", out)
-        assert ran.code == 0, ran.stderr
-        check_whole(out.parent)
-        assert contents(out) == contents(whole)
-
-
-def kill_at(argv: list[object], out: Path, size: float, send: Callable[[int, int], None]) -> None:
-    """Run a command as a process, kill it when more than `size` bytes lie in its folder; workers must go, too."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rsp.shared.cli", *map(str, argv), "--out", str(out)],
-        start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        cwd=Path(__file__).parent.parent,
-    )  # fmt: skip
-    while process.poll() is None and size_of(out.parent) <= size:
-        time.sleep(0.0005)
-    with suppress(ProcessLookupError):
-        send(process.pid, signal.SIGKILL)
-    process.wait()
-    deadline = time.monotonic() + 30
-    while running(process.pid):
-        if time.monotonic() > deadline:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise AssertionError("workers outlived the process that was killed")
-        time.sleep(0.02)
-
-
-def running(group: int) -> bool:
-    """Tell whether a process group has a member that runs (zombies, which nobody may be there to bury, do not)."""
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            state, _, owner = path.read_text().rpartition(")")[2].split()[:3]
-            if int(owner) == group and state != "Z":
-                return True
-    return False
-
-
-def size_of(root: Path) -> int:
-    """The bytes below a folder that changes meanwhile."""
-    total = 0
-    for folder, _, files in os.walk(root):
-        for file in files:
-            try:
-                total += os.stat(os.path.join(folder, file)).st_size  # noqa: PTH116, PTH118 (speed)
-            except FileNotFoundError:
-                continue
-    return total
-
-
-def contents(path: Path) -> object:
-    """What a tool wrote: tiles by place, or bytes."""
-    if path.is_dir() or path.suffix == ".pmtiles":
-        with open_reader(path) as reader:
-            return {tile: reader.read(tile) for tile in reader.tiles()}
-    return path.read_bytes()

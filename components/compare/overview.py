@@ -15,7 +15,7 @@ from rsp.components.compare.pictures import shrink, side, stack
 from rsp.components.compare.scores import Scores, read_scores
 from rsp.components.compare.tool import CompareResult, compare
 from rsp.components.compare.work import Comparer, Job
-from rsp.shared.atomic import atomic_text
+from rsp.shared.atomic import atomic_text, temporary_prefix
 from rsp.shared.classes import find_classes
 from rsp.shared.config import ClassDef
 from rsp.shared.errors import RspError, TileSetError
@@ -68,7 +68,7 @@ def overview(
         The measures of all tiles.
     """
     images, labels, masks = location(images), location(labels), location(masks)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory(prefix=temporary_prefix("compare")) as folder:
         listed = Path(folder) / "list"
         result = compare(listed, [images], mode="list", labels=labels, masks=masks, config=config)
         scores = read_scores(listed)

@@ -15,6 +15,7 @@ import numpy as np
 import shapely
 
 from rsp.components.cover.runs import Gathered, Runs
+from rsp.shared.atomic import temporary_prefix
 from rsp.shared.covers import Cover, read_tiles
 from rsp.shared.credentials import masked
 from rsp.shared.errors import ConfigError, CoverError, RasterError, RspError, UsageError
@@ -70,7 +71,7 @@ def covered(
 @contextmanager
 def _read_stdin() -> Iterator[Path]:
     """Yield a file that holds what comes from standard input: readers look at a file more than once."""
-    with TemporaryDirectory(prefix="rsp-") as folder:
+    with TemporaryDirectory(prefix=temporary_prefix("cover")) as folder:
         path = Path(folder) / "input.json"
         with path.open("wb") as file:
             copyfileobj(sys.stdin.buffer, file)

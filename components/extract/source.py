@@ -17,6 +17,7 @@ import osmium
 from osmium.filter import IdFilter
 from osmium.osm import NODE, NOTHING, RELATION, WAY
 
+from rsp.shared.atomic import temporary_prefix
 from rsp.shared.errors import FeatureError
 
 FORMATS = ".osm.pbf, .osm (XML), .o5m or .opl, the texts also as .gz or .bz2"
@@ -107,7 +108,7 @@ class Source:
     def temporary(self) -> Path:
         """A folder that is there until the context ends."""
         if self._temporary is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="rsp-extract-")
+            self._temporary = tempfile.TemporaryDirectory(prefix=temporary_prefix("extract"))
         return Path(self._temporary.name)
 
     @contextmanager

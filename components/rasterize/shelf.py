@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import pairwise
 from mmap import ACCESS_READ, MADV_DONTNEED, mmap
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from rsp.shared.atomic import PREFIX, alive
+from rsp.shared.atomic import temporary_prefix
 from rsp.shared.errors import StorageError
 
 Indices = npt.NDArray[np.int64]
@@ -27,8 +26,6 @@ POINTS = 250_000
 
 # So many bytes of them are read back at once.
 BYTES = 16 * POINTS
-
-NAME = f"{PREFIX}rasterize.{os.uname().nodename[:60]}."
 
 
 class Group(NamedTuple):
@@ -106,8 +103,7 @@ class Shelf:
         block, polygons, layer = found
         try:
             if self._folder is None:
-                _sweep()
-                self._folder = Path(mkdtemp(prefix=f"{NAME}{os.getpid()}."))
+                self._folder = Path(mkdtemp(prefix=temporary_prefix("rasterize")))
             data = shapely.to_wkb(polygons)
             ends = self._bytes + np.cumsum(np.fromiter(map(len, data), np.int64, len(data)))
             with (self._folder / _POLYGONS).open("ab") as file:
@@ -179,12 +175,3 @@ class Stack:
 
 def _joined(groups: list[Group]) -> Group:
     return Group(*(np.concatenate(column) for column in zip(*groups, strict=True)))
-
-
-def _sweep() -> None:
-    """Remove what runs of this machine that were killed have left."""
-    for path in Path(gettempdir()).glob(f"{NAME}*"):
-        pid = path.name[len(NAME) :].partition(".")[0]
-        if pid.isdecimal() and not alive(int(pid)):
-            with suppress(OSError):
-                shutil.rmtree(path)

@@ -42,7 +42,7 @@ class SubsetResult(Result):
 
     Attributes:
         tiles: How many tiles it copied, linked, moved or deleted.
-        skipped: How many were in the output already (with `resume`).
+        skipped: With `resume`: how many were in the output already, or gone from the source with `delete`.
     """
 
     tiles: int
@@ -92,7 +92,8 @@ def subset(
             encoded again, too.
         kind: `image` or `label`, where that cannot be told: tile sets that list classes are labels, and so are
             tiles with a palette.
-        resume: Keep the tiles that the output has already; without, they are replaced.
+        resume: Keep the tiles that the output has already; without, they are replaced. With `delete`, tiles that
+            are gone already are no failure.
         workers: How many threads convert; one per processor if none is given.
         web_ui_base_url: Where the web page finds the tiles.
         web_ui_template: A template of the user's own for it.
@@ -124,14 +125,16 @@ def subset(
             check_paths([output], [*reads, *covers[1:]], cover=next(iter(covers), None))
     with ExitStack() as stack:
         choice = choose(stack, [source, *more], covers, both, without, zooms)
-        failed = {tile: _absent(source, more) for tile in choice.missing}
-        if not choice.cover and not (resume and mode == "move"):
+        # What a run that was killed had removed already is no failure of the one that goes on.
+        passed = len(choice.missing) if resume and mode == "delete" else 0
+        failed = {} if passed else {tile: _absent(source, more) for tile in choice.missing}
+        if not choice.cover and not (resume and mode in _TAKING):
             raise TileSetError(_nothing(choice, [source, *more], covers))
         if mode == "delete":
             reader, taken = choice.sources[0]
-            gone = take_away(reader, source, taken, failed)
+            gone = take_away(reader, source, taken, failed) if taken else 0
             note_failures(location(source), failed)
-            return SubsetResult(tiles=gone, failed=failed)
+            return SubsetResult(tiles=gone, skipped=passed, failed=failed)
         if mode in LINKS:
             check_links(choice, target)
         conversion = _conversion(choice, source, tile_format, quality, kind, mode)
@@ -311,6 +314,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--type", dest="kind", choices=("image", "label"), default=None,
         help="what is converted, where it cannot be told: labels have a palette, or list classes",
     )  # fmt: skip
-    parser.add_argument("--resume", action="store_true", help="keep tiles that exist in the output")
+    parser.add_argument(
+        "--resume", action="store_true",
+        help="keep tiles that exist in the output; with `--mode delete` pass over those that are gone",
+    )  # fmt: skip
     add_workers(parser, what="threads that convert")
     add_web_ui(parser)

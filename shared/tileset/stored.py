@@ -24,7 +24,7 @@ from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from rsp.shared.atomic import PREFIX
+from rsp.shared.atomic import temporary_prefix
 from rsp.shared.covers import Cover
 from rsp.shared.errors import NotFoundError, StorageError, TileSetError
 from rsp.shared.locations import Address, check_output
@@ -62,7 +62,7 @@ class StoredArchiveWriter(ArchiveWriter):
         self.path, self._empty = address, empty
         self._storage, self._key = address.open()
         self._segments = f"{self._key}.journal/"
-        self._scratch = TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True)
+        self._scratch = TemporaryDirectory(prefix=temporary_prefix("archive"), ignore_cleanup_errors=True)
         self._base: RangedReader | None = None
         self._kept = Cover()
         self._flushing = threading.Lock()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -412,32 +414,32 @@ def deploy_on(storage: Any, model: Path, place: str) -> str:
     return version
 
 
+class LastWords(io.StringIO):
+    """Kills this process as soon as it says a line: who reads the line and kills then may come too late."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__()
+        self.line = line
+
+    def write(self, text: str) -> int:
+        if self.line and text.startswith(self.line):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().write(text)
+
+
 def forked(run: Callable[[], None], line: str = "") -> int:
-    """Run in a process of its own, and kill that once it says a line; returns its exit status."""
-    reading, writing = os.pipe()
+    """Run in a process of its own, which is killed when it says a line on stderr; returns its exit status."""
     child = os.fork()
     if not child:
         code = 1
         try:
-            os.close(reading)
-            os.dup2(writing, 2)
-            import sys
-
-            sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+            sys.stderr = LastWords(line)
             run()
             code = 0
-        except RspError as error:
-            print(error, file=sys.stderr)
+        except RspError:
             code = 3
         finally:
             os._exit(code)
-    os.close(writing)
-    with os.fdopen(reading) as said:
-        for text in said:
-            if line and text.startswith(line):
-                os.kill(child, signal.SIGKILL)
-                break
-        said.read()
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 

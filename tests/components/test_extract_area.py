@@ -209,7 +209,7 @@ def test_changes(scene, changes, tmp_path, rsp, monkeypatch):
     for order in (changes, changes[::-1]):
         assert rsp("extract", "--type", "building", "--changes", *order, scene.path, both).code == 0
         assert kinds_of(both) == {1: "yes", 2: "shed", 4: "yes", 5: "yes"}
-    assert not list(tmp_path.glob("rsp-extract-*"))
+    assert not list(tmp_path.glob(".rsp-extract.*"))
 
 
 @needs_osmium
@@ -301,4 +301,4 @@ def test_every_index_gives_the_same(scene, tmp_path, monkeypatch, index):
     monkeypatch.setattr(source_module, "IN_MEMORY", 0)
     extract(scene.path, tmp_path / "file.json", kind="building", index=index)
     assert (tmp_path / "file.json").read_bytes() == (tmp_path / "memory.json").read_bytes()
-    assert not list(tmp_path.glob("rsp-extract-*"))
+    assert not list(tmp_path.glob(".rsp-extract.*"))

@@ -65,7 +65,7 @@ def buildings(path, tmp_path, **options):
 
 def left_behind(tmp_path):
     """Temporary files of sorting."""
-    return list(tmp_path.glob("rsp-extract-*"))
+    return list(tmp_path.glob(".rsp-extract.*"))
 
 
 @pytest.fixture(autouse=True)

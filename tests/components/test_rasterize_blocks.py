@@ -153,7 +153,7 @@ def test_the_same_bytes_from_the_disk(place, monkeypatch):
     rasterize(place / "cover", place / "two.pmtiles", **options(place, workers=2))
     expected = (place / "memory.pmtiles").read_bytes()
     assert (place / "disk.pmtiles").read_bytes() == expected == (place / "two.pmtiles").read_bytes()
-    assert not list(Path(tempfile.gettempdir()).glob(f"{shelves.NAME}{os.getpid()}.*"))
+    assert not list(Path(tempfile.gettempdir()).glob(f".rsp-rasterize.*.{os.getpid()}.*"))
 
 
 def test_borders_from_the_disk(place, monkeypatch):
@@ -213,7 +213,7 @@ def test_killed_half_way_and_again(place, monkeypatch, suffix):
     whole, out = place / f"whole{suffix}", place / f"labels{suffix}"
     rasterize(place / "cover", whole, **options(place, workers=1, counts=True))
     ran = subprocess.run([sys.executable, "-c", KILLED, place, out], stderr=subprocess.DEVNULL)
-    assert ran.returncode == -signal.SIGKILL and list((place / "tmp").glob(f"{shelves.NAME}*"))
+    assert ran.returncode == -signal.SIGKILL and list((place / "tmp").glob(".rsp-rasterize.*"))
     monkeypatch.setattr(shelves, "POINTS", 700)
     result = rasterize(place / "cover", out, **options(place, workers=1, counts=True, resume=True))
     assert result.tiles == 169 and not list((place / "tmp").iterdir())

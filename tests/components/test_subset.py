@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -191,51 +188,6 @@ def test_resume_keeps_what_is_there(tmp_path, cover):
     assert content(tmp_path / "out").items() >= before.items()
     subset(tmp_path / "in", cover, tmp_path / "out", web_ui=False)
     assert content(tmp_path / "out")[SOME[0]] != before[SOME[0]]
-
-
-@pytest.mark.parametrize("source", FORMS)
-@pytest.mark.parametrize("target", ["out", "out.pmtiles"])
-def test_a_move_that_is_killed_loses_no_tile_and_can_be_resumed(tmp_path, source, target):
-    tiles = [Tile(x, y, 12) for x in range(40) for y in range(25)]
-    data = {tile: f"{tile}".encode() * 40 for tile in tiles}
-    with open_writer(tmp_path / source, "png") as writer:
-        for tile in tiles:
-            writer.write(tile, data[tile])
-    write_cover(tmp_path / "cover", tiles[:900])
-    command = [
-        sys.executable,
-        "-m",
-        "rsp.shared.cli",
-        "subset",
-        "--move",
-        "--dir",
-        source,
-        "--cover",
-        "cover",
-        "--resume",
-    ]
-    command += ["--out", target, "--no_web_ui"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-
-    def held(path: Path) -> dict[Tile, bytes]:
-        try:
-            return content(path)
-        except TileSetError:
-            return {}
-
-    for number in range(4):
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
-        while not (tmp_path / target).exists() and not list(tmp_path.glob(".rsp-*")) and process.poll() is None:
-            time.sleep(0.002)
-        time.sleep(number * 0.02)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert held(tmp_path / target) | held(tmp_path / source) == data
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert content(tmp_path / target) == {tile: data[tile] for tile in tiles[:900]}
-    assert content(tmp_path / source) == {tile: data[tile] for tile in tiles[900:]}
-    assert not list(tmp_path.rglob(".rsp-*"))
 
 
 def test_component(run_component, tmp_path, cover):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -524,27 +522,6 @@ def test_resume_makes_what_is_missing(tmp_path):
     after = content(tmp_path / "out")
     assert result.skipped == sum(data == b"kept" for data in after.values()) == -(-len(whole) // 2)
     assert all(data in (b"kept", whole[found]) for found, data in after.items()) and len(after) == len(whole)
-
-
-@pytest.mark.parametrize("out", ["out", "out.pmtiles"])
-def test_a_run_that_is_killed_goes_on(tmp_path, out):
-    raster = write(tmp_path / "r.tif", waves(3, 1200, 900))
-    run(raster, tmp_path / "whole.pmtiles", tile_format="png", zoom=18)
-    command = [sys.executable, "-m", "rsp.shared.cli", "tile", str(raster), str(tmp_path / out), "--zoom", "18"]
-    command += ["--ts", "64", "--format", "png", "--workers", "2", "--resume", "--no_web_ui"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    for number in range(2):
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-        while not list(tmp_path.glob(f"{out}/18/*/*")) and not any(
-            path.stat().st_size > 50_000 * (number + 1) for path in tmp_path.glob(".rsp-*.journal")
-        ):
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-    assert subprocess.run(command, env=environment, capture_output=True).returncode == 0
-    assert content(tmp_path / out) == content(tmp_path / "whole.pmtiles")
-    assert not list(tmp_path.rglob(".rsp-*"))
 
 
 @pytest.mark.parametrize(

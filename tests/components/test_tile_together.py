@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import mercantile
@@ -289,21 +284,3 @@ def test_from_and_to_s3(s3, tmp_path, monkeypatch):
     together(source, tmp_path / "here.tif")
     tile([f"{store.address}/set.pmtiles"], location(f"{store.address}/out.tif"), workers=1)
     assert store.read("out.tif")[0] == (tmp_path / "here.tif").read_bytes()
-
-
-def test_a_run_that_is_killed_leaves_nothing_when_it_is_done_again(tmp_path):
-    source = tile_set(tmp_path / "set.pmtiles", [(x, y) for x in range(40) for y in range(40)])
-    out = tmp_path / "out" / "o.tif"
-    command = [sys.executable, "-m", "rsp.shared.cli", "tile", str(source), str(out), "--workers", "1"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    while len(list(tmp_path.glob("out/.rsp-*.parts/*"))) < 4:
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not out.exists() and list(out.parent.iterdir())
-    together(source, tmp_path / "whole.tif")
-    together(source, out)
-    assert out.read_bytes() == (tmp_path / "whole.tif").read_bytes()
-    assert [path.name for path in out.parent.iterdir()] == ["o.tif"]
