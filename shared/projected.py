@@ -20,6 +20,7 @@ from rasterio.warp import reproject, transform
 
 from rsp.shared.errors import TileError
 from rsp.shared.images import Array
+from rsp.shared.mercator import AROUND
 from rsp.shared.rasters import MERCATOR, by_control_points, control, natural_grid, open_raster
 from rsp.shared.tiles import Tile, bounds_lonlat, bounds_mercator
 from rsp.shared.views import usable
@@ -88,8 +89,7 @@ class Projected:
         self._control = control(raster) if by_control_points(raster) else None
         self._inverse = ~raster.transform
         # GDAL goes on beyond the antimeridian in degrees, `transform` does not.
-        degrees = self._control is None and raster.crs.is_geographic
-        self._around = bool(degrees and _beyond(raster))
+        self._around = 0.0 if self._control else _around(raster)
         self._located = self._control is None and not self._around
         meanings = raster.colorinterp
         self._alpha = meanings.index(ColorInterp.alpha) + 1 if ColorInterp.alpha in meanings else 0
@@ -123,13 +123,14 @@ class Projected:
             raise TileError(f"cannot read {self.path} here: {error.__cause__ or error}") from error
 
     def _turned(self, tile: Tile) -> dict[str, Affine]:
-        """Return where a raster in degrees that crosses the antimeridian lies as seen from a tile beyond it."""
+        """Return where a raster that crosses the antimeridian lies as seen from a tile beyond it."""
         if not self._around:
             return {}
         raster = self._raster
         west, _, east, _ = array_bounds(raster.height, raster.width, raster.transform)
-        left, _, right, _ = bounds_lonlat(tile)
-        turn = -360 if left + 360 < east else 360 if right - 360 > west else 0
+        left, _, right, _ = bounds_lonlat(tile) if raster.crs.is_geographic else bounds_mercator(tile)
+        around = self._around
+        turn = -around if left + around < east else around if right - around > west else 0
         return {"src_transform": Affine.translation(turn, 0) * raster.transform} if turn else {}
 
     def _warped(self, target: Affine, source: dict[str, Affine], *, whole: bool) -> Cut:
@@ -183,10 +184,14 @@ class Projected:
         return None
 
 
-def _beyond(raster: rasterio.DatasetReader) -> bool:
-    """Tell whether a raster in degrees crosses the antimeridian."""
+def _around(raster: rasterio.DatasetReader) -> float:
+    """Return how far it is around the earth, where a raster crosses the antimeridian in degrees or web mercator.
+
+    In any other case 0: what other projections have beyond it, GDAL finds by itself.
+    """
+    around = 360.0 if raster.crs.is_geographic else AROUND if raster.crs == _CRS else 0.0
     west, _, east, _ = array_bounds(raster.height, raster.width, raster.transform)
-    return bool(west < -180 or east > 180)
+    return around if west < -around / 2 or east > around / 2 else 0.0
 
 
 def _within(columns: Array, rows: Array, width: int, height: int) -> bool | None:

@@ -25,12 +25,9 @@ from rsp.shared.errors import RasterError
 from rsp.shared.gdal import check_object, connection_broke, gdal_name, patience
 from rsp.shared.http import TryAgain, retry
 from rsp.shared.locations import is_address, matching
-from rsp.shared.mercator import MAX_LATITUDE
-from rsp.shared.tiles import Tile, tile_block
 from rsp.shared.views import is_paletted, usable
 
 MERCATOR = "EPSG:3857"
-MAX_SIDE = (1 << 31) - 1  # pixels that GDAL can count in a row
 # Depths of sensors in bits: whole numbers are scaled by the least that holds them.
 DEPTHS = (8, *range(10, 33), 64)
 SAMPLE = 1024  # side in pixels of the overview in which the greatest value is looked for
@@ -298,20 +295,3 @@ def geographic_bounds(
         name = path or raster.name
         raise RasterError(f"{name} has a CRS that cannot be projected to {MERCATOR}: {error}") from error
     return west, south, east, north
-
-
-def footprint(path: str, zoom: int, tile_size: int) -> tuple[Tile, Tile]:
-    """Return the first and the last tile that the bounding box of a raster meets."""
-    with open_raster(path) as raster:
-        west, south, east, north = geographic_bounds(raster)
-    if not np.isfinite([west, south, east, north]).all():
-        raise RasterError(f"{path} lies, at least in part, where {MERCATOR} is not defined")
-    south, north = max(south, -MAX_LATITUDE), min(north, MAX_LATITUDE)
-    if south >= north:
-        raise RasterError(f"{path} lies beyond the latitudes of the tile grid ({MAX_LATITUDE:.2f} degrees)")
-    if west > east or west < -180 <= east or west <= 180 < east:  # it crosses the antimeridian
-        west, east = -180.0, 180.0
-    first, last = tile_block(west, south, east, north, zoom)
-    if (last.x - first.x + 1) * tile_size > MAX_SIDE:
-        raise RasterError(f"{path} has more than {MAX_SIDE} pixels in a row at zoom {zoom}; cut it into parts")
-    return first, last

@@ -9,15 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from rsp.shared.errors import TileError
+from rsp.shared.footprints import MOST_CACHE, Footprint, footprint
 from rsp.shared.gdal import RasterEnv
 from rsp.shared.images import Array, Rgb, encode, encode_mask
 from rsp.shared.mercator import AROUND
 from rsp.shared.projected import Projected
-from rsp.shared.rasters import RasterGroup, footprint
+from rsp.shared.rasters import RasterGroup
 from rsp.shared.tiles import Tile
 
-# Tiles of a row are cut out of the same blocks of a raster: so many bytes of them stay decoded, in each process.
-CACHE = 256 << 20
 # Rasters that a process has open: each holds a file and its directory of blocks.
 OPEN = 64
 
@@ -38,7 +37,7 @@ class Job:
         keep_borders: Keep tiles with a border of that value.
         threshold: Drop tiles of which at least so many percent are no data.
         colors: The palette of the classes, where tiles are labels.
-        blocks: The first and the last tile of each raster; None to find them.
+        footprints: Where the tiles of each raster are; None to find it.
     """
 
     source: RasterGroup
@@ -50,7 +49,7 @@ class Job:
     keep_borders: bool = False
     threshold: float | None = None
     colors: tuple[Rgb, ...] | None = None
-    blocks: tuple[tuple[Tile, Tile], ...] | None = None
+    footprints: tuple[Footprint, ...] | None = None
 
     def open(self) -> Mosaic:
         """Open the rasters."""
@@ -78,9 +77,12 @@ class Mosaic:
         self._enter()
         try:
             paths = job.source.paths
-            blocks = job.blocks or [footprint(path, job.zoom, job.tile_size) for path in paths]
-            # First column and row, last column and row of each raster.
-            self._blocks = np.array([(a.x, a.y, b.x, b.y) for a, b in blocks], np.int64).reshape(-1, 4)
+            found = job.footprints or [footprint(path, job.zoom, job.tile_size) for path in paths]
+            # First column and row, last column and row of each block, and the number of its raster.
+            self._blocks = np.array(
+                [(a.x, a.y, b.x, b.y, number) for number, each in enumerate(found) for a, b in each.blocks],
+                np.int64,
+            ).reshape(-1, 5)
             if len(paths) == 1:
                 self._raster(0)  # a live layer says at once that it cannot be read
         except BaseException:
@@ -88,7 +90,9 @@ class Mosaic:
             raise
 
     def _enter(self) -> None:
-        self._env = RasterEnv(self._job.source.paths, GDAL_CACHEMAX=CACHE)
+        # Tiles of a row are cut out of the same blocks of a raster.
+        cache = max((each.cache for each in self._job.footprints or ()), default=MOST_CACHE)
+        self._env = RasterEnv(self._job.source.paths, GDAL_CACHEMAX=cache)
         self._env.__enter__()
         self._rasters: OrderedDict[int, Projected] = OrderedDict()
 
@@ -172,11 +176,11 @@ class Mosaic:
         if self._env.expired:
             self.close()
             self._enter()
-        west, north, east, south = self._blocks.T
+        west, north, east, south, numbers = self._blocks.T
         here = (west <= tile.x) & (tile.x <= east) & (north <= tile.y) & (tile.y <= south)
         pixels: Array | None = None
         valid = np.zeros(0, bool)
-        for number in np.flatnonzero(here).tolist():
+        for number in np.unique(numbers[here]).tolist():
             cut = self._raster(number).cut(tile)
             if cut is None:
                 continue

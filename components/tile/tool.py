@@ -180,24 +180,26 @@ def tile(
     from rsp.shared import rasters as files
     from rsp.shared import warp
     from rsp.shared.covers import Cover
+    from rsp.shared.footprints import LEAST_CACHE, footprint
     from rsp.shared.tileset import classes_metadata, open_writer
 
     keep_memory()
     paths = files.expand(rasters)
-    with RasterEnv(paths):
+    with RasterEnv(paths, GDAL_CACHEMAX=LEAST_CACHE):
         source = files.inspect(paths, bands, label=kind == "label")
         _check_no_data(no_data, source)
         tile_format = _format(tile_format, source, kind)
         scale = _range(value_range, percentiles, tile_format, source, kind)
-        blocks = [files.footprint(path, zoom, tile_size) for path in paths]
+        footprints = tuple(footprint(path, zoom, tile_size) for path in paths)
     wanted = None if cover is None else wanted_tiles(cover, zoom)
+    blocks = [block for each in footprints for block in each.blocks]
     grid = tile_grid(blocks, wanted, max_tiles, zoom)
     if not len(grid):
         raise CoverError(f"none of the tiles of {cover} is in the rasters")
     colors = None if classes is None else tuple(entry.color for entry in classes)
     job = warp.Job(
         source, zoom, tile_size, tile_format, value_range=scale, no_data=no_data, keep_borders=keep_borders,
-        threshold=nodata_threshold, colors=colors, blocks=tuple(blocks),
+        threshold=nodata_threshold, colors=colors, footprints=footprints,
     )  # fmt: skip
 
     failed: dict[Tile, str] = {}

@@ -99,7 +99,6 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
         rsp("tile", raster, small, *flags),
         rsp("tile", source, large, *flags),
         fresh=(small, large),
-        slack=288 << 20,  # GDAL keeps blocks, up to 256 MiB of them
     )
     ours, theirs = folder / "together-small.tif", folder / "together-large.tif"
     yield Growth(

@@ -25,6 +25,7 @@ from rsp.components.tile.component import tile as tile_component
 from rsp.components.tile.tool import tile
 from rsp.shared.config import parse_tables
 from rsp.shared.errors import ChangedError, ConfigError, CoverError, RasterError, UsageError
+from rsp.shared.footprints import LEAST_CACHE, MOST_CACHE, footprint
 from rsp.shared.images import decode, decode_mask, encode, sniff
 from rsp.shared.locations import location, pinned
 from rsp.shared.tiles import Tile, read_cover, write_cover
@@ -811,11 +812,45 @@ def test_a_tile_is_known_to_be_full_only_where_it_is(tmp_path, monkeypatch):
     assert max(np.abs(shares(told, found) - shares(looked, found)).max() for found in told) <= 1  # rounding
 
 
-def test_degrees_beyond_the_antimeridian(tmp_path):
+@pytest.mark.parametrize(
+    ("crs", "transform"),
+    [
+        ("EPSG:4326", from_origin(179, 1, 0.05, 0.05)),
+        ("EPSG:4326", from_origin(-181, 1, 0.05, 0.05)),
+        ("EPSG:32660", from_origin(720000, 110000, 5000, 5000)),
+        ("EPSG:3857", from_origin(20037508 - 100000, 110000, 5000, 5000)),
+        ("EPSG:3857", from_origin(-20037508 - 100000, 110000, 5000, 5000)),
+    ],
+)
+def test_beyond_the_antimeridian_only_columns_of_both_edges_are_tried(tmp_path, crs, transform):
     pixels = np.full((1, 40, 40), 200, "uint8")
-    raster = write(tmp_path / "r.tif", pixels, crs="EPSG:4326", transform=from_origin(179, 1, 0.05, 0.05))
-    run(raster, tmp_path / "out", zoom=6, tile_format="png")
-    assert {found.x for found in content(tmp_path / "out")} == {0, 63}
+    raster = write(tmp_path / "r.tif", pixels, crs=crs, transform=transform)
+    result = run(raster, tmp_path / "out", zoom=6, tile_format="png")
+    assert {(found.x, found.y) for found in content(tmp_path / "out")} == {(0, 31), (0, 32), (63, 31), (63, 32)}
+    assert result.empty == 0
+
+
+def test_as_much_stays_decoded_as_a_row_of_tiles_needs(tmp_path):
+    pixel = 0.6  # of EPSG:3857: a tile has 305.75 m at zoom 17, that are 509.6 of them
+
+    def cache(width: int, zoom: int = ZOOM, overviews: int = 0, turn: float = 0, **options) -> int:
+        raster = tmp_path / "r.tif"
+        with rasterio.open(
+            raster, "w", driver="GTiff", width=width, height=8192, count=3, dtype="uint16", crs="EPSG:3857",
+            transform=Affine.translation(0, 0) * Affine.rotation(turn) * Affine.scale(pixel, -pixel),
+            sparse_ok=True, **options,
+        ) as file:  # fmt: skip
+            if overviews:
+                file.build_overviews([2 << level for level in range(overviews)])
+        return footprint(str(raster), zoom, 256).cache
+
+    assert cache(400) == LEAST_CACHE
+    assert cache(10_000) == pytest.approx(10_000 * 6 * (2 * 509.6 + 1), rel=0.01)
+    assert cache(10_000, tiled=True) == pytest.approx(10_000 * 6 * (2 * 509.6 + 256), rel=0.01)
+    assert cache(400, turn=10) == MOST_CACHE
+    assert cache(10_000, zoom=14) == MOST_CACHE
+    # What is read has twice the resolution of the tiles at most.
+    assert cache(10_000, zoom=14, overviews=4) == LEAST_CACHE
 
 
 def test_overviews_of_a_raster_in_s3_are_read_in_place_of_all(tmp_path):
