@@ -7,6 +7,7 @@ import subprocess
 import pytest
 
 from tests.mutants.__main__ import main
+from tests.mutants.flags import TOOLS, flag_mutants, table, variants
 from tests.mutants.table import Mutant, faults, load
 
 
@@ -14,6 +15,18 @@ def test_every_mutant_changes_one_place_and_names_tests_that_there_are():
     mutants = load()
     assert list(faults(mutants)) == []
     assert len(mutants) >= 60
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_every_flag_of_a_data_tool_has_a_test(tool):
+    """Who adds a parameter, or a choice, names the test that fails where it is not heard, in flags.toml."""
+    assert set(table()[tool]) == {what for what, _ in variants(tool)}
+
+
+def test_every_flag_has_a_test_that_there_is():
+    mutants = flag_mutants()
+    assert list(faults(mutants)) == []
+    assert len(mutants) == sum(map(len, table().values())) and set(table()) == set(TOOLS)
 
 
 @pytest.mark.parametrize(

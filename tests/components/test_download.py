@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Barrier, Lock
 from urllib.parse import parse_qs, urlsplit
 
 import mercantile
@@ -22,7 +23,7 @@ from rsp.components.download.tool import download, samples_first
 from rsp.shared import tileserver
 from rsp.shared.credentials import masked
 from rsp.shared.errors import DownloadError, StorageError, TileSetError, UsageError
-from rsp.shared.images import decode, encode
+from rsp.shared.images import encode
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileserver import TokenBucket
 from rsp.shared.tileset import open_reader
@@ -69,8 +70,39 @@ def test_other_formats_are_encoded_anew(tmp_path, cover):
         run(server, cover, tmp_path / "out", tile_format="webp")
         run(server, cover, tmp_path / "tif", tile_format="tif")
     assert content(tmp_path / "out") == {tile: encode(noise(tile), "webp") for tile in BLOCK}
-    for tile, data in content(tmp_path / "tif").items():
-        np.testing.assert_array_equal(decode(data), noise(tile))
+    assert content(tmp_path / "tif") == {tile: encode(noise(tile), "tif") for tile in BLOCK}
+
+
+def test_as_many_at_once_as_one_says(tmp_path, cover):
+    """Nobody is answered before three have asked; and no fourth asks meanwhile."""
+    gate, lock, under_way = Barrier(3), Lock(), [0, 0]
+
+    def answer(path: str, before: int) -> Reply:
+        with lock:
+            under_way[0] += 1
+            under_way[1] = max(under_way)
+        gate.wait(timeout=60)
+        with lock:
+            under_way[0] -= 1
+        return good(path)
+
+    with TileServer(answer) as server:
+        assert run(server, cover, tmp_path / "out", workers=3).downloaded == 12
+    assert under_way == [0, 3]
+
+
+def test_the_client_is_as_one_says(tmp_path, cover, monkeypatch):
+    told = []
+
+    class Told(tileserver.Client):
+        def __init__(self, rate, timeout, *rest, **options):
+            told.append((rate, timeout))
+            super().__init__(rate, timeout, *rest, **options)
+
+    monkeypatch.setattr("rsp.components.download.tool.Client", Told)
+    with TileServer(good) as server:
+        run(server, cover, tmp_path / "out", rate=700.5, timeout=7)
+    assert told == [(700.5, 7)]
 
 
 def test_xyz_as_the_readme_writes_it(tmp_path, cover, rsp):
@@ -112,6 +144,9 @@ def test_placeholders():
     tile = Tile(5, 2, 3)
     assert tile_url("http://h/{z}/{x}/{y}/{-y}/{s}", tile, "XYZ") == "http://h/3/5/2/5/b"
     assert tile_url("http://h/{z}/{x}/{y}/{-y}", tile, "TMS") == "http://h/3/5/5/5"
+    west = mercantile.xy_bounds(tile).left
+    _, _, found = tile_url("http://h/{z}/{x}/{y}?w={xmin}", tile, "XYZ").partition("w=")
+    assert float(found) == pytest.approx(west)
 
 
 @pytest.mark.parametrize(

@@ -294,6 +294,15 @@ def test_the_index_of_a_large_file_is_a_file(scene, tmp_path, monkeypatch):
         assert source.index("dense_file_array").startswith("dense_file_array,")
 
 
+def test_the_index_is_the_one_that_is_asked_for(scene, tmp_path, rsp, monkeypatch):
+    monkeypatch.setattr(source_module, "IN_MEMORY", 0)
+    monkeypatch.setattr(source_module, "PLACE", 1 << 60)
+    words = ("extract", "--type", "building", scene.path, tmp_path / "out.json")
+    ran = rsp(*words)
+    assert ran.code == 1 and "give --index flex_mem" in ran.stderr
+    assert rsp(*words, "--index", "flex_mem").code == 0
+
+
 @pytest.mark.parametrize("index", [None, "sparse_file_array", "dense_file_array"])
 def test_every_index_gives_the_same(scene, tmp_path, monkeypatch, index):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))

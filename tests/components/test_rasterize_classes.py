@@ -222,6 +222,16 @@ def test_borders_are_what_is_near_two(place, order, over):
     assert (mask == BORDER).sum() > 100 and sure.mean() > 0.95
 
 
+def test_borders_are_of_the_class_that_is_named(place):
+    roofs = f"building={place / 'roofs.json'}"
+    write_geojson(place / "roofs.json", pixels(TILE, 10, 10, 20, 20), pixels(TILE, 24, 10, 34, 20))
+    burn(place, roofs, borders="building=60")
+    expected = labels_of(place / "labels")
+    (place / "config.toml").write_text(THREE.replace('"border"', '"gap"'))
+    burn(place, roofs, borders="building=60", border_type="gap", out="gaps")
+    assert (expected[TILE] == BORDER).any() and (labels_of(place / "gaps")[TILE] == expected[TILE]).all()
+
+
 def test_borders_are_within_a_class(place):
     """Between a road and a roof there is none, unless both have one near them of their own; all tiles agree."""
     step = 19.1 * 0.69  # metres a pixel on the ground, about

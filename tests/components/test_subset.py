@@ -99,6 +99,15 @@ def test_the_output_is_the_current_directory(tmp_path, rsp, cover, monkeypatch):
     assert set(content(tmp_path / "here")) == set(SOME)
 
 
+def test_what_is_read_may_lie_in_the_current_directory(tmp_path, cover, monkeypatch):
+    tiles = content(make_tileset(tmp_path / "in"))
+    monkeypatch.chdir(tmp_path)
+    subset(Path("in"), Path("cover"))
+    for tile in SOME:
+        assert (tmp_path / f"15/{tile.x}/{tile.y}.png").read_bytes() == tiles[tile]
+    assert len(content(tmp_path / "in")) == 12 and read_cover(tmp_path / "cover") == sorted(SOME)
+
+
 def test_missing_tiles_are_listed_and_the_others_done(tmp_path, rsp):
     make_tileset(tmp_path / "in")
     write_cover(tmp_path / "cover", [*SOME, ABSENT])

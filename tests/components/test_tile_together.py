@@ -163,6 +163,19 @@ def test_jpeg_and_webp_are_not_encoded_once_more(tmp_path, tile_format):
     assert together(source, tmp_path / "lossless.tif", tile_format="png").tile_format == "deflate"
 
 
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_jpegs_of_any_sampling_are_blocks_as_they_are(tmp_path, subsampling):
+    source = tile_set(tmp_path / "set", SQUARE, "jpg")
+    for x, y in SQUARE:
+        path = source / f"{ZOOM}/{X + x}/{Y + y}.jpg"
+        Image.fromarray(picture(x, y)).save(path, quality=60, subsampling=subsampling)
+    together(source, tmp_path / "out.tif")
+    written = (tmp_path / "out.tif").read_bytes()
+    for path in source.glob("*/*/*.jpg"):
+        data = path.read_bytes()
+        assert data[data.index(b"\xff\xda") :] in written  # from the start of the scan on
+
+
 def test_a_jpeg_unlike_the_others_is_encoded_once_more(tmp_path):
     source = tile_set(tmp_path / "set", SQUARE, "jpg")
     odd = source / f"{ZOOM}/{X}/{Y + 1}.jpg"

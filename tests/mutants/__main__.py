@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.mutants.flags import TABLE, flag_mutants
 from tests.mutants.table import HERE, ROOT, Mutant, faults, load
 
 # Seconds for the tests of one mutant: what hangs is noticed, too.
@@ -186,6 +187,8 @@ def main(argv: list[str] | None = None, *, root: Path = ROOT, folder: Path = HER
     parser.add_argument("--workers", type=int, default=2, help="how many run at once (default: 2)")
     args = parser.parse_args(argv)
     mutants = load(folder)
+    if (folder / TABLE).exists():
+        mutants += flag_mutants(folder, root)
     if wrong := list(faults(mutants, root)):
         print(*wrong, sep="\n", file=sys.stderr)
         return 1

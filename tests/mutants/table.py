@@ -51,7 +51,7 @@ def load(folder: Path = HERE) -> list[Mutant]:
     return [
         Mutant(**{**entry, "tests": tuple(entry["tests"])})
         for path in tables
-        for entry in tomllib.loads(path.read_text("utf-8"))["mutant"]
+        for entry in tomllib.loads(path.read_text("utf-8")).get("mutant", [])
     ]
 
 
