@@ -136,6 +136,7 @@ def choose_layer(
     matrix_set: str | None = None,
     tile_format: str | None = None,
     zooms: Collection[int] = (),
+    dimensions: Mapping[str, str] | None = None,
 ) -> WmtsLayer:
     """Find a layer in the capabilities of a WMTS, and how its tiles of the XYZ grid are asked for.
 
@@ -148,10 +149,13 @@ def choose_layer(
         matrix_set: Which matrix set; None for the first that has these zooms.
         tile_format: The format that is preferred, as `png`.
         zooms: Of the tiles that are wanted.
+        dimensions: Values of dimensions, as `TIME`, by their names, whose case does not count. Others have that of
+            the query, else the default one.
 
     Raises:
         DownloadError: it is no capabilities document, or one that breaks the rules.
-        UsageError: there is no such layer, style or set, or none that is the grid. It lists what there is.
+        UsageError: there is no such layer, style, set, dimension or value, or none that is the grid. It lists what
+            there is.
     """
     root = _parse(document, masked(url))
     contents = root.find("Contents")
@@ -174,12 +178,28 @@ def choose_layer(
         raise UsageError(f"layer {name} comes as {_list(offered)}; expected one of {_list(FORMATS)}")
     mime = next((each for each in known if _format(each) == tile_format), known[0])
     values = {"layer": name, "style": wanted, "tilematrixset": found.name, "format": mime}
-    for dimension in chosen.findall("Dimension"):
-        value = _text(dimension, "Default") or _text(dimension, "Value")
-        values[_text(dimension, "Identifier").lower()] = value
+    wished = {key.upper(): value for key, value in (dimensions or {}).items()}
+    there = {_text(each, "Identifier"): each for each in chosen.findall("Dimension")}
+    if unknown := wished.keys() - set(map(str.upper, there)):
+        raise UsageError(f"layer {name} has no dimension {min(unknown)}; it has {_list(there)}")
+    told = ""
+    for key, each in there.items():
+        value = wished.get(key.upper(), named.get(key.upper()))
+        if value is not None:
+            _check_value(key, value, each)
+            told += f" {key}={value}"
+        values[key.lower()] = value or _text(each, "Default") or _text(each, "Value")
     make = _template_of(root, chosen, mime, url, values)
-    identity = f"WMTS {masked(url)} {name} {wanted} {found.name} {mime}"
+    identity = f"WMTS {masked(url)} {name} {wanted} {found.name} {mime}{told}"
     return WmtsLayer(found, make, _format(mime), identity)
+
+
+def _check_value(name: str, value: str, dimension: Element) -> None:
+    """Refuse what a dimension does not have; what is in an interval, as `2001/2020/P1Y`, the server knows."""
+    listed = [_bare(each.text) for each in dimension.findall("Value")]
+    known = {*listed, _text(dimension, "Default"), *(["current"] if _text(dimension, "Current") == "true" else [])}
+    if listed and value not in known and not any("/" in each for each in listed):
+        raise UsageError(f"there is no {name} {value}; the server has {_list(listed)}")
 
 
 # --- matrix sets --------------------------------------------------------------------------------------------

@@ -10,10 +10,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from rsp.shared.arguments import add_config, add_out, add_web_ui, add_workers, bounded, require
-from rsp.shared.claims import FAILED, GEOJSON, TABLE, Output, check_paths, tiles_output
+from rsp.shared.claims import FAILED, FEATURES, GEOJSON, TABLE, Output, check_paths, tiles_output
 from rsp.shared.errors import CoverError, TileSetError, UsageError
 from rsp.shared.jobs import Failure
 from rsp.shared.locations import Location, exists, location
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from rsp.components.compare.work import Compared, Outcomes
 
 Mode = Literal["side", "stack", "list"]
+
+
+# Features that are written at once.
+BATCH = 4096
 
 
 @dataclass(kw_only=True)
@@ -96,7 +101,8 @@ def compare(
         minimum_qod: Lowest quality of data that passes, 0 to 100.
         maximum_qod: Highest.
         vertical: Below each other in mode `side`.
-        geojson: GeoJSON in mode `list`.
+        geojson: Features in mode `list`: GeoJSON, or what the suffix of `out` says (see
+            `rsp.shared.features.feature_writer`), which is enough where no list of text has it.
         tile_format: Format of the pictures.
         workers: Number of processes; None for one a processor.
         resume: Keep the pictures that are there.
@@ -125,8 +131,9 @@ def compare(
         raise UsageError("--vertical goes with --mode side")
     if geojson and mode != "list":
         raise UsageError("--geojson goes with --mode list")
+    geojson = geojson or (mode == "list" and location(out).suffix.lower() in FEATURES.suffixes)
     if mode == "list":
-        target = Output(out, GEOJSON if geojson else TABLE, (FAILED,))
+        target = Output(out, FEATURES if geojson else TABLE, (FAILED,))
     else:
         target = tiles_output(out, web_ui=web_ui)
     check_paths([target], [*(images or []), labels, masks, config, web_ui_template], cover=cover)
@@ -227,6 +234,9 @@ def _write_list(out: Location, tally: _Tally, found: Outcomes, geojson: bool) ->
     from rsp.shared.atomic import atomic_text
     from rsp.shared.webmap import footprints
 
+    if geojson and location(out).suffix.lower() not in GEOJSON.suffixes and location(out).suffix:
+        _write_features(out, tally, found)
+        return
     with atomic_text(out) as file:
         if geojson:
             file.writelines(footprints((one.tile, _note(one)) for one in tally.over(found)))
@@ -234,6 +244,23 @@ def _write_list(out: Location, tally: _Tally, found: Outcomes, geojson: bool) ->
             for one in tally.over(found):
                 tile = one.tile
                 file.write(f"{tile.x},{tile.y},{tile.z}\t\t{one.fg:.1f}\t\t{one.qod:.1f}\n")
+        tally.check()
+
+
+def _write_features(out: Location, tally: _Tally, found: Outcomes) -> None:
+    """Write the outline of each tile that passed, with its scores, in the format of a suffix."""
+    import numpy as np
+    import shapely
+
+    from rsp.shared.features import feature_writer
+    from rsp.shared.tiles import bounds_lonlat
+
+    passed = tally.over(found)
+    with feature_writer(out, schema={"x": int, "y": int, "z": int, "fg": float, "qod": float}) as writer:
+        while some := list(islice(passed, BATCH)):
+            bounds = np.array([bounds_lonlat(one.tile) for one in some])
+            properties = [{**one.tile._asdict(), **_note(one)} for one in some]
+            writer.write_batch(np.asarray(shapely.box(*bounds.T)), properties)
         tally.check()
 
 
@@ -261,7 +288,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{text} (default: {default})",
         )  # fmt: skip
     parser.add_argument("--vertical", action="store_true", help="one below the other, with --mode side")
-    parser.add_argument("--geojson", action="store_true", help="write GeoJSON, with --mode list")
+    parser.add_argument(
+        "--geojson",
+        action="store_true",
+        help="with --mode list, write features: GeoJSON, or as the suffix says (.geojsonl, .fgb, .gpkg, .parquet)",
+    )
     parser.add_argument(
         "--format", dest="tile_format", default="webp", help="format of the pictures (default: webp)"
     )

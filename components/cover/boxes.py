@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import numpy as np
 
@@ -26,16 +28,27 @@ class Box(NamedTuple):
     epsg: int | None = None
 
 
+# The sides of a box in the data of OpenStreetMap, and a box in an address of its API.
+_SIDES = re.compile(r"\b((?:min|max)l(?:on|at))\s*[=:]\s*[\"']?([-+.\deE]+)", re.IGNORECASE)
+_PARAMETER = re.compile(r"\bbbox=([^&#\s]+)", re.IGNORECASE)
+
+
 def parse_box(text: str) -> Box:
     """Return the box that a text means.
 
     `4.8,45.7,4.83,45.73`, also with blanks in place of the commas or beside them; `[4.8, 45.7, 4.83, 45.73]`, and
     with six numbers `[west, south, low, east, north, high]`, as JSON has it; each with a CRS behind, as
-    `,EPSG:2154`.
+    `,EPSG:2154`. Also what OpenStreetMap writes: `<bounds minlat="45.7" minlon="4.8" maxlat="45.73"
+    maxlon="4.83"/>`, and the address of an export, `...?bbox=4.8,45.7,4.83,45.73`.
 
     Raises:
         UsageError: it means none.
     """
+    named = {side.lower(): number for side, number in _SIDES.findall(text)}
+    if len(named) == 4:
+        text = ",".join(named[side] for side in ("minlon", "minlat", "maxlon", "maxlat"))
+    elif (found := _PARAMETER.search(text)) is not None:
+        text = unquote(found[1])
     fields = text.replace("[", " ").replace("]", " ").replace(",", " ").split()
     epsg = None
     try:

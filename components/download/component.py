@@ -17,6 +17,7 @@ def download(
     layer: str = "",
     style: str = "",
     matrix_set: str = "",
+    dimension: list = [],
     subdomains: str = "abc",
     rate: float = 10.0,
     timeout: int = 10,
@@ -43,6 +44,7 @@ def download(
         layer: Layer of a WMTS; empty where it has one, or the URL names it as LAYER.
         style: Style of a WMTS; empty for the default one.
         matrix_set: Matrix set of a WMTS; empty for the first that is the grid of XYZ.
+        dimension: Values of dimensions of a WMTS, as ["TIME=2020-06-01"].
         subdomains: What {s} in the URL may be: letters, or names with commas between them.
         rate: Requests a second at most, of all steps that download at once; may be a fraction.
         timeout: Seconds to wait for an answer.
@@ -58,6 +60,8 @@ def download(
 
     wanted = given(cover, cover_at, "cover")
     chosen = {"layer": layer, "style": style, "matrix_set": matrix_set, "subdomains": subdomains}
+    if dimension:
+        chosen["dimension"] = dimension
     what = {"url": url, "cover": wanted, "kind": kind, "tile_format": tile_format, **chosen}
     target = Target("download", tiles, tiles_at, data_root, refresh, what, failed)
     if not target.finished(max_failed):
@@ -69,6 +73,7 @@ def download(
             layer=layer or None,
             style=style or None,
             matrix_set=matrix_set or None,
+            dimension=dimension,
             subdomains=subdomains,
             rate=float(rate) / max(1, int(at_once)),
             timeout=int(timeout),

@@ -40,6 +40,7 @@ def find_source(
     tile_format: str,
     rate: float,
     timeout: int,
+    dimensions: Sequence[str] = (),
     **chosen: str | None,
 ) -> Source:
     """Return the source that a URL names; that of a WMTS is asked for its capabilities.
@@ -52,6 +53,7 @@ def find_source(
         tile_format: The format that is preferred; empty for any.
         rate: Requests a second.
         timeout: Seconds to wait.
+        dimensions: `NAME=VALUE` of a WMTS.
         chosen: `layer`, `style` and `matrix_set` of a WMTS.
 
     Raises:
@@ -59,9 +61,12 @@ def find_source(
         DownloadError: the capabilities cannot be read.
     """
     names = subdomains_of(subdomains)
+    wished = _parse_dimensions(dimensions)
     if kind != "WMTS":
         if given := [name for name, value in chosen.items() if value]:
             raise UsageError(f"--{given[0]} is for --type WMTS; a WMS names its layers in the URL")
+        if wished:
+            raise UsageError(f"--dimension is for --type WMTS; a WMS has {min(wished)}=... in the URL")
         source: Source = TileTemplate(url, kind, names)
     else:
         url = service_url(url)
@@ -70,6 +75,19 @@ def find_source(
                 answer = client.fetch(capabilities_url(url))
             except FetchError as error:
                 raise DownloadError(f"cannot read the capabilities of {masked(url)}: {error}") from None
-        source = choose_layer(answer.body, url, tile_format=tile_format, zooms=zooms, **chosen)
+        source = choose_layer(
+            answer.body, url, tile_format=tile_format, zooms=zooms, dimensions=wished, **chosen
+        )  # fmt: skip
     source.check_zooms(zooms)
     return source
+
+
+def _parse_dimensions(entries: Sequence[str]) -> dict[str, str]:
+    """Return the values of `NAME=VALUE` by their names in capitals; raise `UsageError`."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        name, _, value = (part.strip() for part in entry.partition("="))
+        if not name or not value or name.upper() in found:
+            raise UsageError(f"--dimension is NAME=VALUE, as TIME=2020-06-01, each name once; got {entry!r}")
+        found[name.upper()] = value
+    return found

@@ -21,7 +21,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,7 @@ def download(
     layer: str | None = None,
     style: str | None = None,
     matrix_set: str | None = None,
+    dimension: Sequence[str] | None = None,
     subdomains: str = SUBDOMAINS,
     rate: float = 10.0,
     timeout: int = 10,
@@ -102,6 +103,8 @@ def download(
         layer: Layer of a WMTS; None where it has one.
         style: Style of a WMTS; None for the default one.
         matrix_set: Matrix set of a WMTS; None for the first whose matrices are the zooms of the cover.
+        dimension: Values of dimensions of a WMTS, as `TIME=2020-06-01`; others have that of the URL, else the
+            default one.
         subdomains: What `{s}` may be: letters, or names with commas between them.
         rate: Requests a second at most, over all threads and retries; may be a fraction.
         timeout: Seconds to wait for a connection, and for each part of an answer.
@@ -140,8 +143,8 @@ def download(
     wanted = read_cover(cover)
     zooms = sorted({tile.z for tile in wanted})
     source = find_source(
-        url, kind, zooms, layer=layer, style=style, matrix_set=matrix_set, subdomains=subdomains, rate=rate,
-        timeout=timeout, tile_format=tile_format,
+        url, kind, zooms, layer=layer, style=style, matrix_set=matrix_set, dimensions=dimension or (),
+        subdomains=subdomains, rate=rate, timeout=timeout, tile_format=tile_format,
     )  # fmt: skip
     client = Client(rate, timeout, workers, home=url if kind == "WMTS" else None)
     # What an earlier run has noted; None where it does not count.
@@ -261,6 +264,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--matrix_set", metavar="SET", help="matrix set of a WMTS (default: the first that is the grid of XYZ)"
     )
+    parser.add_argument(
+        "--dimension", action="append", metavar="NAME=VALUE",
+        help="value of a dimension of a WMTS, as TIME=2020-06-01; may be repeated (default: the default ones)",
+    )  # fmt: skip
     parser.add_argument(
         "--subdomains", default=SUBDOMAINS, metavar="NAMES",
         help=f"what {{s}} may be: letters, or names as t0,t1,t2 (default: {SUBDOMAINS})",

@@ -19,6 +19,7 @@ from rsp.components.compare.tool import CompareResult, compare
 from rsp.components.compare.work import Job
 from rsp.shared.config import ClassDef, parse_tables
 from rsp.shared.errors import ConfigError, CoverError, TileError, TileSetError
+from rsp.shared.features import read_features
 from rsp.shared.images import complementary, decode, encode, encode_mask
 from rsp.shared.indexed import Indexed
 from rsp.shared.metrics import qod
@@ -198,6 +199,23 @@ def test_list_as_geojson_over_the_tiles_of_a_map(sets, rsp):
     }
     assert found == expected and 0 < len(found) < len(BLOCK)
     assert len(features[0]["geometry"]["coordinates"][0]) == 5
+
+
+@pytest.mark.parametrize("suffix", [".geojsonl", ".fgb", ".gpkg", ".parquet"])
+@pytest.mark.parametrize("flag", [[], ["--geojson"]], ids=["by its suffix", "--geojson"])
+def test_list_as_features_of_a_suffix(sets, rsp, suffix, flag):
+    flags = ["--labels", sets / "labels", "--masks", sets / "masks", "--config", sets / "config.toml", *flag]
+    ran = rsp("compare", "--mode", "list", "--maximum_qod", 90, *flags, sets / f"list{suffix}")
+    assert ran.code == 0, ran.stderr
+    found = {}
+    for feature in read_features(sets / f"list{suffix}"):
+        told = feature.properties
+        tile = Tile(told["x"], told["y"], told["z"])
+        assert feature.geometry.bounds == pytest.approx(bounds_lonlat(tile), abs=1e-7)
+        found[tile] = (told["fg"], told["qod"])
+    scores = {tile: qod(squares(tile), shifted(tile)) for tile in BLOCK}
+    expected = {tile: (round(fg, 1), round(q, 1)) for tile, (fg, q) in scores.items() if q <= 90}
+    assert found == expected and 0 < len(found) < 12
 
 
 def test_filters_choose_the_pictures(sets):

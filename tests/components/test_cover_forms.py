@@ -70,6 +70,10 @@ def write_features(path, *geometries):
         ["--bbox", BOX, "--crs", "4326"],
         ["--bbox", BOX, BOX],
         ["--bbox", BOX, "--bbox", BOX],
+        ["--bbox", '<bounds minlat="45.7000000" minlon="4.8000000" maxlat="45.7300000" maxlon="4.8300000"/>'],
+        ["--bbox", "minlon=4.8 minlat=45.7 maxlon=4.83 maxlat=45.73"],
+        ["--bbox", "https://api.openstreetmap.org/api/0.6/map?bbox=4.8%2C45.7%2C4.83%2C45.73"],
+        ["--bbox", "bbox=4.8,45.7,4.83,45.73"],
         ["--type", "bbox", BOX],
         ["--type", "bbox", "--bbox", BOX],
     ],
@@ -82,6 +86,17 @@ def test_every_form_of_a_box(tmp_path, rsp, words):
     # The output as the last word, too.
     assert rsp("cover", *words, tmp_path / "d", "--zoom", 14).code == 0
     assert read_tiles(tmp_path / "d") == TILES
+
+
+def test_a_box_over_the_antimeridian_in_every_form(rsp):
+    expected = lines(Cover.of(mercantile.tiles(179.9, -17.1, -179.9, -17, 10)))
+    assert expected.count("\n") == 2
+    for words in (
+        ["179.9,-17.1,-179.9,-17"], ["179.9", "-17.1", "-179.9", "-17"], ["[179.9, -17.1, -179.9, -17]"],
+        ['minlat="-17.1" minlon="179.9" maxlat="-17" maxlon="-179.9"'],
+    ):  # fmt: skip
+        ran = rsp("cover", "--bbox", *words, "-", "--zoom", 10)
+        assert (ran.code, ran.stdout) == (0, expected), words
 
 
 def test_a_box_of_four_words_without_a_flag(rsp):

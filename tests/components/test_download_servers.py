@@ -319,6 +319,71 @@ def test_wmts_by_its_resource_url(tmp_path, cover, rsp):
         assert f"/t/grey/2020%20b/PM/EPSG:3857:15/{BLOCK[0].y}/{BLOCK[0].x}.png" in server.asked
 
 
+DIMENSIONS = (
+    "<Dimension><ows:Identifier>Time</ows:Identifier><Default>2020</Default><Current>true</Current>"
+    "<Value>2019</Value><Value>2020</Value></Dimension>"
+    "<Dimension><ows:Identifier>elevation</ows:Identifier><Default>0</Default><Value>0/100/10</Value></Dimension>"
+)
+
+
+@pytest.mark.parametrize(
+    ("query_of_url", "words", "time", "elevation"),
+    [
+        ("", [], "2020", "0"),
+        ("", ["--dimension", "TIME=2019"], "2019", "0"),
+        ("", ["--dimension", "time = current", "--dimension", "ELEVATION=50"], "current", "50"),
+        ("?Time=2019", [], "2019", "0"),
+        ("?TIME=2019", ["--dimension", "Time=2020"], "2020", "0"),
+    ],
+)
+@pytest.mark.parametrize("resource", [False, True], ids=["parameters", "template"])
+def test_dimensions_of_a_wmts(tmp_path, cover, rsp, query_of_url, words, time, elevation, resource):
+    template = (
+        '<ResourceURL format="image/png" resourceType="tile" '
+        'template="/t/{Time}/{Elevation}/{TileMatrix}/{TileRow}/{TileCol}.png"/>'
+    )
+    layer = wmts_layer("ortho", "PM", DIMENSIONS + (template if resource else ""))
+    with wmts(lambda url: document(layer + PM, KVP.format(url, url))) as server:
+        where = f"{server.url}/wmts{query_of_url}"
+        ran = rsp("download", "--type", "WMTS", where, cover, tmp_path / "out", "--rate", 900, *words)
+        assert ran.code == 0, ran.stderr
+        asked = tiles_asked(server)
+    assert len(asked) == 12
+    for path in asked:
+        if resource:
+            assert path.startswith(f"/t/{time}/{elevation}/EPSG:3857:15/")
+        else:
+            assert (query(path)["TIME"], query(path)["ELEVATION"]) == (time, elevation)
+            assert path.upper().count("TIME=") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dimension": ["TIME=2018"]}, "there is no Time 2018; the server has 2019, 2020"),
+        ({"dimension": ["DATE=2019"]}, "layer ortho has no dimension DATE; it has Time, elevation"),
+        ({"dimension": ["TIME"]}, "--dimension is NAME=VALUE"),
+        ({"dimension": ["TIME="]}, "--dimension is NAME=VALUE"),
+        ({"dimension": ["TIME=2019", "time=2020"]}, "each name once"),
+        ({"dimension": ["TIME=2019"], "kind": "WMS"}, r"--dimension is for --type WMTS; a WMS has TIME=\.\.\. in"),
+    ],
+)
+def test_dimensions_that_a_wmts_has_not(tmp_path, cover, options, message):
+    layer = wmts_layer("ortho", "PM", DIMENSIONS)
+    with (
+        wmts(lambda url: document(layer + PM, KVP.format(url, url))) as server,
+        pytest.raises(UsageError, match=message),
+    ):
+        run(f"{server.url}/wmts", cover, tmp_path / "out", **{"kind": "WMTS", **options})
+
+
+def test_the_time_of_a_wms_stands_in_its_url(tmp_path, cover):
+    with TileServer(lambda *_: Reply(encode(noise(BLOCK[0]), "png"))) as server:
+        url = f"{server.url}/?SERVICE=WMS&REQUEST=GetMap&VERSION=1.3.0&CRS=EPSG:3857&TIME=2020-06-01&BBOX={{bbox}}"
+        run(url, cover, tmp_path / "out", kind="WMS")
+        assert {query(path)["TIME"] for path in server.asked} == {"2020-06-01"} and len(server.asked) == 12
+
+
 def test_wmts_by_parameters(tmp_path, cover, monkeypatch):
     """The endpoint is the one for parameters, on the user's host with what else his URL holds: here a key."""
     monkeypatch.setenv("RSP_HTTP_KEY", "hidden")
