@@ -242,7 +242,7 @@ def keep(run: LocalRun, out: Path) -> dict[str, Path]:
         write_bytes(out / name, source.read_bytes())
         kept[what] = out / name
     with open_reader(out / "masks.pmtiles") as reader:
-        write_webmap(out / "masks.pmtiles", reader.tiles(), reader.format)
+        write_webmap(out / "masks.pmtiles", reader.cover(), reader.format)
     kept["the same as a web map"] = out / "masks.pmtiles.html"
     return kept
 

@@ -155,7 +155,8 @@ def _counts(
     """Yield the confusion matrix of each tile."""
     pair = location(labels), location(masks)
     job = Job("list", (), *pair, len(find_classes(config, pair)))
-    for (tile, _), done in compare_tiles(job, [(tile, False) for tile in tiles_of(job, None)], workers):
+    tiles = tiles_of(job, None)
+    for (tile, _), done in compare_tiles(job, ((tile, False) for tile in tiles), len(tiles), workers):
         if isinstance(done, Failure):
             raise TileSetError(f"the tile {zxy(tile)} cannot be judged: {done.reason}")
         assert done.counts is not None

@@ -154,12 +154,12 @@ def compare(
     tiles = tiles_of(job, cover)
     tally = _Tally(len(titles), keep=mode != "list")
     if mode == "list":
-        found = progress(compare_tiles(job, [(tile, False) for tile in tiles], workers), "compare", len(tiles))
-        _write_list(out, tally, found, geojson)
+        found = compare_tiles(job, ((tile, False) for tile in tiles), len(tiles), workers)
+        _write_list(out, tally, progress(found, "compare", len(tiles)), geojson)
     else:
         with open_writer(out, job.tile_format, resume=resume) as writer:
-            items = [(tile, tile not in writer.done) for tile in tiles]
-            for one in tally.over(progress(compare_tiles(job, items, workers), "compare", len(tiles))):
+            items = ((tile, tile not in writer.done) for tile in tiles)
+            for one in tally.over(progress(compare_tiles(job, items, len(tiles), workers), "compare", len(tiles))):
                 if one.picture is not None:
                     writer.write(one.tile, one.picture)
             tally.check()

@@ -143,8 +143,7 @@ def subset(
     if web_ui:
         from rsp.shared.webmap import write_webmap
 
-        shown = list(written)
-        write_webmap(target, shown, tile_format, base_url=web_ui_base_url, template=web_ui_template)
+        write_webmap(target, written, tile_format, base_url=web_ui_base_url, template=web_ui_template)
     return result
 
 

@@ -202,7 +202,7 @@ class Folders:
         try:
             with open_reader(path) as reader:
                 name = path.name if kind == "archive" else ""
-                text = tileset_page(reader.tiles(), reader.format, title=path.name, archive=name)
+                text = tileset_page(reader.cover(), reader.format, title=path.name, archive=name)
         except (TileSetError, RspError) as error:
             raise RefusedError(404, str(error)) from None
         if kind == "archive":  # a folder may get tiles without a change of its own

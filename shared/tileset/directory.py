@@ -219,7 +219,12 @@ def _sweep(folder: Path) -> None:
     """Remove what killed writers left in a directory: hidden folders whose lock nobody holds."""
     for staging in folder.glob(f"{PREFIX}*"):
         with suppress(OSError):
-            descriptor = os.open(staging / "lock", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                descriptor = os.open(staging / "lock", os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                # Its writer was killed before it held the lock; one that is about to hold it makes the folder again.
+                staging.rmdir()
+                continue
             try:
                 if try_lock(descriptor):
                     shutil.rmtree(staging, ignore_errors=True)

@@ -25,7 +25,9 @@ HEADER_SIZE = 127
 
 # Of one directory, packed and unpacked. Writers keep them to some 10 KB; an entry has four bytes at least.
 MAX_PACKED = 16 << 20
-MAX_UNPACKED = 64 << 20
+MAX_UNPACKED = 16 << 20
+# Of a tile, in bytes: the format has 32 bits for it.
+MAX_TILE = (1 << 32) - 1
 
 # An archive with more tiles than this is damaged, or not one of ours: their list would fill the memory.
 MAX_TILES = 1 << 27
@@ -271,6 +273,8 @@ def _check(directory: Directory, tiles: int, leaves: int) -> None:
     limits = np.where(directory.leaves, np.uint64(leaves), np.uint64(tiles))
     if bool((lengths > limits).any()) or bool((offsets > limits - lengths).any()):
         raise DamagedError("it ends before its last tile")
+    if int(lengths.max()) > MAX_TILE:
+        raise DamagedError(f"a tile would have {int(lengths.max())} bytes")
     if bool((lengths[directory.leaves] > MAX_PACKED).any()):
         raise DamagedError("a directory is too large")
 

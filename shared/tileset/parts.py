@@ -19,8 +19,6 @@ Numbers = NDArray[np.uint32]
 BLOCK = 1 << 15
 # Spans whose samples are taken at once: the pages around them count as memory of ours until they are given back.
 SAMPLED = 1 << 8
-# No tile has more bytes: archives and journals have 32 bits for their number.
-MAX_SIZE = (1 << 32) - 1
 
 
 class Held(Protocol):

@@ -15,9 +15,13 @@ from importlib.resources import files
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit
 
+import numpy as np
+
 from rsp.shared.atomic import atomic_text
+from rsp.shared.covers import Cover, unique
 from rsp.shared.errors import TileSetError, UsageError
 from rsp.shared.locations import Location, location, read_text
+from rsp.shared.tilekeys import columns
 from rsp.shared.tiles import Tile, bounds_lonlat, zxy
 from rsp.shared.tileset import FORMATS, is_archive
 
@@ -91,10 +95,10 @@ def write_webmap(
     """
     out = location(out).expanduser()
     archive = is_archive(out)
-    ordered = sorted(set(tiles))
-    if not ordered:
+    cover = Cover.of(tiles)
+    if not cover:
         raise TileSetError(f"{out} has no tile that a web page could show")
-    data = page_data(ordered, tile_format, title=out.name)
+    data = page_data(cover, tile_format, title=out.name)
     data["base"] = _url(base_url)
     if notes and len(notes) <= MAX_NOTES:
         data["notes"] = {zxy(tile): dict(values) for tile, values in sorted(notes.items())}
@@ -106,11 +110,11 @@ def write_webmap(
         file.write(text)
     if not archive:
         with atomic_text(out / "tiles.json") as file:
-            file.writelines(footprints((tile, (notes or {}).get(tile, {})) for tile in ordered))
+            file.writelines(footprints((tile, (notes or {}).get(tile, {})) for tile in cover))
     return target
 
 
-def tileset_page(tiles: Sequence[Tile], tile_format: str, *, title: str, archive: str = "") -> str:
+def tileset_page(tiles: Collection[Tile], tile_format: str, *, title: str, archive: str = "") -> str:
     """Return the map of a tile set that lies beside it, as text.
 
     Args:
@@ -124,7 +128,7 @@ def tileset_page(tiles: Sequence[Tile], tile_format: str, *, title: str, archive
     """
     if not tiles:
         raise TileSetError(f"{title} has no tile that a web page could show")
-    data = page_data(sorted(set(tiles)), tile_format, title=title)
+    data = page_data(Cover.of(tiles), tile_format, title=title)
     data |= {"base": "./", "alone": True}
     if archive:
         data["archive"] = quote(archive)
@@ -153,7 +157,7 @@ def embed_webmap(
     tiles = sorted(images)
     if not tiles:
         raise TileSetError("a map needs at least one tile")
-    data = page_data(tiles, "", title=title)
+    data = page_data(Cover.of(tiles), "", title=title)
     data["base"] = ""
     data["legend"] = [list(entry) for entry in legend]
     data["total"] = total or len(tiles)
@@ -170,30 +174,32 @@ def embed_webmap(
     return render(_template("leaflet", None), data)
 
 
-def page_data(tiles: Sequence[Tile], tile_format: str, *, title: str) -> dict[str, Any]:
-    """Return what a page knows of its tiles (sorted, at least one)."""
-    box = extent(tiles)
-    runs = _runs(tiles, MAX_RUNS)
+def page_data(cover: Cover, tile_format: str, *, title: str) -> dict[str, Any]:
+    """Return what a page knows of its tiles, at least one."""
+    box = extent(cover)
     return {
         "title": title,
         "ext": FORMATS.get(tile_format, tile_format),
-        "count": len(tiles),
-        "zooms": [min(tile.z for tile in tiles), max(tile.z for tile in tiles)],
+        "count": len(cover),
+        "zooms": [cover.zooms[0], cover.zooms[-1]],
         "bounds": [round(value, 6) for value in box],
         "center": [round(value, 6) for value in reversed(box.center)],
-        "runs": runs,
+        "runs": _runs(cover, MAX_RUNS),
     }
 
 
 def extent(tiles: Iterable[Tile]) -> Extent:
     """Return where tiles lie, the shorter way around the Earth."""
-    columns: set[tuple[float, float]] = set()
+    cover = Cover.of(tiles)
+    found: set[tuple[float, float]] = set()
     south, north = 90.0, -90.0
-    for tile in tiles:
-        west, low, east, high = bounds_lonlat(tile)
-        columns.add((west, east))
-        south, north = min(south, low), max(north, high)
-    spans = sorted(columns)
+    for zoom in cover.zooms:
+        x, y = columns(cover.keys(zoom))
+        top, bottom = Tile(0, int(y.min()), zoom), Tile(0, int(y.max()), zoom)
+        south, north = min(south, bounds_lonlat(bottom)[1]), max(north, bounds_lonlat(top)[3])
+        bounds = (bounds_lonlat(Tile(column, 0, zoom)) for column in unique(x).tolist())
+        found.update((west, east) for west, _, east, _ in bounds)
+    spans = sorted(found)
     # The widest gap between columns is outside: the extent begins to the east of it.
     begin, widest, reached = 0, spans[0][0] + 360 - max(east for _, east in spans), spans[0][1]
     for index, (west, east) in enumerate(spans):
@@ -220,17 +226,17 @@ def footprints(tiles: Iterable[tuple[Tile, Mapping[str, float]]]) -> Iterator[st
     yield "\n]}\n"
 
 
-def _runs(tiles: Sequence[Tile], most: int) -> list[list[int]] | None:
-    """Return sorted tiles as runs down a column, `[z, x, y, count]`; None where there are more than `most`."""
+def _runs(cover: Cover, most: int) -> list[list[int]] | None:
+    """Return tiles as runs down a column, `[z, x, y, count]`; None where there are more than `most`."""
     runs: list[list[int]] = []
-    for tile in tiles:
-        last = runs[-1] if runs else None
-        if last and last[0] == tile.z and last[1] == tile.x and last[2] + last[3] == tile.y:
-            last[3] += 1
-        elif len(runs) == most:
+    for zoom in cover.zooms:
+        keys = cover.keys(zoom)
+        starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1] + 1))
+        if len(runs) + len(starts) > most:
             return None
-        else:
-            runs.append([tile.z, tile.x, tile.y, 1])
+        x, y = columns(keys[starts])
+        counts = np.diff(np.append(starts, len(keys)))
+        runs += [[zoom, *run] for run in zip(x.tolist(), y.tolist(), counts.tolist(), strict=True)]
     return runs
 
 

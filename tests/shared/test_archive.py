@@ -7,6 +7,7 @@ import json
 import random
 import tracemalloc
 import weakref
+import zlib
 from functools import partial
 from itertools import product
 
@@ -99,6 +100,51 @@ def test_a_directory_that_points_at_itself_is_refused(tmp_path):
         for ask in (reader.tiles, reader.zoom, lambda: reader.read(Tile(0, 0, 0)), lambda: len(reader)):
             with pytest.raises(TileSetError, match=r"t.pmtiles is damaged: directories are nested too deep"):
                 ask()
+
+
+def hostile(path, root: bytes, size: int = 0):
+    """Make an archive of this root directory, and of so many bytes that are not there, for its tiles."""
+    header = dict.fromkeys(HeaderDict.__annotations__, 0) | {
+        "version": 3, "tile_type": TileType.PNG, "clustered": True, "root_offset": 127, "root_length": len(root),
+        "tile_compression": Compression.NONE, "internal_compression": Compression.GZIP,
+        "leaf_directory_offset": 127 + len(root), "tile_data_offset": 127 + len(root),
+    }  # fmt: skip
+    with path.open("wb") as file:
+        file.write(serialize_header(header) + root)
+        file.truncate(127 + len(root) + size)
+    return path
+
+
+def test_a_root_that_unpacks_to_a_gigabyte_takes_little_memory(tmp_path):
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    root = b"".join([*(packer.compress(bytes(1 << 20)) for _ in range(64)), packer.flush()])
+    path = hostile(tmp_path / "t.pmtiles", root)
+
+    def ask() -> None:
+        with pytest.raises(
+            TileSetError, match=r"t.pmtiles is damaged: a directory or its metadata would have more"
+        ):
+            open_reader(path)
+
+    assert peak(ask) < 40 << 20
+
+
+def test_a_tile_of_more_bytes_than_the_format_has_is_refused(tmp_path):
+    """They would be cut to 32 bits where they are copied: the file is large enough, as it has holes."""
+    for size in (1 << 32) - 1, 1 << 32:
+        path = hostile(tmp_path / "t.pmtiles", serialize_directory([Entry(0, 0, size, 1)]), 1 << 33)
+        if size < 1 << 32:
+            assert len(open_reader(path)) == 1
+            continue
+        with pytest.raises(TileSetError, match=r"t.pmtiles is damaged: a tile would have 4294967296 bytes"):
+            open_reader(path)
+
+
+def test_a_tile_that_is_there_twice_and_a_run_into_the_next_entry_are_refused(tmp_path):
+    for entries in ([Entry(5, 0, 1, 1), Entry(5, 1, 1, 1)], [Entry(5, 0, 1, 1 << 32), Entry(6, 1, 1, 1)]):
+        path = hostile(tmp_path / "t.pmtiles", serialize_directory(entries), 10)
+        with pytest.raises(TileSetError, match=r"t.pmtiles is damaged: entries of a directory overlap"):
+            open_reader(path)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3])

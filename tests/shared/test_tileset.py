@@ -349,6 +349,33 @@ def test_two_writers_of_one_directory_share_it(tmp_path):
     assert not hidden(tmp_path)
 
 
+def test_a_folder_of_a_writer_that_was_killed_before_it_held_its_lock_is_swept_away(tmp_path):
+    (tmp_path / "tiles/.rsp-0123").mkdir(parents=True)
+    (tmp_path / "tiles/.rsp-4567").mkdir()
+    (tmp_path / "tiles/.rsp-4567/something").write_text("no folder of a writer's")
+    make_tileset(tmp_path / "tiles", BLOCK[:1])
+    assert [path.name for path in (tmp_path / "tiles").glob(".rsp-*")] == [".rsp-4567"]
+
+
+def test_links_of_a_folder_that_lead_nowhere_or_in_circles(tmp_path):
+    """A link to a tile is a tile, one that leads to no file an error of that tile, and none is followed for ever."""
+    path = make_tileset(tmp_path / "tiles", BLOCK[:1])
+    column = path / "15/100"
+    (column / "201.png").symlink_to("200.png")
+    (column / "202.png").symlink_to("gone.png")
+    (column / "203.png").symlink_to("203.png")
+    (path / "15/101").symlink_to("..")
+    with open_reader(path) as reader:
+        tiles = [Tile(100, y, 15) for y in (200, 201, 202, 203)]
+        assert reader.tiles() == tiles and reader.read(tiles[0]) == reader.read(tiles[1])
+        for tile, said in (tiles[2], "No such file"), (tiles[3], "Too many levels of symbolic links"):
+            with pytest.raises(TileError, match=said):
+                reader.read(tile)
+    (path / "16").symlink_to("16")
+    with pytest.raises(TileSetError, match=r"cannot list the tiles of .*Too many levels of symbolic links: .*/16"):
+        open_reader(path)
+
+
 def test_a_column_that_was_cleared_away_is_made_again(tmp_path):
     with open_writer(tmp_path / "t", "png") as writer:
         writer.write(BLOCK[0], b"1")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 
 import pytest
 
+from rsp.shared.covers import Cover
 from rsp.shared.errors import TileSetError, UsageError
 from rsp.shared.tiles import Tile, bounds_lonlat
-from rsp.shared.webmap import embed_webmap, extent, write_webmap
+from rsp.shared.webmap import embed_webmap, extent, page_data, write_webmap
 from tests.tilesets import BLOCK, make_tileset
 
 
@@ -172,3 +174,19 @@ def test_the_licences_are_whole():
     assert "Volodymyr Agafonkin" in vendor.joinpath("leaflet.LICENSE").read_text()
     text = vendor.joinpath("pmtiles.LICENSE").read_text()
     assert "Protomaps" in text and "Arjun Barrett" in text
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_runs_and_extent_are_those_of_the_tiles(seed):
+    chosen = random.Random(seed)
+    tiles = [Tile(chosen.randrange(40, 44), chosen.randrange(20), z) for z in (6, 7) for _ in range(30)]
+    data = page_data(Cover.of(tiles), "png", title="t")
+    runs = [Tile(x, y + n, z) for z, x, y, count in data["runs"] for n in range(count)]
+    assert sorted(runs) == sorted(set(tiles)) and data["count"] == len(runs) and data["zooms"] == [6, 7]
+    # Two runs that follow each other would have been one.
+    assert not {(z, x, y + count) for z, x, y, count in data["runs"]} & {(z, x, y) for z, x, y, _ in data["runs"]}
+    boxes = [bounds_lonlat(tile) for tile in tiles]
+    assert tuple(extent(tiles)) == (
+        min(box[0] for box in boxes), min(box[1] for box in boxes),
+        max(box[2] for box in boxes), max(box[3] for box in boxes),
+    )  # fmt: skip
