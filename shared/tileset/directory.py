@@ -222,7 +222,7 @@ def _sweep(folder: Path) -> None:
             try:
                 descriptor = os.open(staging / "lock", os.O_RDWR | os.O_CLOEXEC)
             except FileNotFoundError:
-                # Its writer was killed before it held the lock; one that is about to hold it makes the folder again.
+                # Its writer was killed before it held the lock; one that is about to, makes the folder again.
                 staging.rmdir()
                 continue
             try:

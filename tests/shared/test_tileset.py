@@ -358,7 +358,7 @@ def test_a_folder_of_a_writer_that_was_killed_before_it_held_its_lock_is_swept_a
 
 
 def test_links_of_a_folder_that_lead_nowhere_or_in_circles(tmp_path):
-    """A link to a tile is a tile, one that leads to no file an error of that tile, and none is followed for ever."""
+    """A link to a tile is one; what leads to no file is an error of that tile; none is followed for ever."""
     path = make_tileset(tmp_path / "tiles", BLOCK[:1])
     column = path / "15/100"
     (column / "201.png").symlink_to("200.png")
