@@ -33,6 +33,7 @@ td, th { padding: 3px 12px; text-align: right; border-bottom: 1px solid var(--li
   white-space: nowrap; }
 thead th { color: var(--soft); }
 td:first-child, th:first-child { text-align: left; padding-left: 0; }
+td:nth-child(2):last-child { white-space: normal; overflow-wrap: anywhere; }
 tr.mark td { font-weight: 600; color: var(--mark); }
 .numbers { display: flex; flex-wrap: wrap; gap: 12px; margin: 12px 0 20px; }
 .numbers div { background: var(--panel); border: 1px solid var(--line); border-radius: 8px; padding: 8px 16px; }

@@ -335,3 +335,15 @@ def test_a_part_of_a_map_says_so_and_shows_all_below(tmp_path, tab):
     tab.open((tmp_path / "map.html").as_uri())
     tab.wait_for_images(len(TILES))
     assert tab.page.inner_text("#about") == "11 of 500 tiles, zoom 18"
+
+
+def test_pages_fit_the_width_of_a_phone(tab, site):
+    tile_set(site.root / "set", page="compare", notes={tile: {"fg": 3.0, "qod": 50.5} for tile in TILES})
+    text = page_parts.table(("", ""), [("noted", "tile_size: 64, value_type: uint8, divisor: 255.0")])
+    (site.root / "table.html").write_text(page_parts.document("rsp info", text))
+    tab.page.set_viewport_size({"width": 375, "height": 700})
+    page = tab.open(f"{site.url}set/index.html")
+    right = "element => element.getBoundingClientRect().right"
+    assert page.locator("#show").evaluate(right) <= 375 and page.locator("#where").evaluate(right) <= 375
+    page.goto(f"{site.url}table.html")
+    assert page.locator("td").last.evaluate(right) <= 375

@@ -289,7 +289,7 @@ def test_no_second_sees_more_requests_than_the_rate():
 def test_answers_without_end_are_cut_off(tmp_path, monkeypatch, cover):
     monkeypatch.setattr(tileserver, "MAX_BODY", 1 << 16)
     with TileServer(lambda path, _: Reply(bytes(1 << 20)) if tile_of(path) == BLOCK[0] else good(path)) as server:
-        assert "MiB" in run(server, cover, tmp_path / "out").failed[BLOCK[0]]
+        assert "more than 65536 bytes" in run(server, cover, tmp_path / "out").failed[BLOCK[0]]
     monkeypatch.setattr(tileserver, "PATIENCE", 0.05)
     write_cover(tmp_path / "one", BLOCK[:1])
     with (
