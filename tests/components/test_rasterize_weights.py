@@ -124,7 +124,7 @@ def test_no_seam_between_tiles(tmp_path, config, monkeypatch):
     angle = np.linspace(0, 2 * np.pi, 1500)
     radius = 50 + 6 * np.sin(9 * angle)
     blob = Polygon(np.column_stack([128 + radius * np.cos(angle), 128 + radius * np.sin(angle)]))
-    ring = blob.buffer(16).difference(blob.buffer(7))
+    ring = blob.buffer(16).difference(blob.buffer(2))
     outside = box(-20, 30, -3, 200)
     shapes = placed([blob, ring, outside, *(each for each in town() if not each.intersects(ring.envelope))])
     source = f"building={write(tmp_path / 'f.json', shapes)}"
@@ -139,6 +139,18 @@ def test_no_seam_between_tiles(tmp_path, config, monkeypatch):
     alone = [tile for tile in FINE if (tile.x + tile.y) % 3 == 0]
     _, some = run(tmp_path / "some", config, source, alone)
     assert all(np.array_equal(some[tile], parts[tile]) for tile in alone)
+
+
+def test_what_lies_outside_of_the_cover_counts(tmp_path, config):
+    """Of a house beyond the edge, and of one that has many points, as far as they are near."""
+    many = shapely.segmentize(box(-20, 120, -2, 150), 0.1)
+    shapes = [box(-20, 30, -2, 60), box(1, 30, 20, 60), many, box(1, 120, 20, 150)]
+    _, found = run(tmp_path / "a", config, f"building={write(tmp_path / 'f.json', placed(shapes))}", FINE)
+    got = mosaic(found)
+    for row in (45, 135):
+        north = HALF - (COARSE.y * 4 * SIZE + row + 0.5) * PIXEL
+        metres = 3 * PIXEL / float(np.sqrt(scale(np.array([north])).prod()))
+        assert got[row, 0] == weight(np.array(metres), 4.0) > 0
 
 
 def test_only_instances_of_one_class(tmp_path, config):
