@@ -307,13 +307,17 @@ def moments(row: Row, whole: Ended, root: Path) -> dict[str, Moment]:
     found = {"half way": Moment(len(changes) // 2)}
     if named:
         found["before the last name"] = Moment(named[-1])
-    opened = [n for n, (what, _) in enumerate(changes) if what == "open"] or [0]
-    written = [data for path, data in tree(root).items() if path.startswith("out/") and isinstance(data, bytes)]
-    if written:
-        size = max(1, min(map(len, written)) // 2)
-        found["in the middle of a file"] = Moment(opened[len(opened) // 2], size=size)
-        if len(opened) > 1:
-            found["in the middle of the last file"] = Moment(opened[-1], size=size)
+    written = {path: len(data) for path, data in tree(root).items() if path.startswith("out/")}
+    opened: dict[str, list[int]] = {}
+    for number, (what, path) in enumerate(changes):
+        if what == "open":
+            opened.setdefault(Path(path).suffix, []).append(number)
+    # One of each kind; where GDAL opens the file, nobody sees it, and the first change is the sign.
+    for suffix, numbers in (opened or {"": [0]} if written else {}).items():
+        sizes = [size for path, size in written.items() if path.endswith(suffix)] or list(written.values())
+        found[f"in the middle of a file {suffix}"] = Moment(
+            numbers[len(numbers) // 2], size=max(1, min(sizes) // 2)
+        )
     if row.workers:
         found["alone"] = Moment(len(changes) // 2, alone=True)
     return found
