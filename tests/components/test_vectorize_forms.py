@@ -11,10 +11,12 @@ import pytest
 import rasterio.features
 import shapely
 
+from rsp.components.cover.tool import cover
 from rsp.components.vectorize.parts import vectorize_block
 from rsp.components.vectorize.tool import SCHEMA, vectorize
 from rsp.shared.errors import ConfigError, UsageError
 from rsp.shared.images import encode_mask
+from rsp.shared.locations import fetched, location
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileset import open_writer
 from tests.components.test_vectorize import X, Y, Z, read, write_masks
@@ -172,3 +174,17 @@ def test_other_formats_hold_the_same(tmp_path, config, suffix):
     assert set(zip(outlines, *columns, strict=True)) == {
         (outline, *each["properties"].values()) for outline, each in zip(expected, features, strict=True)
     }
+
+
+@pytest.mark.parametrize("suffix", [".fgb", ".gpkg", ".parquet"])
+def test_binary_formats_go_to_s3_and_are_read_from_there(tmp_path, config, s3, suffix):
+    masks = write_masks(tmp_path / "masks", blobs().astype(np.uint8), size=SIZE)
+    local, stored = tmp_path / f"out{suffix}", location(f"s3://{s3.bucket()}/labels/out{suffix}")
+    for out in (local, stored):
+        vectorize(masks, out, kind="building", config=config)
+    with fetched(stored).open("rb") as file:
+        assert file.read() == local.read_bytes()
+    covers = [tmp_path / "here.csv", tmp_path / "there.csv"]
+    for source, out in zip((local, stored), covers, strict=True):
+        cover(str(source), [out], zoom=Z + 3)
+    assert len(read_cover(covers[0])) > 12 and covers[0].read_bytes() == covers[1].read_bytes()
