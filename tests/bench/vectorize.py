@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import shapely
 
+from rsp.components.vectorize.parts import vectorize_block
+from rsp.shared.tiles import write_cover
+from rsp.shared.tileset import open_reader, open_writer
 from tests.bench.data import write_config, write_tilesets
 from tests.bench.harness import Growth, Row, rival, rsp
 
@@ -41,6 +45,45 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
     *_, few = write_tilesets(folder / "few", 40, 8, size=256)
     *_, many = write_tilesets(folder / "many", 40, 80, size=256)
     yield Growth("vectorize: 3,200 tiles of 256 px", traced(few, ours), traced(many, ours), tiles=2880)
+    near = [*traced(few, ours), "--merge_distance", 1], [*traced(many, ours), "--merge_distance", 1]
+    yield Growth("vectorize: 3,200 tiles of 256 px, what is near merged", *near, tiles=2880)
+    parts = [part_of(many, 8 * band, config, folder) for band in range(10)]
+    yield Growth(
+        "vectorize: parts of 10 blocks of 320 tiles joined",
+        joined(parts[:1], ours),
+        joined(parts, ours),
+        tiles=2880,
+    )
+
+
+# As the component of the pipeline does it.
+JOIN = """
+import sys
+from pathlib import Path
+from rsp.components.vectorize.join import join
+from rsp.components.vectorize.parts import Part
+join([Part(Path(part)) for part in sys.argv[2:]], Path(sys.argv[1]))
+"""
+
+
+def joined(parts: list[Path], out: Path) -> list[object]:
+    """Return the command that joins parts."""
+    return [sys.executable, "-c", JOIN, out, *parts]
+
+
+def part_of(masks: Path, first: int, config: Path, folder: Path) -> Path:
+    """Make the part of a band of eight rows of masks, which begins there."""
+    tiles = sorted(open_reader(masks).tiles(), key=lambda tile: (tile.y, tile.x))
+    north = tiles[0].y
+    band, seen = folder / f"band{first}.pmtiles", folder / f"band{first}.csv"
+    with open_reader(masks) as reader, open_writer(band, "png") as writer:
+        for tile in tiles:
+            if first <= tile.y - north < first + 8:
+                writer.write(tile, reader.read(tile))
+    write_cover(seen, [tile for tile in tiles if first - 1 <= tile.y - north <= first + 8])
+    out = folder / f"band{first}.part"
+    vectorize_block(band, seen, out, kind="building", config=config, workers=1)
+    return out
 
 
 def read(path: Path) -> np.ndarray:
