@@ -179,7 +179,8 @@ def together(polygons: Objects, mercator: Objects, metres: float) -> BaseGeometr
     fills = [
         _between(mercator, low, high, metres, whole=len(edges) == 2) for low, high in pairwise(edges.tolist())
     ]
-    degrees = shapely.transform(np.array(fills, object), _degrees)
+    # Where a gap ends in a point, rounding lets outlines cross, here and when the scale is taken back.
+    degrees = shapely.make_valid(shapely.transform(np.array(fills, object), _degrees))
     fill = shapely.get_parts(shapely.union_all(degrees, grid_size=UNIT))
     fill = fill[shapely.get_dimensions(fill) == 2]
     # What touches one of them alone is rounding along its outline.
@@ -203,7 +204,7 @@ def _between(mercator: Objects, low: float, high: float, metres: float, *, whole
     flat = shapely.transform(mercator, lambda points: (points - middle) / scales)
     closed = _closing(np.array([*flat, shapely.union_all(flat)], object), metres)
     between = shapely.difference(closed[-1], shapely.union_all(closed[:-1]))
-    found: BaseGeometry = shapely.transform(between, lambda points: points * scales + middle)
+    found: BaseGeometry = shapely.make_valid(shapely.transform(between, lambda points: points * scales + middle))
     return found if whole else shapely.intersection(found, shapely.box(-AROUND, low, AROUND, high))
 
 

@@ -29,6 +29,7 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
         "Pillow and numpy",
         0.8,
         same_text,
+        before="6.2 s",
     )
     stacked, other = folder / "stacked", folder / "other"
 
@@ -47,6 +48,7 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
         1,
         same_pictures,
         fresh=(stacked, other),  # both write new files
+        before="8.2 s",
     )  # fmt: skip
     _, *many = write_tilesets(folder / "many", 70, 70, size=128)
     _, *few = write_tilesets(folder / "few", 70, 7, size=128)

@@ -256,3 +256,13 @@ def test_wrong_use(tmp_path, config):
     ):
         with pytest.raises(UsageError, match=reason):
             vectorize(tmp_path / "masks", tmp_path / "out.json", kind="building", config=config, **options)
+
+
+def test_a_gap_that_ends_in_a_point_is_filled():
+    """Rounding lets the outline of what lies between these two cross itself."""
+    one = [(4.8991352, 46.2479717), (4.8988402, 46.2479049), (4.8989153, 46.2477417), (4.8992103, 46.2478085)]
+    other = [(4.8992157, 46.2479902), (4.8991299, 46.2482091), (4.8989421, 46.248172), (4.8990279, 46.2479568)]
+    polygons = np.array([Polygon(one), Polygon(other)])
+    found = together(polygons, to_mercator(polygons, 4326), 1.0)
+    assert found.is_valid and found.geom_type == "Polygon"
+    assert found.area == pytest.approx(shapely.union_all(polygons).area, rel=0.02)
