@@ -26,6 +26,7 @@ from rsp.shared.gdal import check_object, connection_broke, gdal_name, patience
 from rsp.shared.http import TryAgain, retry
 from rsp.shared.locations import is_address, matching
 from rsp.shared.views import is_paletted, usable
+from rsp.shared.virtual import check_virtual
 
 MERCATOR = "EPSG:3857"
 # Depths of sensors in bits: whole numbers are scaled by the least that holds them.
@@ -94,7 +95,14 @@ def open_raster(path: str, *, of: str | None = None, **options: Any) -> rasterio
                 raise TryAgain(refused) from error
             raise refused from error
 
-    return retry(attempt, patience())
+    raster = retry(attempt, patience())
+    if of is None:  # views are our own
+        try:
+            check_virtual(raster, path)
+        except RasterError:
+            raster.close()
+            raise
+    return raster
 
 
 def inspect(paths: Sequence[str], bands: Sequence[int] | None, *, label: bool) -> RasterGroup:
