@@ -40,6 +40,8 @@ RUNS = 5
 SIDE, OVERLAP = 256, 32
 # Tiles of a measurement in this process, and through HTTP.
 TILES, REQUESTS = 12, 128
+# Times that requests are measured, between measurements in this process.
+ROUNDS = 3
 # Java compiles what it has called 200 times.
 WARM_UP = 256
 # Fields of a card that the first landing does not know.
@@ -281,18 +283,21 @@ def bench_http(folder: Path, model: Path, predictor: Predictor, tiles: Sequence[
             for clients, bar in ((1, 7), (8, 5), (32, 5)):
                 with ThreadPoolExecutor(clients) as pool:
                     list(pool.map(ask, range(2 * clients)))
-                    alone = milliseconds(predict, tiles)
-                    before, start = served.times(), time.process_time()
-                    list(pool.map(ask, range(REQUESTS)))
-                    client_time, after = time.process_time() - start, served.times()
-                alone = (alone + milliseconds(predict, tiles)) / 2
-                split = {name: (after[name] - before[name]) / REQUESTS * 1000 for name in after}
-                split["client"] = client_time / REQUESTS * 1000
-                total = sum(split.values())
+                    rounds = []
+                    for _ in range(ROUNDS):
+                        alone = milliseconds(predict, tiles)
+                        before, start = served.times(), time.process_time()
+                        list(pool.map(ask, range(REQUESTS)))
+                        client_time, after = time.process_time() - start, served.times()
+                        alone = (alone + milliseconds(predict, tiles)) / 2
+                        split = {name: (after[name] - before[name]) / REQUESTS * 1000 for name in after}
+                        split["client"] = client_time / REQUESTS * 1000
+                        rounds.append((sum(split.values()) - alone, alone, split))
+                # Other work on the machine hits one side more than the other: the middle one counts.
+                added, alone, split = sorted(rounds, key=lambda each: each[0])[ROUNDS // 2]
                 parts = ", ".join(f"{name} {spent:.1f}" for name, spent in sorted(split.items()) if spent >= 0.05)
-                added = total - alone
                 yield Line(
-                    f"a tile over HTTP, {clients} clients", f"{total:.1f} ms ({parts})", "in process",
+                    f"a tile over HTTP, {clients} clients", f"{added + alone:.1f} ms ({parts})", "in process",
                     f"{alone:.1f} ms", f"HTTP adds {added:.1f} ms", f"<= {bar} ms",
                     fault=f"HTTP adds {added:.1f} ms, the bar is {bar}" if added > bar else "",
                 )  # fmt: skip
