@@ -212,7 +212,7 @@ def _closing(flat: Objects, metres: float) -> Objects:
     """Return geometries with what is narrower filled: widened and shrunk again, with sharp corners."""
     wide = metres / 2 * (1 + MORE)
     closed: Objects = shapely.buffer(shapely.buffer(flat, wide, join_style="mitre"), -wide, join_style="mitre")
-    return closed
+    return np.asarray(shapely.make_valid(closed), object)  # a mitre may cross what is near to it
 
 
 def _degrees(mercator: Floats) -> Floats:
