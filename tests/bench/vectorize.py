@@ -40,7 +40,7 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
         "rasterio's shapes and shapely on the mosaic",
         0.8,
         same,
-        before="8.9 s",  # outlines only, of what is cut at the edges of tiles
+        before="8.9 s",
         runs=3,
     )
     *_, few = write_tilesets(folder / "few", 40, 8, size=256)

@@ -9,6 +9,7 @@ import pyogrio
 import pytest
 import shapely
 from pyproj import Geod
+from shapely import affinity
 from shapely.geometry import Polygon, box, shape
 
 from rsp.components.vectorize.near import Near, count_tiles, ground_distance, together
@@ -266,3 +267,30 @@ def test_a_gap_that_ends_in_a_point_is_filled():
     found = together(polygons, to_mercator(polygons, 4326), 1.0)
     assert found.is_valid and found.geom_type == "Polygon"
     assert found.area == pytest.approx(shapely.union_all(polygons).area, rel=0.02)
+
+
+def houses(seed: int) -> tuple[np.ndarray, float]:
+    """Return turned houses that stand close to each other but apart, and a distance in metres."""
+    rng = np.random.default_rng(seed)
+    count, metres = int(rng.integers(2, 6)), float(rng.choice([0.5, 1, 2, 4]))
+    found: list[Polygon] = []
+    for _ in range(count):
+        width, height = rng.uniform(2e-5, 2e-4, 2)
+        x, y = np.array([8.3, 46.2479]) + rng.uniform(-1.2e-4, 1.2e-4, 2) * np.sqrt(count)
+        turned = affinity.rotate(box(x, y, x + width, y + height), rng.uniform(0, 90))
+        house = shapely.transform(turned, lambda points: np.round(points, DECIMALS))
+        if all(other.disjoint(house) for other in found):
+            found.append(house)
+    return np.array(found), metres
+
+
+# Of the first 1,500, those whose widened outlines cross themselves.
+@pytest.mark.parametrize("seed", [*range(40), 181, 711, 803, 1137, 1186])
+def test_what_becomes_one_is_valid_and_loses_nothing(seed):
+    polygons, metres = houses(seed)
+    found = together(polygons, to_mercator(polygons, 4326), metres)
+    assert found.is_valid
+    union = shapely.union_all(polygons)
+    assert union.difference(found.buffer(3 * 10.0**-DECIMALS)).is_empty
+    # A degree of longitude has 77 km there. Corners reach a little further than half of the distance.
+    assert found.difference(union.buffer(1.1 * metres / 2 / 70_000)).area < 1e-12
