@@ -107,5 +107,4 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
         rsp("tile", large, theirs, "--workers", 1),
         tiles=1260,
         fresh=(ours, theirs),
-        slack=48 << 20,
     )
