@@ -55,7 +55,7 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
         rsp("extract", "--type", "building", "--index", "sparse_file_array", small, ours),
         rsp("extract", "--type", "building", "--index", "sparse_file_array", large, ours),
         fresh=(ours,),
-        # The file of the index is mapped: its pages, 16 bytes a node, count as long as nobody else wants the memory.
+        # The file of the index is mapped: its pages, 16 bytes a node, count as long as memory is free.
         slack=40 << 20,
     )
 
