@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
+from rsp.shared.atomic import temporary_prefix
 from rsp.shared.credentials import environment_key, masked
 from rsp.shared.errors import FeatureError
 from rsp.shared.locations import Location, fetched
@@ -74,7 +75,7 @@ def local_file(where: FileAt) -> Path:
 
 def _folder() -> Path:
     """Return a new folder that goes when the process ends."""
-    path = Path(tempfile.mkdtemp(prefix="rsp-"))
+    path = Path(tempfile.mkdtemp(prefix=temporary_prefix("web")))
     owner = os.getpid()
 
     def remove() -> None:

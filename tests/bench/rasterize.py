@@ -87,4 +87,5 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
         *sides,
         tiles=13_500,
         fresh=(folder / "grown1.pmtiles", folder / "grown10.pmtiles"),
+        runs=3,
     )
