@@ -213,9 +213,7 @@ def undisturbed(order: Order) -> None:
     def work(_: Path) -> None:
         images, masks = folder / "images.pmtiles", folder / "masks.pmtiles"
         workers = order.workers or None
-        download_tool(
-            order.url, location(order.cover), images, rate=RATE, tile_format="png", workers=workers, web_ui=False
-        )
+        download_tool(order.url, location(order.cover), images, rate=RATE, tile_format="png", web_ui=False)
         predict_tool(images, masks, checkpoint=location(order.model), workers=workers, web_ui=False)
         vectorize_tool(masks, folder / "features.geojson", kind="building", workers=workers)
         absent_cover(images).rename(folder / "absent.csv")
