@@ -193,9 +193,9 @@ ROWS: dict[str, Row] = {
         **RESUME,
         changes="many.pmtiles",
     ),
-    "predict": Row(lambda i: ["predict", "--checkpoint", i.model, i.images], ("out",), **RESUME),
+    "predict": Row(lambda i: ["predict", "--workers", 0, "--checkpoint", i.model, i.images], ("out",), **RESUME),
     "predict to an archive": Row(
-        lambda i: ["predict", "--checkpoint", i.model, i.images], ("out.pmtiles",), **RESUME
+        lambda i: ["predict", "--workers", 0, "--checkpoint", i.model, i.images], ("out.pmtiles",), **RESUME
     ),
     "compare side by side": Row(
         lambda i: ["compare", *ONE, "--images", i.many, i.labels, "--report", "out/r.json"],
@@ -250,7 +250,7 @@ def inputs(tmp_path_factory, scene, scene_server) -> SimpleNamespace:
     (root / "config.toml").write_text(CONFIG)
     (root / "classes.toml").write_text(CLASSES)
     (root / "changes.osc").write_text(CHANGES)
-    make_checkpoint(root / "model.safetensors", make_card(tile_size=64))
+    make_checkpoint(root / "model.safetensors", make_card(tile_size=64, overlap=0))
     for part in ("training", "validation"):
         for name in ("images", "labels"):
             shutil.copytree(root / name, root / "dataset" / part / name)
