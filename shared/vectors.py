@@ -129,11 +129,22 @@ def _geometry_column(file: pq.ParquetFile, path: FileAt) -> tuple[str, dict[str,
     return name, column
 
 
+def quiet_gdal() -> None:
+    """Tell the GDAL of pyogrio to write nothing beside what it reads.
+
+    It repeats the metadata of a GeoPackage in a file `.aux.xml`, also of one that is opened to be read.
+    """
+    import pyogrio
+
+    pyogrio.set_gdal_config_options({"GDAL_PAM_ENABLED": "NO"})
+
+
 def read_gdal_crs(local: Path, path: FileAt, layer: str | None) -> Crs:
     """Return the CRS of a layer."""
     with _errors(path):
         import pyogrio
 
+        quiet_gdal()
         with _warnings(path):
             name, layer = _dataset(local, path, layer)
             crs = pyogrio.read_info(name, layer=layer)["crs"]
@@ -147,6 +158,7 @@ def read_gdal(local: Path, path: FileAt, layer: str | None, *, properties: bool,
     with _errors(path):
         import pyogrio
 
+        quiet_gdal()
         # The driver of FlatGeobuf hands out wrong offsets behind features without geometry (GDAL 3.12).
         pyogrio.set_gdal_config_options({"OGR_FLATGEOBUF_STREAM_BASE_IMPL": "YES"})
         with _warnings(path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rsp.shared.errors import FeatureError
+from rsp.shared.vectors import quiet_gdal
 
 # Columns and layers that are listed.
 LISTED = 50
@@ -51,6 +52,7 @@ def _gdal(path: Path) -> dict[str, Any]:
     import pyogrio
     from pyogrio.errors import CRSError, DataLayerError, DataSourceError
 
+    quiet_gdal()
     layers: dict[str, Any] = {}
     try:
         names = [str(name) for name, _ in pyogrio.list_layers(path)]

@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import box
 
+from rsp.components.info.found import describe
 from rsp.shared import vectors
 from rsp.shared.errors import FeatureError
 from rsp.shared.features import feature_writer, read_batches, read_crs, read_features, to_mercator
@@ -416,3 +417,17 @@ def test_warnings_of_gdal_are_said_once_in_a_line(tmp_path, capsys):
             read_crs(path)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"warning: {path}: GPKG: bad application_id")
+
+
+@pytest.mark.parametrize(
+    "read",
+    [read_crs, lambda path: list(read_batches(path)), describe, pyogrio.raw.read],
+    ids=["crs", "features", "info", "pyogrio"],
+)
+def test_nothing_is_written_beside_what_is_read(tmp_path, read):
+    path = write(tmp_path / "roofs.gpkg", [box(0, 0, 1, 1)], attribution="those who drew it")
+    pyogrio.set_gdal_config_options({"GDAL_PAM_ENABLED": None})
+    read(path)
+    # GDAL by itself does, or this would test nothing.
+    beside = {"roofs.gpkg.aux.xml"} if read is pyogrio.raw.read else set()
+    assert {each.name for each in tmp_path.iterdir()} == {"roofs.gpkg"} | beside
