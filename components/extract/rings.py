@@ -8,6 +8,7 @@ from typing import NamedTuple
 import shapely
 from shapely.geometry.base import BaseGeometry
 
+from rsp.shared.disjoint import DisjointSets
 from rsp.shared.geometry import polygonal
 
 INNER = "inner"
@@ -112,19 +113,13 @@ def _groups(found: Sequence[Ring]) -> list[BaseGeometry]:
     Which way goes on from a node where several rings meet is arbitrary, so rings there may be the borders between
     the areas that are meant; the rule of odd and even gives the same whichever they are.
     """
-    parent: dict[int, int] = {}
-
-    def root(ref: int) -> int:
-        while parent.setdefault(ref, ref) != ref:
-            parent[ref] = ref = parent[parent[ref]]
-        return ref
-
+    nodes = DisjointSets()
     for ring in found:
         for ref in ring.ends:
-            parent[root(ref)] = root(ring.ends[0])
+            nodes.join(ref, ring.ends[0])
     groups: dict[int, list[Ring]] = {}
     for ring in found:
-        groups.setdefault(root(ring.ends[0]), []).append(ring)
+        groups.setdefault(nodes.root(ring.ends[0]), []).append(ring)
     areas: list[BaseGeometry] = []
     for group in groups.values():
         area: BaseGeometry = shapely.Polygon()

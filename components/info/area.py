@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsp.shared.covers import Cover
+from rsp.shared.disjoint import DisjointSets
 from rsp.shared.tilekeys import Keys, columns, tiles_of
 from rsp.shared.tiles import Tile, bounds_lonlat, zxy
 
@@ -49,14 +50,7 @@ def holes_of(keys: Keys) -> tuple[int, Keys]:
     rows, first = np.unique(y, return_index=True)
     low, high = x[first], x[np.append(first[1:], len(x)) - 1]  # where each row begins and ends
     open_ = np.zeros(len(gap), bool)
-    parent = list(range(len(gap)))
-
-    def root(number: int) -> int:
-        while parent[number] != number:
-            parent[number] = parent[parent[number]]
-            number = parent[number]
-        return number
-
+    groups = DisjointSets()
     starts = np.searchsorted(row, [rows, rows + 1])
     for step in (-1, 1):
         near = np.searchsorted(rows, row + step)
@@ -71,10 +65,9 @@ def holes_of(keys: Keys) -> tuple[int, Keys]:
             # Gaps of a row come in order: those that overlap stand together.
             begin += int(np.searchsorted(right[begin:end], left[number]))
             while begin < end and left[begin] <= right[number]:
-                one, other = root(number), root(begin)
-                parent[one] = other
+                groups.join(number, begin)
                 begin += 1
-    roots = np.fromiter((root(number) for number in range(len(gap))), np.int64, len(gap))
+    roots = np.fromiter((groups.root(number) for number in range(len(gap))), np.int64, len(gap))
     leaking = np.unique(roots[open_])
     closed = ~np.isin(roots, leaking)
     missing = [

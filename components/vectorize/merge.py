@@ -16,6 +16,7 @@ import numpy.typing as npt
 import shapely
 from shapely.geometry import Polygon
 
+from rsp.shared.disjoint import DisjointSets
 from rsp.shared.polygons import Features, Grid, Objects, finish
 from rsp.shared.tiles import Tile
 
@@ -122,7 +123,7 @@ class Sweep:
         self.left: list[Member] = []
         self._tiles = tiles
         self._next = 0
-        self._parent: dict[int, int] = {}
+        self._groups = DisjointSets()
         self._members: dict[int, list[Member]] = {}  # by root
         self._south: dict[int, list[Span]] = {}  # spans on the southern edge of the last row, by tile.x
 
@@ -171,25 +172,17 @@ class Sweep:
     def _add(self, tile: Tile, place: int, polygon: Polygon, *, beyond: bool) -> None:
         number = self._next
         self._next += 1
-        self._parent[number] = number
         self._members[number] = [Member(number, tile, place, polygon, beyond)]
-
-    def _root(self, number: int) -> int:
-        while self._parent[number] != number:
-            self._parent[number] = self._parent[self._parent[number]]
-            number = self._parent[number]
-        return number
 
     def _join(self, one: list[Span], other: list[Span]) -> None:
         for first, second in contacts(one, other):
-            keep, drop = sorted((self._root(first), self._root(second)))
-            if keep != drop:
-                self._parent[drop] = keep
+            if joined := self._groups.join(first, second):
+                keep, drop = joined
                 self._members[keep] += self._members.pop(drop)
 
     def _close(self) -> Features:
         """Finish what does not reach the southern edge of the row, and forget it."""
-        held = {self._root(span.number) for row in self._south.values() for span in row}
+        held = {self._groups.root(span.number) for row in self._south.values() for span in row}
         closed: list[list[Member]] = []
         for root in [root for root in self._members if root not in held]:
             members = self._members.pop(root)
@@ -197,7 +190,7 @@ class Sweep:
                 self.left += members
             else:
                 closed.append(members)
-        self._parent = {number: root for number in self._parent if (root := self._root(number)) in self._members}
+        self._groups.keep(self._members)
         # A union depends on the order of its pieces. It follows from their contacts alone, row by row, so that a
         # sweep over the parts of blocks ends with the same vertices.
         pieces = np.array([member.polygon for members in closed for member in members], object)

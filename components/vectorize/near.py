@@ -19,6 +19,7 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rsp.components.vectorize.merge import Sweep, TilePolygons
+from rsp.shared.disjoint import DisjointSets
 from rsp.shared.featuretext import DECIMALS
 from rsp.shared.geometry import to_mercator
 from rsp.shared.ground import BAND, scale
@@ -147,18 +148,10 @@ def ground_distance(one: Objects, other: Objects) -> Floats:
 
 def _connected(label: Integers, one: Integers, other: Integers) -> Integers:
     """Return labels that are the same for all that pairs connect, given those that are."""
-    parent = {int(each): int(each) for each in np.unique(label)}
-
-    def root(each: int) -> int:
-        while parent[each] != each:
-            parent[each] = parent[parent[each]]
-            each = parent[each]
-        return each
-
+    groups = DisjointSets()
     for first, second in zip(label[one].tolist(), label[other].tolist(), strict=True):
-        low, high = sorted((root(first), root(second)))
-        parent[high] = low
-    return np.array([root(each) for each in label.tolist()], np.int64)
+        groups.join(first, second)
+    return np.array([groups.root(each) for each in label.tolist()], np.int64)
 
 
 def together(polygons: Objects, mercator: Objects, metres: float) -> BaseGeometry:
