@@ -19,11 +19,11 @@ import numpy as np
 import shapely
 from PIL import Image
 
-from rsp.components.compare.pictures import shrink, to_rgb
 from rsp.shared.atomic import atomic_text
 from rsp.shared.features import read_features, to_mercator
 from rsp.shared.images import Array, Mask, decode, decode_mask
 from rsp.shared.metrics import Counts, confusion, foreground_iou, precision_per_class, recall_per_class
+from rsp.shared.pictures import shrink, to_rgb
 from rsp.shared.tiles import Tile, bounds_mercator
 from rsp.shared.tileset import TileReader, open_reader
 

@@ -6,13 +6,16 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
 
 from rsp.shared.atomic import atomic_text
 from rsp.shared.errors import CoverError
 from rsp.shared.locations import Address, Location, remove
 from rsp.shared.tiles import Tile, read_cover, write_cover, zxy
+
+if TYPE_CHECKING:
+    from rsp.shared.tileset import TileReader
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -95,6 +98,19 @@ def read_list(path: Location) -> set[Tile]:
         if isinstance(error.__cause__, FileNotFoundError):
             return set()
         raise
+
+
+def absent_of(tiles: Iterable[Tile], readers: Iterable[TileReader]) -> set[Tile]:
+    """Return the tiles that a tile set lacks because they do not exist, as the list beside it says."""
+    from rsp.shared.covers import Cover
+
+    found: set[Tile] = set()
+    for reader in readers:
+        missing = set(Cover.of(tiles) - reader.cover())
+        # Beside an archive on an HTTP server nothing is listed.
+        if missing and not isinstance(reader.path, str):
+            found |= missing & read_list(absent_cover(reader.path))
+    return found
 
 
 def _listed(path: Location, tiles: Collection[Tile]) -> bool:

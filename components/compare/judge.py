@@ -1,20 +1,21 @@
 """Whether a candidate is better than the champion, by the masks of both on the same held-out tiles.
 
-Neighbouring tiles are alike, so a tile is no independent sample: what is drawn are square blocks of tiles, each
-with the pixels of both models (a paired bootstrap). The gain is the candidate's IoU less the champion's.
+The gain is the candidate's IoU less the champion's. Whether it is more than chance is asked of draws of blocks of
+tiles, the same ones for both; see `rsp.shared.bootstrap`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rsp.components.compare.work import Job, compare_tiles, tiles_of
+from rsp.components.compare.work import Job, compare_tiles
+from rsp.shared.bootstrap import DRAWS, LEAST_BLOCKS, Blocks, blocks_of, draws
 from rsp.shared.classes import find_classes
 from rsp.shared.errors import TileSetError, UsageError
 from rsp.shared.jobs import Failure
@@ -22,14 +23,10 @@ from rsp.shared.locations import Location, location
 from rsp.shared.metrics import Counts, foreground_iou
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import open_reader
+from rsp.shared.tileset.common import common_tiles
 
-DRAWS = 2000
-# Below so many blocks the draws say little about the area, and nothing is judged.
-LEAST_BLOCKS = 8
 # The lower bound of the gain is that which 90 % of the draws reach.
 CONFIDENCE = 0.9
-# Draws whose matrices are added up at once: memory stays at some megabytes.
-_CHUNK = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +63,6 @@ class Verdict:
             for name, value in asdict(self).items()
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
         }
-
-
-class Blocks(NamedTuple):
-    """The pixels of one model's masks, block by block.
-
-    Attributes:
-        tiles: The tile of each block that comes first, to say where it is.
-        counts: The confusion matrix of each, shape (blocks, K, K).
-    """
-
-    tiles: list[Tile]
-    counts: Counts
 
 
 class Evidence(NamedTuple):
@@ -155,24 +140,12 @@ def _counts(
     """Yield the confusion matrix of each tile."""
     pair = location(labels), location(masks)
     job = Job("list", (), *pair, len(find_classes(config, pair)))
-    tiles = tiles_of(job, None)
+    tiles = common_tiles(pair)
     for (tile, _), done in compare_tiles(job, ((tile, False) for tile in tiles), len(tiles), workers):
         if isinstance(done, Failure):
             raise TileSetError(f"the tile {zxy(tile)} cannot be judged: {done.reason}")
         assert done.counts is not None
         yield tile, done.counts
-
-
-def blocks_of(counts: Iterable[tuple[Tile, Counts]], side: int) -> Blocks:
-    """Add up the matrices of the tiles of each square block; their order says nothing."""
-    first: dict[tuple[int, int], Tile] = {}
-    sums: dict[tuple[int, int], Counts] = {}
-    for tile, matrix in counts:
-        key = tile.x // side, tile.y // side
-        first[key] = min(first.get(key, tile), tile)
-        sums[key] = sums[key] + matrix if key in sums else matrix
-    keys = sorted(sums)
-    return Blocks([first[key] for key in keys], np.stack([sums[key] for key in keys]))
 
 
 def decide(
@@ -232,24 +205,13 @@ def decide(
     )  # fmt: skip
 
 
-def draw_gains(candidate: Counts, champion: Counts, seed: int, draws: int = DRAWS) -> npt.NDArray[np.float64]:
-    """Return the gain of each draw: as many blocks as there are, with replacement, the same ones for both.
+def draw_gains(candidate: Counts, champion: Counts, seed: int, number: int = DRAWS) -> npt.NDArray[np.float64]:
+    """Return the gain of each draw, shape (draws,); see `rsp.shared.bootstrap.draws`.
 
     A draw in which one of the two has no IoU, since no class but the background is in it, says nothing and is NaN
     as long as other draws do; where all are, the quantiles are NaN, too.
     """
-    rng = np.random.default_rng(seed)
-    gains: list[float] = []
-    for start in range(0, draws, _CHUNK):
-        size = min(_CHUNK, draws - start)
-        chosen = rng.integers(0, len(candidate), (size, len(candidate)))
-        gains += (_ious(candidate, chosen) - _ious(champion, chosen)).tolist()
-    found = np.asarray(gains)
+    pairs = draws(candidate, champion, seed=seed, number=number)
+    found = np.array([foreground_iou(ours) - foreground_iou(theirs) for ours, theirs in pairs])
     known = found[~np.isnan(found)]
     return known if known.size else found
-
-
-def _ious(blocks: Counts, chosen: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    times = np.zeros((len(chosen), len(blocks)), np.int64)
-    np.add.at(times, (np.arange(len(chosen))[:, None], chosen), 1)
-    return np.array([foreground_iou(matrix) for matrix in np.tensordot(times, blocks, 1)])

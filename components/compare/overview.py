@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-from rsp.components.compare.pictures import shrink, side, stack
 from rsp.components.compare.scores import Scores, read_scores
 from rsp.components.compare.tool import CompareResult, compare
 from rsp.components.compare.work import Comparer, Job
@@ -32,6 +31,7 @@ from rsp.shared.page import (
     paragraph,
     table,
 )
+from rsp.shared.pictures import shrink, side, stack
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.webmap import embed_webmap
 

@@ -115,11 +115,12 @@ def compare(
         TileSetError: the tile sets do not have the same tiles, or none could be compared.
         CoverError: no tile passes the filters.
     """
-    from rsp.components.compare.work import Job, compare_tiles, tiles_of
+    from rsp.components.compare.work import Job, compare_tiles
     from rsp.shared.classes import find_classes
     from rsp.shared.progress import progress
     from rsp.shared.tileset import open_writer
     from rsp.shared.tileset import tile_format as format_name
+    from rsp.shared.tileset.common import common_tiles
 
     filtered = (minimum_fg, maximum_fg, minimum_qod, maximum_qod) != (0, 100, 0, 100)
     scored = labels is not None and masks is not None
@@ -151,7 +152,7 @@ def compare(
         vertical=vertical,
         tile_format=format_name(tile_format),
     )
-    tiles = tiles_of(job, cover)
+    tiles = common_tiles(job.paths, cover)
     tally = _Tally(len(titles), keep=mode != "list")
     if mode == "list":
         found = compare_tiles(job, ((tile, False) for tile in tiles), len(tiles), workers)

@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
-from rsp.components.compare.pictures import side, stack, to_rgb
-from rsp.shared.covers import Cover, read_tiles
-from rsp.shared.errors import RspError, TileSetError
+from rsp.shared.errors import RspError
 from rsp.shared.images import MAX_PIXELS, Array, Mask, decode, decode_mask, encode, encode_padded, padded
 from rsp.shared.indexed import Indexed, read_indexed
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.locations import Location
 from rsp.shared.metrics import Counts, confusion, qod_of
-from rsp.shared.tiles import Tile, zxy
-from rsp.shared.tileset import TileReader, open_reader
+from rsp.shared.pictures import side, stack, to_rgb
+from rsp.shared.tiles import Tile
+from rsp.shared.tileset import open_reader
 
 Mode = Literal["side", "stack", "list"]
 Decoded = TypeVar("Decoded")
@@ -133,39 +132,3 @@ def compare_tiles(job: Job, items: Iterable[tuple[Tile, bool]], count: int, work
         workers: How many processes; None for one a processor.
     """
     return run_job(job, items, count, workers, worth=TILES_A_PROCESS)
-
-
-def tiles_of(job: Job, cover: Location | None) -> Cover:
-    """Return the tiles that every tile set of a job has.
-
-    Raises:
-        CoverError: tiles of several zooms.
-        TileSetError: the sets differ, or lack a tile of the cover; says how many and which is the first.
-    """
-    first, *others = job.paths
-    wanted = read_tiles(cover) if cover else None
-    with open_reader(first) as reader:
-        if wanted is None:
-            wanted = reader.cover()
-        else:
-            _check_has(reader, wanted, str(cover))
-    for path in others:
-        with open_reader(path) as reader:
-            _check_has(reader, wanted, str(cover) if cover else str(first))
-            if cover is None and len(reader) > len(wanted):
-                extra = reader.cover() - wanted
-                raise TileSetError(
-                    f"{first} lacks {len(extra)} of the {len(reader)} tiles of {path}, the first is "
-                    f"{zxy(next(iter(extra)))}; compare a part with --cover"
-                )
-    wanted.zoom(cover or first)
-    return wanted
-
-
-def _check_has(reader: TileReader, tiles: Cover, source: str) -> None:
-    missing = tiles - reader.among(tiles)
-    if missing:
-        raise TileSetError(
-            f"{reader.path} lacks {len(missing)} of the {len(tiles)} tiles of {source}, the first is "
-            f"{zxy(next(iter(missing)))}; compare a part with --cover"
-        )

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, Self
 
 import numpy as np
 
-from rsp.shared.covers import Cover
 from rsp.shared.errors import ServingError, TileError, UsageError
-from rsp.shared.images import Array, Mask, decode, decode_mask, encode_mask
+from rsp.shared.images import decode, decode_mask, encode_mask
 from rsp.shared.learning.card import ModelCard
-from rsp.shared.learning.inference import GPU_BATCH, Precision, load_predictor
+from rsp.shared.learning.local import Answered, Local, ReadWindow
 from rsp.shared.learning.windows import TileImages, in_strips, read_window
-from rsp.shared.locations import Location
 from rsp.shared.parallel import parallel_map
 from rsp.shared.progress import progress
-from rsp.shared.report import absent_cover, read_list
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import TileReader, TileWriter
 
 # A tile, and its mask as PNG or why there is none.
 Answer = tuple[Tile, bytes | TileError]
-ReadWindow = Callable[[Tile], Array]
 
 
 class Answerer(Protocol):
@@ -42,96 +37,16 @@ class Answerer(Protocol):
         ...
 
 
-class Local:
-    """A checkpoint or an exported model in this process.
-
-    Args:
-        path: The model.
-        device: Where to run it; see `load_predictor`.
-        batch_size: Windows that a GPU takes at once; None for the default.
-        workers: Threads. On a CPU each takes a tile from reading to encoding; for a GPU they read and encode.
-        precision: What it computes with; see `Predictor`.
-        trust_model: Load an exported program even where it could run any code.
-    """
+class Model(Local):
+    """A checkpoint or an exported model in this process; see `Local`."""
 
     raw = False
 
-    def __init__(
-        self,
-        path: Location,
-        *,
-        device: str | None,
-        batch_size: int | None,
-        workers: int,
-        precision: Precision = "float32",
-        trust_model: bool = False,
-    ) -> None:
-        self.predictor = load_predictor(
-            path,
-            device=device,
-            batch_size=batch_size or GPU_BATCH,
-            precision=precision,
-            trust_model=trust_model,
-        )
-        self.card, self.precision = self.predictor.card, str(precision)
-        self.workers = workers
-
-    def check_overlap(self, overlap: int) -> None:
-        """Raise where windows with this overlap do not fit the model, rather than failing on every tile."""
-        side = self.card.tile_size + 2 * overlap
-        if overlap > self.card.overlap and not self.predictor.fits(side, side):
-            raise UsageError(
-                f"--tile_overlap is {overlap}, this model was exported for up to {self.card.overlap}; use the "
-                "checkpoint"
-            )
-
     def answers(self, tiles: Iterable[Tile], read: ReadWindow, overlap: int) -> Iterator[Answer]:
-        if self.predictor.device.type == "cpu":
-            return parallel_map(
-                lambda tile: (tile, self._answer(tile, read, overlap)), tiles, self.workers, threads=True
-            )
-        return self._batched(tiles, read, overlap)
+        return self.each(tiles, read, overlap, self._encoded)
 
-    def _answer(self, tile: Tile, read: ReadWindow, overlap: int) -> bytes | TileError:
-        window = self._window(tile, read)
-        if isinstance(window, TileError):
-            return window
-        return encode_mask(self.predictor.masks([window], overlap)[0], self.card.colors)
-
-    def _window(self, tile: Tile, read: ReadWindow) -> Array | TileError:
-        try:
-            window = read(tile)
-        except TileError as error:
-            return error
-        height, width = window.shape[:2]
-        if not self.predictor.fits(height, width):
-            return TileError(
-                f"with its borders it has {width}x{height} pixels, the exported model takes "
-                f"{self.predictor.window}x{self.predictor.window} at most (tiles of {self.card.tile_size}); the "
-                "checkpoint takes tiles of any size"
-            )
-        return window
-
-    def _batched(self, tiles: Iterable[Tile], read: ReadWindow, overlap: int) -> Iterator[Answer]:
-        """Keep a GPU busy: threads read ahead and encode behind it while it works on batches."""
-        windows = parallel_map(lambda tile: (tile, self._window(tile, read)), tiles, self.workers, threads=True)
-        return parallel_map(self._encoded, self._masks(windows, overlap), self.workers, threads=True)
-
-    def _masks(
-        self, windows: Iterable[tuple[Tile, Array | TileError]], overlap: int
-    ) -> Iterator[tuple[Tile, Mask | TileError]]:
-        """Yield masks, of a batch at a time."""
-        windows = iter(windows)
-        while batch := list(islice(windows, self.predictor.batch_size)):
-            masks = iter(
-                self.predictor.masks([window for _, window in batch if not isinstance(window, TileError)], overlap)
-            )
-            for tile, window in batch:
-                yield tile, window if isinstance(window, TileError) else next(masks)
-
-    def _encoded(self, item: tuple[Tile, Mask | TileError]) -> Answer:
-        tile, mask = item
-        return tile, mask if isinstance(mask, TileError) else encode_mask(mask, self.card.colors)
+    def _encoded(self, tile: Tile, found: Answered) -> bytes:
+        return encode_mask(found.mask, self.card.colors)
 
     def __enter__(self) -> Self:
         return self
@@ -241,17 +156,6 @@ class Live(Remote):
         if mask.shape != (self.card.tile_size,) * 2 or mask.max() >= len(self.card.classes):
             return TileError("the endpoint did not answer with a mask of this tile")
         return data
-
-
-def absent_of(tiles: Iterable[Tile], readers: Iterable[TileReader]) -> set[Tile]:
-    """Return the tiles that a tile set lacks because they do not exist, as the list beside it says."""
-    found: set[Tile] = set()
-    for reader in readers:
-        missing = set(Cover.of(tiles) - reader.cover())
-        # Beside an archive on an HTTP server nothing is listed.
-        if missing and not isinstance(reader.path, str):
-            found |= missing & read_list(absent_cover(reader.path))
-    return found
 
 
 def run(

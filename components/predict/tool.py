@@ -106,12 +106,12 @@ def predict(
         TileSetError: no tile set, or one of another model's masks to resume.
         TileError: not one tile could be predicted, or exists.
     """
-    from rsp.components.predict.answer import Live, Local, Remote, absent_of, run
+    from rsp.components.predict.answer import Live, Model, Remote, run
     from rsp.shared.covers import Cover
     from rsp.shared.errors import TileError, TileSetError, UsageError
     from rsp.shared.learning.windows import open_channels
     from rsp.shared.parallel import cpu_count
-    from rsp.shared.report import absent_cover, note_absent, note_failures
+    from rsp.shared.report import absent_cover, absent_of, note_absent, note_failures
     from rsp.shared.tiles import read_cover, zoom_of
     from rsp.shared.tileset import classes_metadata, is_archive, open_writer
     from rsp.shared.tileset.squares import in_squares
@@ -137,12 +137,12 @@ def predict(
     if wanted is not None:
         zoom_of(wanted, cover or "")
     count = cpu_count() if workers is None else workers
-    answerer: Local | Remote
+    answerer: Model | Remote
     if endpoint is not None:
         answerer = Remote(endpoint, count) if source is None else Live(endpoint, source, count)
     else:
         assert checkpoint is not None
-        answerer = Local(
+        answerer = Model(
             checkpoint,
             device=device,
             batch_size=batch_size,

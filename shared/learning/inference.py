@@ -28,7 +28,7 @@ from rsp.shared.locations import Location
 from rsp.shared.memory import keep_memory
 
 Scores = npt.NDArray[np.float32]
-Finish = Callable[[torch.Tensor], torch.Tensor]
+Finish = Callable[[torch.Tensor], torch.Tensor | tuple[torch.Tensor, ...]]
 Precision = Literal["float32", "bfloat16"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16")
 # What a processor has that computes in bfloat16, as torch calls it.
@@ -99,6 +99,10 @@ class Predictor:
         """Return the probability of each class, shape (classes, height, width); else as `masks`."""
         return self._map(images, overlap, lambda logits: torch.softmax(logits, dim=1))
 
+    def masks_and_probabilities(self, images: Sequence[Array], overlap: int = 0) -> list[tuple[Mask, Scores]]:
+        """Return for each image what `masks` and `probabilities` do, by forwarding it once."""
+        return self._map(images, overlap, lambda logits: (_classes(logits), torch.softmax(logits, dim=1)))
+
     def logits(self, images: Sequence[Array], overlap: int = 0) -> list[Scores]:
         """Return what the network answers, shape (classes, height, width); else as `masks`."""
         return self._map(images, overlap, None)
@@ -138,7 +142,10 @@ class Predictor:
             if finish is not None:
                 check_finite(logits, self.card.nn)
             cropped = logits[..., top : top + height - 2 * overlap, left : left + width - 2 * overlap].contiguous()
-            return list((cropped if finish is None else finish(cropped)).cpu().numpy())
+            found = cropped if finish is None else finish(cropped)
+            if isinstance(found, tuple):
+                return list(zip(*(each.cpu().numpy() for each in found), strict=True))
+            return list(found.cpu().numpy())
 
     def _normalised(self, windows: Sequence[Array]) -> torch.Tensor:
         """Return windows of one size as the network takes them: (N, height, width, bands), on its device."""

@@ -13,7 +13,6 @@ from PIL import Image
 
 from rsp.components.compare.component import compare as compare_component
 from rsp.components.compare.overview import MAP_TILES, overview, write_pages
-from rsp.components.compare.pictures import side, stack, to_rgb
 from rsp.components.compare.scores import RAMP, Scores
 from rsp.components.compare.tool import CompareResult, compare
 from rsp.components.compare.work import Job
@@ -24,6 +23,7 @@ from rsp.shared.images import complementary, decode, encode, encode_mask
 from rsp.shared.indexed import Indexed
 from rsp.shared.metrics import qod
 from rsp.shared.page import MATRIX_CLASSES, PAGE_BYTES
+from rsp.shared.pictures import side, stack, to_rgb
 from rsp.shared.tiles import Tile, bounds_lonlat, read_cover, write_cover
 from rsp.shared.tileset import open_reader, open_writer
 from tests.tilesets import BLOCK, COLORS, CONFIG, make_tileset, noise, squares
@@ -322,6 +322,9 @@ def test_tile_sets_must_be_equal(sets, rsp):
     write_cover(sets / "cover", BLOCK)
     with pytest.raises(TileSetError, match=r"fewer lacks 2 of the 12 tiles of .*cover"):
         compare(sets / "out", [sets / "images", sets / "fewer"], cover=sets / "cover")
+    make_tileset(sets / "farther", [Tile(tile.x, tile.y, 16) for tile in BLOCK])
+    with pytest.raises(CoverError, match=r"images has tiles of zoom 15, .*farther of zoom 16"):
+        compare(sets / "out", [sets / "images", sets / "farther"])
 
 
 @pytest.mark.parametrize(

@@ -9,19 +9,9 @@ import re
 import numpy as np
 import pytest
 
-from rsp.components.compare import judge as module
-from rsp.components.compare.judge import (
-    LEAST_BLOCKS,
-    Blocks,
-    Evidence,
-    Verdict,
-    blocks_of,
-    decide,
-    draw_gains,
-    judge,
-    measure,
-)
+from rsp.components.compare.judge import Evidence, Verdict, decide, draw_gains, judge, measure
 from rsp.components.compare.verdict_page import verdict_page
+from rsp.shared.bootstrap import DRAWS, LEAST_BLOCKS, Blocks, blocks_of
 from rsp.shared.errors import TileSetError, UsageError
 from rsp.shared.metrics import confusion, foreground_iou
 from rsp.shared.page import PAGE_BYTES
@@ -190,7 +180,7 @@ def test_the_order_of_tiles_and_the_seed():
     theirs = blocks_of(counts(wrong(0.1, 2)).items(), 2).counts
     assert np.array_equal(draw_gains(ours, theirs, 1), draw_gains(ours, theirs, 1))
     assert not np.array_equal(draw_gains(ours, theirs, 1), draw_gains(ours, theirs, 2))
-    assert len(draw_gains(ours, theirs, 1)) == module.DRAWS
+    assert len(draw_gains(ours, theirs, 1)) == DRAWS
 
 
 def test_what_is_refused(sets, config):
@@ -217,7 +207,7 @@ def test_the_page_says_why(sets, config):
     # The one block that is wrong, by its first tile.
     assert lost.count("<tr><td>") == 1 and "<td>14/100/200</td><td>1.0000</td>" in lost and "None" not in lost
     assert "There are none." in gained
-    assert sum(map(int, re.findall(r": (\d+)</title>", text.replace(",", "")))) == module.DRAWS
+    assert sum(map(int, re.findall(r": (\d+)</title>", text.replace(",", "")))) == DRAWS
 
 
 def test_the_page_without_a_champion_or_without_a_class(sets, config):

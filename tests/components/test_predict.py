@@ -17,7 +17,7 @@ import torch
 from kfp import dsl
 from PIL import Image
 
-from rsp.components.predict.answer import Local
+from rsp.components.predict.answer import Model
 from rsp.components.predict.component import predict as predict_component
 from rsp.components.predict.tool import predict
 from rsp.shared.config import Channel
@@ -280,14 +280,15 @@ def test_batches_as_a_gpu_takes_them(models, tmp_path):
     tiles = make_tileset(tmp_path / "t")
     (tiles / "15" / "101" / "201.png").write_bytes(b"rubbish")
     (tiles / "15" / "102" / "201.png").write_bytes(encode(noise(Tile(102, 201, 15), 32), "png"))
-    local = Local(models["checkpoint"], device="cpu", batch_size=5, workers=2)
+    local = Model(models["checkpoint"], device="cpu", batch_size=5, workers=2)
     with open_reader(tiles) as reader:
         images = TileImages({"images": reader}, [IMAGES])
 
         def read(tile: Tile) -> np.ndarray:
             return read_window(images, tile, 8)
 
-        batched, single = (list(way(BLOCK, read, 8)) for way in (local._batched, local.answers))
+        batched = list(local._batched(BLOCK, read, 8, local._encoded, False))
+        single = list(local.answers(BLOCK, read, 8))
     assert [tile for tile, _ in batched] == [tile for tile, _ in single] == BLOCK
     assert list(map(str, batched)) == list(map(str, single))
     assert [tile for tile, answer in batched if isinstance(answer, TileError)] == [Tile(101, 201, 15)]

@@ -203,6 +203,11 @@ def test_probabilities_sum_to_one_and_masks_are_their_highest(tmp_path):
         assert mask.shape == (64, 64) and mask.dtype == np.uint8 and mask.max() < 4
         np.testing.assert_allclose(scores.sum(axis=0), 1, atol=1e-5)
         np.testing.assert_array_equal(mask, scores.argmax(axis=0))
+    both = predictor.masks_and_probabilities(images, 16)
+    for (mask, scores), one, other in zip(
+        both, predictor.masks(images, 16), predictor.probabilities(images, 16), strict=True
+    ):
+        assert np.array_equal(mask, one) and np.array_equal(scores, other)
 
 
 def test_networks_are_asked_channels_last(models):

@@ -1,0 +1,55 @@
+"""The tiles that several tile sets have in common, where each must have all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rsp.shared.covers import Cover, read_tiles
+from rsp.shared.errors import CoverError, TileSetError
+from rsp.shared.locations import Location
+from rsp.shared.tiles import zxy
+from rsp.shared.tileset import TileReader, open_reader
+
+
+def common_tiles(paths: Sequence[Location], cover: Location | None = None) -> Cover:
+    """Return the tiles of tile sets that belong together: all of them, or those of a cover.
+
+    Args:
+        paths: The tile sets, which hold the same tiles unless there is a cover.
+        cover: A cover, all of whose tiles each set has.
+
+    Raises:
+        CoverError: tiles of several zooms, or sets of different ones.
+        TileSetError: the sets differ, or lack a tile of the cover; says how many and which is the first.
+    """
+    first, *others = paths
+    wanted = read_tiles(cover) if cover else None
+    with open_reader(first) as reader:
+        if wanted is None:
+            wanted = reader.cover()
+        else:
+            _check_has(reader, wanted, cover)
+    zoom = wanted.zoom(cover or first)
+    for path in others:
+        with open_reader(path) as reader:
+            if cover is None and (theirs := reader.zoom()) != zoom:
+                raise CoverError(
+                    f"{first} has tiles of zoom {zoom}, {path} of zoom {theirs}: give tiles of one zoom"
+                )
+            _check_has(reader, wanted, cover or first)
+            if cover is None and len(reader) > len(wanted):
+                extra = reader.cover() - wanted
+                raise TileSetError(
+                    f"{first} lacks {len(extra)} of the {len(reader)} tiles of {path}, the first is "
+                    f"{zxy(next(iter(extra)))}; compare a part with --cover"
+                )
+    return wanted
+
+
+def _check_has(reader: TileReader, tiles: Cover, source: Location | None) -> None:
+    missing = tiles - reader.among(tiles)
+    if missing:
+        raise TileSetError(
+            f"{reader.path} lacks {len(missing)} of the {len(tiles)} tiles of {source}, the first is "
+            f"{zxy(next(iter(missing)))}; compare a part with --cover"
+        )
