@@ -20,8 +20,8 @@ def models() -> str:
     from rsp.components.extract.plugin import BUILTIN as EXTRACTORS
     from rsp.components.train.augmentation import BUILTIN as AUGMENTATIONS
     from rsp.components.train.data import BUILTIN as LOADERS
-    from rsp.components.train.losses import BUILTIN as LOSSES
     from rsp.components.train.metrics import BUILTIN as METRICS
+    from rsp.components.train.terms import TERMS as LOSSES
     from rsp.shared.learning.models import BUILTIN as KNOWN
     from rsp.shared.learning.models.segmentation import FAMILIES
 
@@ -45,7 +45,9 @@ def models() -> str:
         *_segformer(),
         "## Losses: `loss`",
         *_table("name", "loss", _described(LOSSES)),
-        "All of them take the `weight` of each class.",
+        "All of them take the `weight` of each class, and leave out pixels that are ignored. `focal(gamma=3)` and "
+        "`tversky(alpha=0.5, beta=0.5)` change what they are computed with (2; 0.3 and 0.7). A weighted sum is "
+        "written as `cross_entropy + 0.5 dice`.",
         "## Augmentations: `da`",
         "Applied to a tile with probability `dap`; image and label change together.",
         *_table("name", "augmentation", _described(AUGMENTATIONS)),

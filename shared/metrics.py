@@ -14,6 +14,9 @@ from rsp.shared.errors import TileError
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
+# What a label holds where nothing is known: such pixels teach nothing and count nowhere.
+IGNORE = 255
+
 # Up to this many classes, a count of each pair is quicker than one histogram of all (6 and 1.3 times for 2 and 4).
 PLANES = 4
 

@@ -1,96 +1,199 @@
-"""Losses. `[model] loss` names one of ours, `module:attribute`, or an entry point of the group `rsp.losses`.
+"""Losses. `[model] loss` names one, or a weighted sum of several: `cross_entropy + 0.5 dice`.
 
-A loss is made once, as `make(weights)` with the weight of each class (float32, shape (K,), mean 1), and called
-as `loss(logits, labels)`: logits (N, K, H, W) float32, labels (N, H, W) int64 -> a scalar tensor.
+Each is one of ours (`rsp.components.train.terms`), `module:attribute`, or an entry point of `rsp.losses`. Some of
+ours take options: `focal(gamma=3)`, `tversky(alpha=0.3, beta=0.7)`.
+
+A loss is made once, from the weight of each class (float32, shape (K,), mean 1), and called as
+`loss(logits, labels, weights)`: logits (N, K, H, W) float32, labels (N, H, W) int64, and the weights of the pixels
+(N, H, W) float32, or None -> a scalar tensor. A label of `IGNORE` (255) is masked.
+
+A plug-in is made as `make(class_weights)` and never sees 255. One with a parameter `weights` is called with all
+three, the weight (and the label) being 0 where a pixel is ignored. One without is called as
+`loss(logits, labels)`, and if a batch has ignored pixels, with those that are left as one row, (1, K, 1, pixels)
+and (1, 1, pixels).
 """
 
 from __future__ import annotations
 
+import inspect
+import math
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from kornia.losses import LovaszSoftmaxLoss, dice_loss, focal_loss
 from torch import nn
-from torch.nn import functional as F
 
+from rsp.components.train.terms import TERMS, Batch
 from rsp.shared import plugins
 from rsp.shared.config import ClassDef
 from rsp.shared.errors import ConfigError, PluginError
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Term = Callable[[Batch], torch.Tensor]
+
+_PART = re.compile(
+    r"(?:(?P<factor>[+-]?[\d.][^\s*]*)(?:\s*\*\s*|\s+))?(?P<name>[^\s()*]+)\s*(?:\((?P<options>[^()]*)\))?"
+)
+_EXPECTED = "loss(logits, labels[, weights]), since a loss is made once, as make(class_weights)"
 
 
-class Lovasz(LovaszSoftmaxLoss):
-    """The Lovász extension of the IoU, per image and class (Berman et al., 2018, arxiv.org/abs/1705.08790)."""
+@dataclass(frozen=True)
+class Part:
+    """A part of a weighted sum, as it is written: `0.5 focal(gamma=3)`."""
+
+    factor: float
+    name: str
+    options: dict[str, float]
 
 
-class CrossEntropy(nn.CrossEntropyLoss):
-    """Cross entropy."""
+class Loss:
+    """A weighted sum of terms; see the module."""
+
+    def __init__(self, terms: Sequence[tuple[float, Term]], classes: torch.Tensor, smoothing: float) -> None:
+        self.terms, self.classes, self.smoothing = terms, classes, smoothing
+        self.even = bool((classes == 1).all())
+
+    def __call__(
+        self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        batch = Batch.of(logits, labels, weights, self.classes, self.even, self.smoothing)
+        total: torch.Tensor | None = None
+        for factor, term in self.terms:
+            value = term(batch) if factor == 1 else factor * term(batch)
+            total = value if total is None else total + value
+        assert total is not None
+        return total
 
 
-class LovaszCrossEntropy(nn.Module):
-    """Half Lovász, half cross entropy: the first follows the IoU, the second learns well from scratch."""
+def parse_loss(text: str) -> list[Part]:
+    """Return the parts of a loss that is written as text.
 
-    def __init__(self, weight: torch.Tensor) -> None:
-        super().__init__()
-        self.lovasz = Lovasz(weight)
-        self.cross_entropy = CrossEntropy(weight)
+    Raises:
+        ConfigError: it cannot be read; says where.
+    """
+    parts = []
+    # A sign within a number, 1e+3, is no sum.
+    for written in re.split(r"(?<![\d.]e)\+", text):
+        match = _PART.fullmatch(written.strip())
+        if match is None:
+            raise ConfigError(
+                f"loss {text!r}: cannot read {written.strip()!r}; expected a name, or a sum as "
+                "`cross_entropy + 0.5 dice` or `lovasz + 2 focal(gamma=3)`"
+            )
+        name, factor = match["name"], _number(text, match["factor"] or "1", "the factor of " + match["name"])
+        if factor <= 0:
+            raise ConfigError(f"loss {text!r}: {name} is multiplied by {factor:g}; expected a number above 0")
+        parts.append(Part(factor, name, _options(text, name, match["options"])))
+    return parts
 
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        value: torch.Tensor = 0.5 * self.lovasz(logits, labels) + 0.5 * self.cross_entropy(logits, labels)
+
+def _options(text: str, name: str, written: str | None) -> dict[str, float]:
+    if written is None:
+        return {}
+    term = TERMS.get(name.lower())
+    known = list(inspect.signature(term).parameters)[1:] if term else []
+    options = {}
+    for each in filter(None, (each.strip() for each in written.split(","))):
+        key, _, value = (part.strip() for part in each.partition("="))
+        if key not in known:
+            takes = f"{name} takes {', '.join(known)}" if known else f"{name} takes none"
+            raise ConfigError(f"loss {text!r}: unknown option {key!r}; {takes}")
+        options[key] = _number(text, value, f"{key} of {name}")
+        if options[key] < 0:
+            raise ConfigError(f"loss {text!r}: {key} of {name} is {value}; expected a number from 0")
+    return options
+
+
+def _number(text: str, written: str, what: str) -> float:
+    try:
+        value = float(written)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ConfigError(f"loss {text!r}: {what} is {written!r}; expected a number")
+    return value
+
+
+def build_loss(text: str, classes: torch.Tensor, *, smoothing: float = 0.0, weighted: bool = False) -> Loss:
+    """Make a loss.
+
+    Args:
+        text: As in the configuration.
+        classes: (K,), the weight of each class.
+        smoothing: The part of each label, 0 to 1, that cross entropy spreads over all classes.
+        weighted: Whether batches come with weights of pixels.
+
+    Raises:
+        ConfigError: the text cannot be read.
+        PluginError: there is no such loss, it cannot be made, or it takes no weights where there are some.
+    """
+    terms: list[tuple[float, Term]] = []
+    for part in parse_loss(text):
+        if part.name.lower() in TERMS:
+            terms.append((part.factor, partial(TERMS[part.name.lower()], **part.options)))
+        else:
+            terms.append((part.factor, PlugIn(part.name, classes, weighted=weighted)))
+    return Loss(terms, classes, smoothing)
+
+
+class PlugIn:
+    """A loss of someone else's as a term: it is called as it wants to be, and what it returns is checked."""
+
+    def __init__(self, name: str, classes: torch.Tensor, *, weighted: bool) -> None:
+        self.name = name
+        make = plugins.load(name, "rsp.losses", TERMS)
+        try:
+            loss = make(classes)
+        except Exception as error:
+            raise PluginError(
+                f"the loss {name!r} cannot be made: {type(error).__name__}: {error}; expected a function of the "
+                f"class weights that returns {_EXPECTED}"
+            ) from error
+        if not callable(loss) or isinstance(loss, torch.Tensor):
+            raise plugins.unexpected("loss", name, loss, _EXPECTED)
+        self.loss: Callable[..., Any] = loss.to(classes.device) if isinstance(loss, nn.Module) else loss
+        self.takes_weights = "weights" in _parameters(loss)
+        if weighted and not self.takes_weights:
+            raise PluginError(
+                f"the loss {name!r} takes no weights of pixels, and the configuration gives some: write it as "
+                "loss(logits, labels, weights)"
+            )
+
+    def __call__(self, batch: Batch) -> torch.Tensor:
+        logits, labels = batch.logits, batch.labels
+        with plugins.guarded("loss", self.name):
+            if self.takes_weights:
+                value = self.loss(logits, labels, weights=batch.pixels)
+            elif batch.pixels is None:
+                value = self.loss(logits, labels)
+            else:
+                counted = batch.pixels > 0
+                if not bool(counted.any()):
+                    return 0 * logits.sum()
+                left = logits.movedim(1, 0)[:, counted]
+                value = self.loss(left[None, :, None], labels[counted][None, None])
+        if not isinstance(value, torch.Tensor) or value.dim() or not value.is_floating_point():
+            raise plugins.unexpected("loss", self.name, value, "a tensor of one number, shape ()")
+        if logits.requires_grad and not value.requires_grad:
+            raise PluginError(
+                f"the loss {self.name!r} returned a number that does not depend on the logits, or was detached "
+                "from them: nothing can be learned from it"
+            )
         return value
 
 
-class Focal(nn.Module):
-    """Focal loss, gamma 2 (Lin et al., 2017, arxiv.org/abs/1708.02002)."""
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight, persistent=False)
-        self.weight: torch.Tensor
-
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return focal_loss(logits, labels, alpha=None, gamma=2.0, reduction="mean", weight=self.weight)
+def measure_loss(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return the mean over tiles of what each is worth by itself: the same however they are put into batches."""
+    return torch.stack([loss(one[None], label[None]) for one, label in zip(logits, labels, strict=True)]).mean()
 
 
-class Dice(nn.Module):
-    """Sørensen-Dice, of each class on its own."""
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight, persistent=False)
-        self.weight: torch.Tensor
-
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return dice_loss(logits, labels, average="macro", weight=self.weight)
-
-
-class MIoU(nn.Module):
-    """1 - mean IoU of the probabilities over the batch, or cross entropy where that is larger (early on)."""
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight, persistent=False)
-        self.weight: torch.Tensor
-
-    def forward(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        probabilities = logits.softmax(1)
-        truth = F.one_hot(labels, logits.shape[1]).movedim(-1, 1).to(probabilities.dtype)
-        both = (probabilities * truth).sum((0, 2, 3))
-        union = (probabilities + truth).sum((0, 2, 3)) - both
-        soft = 1 - (self.weight * both / union.clamp_min(1e-6)).sum() / self.weight.sum()
-        return torch.maximum(soft, F.cross_entropy(logits, labels, self.weight))
-
-
-BUILTIN: dict[str, Callable[[torch.Tensor], Loss]] = {
-    "lovasz": Lovasz,
-    "cross_entropy": CrossEntropy,
-    "lovasz_ce": LovaszCrossEntropy,
-    "focal": Focal,
-    "dice": Dice,
-    "miou": MIoU,
-}
+def _parameters(loss: Callable[..., Any]) -> Sequence[str]:
+    try:
+        return list(inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters)
+    except (TypeError, ValueError):  # one in C says nothing
+        return []
 
 
 def class_weights(classes: Sequence[ClassDef]) -> torch.Tensor:
@@ -107,33 +210,17 @@ def class_weights(classes: Sequence[ClassDef]) -> torch.Tensor:
     return weights * len(classes) / weights.sum()
 
 
-def build_loss(name: str, weights: torch.Tensor) -> Loss:
-    """Return the loss of a name; raise `PluginError` where there is none or it cannot be made."""
-    make = plugins.load(name, "rsp.losses", BUILTIN)
-    expected = "loss(logits, labels), since a loss is made once, as make(class_weights)"
-    try:
-        loss: Loss = make(weights)
-    except Exception as error:
-        raise PluginError(
-            f"the loss {name!r} cannot be made: {type(error).__name__}: {error}; expected a function of the class "
-            f"weights that returns {expected}"
-        ) from error
-    if not callable(loss) or isinstance(loss, torch.Tensor):
-        raise plugins.unexpected("loss", name, loss, expected)
-    return loss.to(weights.device) if isinstance(loss, nn.Module) else loss
+def balanced_weights(counts: Sequence[int]) -> list[float]:
+    """Return weights that make up for how rare classes are: 1 / ln(1.02 + share of the pixels).
 
+    They are those of ENet (Paszke et al., 2016, arxiv.org/abs/1606.02147): between 1.4 and 50, so that a class of
+    a few pixels does not drown all others, as it would with one over its share.
 
-def measure_loss(loss: Loss, name: str, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the loss of a batch; raise `PluginError` where it fails or is not a number to learn from."""
-    if name.lower() in BUILTIN:
-        return loss(logits, labels)
-    with plugins.guarded("loss", name):
-        value: Any = loss(logits, labels)
-    if not isinstance(value, torch.Tensor) or value.dim() or not value.is_floating_point():
-        raise plugins.unexpected("loss", name, value, "a tensor of one number, shape ()")
-    if logits.requires_grad and not value.requires_grad:
-        raise PluginError(
-            f"the loss {name!r} returned a number that does not depend on the logits, or was detached from them: "
-            "nothing can be learned from it"
-        )
-    return value
+    Args:
+        counts: How many pixels of the training labels each class has, 0 for one that is ignored.
+
+    Returns:
+        The weight of each class, 0 for one of no pixels.
+    """
+    total = sum(counts)
+    return [1 / math.log(1.02 + count / total) if count else 0.0 for count in counts]

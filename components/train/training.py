@@ -189,7 +189,7 @@ class Trainer:
         return rate, self._measured(running)
 
     def _loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return measure_loss(self.loss, self.config.model.loss, logits, labels)
+        return self.loss(logits, labels) if self.model.training else measure_loss(self.loss, logits, labels)
 
     @torch.no_grad()
     def _validate(self, epoch: int) -> dict[str, Any]:

@@ -1,18 +1,24 @@
-"""Losses: what they are worth where it is known, that they can be learned from, weights, and plug-ins."""
+"""Losses: against an independent computation, with ignored pixels, weights, sums written as text, and plug-ins."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from rsp.components.train.losses import BUILTIN, build_loss, class_weights
+from rsp.components.train.losses import balanced_weights, build_loss, class_weights, parse_loss
+from rsp.components.train.terms import TERMS
 from rsp.shared.config import ClassDef
 from rsp.shared.errors import ConfigError, PluginError
+from rsp.shared.metrics import IGNORE
 
 EVEN = torch.ones(3)
+HERE = "tests.components.train.test_losses:"
+NAMES = [*TERMS, "cross_entropy + 0.5 dice"]
 
 
 def sure(labels, classes=3, size=30.0):
@@ -20,19 +26,244 @@ def sure(labels, classes=3, size=30.0):
     return F.one_hot(labels, classes).movedim(-1, 1).float() * size
 
 
+def some(classes, seed=0, ignored=0.25, dtype=torch.float64, side=6):
+    """Logits, labels of which some are ignored, and weights of pixels."""
+    rng = torch.Generator().manual_seed(seed)
+    logits = torch.randn(2, classes, side, side, generator=rng, dtype=dtype)
+    labels = torch.randint(0, classes, (2, side, side), generator=rng)
+    labels[torch.rand(labels.shape, generator=rng) < ignored] = IGNORE
+    return logits, labels, 0.5 + torch.rand(labels.shape, generator=rng, dtype=dtype)
+
+
+# --- an independent computation: numpy, float64, one pixel after another ------------------------------------
+
+
+def jaccard(wrong, truth, weight):
+    """1 - the IoU of a class, if these pixels are told wrongly and all others rightly."""
+    missed = sum(w for bad, t, w in zip(wrong, truth, weight, strict=True) if bad and t)
+    false = sum(w for bad, t, w in zip(wrong, truth, weight, strict=True) if bad and not t)
+    area = sum(w for t, w in zip(truth, weight, strict=True) if t)
+    return 1 - (area - missed) / (area + false)
+
+
+def extension(errors, truth, weight):
+    """The Lovász extension of `jaccard`, by its definition: sets of pixels grow from the largest error."""
+    wrong, before, value = np.zeros(len(errors), bool), 0.0, 0.0
+    for place in np.argsort(-errors, kind="stable"):
+        wrong[place] = True
+        now = jaccard(wrong, truth, weight)
+        value, before = value + errors[place] * (now - before), now
+    return value
+
+
+def region(name, both, area, told, options):
+    """A loss of the overlap: the intersection, the area of the labels, that of the prediction."""
+    if name == "dice":
+        return 1 - 2 * both / (area + told)
+    if name == "tversky":
+        alpha, beta = options.get("alpha", 0.3), options.get("beta", 0.7)
+        return 1 - both / (both + alpha * (told - both) + beta * (area - both))
+    return 1 - both / (area + told - both)
+
+
+def expected(name, logits, labels, weights, classes, smoothing=0.0, **options):
+    """What a loss is worth, of the pixels that count."""
+    counted = (labels != IGNORE).numpy()
+    truth = labels.numpy()[counted]
+    raw = logits.detach().double().movedim(1, -1).numpy()[counted]
+    weight = np.ones(len(truth)) if weights is None else weights.double().numpy()[counted]
+    chance = np.exp(raw) / np.exp(raw).sum(1, keepdims=True)
+    importance, count = classes.double().numpy(), raw.shape[1]
+    if name == "cross_entropy":
+        above = below = 0.0
+        for p, t, w in zip(chance, truth, weight, strict=True):
+            target = np.full(count, smoothing / count)
+            target[t] += 1 - smoothing
+            above += w * sum(-target[c] * importance[c] * math.log(p[c]) for c in range(count))
+            below += w * importance[t]
+        return above / below
+    if name == "focal":
+        gamma = options.get("gamma", 2.0)
+        terms = [
+            w * importance[t] * (1 - p[t]) ** gamma * -math.log(p[t])
+            for p, t, w in zip(chance, truth, weight, strict=True)
+        ]
+        return sum(terms) / sum(weight * importance[truth])
+    if name == "lovasz_ce":
+        both = [
+            expected(each, logits, labels, weights, classes, smoothing) for each in ("lovasz", "cross_entropy")
+        ]
+        return sum(both) / 2
+    values = {}
+    for c in sorted(set(truth.tolist())):
+        mine = truth == c
+        both, area, told = (
+            (weight * chance[:, c] * mine).sum(),
+            (weight * mine).sum(),
+            (weight * chance[:, c]).sum(),
+        )
+        values[c] = region(name, both, area, told, options)
+        if name == "lovasz":
+            values[c] = extension(np.abs(mine - chance[:, c]), mine, weight)
+    mean = sum(importance[c] * value for c, value in values.items()) / sum(importance[c] for c in values)
+    return (
+        max(mean, expected("cross_entropy", logits, labels, weights, classes, smoothing))
+        if name == "miou"
+        else mean
+    )
+
+
+@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_worth_what_its_definition_says(name, classes, weighted):
+    logits, labels, weights = some(classes, ignored=0.25 if weighted else 0.0)
+    labels[labels == 1] = 0 if classes == 4 else 1  # a class that is not there
+    importance = torch.linspace(0.5, 1.5, classes, dtype=torch.float64)
+    loss = build_loss(name, importance, smoothing=0.1 if weighted else 0.0)
+    value = float(loss(logits, labels, weights if weighted else None))
+    wanted = expected(name, logits, labels, weights if weighted else None, importance, 0.1 if weighted else 0.0)
+    assert value == pytest.approx(wanted, rel=1e-9)
+    single = build_loss(name, importance.float(), smoothing=0.1 if weighted else 0.0)
+    assert float(single(logits.float(), labels, weights.float() if weighted else None)) == pytest.approx(
+        wanted, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("focal(gamma=0.5)", {"gamma": 0.5}),
+        ("focal(gamma=0)", {"gamma": 0}),
+        ("tversky(alpha=1, beta=0.2)", {"alpha": 1, "beta": 0.2}),
+    ],
+)
+def test_options(text, options):
+    logits, labels, weights = some(3)
+    wanted = expected(text.partition("(")[0], logits, labels, weights, EVEN, **options)
+    assert float(build_loss(text, EVEN)(logits, labels, weights)) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_they_agree_where_others_have_the_same():
+    logits, labels, _ = some(3)
+    importance = torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64)
+    for smoothing in (0.0, 0.2):
+        theirs = F.cross_entropy(logits, labels, importance, ignore_index=IGNORE, label_smoothing=smoothing)
+        assert torch.allclose(build_loss("cross_entropy", importance, smoothing=smoothing)(logits, labels), theirs)
+    ours = {name: float(build_loss(name, EVEN)(logits, labels)) for name in TERMS}
+    assert ours["dice"] == pytest.approx(float(build_loss("tversky(alpha=0.5, beta=0.5)", EVEN)(logits, labels)))
+    assert ours["cross_entropy"] == pytest.approx(float(build_loss("focal(gamma=0)", EVEN)(logits, labels)))
+    from kornia.losses import LovaszSoftmaxLoss
+
+    full = torch.arange(2 * 36).reshape(2, 6, 6) % 3
+    theirs = LovaszSoftmaxLoss()(logits[:1].float(), full[:1])
+    assert float(build_loss("lovasz", EVEN)(logits[:1].float(), full[:1])) == pytest.approx(
+        float(theirs), rel=1e-3
+    )
+
+
+def test_lovasz_of_certain_masks_is_one_minus_iou():
+    """Where probabilities are 0 or 1, the Lovász extension is the Jaccard loss itself."""
+    labels = torch.zeros(1, 10, 10, dtype=torch.long)
+    labels[:, :5] = 1
+    mask = torch.zeros_like(labels)
+    mask[:, :4] = 1
+    value = float(build_loss("lovasz", torch.ones(2))(sure(mask, 2, 80.0), labels))
+    assert value == pytest.approx(1 - (40 / 50 + 50 / 60) / 2, abs=1e-6)
+
+
+def test_lovasz_of_many_pixels_loses_no_digits():
+    """Its slopes are differences of ratios that are nearly equal, if they are written so."""
+    logits, labels, _ = some(2, side=300)
+    exact = build_loss("lovasz", torch.ones(2))
+    slopes = []
+    for kind in (torch.float64, torch.float32):
+        each = logits.detach().to(kind, copy=True).requires_grad_()
+        exact(each, labels).backward()
+        slopes.append(each.grad.double())
+    assert (slopes[1] - slopes[0]).norm() < 1e-5 * slopes[0].norm()
+
+
+# --- what is ignored ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradient(name, classes, weighted):
+    logits, labels, weights = some(classes, side=3)
+    loss = build_loss(name, torch.linspace(0.5, 1.5, classes, dtype=torch.float64), smoothing=0.1)
+    assert torch.autograd.gradcheck(
+        lambda x: loss(x, labels, weights if weighted else None), logits.requires_grad_()
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("classes", [2, 3])
+def test_ignored_pixels_are_not_there(name, classes):
+    """Neither what the network says of them nor that they are there at all makes a difference."""
+    logits, labels, weights = some(classes)
+    loss = build_loss(name, torch.linspace(0.5, 1.5, classes, dtype=torch.float64), smoothing=0.1)
+    ignored = labels == IGNORE
+
+    def learned(logits, labels, weights):
+        logits = logits.detach().clone().requires_grad_()
+        value = loss(logits, labels, weights)
+        value.backward()
+        return value.detach(), logits.grad
+
+    for each in (None, weights):
+        value, slope = learned(logits, labels, each)
+        assert not slope.movedim(1, -1)[ignored].any()
+        for other in (1e3 * torch.randn(logits.shape, dtype=logits.dtype), torch.full_like(logits, math.inf)):
+            again, same = learned(torch.where(ignored[:, None], other, logits), labels, each)
+            assert torch.equal(again, value)
+            assert torch.equal(same, slope)
+        left = ~ignored
+        row = logits.movedim(1, 0)[:, left][None, :, None]
+        alone, own = learned(row, labels[left][None, None], None if each is None else each[left][None, None])
+        assert torch.allclose(alone, value, rtol=1e-12)
+        assert torch.allclose(own[0, :, 0], slope.movedim(1, 0)[:, left], rtol=1e-9, atol=1e-15)
+
+
+@pytest.mark.parametrize("name", [*NAMES, HERE + "own", HERE + "weighted"])
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("weight", [None, 1.0, 0.0])
+def test_nothing_to_count(name, classes, weight):
+    labels = torch.full((2, 4, 4), IGNORE if weight is None or weight else 1)
+    weights = None if weight is None else torch.full((2, 4, 4), weight)
+    logits = torch.randn(2, classes, 4, 4, requires_grad=True)
+    value = build_loss(name, torch.ones(classes), smoothing=0.1)(logits, labels, weights)
+    value.backward()
+    assert value == 0
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_tile_without_foreground_gives_numbers(name):
+    labels = torch.zeros(2, 8, 8, dtype=torch.long)
+    logits = torch.randn(2, 2, 8, 8, requires_grad=True)
+    value = build_loss(name, torch.ones(2))(logits, labels)
+    value.backward()
+    assert value.isfinite() and logits.grad.isfinite().all()
+
+
+# --- what can be learned ------------------------------------------------------------------------------------
+
+
 @pytest.fixture
 def labels():
     return torch.arange(2 * 8 * 8).reshape(2, 8, 8) % 3
 
 
-@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("name", TERMS)
 def test_right_is_zero_and_wrong_is_not(name, labels):
     loss = build_loss(name, EVEN)
     assert float(loss(sure(labels), labels)) == pytest.approx(0, abs=1e-3)
     assert float(loss(sure((labels + 1) % 3), labels)) > 0.9
 
 
-@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("name", TERMS)
 @pytest.mark.parametrize("classes", [2, 4])
 def test_descent(name, classes):
     torch.manual_seed(0)
@@ -51,53 +282,7 @@ def test_descent(name, classes):
     assert (logits.argmax(1) == labels).float().mean() > 0.99
 
 
-@pytest.mark.parametrize("name", BUILTIN)
-def test_tile_without_foreground_gives_numbers(name):
-    labels = torch.zeros(2, 8, 8, dtype=torch.long)
-    logits = torch.randn(2, 2, 8, 8, requires_grad=True)
-    value = build_loss(name, torch.ones(2))(logits, labels)
-    value.backward()
-    assert value.isfinite() and logits.grad.isfinite().all()
-
-
-def test_lovasz_of_certain_masks_is_one_minus_iou():
-    """Where probabilities are 0 or 1, the Lovász extension is the Jaccard loss itself."""
-    labels = torch.zeros(1, 10, 10, dtype=torch.long)
-    labels[:, :5] = 1
-    mask = torch.zeros_like(labels)
-    mask[:, :4] = 1
-    value = float(build_loss("lovasz", torch.ones(2))(sure(mask, 2, 80.0), labels))
-    assert value == pytest.approx(1 - (40 / 50 + 50 / 60) / 2, abs=1e-6)
-
-
-def test_cross_entropy_and_miou_by_hand(labels):
-    logits = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    weights = torch.tensor([0.5, 1.0, 1.5])
-    expected = F.cross_entropy(logits, labels, weights)
-    assert torch.equal(build_loss("cross_entropy", weights)(logits, labels), expected)
-    both = build_loss("lovasz_ce", weights)(logits, labels)
-    assert float(both) == pytest.approx(float(expected + build_loss("lovasz", weights)(logits, labels)) / 2)
-    truth, probability = F.one_hot(labels, 3).movedim(-1, 1), logits.softmax(1)
-    inter = (truth * probability).sum((0, 2, 3))
-    iou = inter / (truth.sum((0, 2, 3)) + probability.sum((0, 2, 3)) - inter)
-    # Cross entropy is larger for noise, the IoU term for masks that are nearly right.
-    assert float(build_loss("miou", EVEN)(logits, labels)) == pytest.approx(float(F.cross_entropy(logits, labels)))
-    near = sure(labels, size=3.0) + logits / 10
-    probability = near.softmax(1)
-    inter = (truth * probability).sum((0, 2, 3))
-    iou = inter / (truth.sum((0, 2, 3)) + probability.sum((0, 2, 3)) - inter)
-    assert float(build_loss("miou", EVEN)(near, labels)) == pytest.approx(float(1 - iou.mean()), rel=1e-5)
-
-
-def test_weights_come_from_the_classes():
-    classes = [ClassDef("a", (0, 0, 0), 0.0), ClassDef("b", (0, 0, 0), 1.0), ClassDef("c", (0, 0, 0), 3.0)]
-    assert class_weights(classes).tolist() == [0.0, 0.75, 2.25]
-    for bad in ([0.0, 0.0], [-1.0, 2.0], [math.nan, 1.0]):
-        with pytest.raises(ConfigError, match="weight"):
-            class_weights([ClassDef(str(weight), (0, 0, 0), weight) for weight in bad])
-
-
-@pytest.mark.parametrize("name", BUILTIN)
+@pytest.mark.parametrize("name", TERMS)
 def test_class_of_weight_0_does_not_count(name):
     labels = torch.zeros(1, 8, 8, dtype=torch.long)
     labels[:, :2], labels[:, 2:4] = 1, 2
@@ -108,66 +293,113 @@ def test_class_of_weight_0_does_not_count(name):
     assert float(build_loss(name, only)(confused, labels)) == pytest.approx(0, abs=1e-3)
 
 
-def own(weights):
-    return lambda logits, labels: (logits.sum() * weights.sum() + labels.sum()) * 0 + 7
+# --- weights of classes -------------------------------------------------------------------------------------
 
 
-def test_plug_in(labels):
-    assert float(build_loss("tests.components.train.test_losses:own", EVEN)(sure(labels), labels)) == 7
+def test_weights_come_from_the_classes():
+    classes = [ClassDef("a", (0, 0, 0), 0.0), ClassDef("b", (0, 0, 0), 1.0), ClassDef("c", (0, 0, 0), 3.0)]
+    assert class_weights(classes).tolist() == [0.0, 0.75, 2.25]
+    for bad in ([0.0, 0.0], [-1.0, 2.0], [math.nan, 1.0]):
+        with pytest.raises(ConfigError, match="weight"):
+            class_weights([ClassDef(str(weight), (0, 0, 0), weight) for weight in bad])
+
+
+def test_rare_classes_weigh_more_but_not_without_end():
+    found = balanced_weights([900, 100, 0])
+    assert found == pytest.approx([1 / math.log(1.92), 1 / math.log(1.12), 0])
+    assert balanced_weights([10**9, 1])[1] < 51
+
+
+# --- sums, written as text ----------------------------------------------------------------------------------
+
+
+def test_sum_of_several(labels):
+    logits, labels, weights = some(3)
+    value = {name: build_loss(name, EVEN)(logits, labels, weights) for name in TERMS}
+    for text, wanted in (
+        ("cross_entropy + 0.5 dice", value["cross_entropy"] + 0.5 * value["dice"]),
+        ("2*Lovasz+focal", 2 * value["lovasz"] + value["focal"]),
+        ("1e+0 dice + 1e-1 * miou + tversky", value["dice"] + 0.1 * value["miou"] + value["tversky"]),
+    ):
+        assert torch.allclose(build_loss(text, EVEN)(logits, labels, weights), wanted)
+
+
+def test_parts_of_a_text():
+    parts = parse_loss("0.5 my.losses:smooth + tversky(alpha=.2,beta=1) + other-loss")
+    assert [(part.factor, part.name) for part in parts] == [
+        (0.5, "my.losses:smooth"),
+        (1, "tversky"),
+        (1, "other-loss"),
+    ]
+    assert parts[1].options == {"alpha": 0.2, "beta": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cross_entropy + ", "cannot read ''; expected a name, or a sum"),
+        ("", "cannot read ''"),
+        ("dice focal", "cannot read 'dice focal'"),
+        ("0 dice", "dice is multiplied by 0; expected a number above 0"),
+        ("lovasz + -1 dice", "dice is multiplied by -1"),
+        ("0.5x dice", "the factor of dice is '0.5x'; expected a number"),
+        ("focal(delta=1)", "unknown option 'delta'; focal takes gamma"),
+        ("dice(gamma=1)", "unknown option 'gamma'; dice takes none"),
+        ("focal(gamma=high)", "gamma of focal is 'high'; expected a number"),
+        ("focal(gamma=-1)", "gamma of focal is -1; expected a number from 0"),
+        ("focal(gamma", "cannot read 'focal(gamma'"),
+    ],
+)
+def test_text_that_cannot_be_read(text, message):
+    with pytest.raises(ConfigError) as raised:
+        build_loss(text, EVEN)
+    assert message in str(raised.value)
+
+
+# --- plug-ins -----------------------------------------------------------------------------------------------
+
+
+def own(classes):
+    """A loss of two arguments."""
+
+    def loss(logits, labels):
+        assert int(labels.max()) < logits.shape[1] and labels.shape == logits[:, 0].shape
+        return F.cross_entropy(logits, labels, classes.to(logits.dtype))
+
+    return loss
+
+
+class Weighted(nn.Module):
+    """A loss of three."""
+
+    def forward(self, logits, labels, weights=None):
+        assert int(labels.max()) < logits.shape[1]
+        values = F.cross_entropy(logits, labels, reduction="none")
+        return values.mean() if weights is None else (values * weights).sum() / weights.sum().clamp_min(1e-9)
+
+
+def weighted(classes):
+    return Weighted()
+
+
+def test_plug_in():
+    logits, labels, weights = some(3)
+    wanted = float(build_loss("cross_entropy", EVEN)(logits, labels))
+    for name in ("own", "weighted"):
+        assert float(build_loss(HERE + name, EVEN)(logits, labels)) == pytest.approx(wanted)
+        assert float(build_loss(f"dice + 2 {HERE}{name}", EVEN)(logits, labels)) == pytest.approx(
+            2 * wanted + float(build_loss("dice", EVEN)(logits, labels))
+        )
+    wanted = float(build_loss("cross_entropy", EVEN)(logits, labels, weights))
+    assert float(build_loss(HERE + "weighted", EVEN, weighted=True)(logits, labels, weights)) == pytest.approx(
+        wanted
+    )
+    with pytest.raises(PluginError, match="own' takes no weights of pixels"):
+        build_loss(HERE + "own", EVEN, weighted=True)
+
+
+def test_plug_in_that_is_none():
     with pytest.raises(PluginError, match="unknown loss 'lovas'; known: cross_entropy"):
         build_loss("lovas", EVEN)
     with pytest.raises(PluginError, match="cannot be made"):
         build_loss("math:sqrt", EVEN)
-    assert type(build_loss("Lovasz", EVEN)) is BUILTIN["lovasz"]
-
-
-# --- by hand: four pixels of two classes --------------------------------------------------------------------
-
-# The probability of class 1, and the label.
-CHANCE = [0.9, 0.3, 0.1, 0.2]
-TRUTH = [1, 0, 0, 0]
-WEIGHTS = torch.tensor([0.5, 2.0])
-
-
-def value_of(name: str, weights: torch.Tensor = WEIGHTS) -> float:
-    chance = torch.tensor(CHANCE, dtype=torch.float64)
-    logits = torch.stack([(1 - chance).log(), chance.log()]).reshape(1, 2, 2, 2)
-    return float(build_loss(name, weights.double())(logits, torch.tensor(TRUTH).reshape(1, 2, 2)))
-
-
-def right() -> list[float]:
-    """The probability of the right class of each pixel."""
-    return [chance if truth else 1 - chance for chance, truth in zip(CHANCE, TRUTH, strict=True)]
-
-
-def test_focal_by_hand():
-    """-w (1 - p)^2 ln p of the class that is right, over all pixels and classes."""
-    terms = [float(WEIGHTS[truth]) * (1 - p) ** 2 * -math.log(p) for p, truth in zip(right(), TRUTH, strict=True)]
-    assert value_of("focal") == pytest.approx(sum(terms) / 8, rel=1e-4)
-    even = [(1 - p) ** 2 * -math.log(p) for p in right()]
-    assert value_of("focal", torch.ones(2)) == pytest.approx(sum(even) / 8, rel=1e-4)
-
-
-def overlaps() -> list[tuple[float, float]]:
-    """Intersection and sum of the probabilities and labels of each class."""
-    found = []
-    for index in (0, 1):
-        chances = [chance if index else 1 - chance for chance in CHANCE]
-        truths = [float(truth == index) for truth in TRUTH]
-        found.append((sum(a * b for a, b in zip(chances, truths, strict=True)), sum(chances) + sum(truths)))
-    return found
-
-
-def test_weighted_miou_by_hand():
-    """1 - the weighted mean of the IoU: with these numbers it is larger than the cross entropy."""
-    ious = [both / (total - both) for both, total in overlaps()]
-    soft = 1 - (0.5 * ious[0] + 2.0 * ious[1]) / 2.5
-    entropies = [-float(WEIGHTS[truth]) * math.log(p) for p, truth in zip(right(), TRUTH, strict=True)]
-    assert soft > sum(entropies) / sum(float(WEIGHTS[truth]) for truth in TRUTH)
-    assert value_of("miou") == pytest.approx(soft, rel=1e-6)
-    assert soft != pytest.approx(1 - sum(ious) / 2, abs=0.01)  # the weights tell
-
-
-def test_weighted_dice_by_hand():
-    losses = [1 - 2 * both / total for both, total in overlaps()]
-    assert value_of("dice") == pytest.approx((0.5 * losses[0] + 2.0 * losses[1]) / 2.5, rel=1e-6)
