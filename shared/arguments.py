@@ -119,7 +119,7 @@ def add_workers(parser: argparse.ArgumentParser, default: int | None = None, wha
     parser.add_argument("--workers", type=int, default=default, help=f"number of {what} (default: {shown})")
 
 
-def add_trust_model(parser: argparse.ArgumentParser) -> None:
+def add_trust_model(parser: argparse._ActionsContainer) -> None:
     """Add `--trust_model`, of every tool that loads an exported model."""
     parser.add_argument(
         "--trust_model", action="store_true",

@@ -31,8 +31,8 @@ _NEGATIVE = re.compile(r"-\.?\d")
 
 # How people meet the tools; those of other packages follow, by name.
 WORKFLOW = (
-    "cover", "download", "extract", "rasterize", "subset", "tile", "info", "train", "export", "predict", "compare",
-    "vectorize", "serve", "deploy", "pipeline",
+    "cover", "download", "extract", "rasterize", "subset", "tile", "info", "train", "export", "predict",
+    "evaluate", "compare", "vectorize", "serve", "deploy", "pipeline",
 )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Measures of agreement between labels and masks, all from one confusion matrix. Pure numpy.
 
 A confusion matrix here is an array of int64, shape (K, K), K being the number of classes: rows are the classes
-of the label, columns those of the mask. Matrices of tiles add up. What is 0/0 is NaN.
+of the label, columns those of the mask. Matrices of tiles add up. What is 0/0 is NaN. Pixels of which the label
+knows nothing (`IGNORE`) are counted nowhere.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def confusion(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer], cla
     """Count the pixels of each pair of classes.
 
     Args:
-        label: Class indices, any shape.
+        label: Class indices, any shape; pixels that hold `IGNORE` are left out.
         mask: Class indices, the same shape.
         classes: How many classes there are, K.
 
@@ -37,6 +38,9 @@ def confusion(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer], cla
     """
     if label.shape != mask.shape:
         raise TileError(f"label and mask differ in size: {label.shape} and {mask.shape}")
+    if label.size and int(label.max()) == IGNORE:
+        known = label != IGNORE
+        label, mask = label[known], mask[known]
     for name, array in (("label", label), ("mask", mask)):
         if array.size and not 0 <= int(array.min()) <= int(array.max()) < classes:
             raise TileError(
@@ -102,6 +106,12 @@ def recall_per_class(matrix: Counts) -> Floats:
 def f1_per_class(matrix: Counts) -> Floats:
     """Return 2 TP / (2 TP + FN + FP) of each class."""
     return _ratio(2 * np.diag(matrix), matrix.sum(0) + matrix.sum(1))
+
+
+def one_against_rest(matrix: Counts, index: int) -> Counts:
+    """Return the matrix of a class against all others together, shape (2, 2): the class is the second."""
+    both, labelled, masked = matrix[index, index], matrix[index].sum(), matrix[:, index].sum()
+    return np.array([[matrix.sum() - labelled - masked + both, masked - both], [labelled - both, both]])
 
 
 def accuracy(matrix: Counts) -> float:

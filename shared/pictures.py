@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from base64 import b64encode
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,3 +110,29 @@ def shrink(image: Array, most: int) -> Array:
     picture = Image.fromarray(image)
     picture.thumbnail((most, most), Image.Resampling.BOX)
     return np.asarray(picture)
+
+
+def framed(image: Array, shown: int) -> Array:
+    """Return a picture with a thin grey frame, so that white labels do not run into the page.
+
+    Args:
+        image: The picture, of three bands.
+        shown: How many pixels of the page its width is going to have.
+    """
+    found = image.copy()
+    width = max(1, image.shape[1] // shown)
+    for edge in (np.s_[:width], np.s_[-width:], np.s_[:, :width], np.s_[:, -width:]):
+        found[edge] = LINE
+    return found
+
+
+def webp(image: Array) -> bytes:
+    """Return a picture as a small WebP, to look at."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "WEBP", quality=75, method=4)
+    return buffer.getvalue()
+
+
+def data_uri(image: Array) -> str:
+    """Return a picture as an address that holds it, for a page of one file."""
+    return f"data:image/webp;base64,{b64encode(webp(image)).decode()}"

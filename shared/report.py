@@ -39,20 +39,20 @@ class Result:
         fields["failed"] = [
             {"tile": [tile.x, tile.y, tile.z], "reason": reason} for tile, reason in sorted(failed.items())
         ]
-        return _plain(fields)
+        return plain(fields)
 
 
-def _plain(value: Any) -> Any:
-    """Return a value in types of JSON."""
+def plain(value: Any) -> Any:
+    """Return a value in types of JSON; NaN is null."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, int | str | bool) or value is None:
         return value
-    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
+    return plain(value.tolist()) if hasattr(value, "tolist") else str(value)
 
 
 def write_report(path: Location, tool: str, result: Result) -> None:

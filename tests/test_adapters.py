@@ -16,7 +16,7 @@ TOOLS = [name for name in tools() if name not in ("pipeline", "serve")]
 COMMON = {"help", "report", "debug"}
 
 # Flags that are another spelling of a parameter, which `resolve` brings together.
-SPELLINGS = {"cover": {"geojson", "bbox", "dir", "cover", "raster", "sql"}}
+SPELLINGS = {"cover": {"geojson", "bbox", "dir", "cover", "raster", "sql"}, "evaluate": {"places"}}
 
 # The components of each module, and which parameter of the function each artifact or parameter stands for.
 # Artifacts that are what the function returns stand for none.
@@ -42,6 +42,10 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     },
     ("export", "export"): {"model": "out"},
     ("predict", "predict"): {"images": "tiles", "model": "checkpoint", "masks": "out", "overlap": "tile_overlap"},
+    ("evaluate", "evaluate"): {
+        "metrics": None, "confusion": None, "page": "out", "tiles": "out", "evaluation": "out",
+        "model": "checkpoint", "overlap": "tile_overlap",
+    },
     ("compare", "compare"): {"metrics": None, "confusion": None, "map": None, "side_by_side": None},
     ("vectorize", "vectorize"): {"features": "out"},
     ("deploy", "deploy"): {},
@@ -84,6 +88,7 @@ LEFT_OUT = {
         "batch_size", "config", "device", "model", "precision", "resume", "source", "tile_size",
         "trust_model", "workers", *WEB,
     },
+    ("evaluate", "evaluate"): {"batch_size", "device", "precision", "trust_model", "workers"},
     ("compare", "compare"): {
         "cover", "geojson", "maximum_fg", "maximum_qod", "minimum_fg", "minimum_qod", "mode", "out", "resume",
         "tile_format", "vertical", "workers", *WEB,
@@ -128,7 +133,7 @@ def components(name):
 
 
 def test_every_tool_is_here():
-    assert len(TOOLS) == 13 and {tool for tool, _ in COMPONENTS} == set(TOOLS)
+    assert len(TOOLS) == 14 and {tool for tool, _ in COMPONENTS} == set(TOOLS)
     assert set(LEFT_OUT) == set(COMPONENTS)
     assert {(name, key) for name in TOOLS for key in components(name)} == set(COMPONENTS)
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
-from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from PIL import Image
 
 from rsp.components.compare.scores import Scores, read_scores
 from rsp.components.compare.tool import CompareResult, compare
@@ -31,7 +28,7 @@ from rsp.shared.page import (
     paragraph,
     table,
 )
-from rsp.shared.pictures import shrink, side, stack
+from rsp.shared.pictures import data_uri, framed, shrink, side, stack, webp
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.webmap import embed_webmap
 
@@ -118,16 +115,6 @@ def _pictures(comparer: Comparer, tile: Tile) -> list[Array]:
     return [shrink(picture, least) for picture in pictures]
 
 
-def _webp(picture: Array) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "WEBP", quality=75, method=4)
-    return buffer.getvalue()
-
-
-def _data_uri(picture: Array) -> str:
-    return f"data:image/webp;base64,{b64encode(_webp(picture)).decode()}"
-
-
 def _map(comparer: Comparer, scores: Scores, classes: Sequence[ClassDef]) -> str:
     worst = scores.worst(MAP_TILES)
     stacked: dict[Tile, Array] = {}
@@ -172,7 +159,7 @@ def _fitting(pictures: dict[Tile, Array], room: int) -> dict[Tile, tuple[str, by
     for pixels in MAP_PIXELS:
         found, taken = {}, 0
         for tile, picture in pictures.items():
-            data = _webp(shrink(picture, pixels))
+            data = webp(shrink(picture, pixels))
             taken += (len(data) + 2) // 3 * 4
             if taken > room:
                 break
@@ -204,12 +191,14 @@ def _report(comparer: Comparer, scores: Scores, result: CompareResult) -> str:
     )
     for tile, notes in scores.worst(WORST_TILES).items():
         try:
-            joined = side([shrink(_framed(picture), WORST_PIXELS) for picture in _pictures(comparer, tile)])
+            joined = side(
+                [shrink(framed(picture, WORST_PIXELS), WORST_PIXELS) for picture in _pictures(comparer, tile)]
+            )
         except RspError:
             continue  # there are others to see
         name = f"{tile.x},{tile.y},{tile.z}"
         figure = (
-            f"<figure><img alt='image, label and mask of {name}' src='{_data_uri(joined)}'>"
+            f"<figure><img alt='image, label and mask of {name}' src='{data_uri(joined)}'>"
             f"<figcaption>{name}: fg {notes['fg']:.1f}, QoD {notes['qod']:.1f}</figcaption></figure>\n"
         )
         if len(document(TITLE, body + figure).encode()) > PAGE_BYTES:
@@ -230,12 +219,3 @@ def _classes(result: CompareResult) -> list[list[str]]:
         ]
         for index, title in enumerate(result.classes)
     ]
-
-
-def _framed(picture: Array) -> Array:
-    """Return a picture with a thin grey frame, so that white labels do not run into the page."""
-    framed = picture.copy()
-    width = max(1, picture.shape[1] // WORST_PIXELS)
-    for edge in (np.s_[:width], np.s_[-width:], np.s_[:, :width], np.s_[:, -width:]):
-        framed[edge] = 128
-    return framed

@@ -31,8 +31,10 @@ def in_squares(reader: TileReader, tiles: Iterable[Tile]) -> TileReader:
         reader: The tile set.
         tiles: What is going to be read, of one zoom.
     """
+    if not isinstance(reader, RangedReader):
+        return reader
     wanted = list(tiles)
-    if not isinstance(reader, RangedReader) or not wanted:
+    if not wanted:
         return reader
     side = side_of(reader.mean_size)
     return reader if side == 1 else Squares(reader, wanted, side)
