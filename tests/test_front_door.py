@@ -197,6 +197,15 @@ def cases(tool: str, root: Path) -> list[tuple[str, str]]:
         "loop",
         "cover",
     ]
+    if tool == "evaluate":
+        lines = [(f"--checkpoint {name} labels images --out", "") for name in models]
+        lines += [(f"labels {name} --out", "") for name in archives]
+        lines += [(f"labels masks --cover {name} --out", said) for name, said in covers]
+        return [
+            *lines, ("--checkpoint model.safetensors --checkpoint model.safetensors labels images --out", "given twice"),
+            ("labels masks --cover zooms --out", "mixes the zooms|lacks"), ("--out", "LABELS MASKS, got nothing"),
+            ("labels masks --probabilities images --out", "expected probabilities"),
+        ]  # fmt: skip
     if tool == "predict":
         lines = [(f"--checkpoint {name} images", "") for name in models]
         lines += [(f"--checkpoint model.safetensors {name}", "") for name in archives]
@@ -257,8 +266,8 @@ def limit() -> None:
 
 
 TOOLS = (
-    "cover", "download", "extract", "rasterize", "subset", "tile", "train", "export", "predict", "compare", "vectorize",
-    "deploy", "info",
+    "cover", "download", "extract", "rasterize", "subset", "tile", "train", "export", "predict", "evaluate", "compare",
+    "vectorize", "deploy", "info",
 )  # fmt: skip
 
 

@@ -235,7 +235,7 @@ def test_each_tool_stands_on_the_least_base_that_has_its_needs():
     assert bases.tools(about) == sorted(path.parent.name for path in (ROOT / "components").glob("*/component.py"))
     on = {tool: bases.base_of(about, tool) for tool in bases.tools(about)}
     torch = {tool for tool, base in on.items() if base == "torch"}
-    assert torch == {"train", "export", "predict", "deploy"}
+    assert torch == {"train", "export", "predict", "evaluate", "deploy"}
     held: set[str] = set()
     for name in ("data", "torch", "serving"):
         lines = bases.requirements(about, name)

@@ -197,6 +197,24 @@ ROWS: dict[str, Row] = {
     "predict to an archive": Row(
         lambda i: ["predict", "--workers", 0, "--checkpoint", i.model, i.images], ("out.pmtiles",), **RESUME
     ),
+    "evaluate": Row(
+        lambda i: ["evaluate", *ONE, "--images", i.many, "--labels", i.labels, "--masks", i.masks], ("out",)
+    ),
+    "evaluate a model": Row(
+        lambda i: [
+            "evaluate",
+            *ONE,
+            "--checkpoint",
+            i.model,
+            "--labels",
+            i.dataset / "training/labels",
+            "--images",
+            i.dataset / "training/images",
+            "--cover",
+            i.cover,
+        ],
+        ("out.json", "out.csv"),
+    ),
     "compare side by side": Row(
         lambda i: ["compare", *ONE, "--images", i.many, i.labels, "--report", "out/r.json"],
         ("out",),

@@ -12,7 +12,7 @@ import argparse
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rsp.shared.arguments import add_config, add_trust_model, add_workers
+from rsp.shared.arguments import Once, add_config, add_trust_model, add_workers
 from rsp.shared.claims import check_paths, tile_set
 from rsp.shared.errors import UsageError
 from rsp.shared.locations import Location, location
@@ -184,7 +184,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=location, metavar="TILES", help="labels, as a flag")
     parser.add_argument("--masks", type=location, metavar="TILES", help="masks, as a flag")
     parser.add_argument(
-        "--checkpoint", type=location, metavar="FILE",
+        "--checkpoint", type=location, action=Once, metavar="FILE",
         help="checkpoint, or exported model, to predict with instead of --masks",
     )  # fmt: skip
     parser.add_argument(

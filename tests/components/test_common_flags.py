@@ -28,6 +28,7 @@ WORKERS = {name: words for name, words in WRITERS.items() if name != "download"}
     "compare list": "compare --mode list --labels {0}/labels --masks {0}/labels --config {0}/config.toml",
     "together": "tile {0}/images",
     "vectorize": "vectorize --type building --config {0}/config.toml {0}/labels",
+    "evaluate": "evaluate --labels {0}/labels --masks {0}/labels --config {0}/config.toml",
     "info": "info --channels {0}/images --labels {0}/labels",
 }
 

@@ -154,6 +154,7 @@ def chain(scene: Scene, url: str) -> list[str]:
         "export --checkpoint models/best.safetensors --type onnx model.onnx",
         "info model.onnx",
         "predict --checkpoint model.pt2 images.pmtiles masks.pmtiles",
+        "evaluate --checkpoint model.pt2 labels images.pmtiles evaluation",
         "compare --mode list --labels labels --masks masks.pmtiles list.txt",
         "compare --mode side --images images labels masks.pmtiles side",
         "vectorize --config town/config.toml --type building masks.pmtiles found.json",

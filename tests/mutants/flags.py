@@ -17,7 +17,7 @@ from tests.mutants.table import HERE, ROOT, Mutant
 
 TABLE = "flags.toml"
 
-TOOLS = ("cover", "download", "extract", "rasterize", "tile", "subset", "vectorize", "compare", "info")
+TOOLS = ("cover", "download", "extract", "rasterize", "tile", "subset", "vectorize", "compare", "evaluate", "info")
 
 _FORMATS = ("png", "jpg", "webp", "tif")
 
