@@ -22,6 +22,7 @@ def quality(
 ) -> None:
     """Compare masks with labels: IoU and more, the confusion matrix, a map, and the worst tiles side by side.
 
+    A second page says more: boundaries, each class, and between which values the measures may be by chance.
     The tiles to review are listed with their scores, as GeoJSON, and as a cover to label again. No configuration
     is needed where labels or masks tell their classes.
     """
@@ -34,6 +35,7 @@ def quality(
             truth = place.tiles(labels, found["labels"])
             predicted = place.tiles(masks, found["masks"])
             steps.compare(place, shown, truth, predicted, settings)
+            steps.evaluate(place, shown, truth, predicted, settings)
             steps.review(place, truth, predicted, settings, review_fg, review_qod)
 
         steps.both(body, data_root, "")

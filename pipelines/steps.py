@@ -25,6 +25,7 @@ from rsp.components.cover.component import cover as cover_component
 from rsp.components.cover.component import split as split_component
 from rsp.components.deploy.component import deploy as deploy_component
 from rsp.components.download.component import download as download_component
+from rsp.components.evaluate.component import evaluate as evaluate_component
 from rsp.components.export.component import export as export_component
 from rsp.components.extract.component import extract as extract_component
 from rsp.components.predict.component import predict as predict_component
@@ -362,6 +363,14 @@ def predict(
 def compare(place: Place, images: Tiles, labels: Tiles, masks: Tiles, config: Config) -> PipelineTask:
     """Compare masks with labels: metrics, confusion matrix, a map, and a page with the worst tiles."""
     task = place.step(compare_component)(
+        **place.inputs(images=images, labels=labels, masks=masks), **config._asdict()
+    )
+    return prepare(task, WORK, DATA, "rsp-s3")
+
+
+def evaluate(place: Place, images: Tiles, labels: Tiles, masks: Tiles, config: Config) -> PipelineTask:
+    """Evaluate masks against labels: more measures than `compare`, what of them may be chance, a page."""
+    task = place.step(evaluate_component)(
         **place.inputs(images=images, labels=labels, masks=masks), **config._asdict()
     )
     return prepare(task, WORK, DATA, "rsp-s3")

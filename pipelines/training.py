@@ -31,7 +31,7 @@ def training(
     data_root: str = "",
     refresh: str = "",
 ) -> None:
-    """Split, train, export, predict the validation tiles and compare."""
+    """Split, train, export, predict the validation tiles, compare and evaluate."""
     with steps.notified("training"):
         found = steps.resolve(images=images, labels=labels, config_uri=config_uri)
         settings = steps.Config(config, found["config_uri"])
@@ -44,6 +44,8 @@ def training(
             checkpoint = steps.train(place, parts, settings, epochs, seed, devices, several)
             model = steps.export(place, checkpoint)
             masks = steps.predict(place, parts.validation_images, {"model": model}, devices)
-            steps.compare(place, parts.validation_images, parts.validation_labels, masks, settings)
+            held_out = parts.validation_images, parts.validation_labels, masks
+            steps.compare(place, *held_out, settings)
+            steps.evaluate(place, *held_out, settings)
 
         steps.both(body, data_root, refresh)

@@ -295,9 +295,10 @@ def _page(
                 figures.append(pictures.figure(row))
             except RspError as error:
                 reasons.append(f"{zxy(row.tile)}: {error}")
+    unseen = " What is not looked at is grey." if result.ignored else ""
     if worst and not figures:
         raise TileSetError(f"none of the {len(worst)} worst tiles can be shown; {reasons[0]}")
     return page(
         tally, summary, about=about, boundary=pixels, reliability=bins, figures=figures,
-        pictured=f"From left to right: {pictures.shown}. What is not looked at is grey.",
+        pictured=f"From left to right: {pictures.shown}.{unseen}",
     )  # fmt: skip

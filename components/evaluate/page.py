@@ -72,7 +72,7 @@ def page(
     if tally.ignored:
         unseen = ", ".join(tally.classes[index].title for index in tally.ignored)
         notes += f"; pixels labelled {unseen} are not looked at"
-    body += paragraph(f"{notes}. MCC and accuracy of a class tell it from all others together.")
+    body += paragraph(f"{notes}. The MCC of a class tells it from all others together.")
     titles = [each.title for each in tally.classes]
     body += "<h2>Confusion matrix</h2>\n" + confusion_matrix(titles, tally.counts.tolist())
     if reliability:
@@ -114,7 +114,8 @@ def _measures(summary: Summary) -> str:
 
 
 def _classes(tally: Tally, summary: Summary) -> str:
-    names = [name for name in (*MEASURES, "ece", "brier") if name in summary.classes[0]]
+    # Accuracy says little of a class: most pixels are of another.
+    names = [name for name in (*MEASURES, "ece", "brier") if name in summary.classes[0] and name != "accuracy"]
     rows = []
     for index, (each, values) in enumerate(zip(tally.classes, summary.classes, strict=True)):
         if index in tally.ignored:
@@ -127,7 +128,7 @@ def _classes(tally: Tally, summary: Summary) -> str:
         rows.append(row)
     heads = ["class", *(NAMES[name] for name in names), "labelled pixels", "predicted"]
     if len(rows[0]) > len(heads):
-        heads.insert(2, f"{CONFIDENCE:.0%} of the draws")
+        heads.insert(2, "interval")
     return table(heads, rows)
 
 
@@ -142,8 +143,9 @@ def _calibration(reliability: Mapping[str, Sequence[Bin]]) -> str:
     ]
     body += table(["confidence", "pixels", "mean confidence", "share that is right"], rows)
     return body + paragraph(
-        "A point is a bin of pixels, the larger the more there are. On the straight line a model is right as "
-        "often as it says; below it, it is too sure, above it not sure enough."
+        "A point is a bin of pixels, the larger the more there are: to the right their confidence, upwards the "
+        "share that is right (of a class: that is labelled so). On the straight line a model is right as often as "
+        "it says; below it, it is too sure, above it not sure enough."
     )
 
 

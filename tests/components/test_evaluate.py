@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from rsp.components.evaluate.boundary import Width
+from rsp.components.evaluate.calibration import brier, brier_of_class, levels_of
 from rsp.components.evaluate.component import evaluate as evaluate_component
 from rsp.components.evaluate.tool import EvaluateResult, evaluate
 from rsp.components.predict.tool import predict
@@ -30,7 +31,7 @@ from rsp.shared.tiles import Tile, write_cover
 from rsp.shared.tileset import classes_metadata, open_reader, open_writer
 from tests.browser import chromium
 from tests.networks import COLORS, IMAGES, make_card, make_checkpoint
-from tests.tilesets import make_tileset, noise
+from tests.tilesets import CONFIG, make_tileset, noise
 
 SIDE, ZOOM = 32, 15
 COLUMNS, ROWS = range(100, 106), range(200, 208)
@@ -235,6 +236,14 @@ def test_calibration(made, result):
     for index, row in enumerate(result.classes):
         assert row["ece"] == pytest.approx(ece(expected[row["title"]]))
         assert row["brier"] == pytest.approx(((shares[:, index] - (truth == index)) ** 2).mean())
+
+
+def test_the_brier_score_of_two_classes_is_that_of_either():
+    label, share = np.array([[0, 1, 1, IGNORE]], np.uint8), np.array([[51, 255, 102, 0]], np.uint8)
+    mask, both = (share > 127).astype(np.uint8), np.stack([255 - share, share])
+    levels = levels_of(label, mask, both)
+    assert brier(levels) == pytest.approx((0.2**2 + 0 + 0.6**2) / 3) == brier_of_class(levels[1])
+    assert levels.sum((1, 2)).tolist() == [3 + 1, 3 + 2, 3 + 2]
 
 
 def test_intervals_are_those_of_draws_of_blocks(made, result):
@@ -453,10 +462,11 @@ def test_mixed_zooms(made, tmp_path):
 def test_a_part_by_a_cover(made, tmp_path):
     """Its neighbours are not looked at, even where they are there."""
     write_cover(tmp_path / "cover", AREA[:9])
-    found = run(made, tmp_path / "m.json", cover=tmp_path / "cover", boundary="5")
+    found = run(made, tmp_path / "m.json", cover=tmp_path / "cover", boundary="12")
     seen = known(made.label, AREA[:9])
     assert found.tiles == 9 and found.pixels == int(seen.sum())
-    assert found.classes[1]["boundary_iou"] == pytest.approx(boundary_iou(made.label, made.mask, seen, 1, 5))
+    for index, row in enumerate(found.classes):
+        assert row["boundary_iou"] == pytest.approx(boundary_iou(made.label, made.mask, seen, index, 12)), index
 
 
 def test_classes_of_a_configuration(made, tmp_path, monkeypatch):
@@ -548,6 +558,26 @@ def test_the_worst_tiles(made, result):
     places = [text.index(f"{ZOOM}/{tile.x}/{tile.y}: {wrong[tile]:.1%} of the pixels wrong") for tile in worst]
     assert places == sorted(places) and text.count("<img ") == 24
     assert "From left to right: image, label and mask." in text and len(text) < PAGE_BYTES
+
+
+def test_a_page_stays_small(made, tmp_path):
+    """Noise of other sizes than the labels takes the most room: as many tiles are shown as there is room for."""
+    images = make_tileset(tmp_path / "images", AREA, "jpg", draw=lambda tile: noise(tile, 192))
+    large = [
+        make_tileset(tmp_path / name, AREA, draw=lambda tile, seed=seed: noise(tile, 192)[:, :, seed] & 1)
+        for seed, name in enumerate(("labels", "masks"))
+    ]
+    (tmp_path / "config.toml").write_text(CONFIG)
+    evaluate(
+        large[0],
+        [tmp_path / "page.html"],
+        masks=large[1],
+        images=images,
+        config=tmp_path / "config.toml",
+        workers=1,
+    )
+    text = (tmp_path / "page.html").read_text()
+    assert PAGE_BYTES * 0.8 < len(text) < PAGE_BYTES and 5 < text.count("<img ") < 24
 
 
 def test_pictures_that_are_not_there(made, tmp_path):

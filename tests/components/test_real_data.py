@@ -24,6 +24,7 @@ from rasterio.warp import transform
 
 from rsp.components.compare.tool import compare
 from rsp.components.cover.tool import cover
+from rsp.components.evaluate.tool import evaluate
 from rsp.components.extract.osm import Building
 from rsp.components.extract.tool import extract
 from rsp.components.info.tool import info
@@ -117,6 +118,28 @@ def test_features_are_the_shapes_of_the_whole_block(made, tmp_path):
     expected = [shapely.geometry.shape(geometry) for geometry, _ in shapes]
     found = shapely.transform(geometries(tmp_path / "out.json"), to_pixels)
     assert outlines(found) == outlines(expected) and len(found) == 1025
+
+
+def test_an_evaluation_is_that_of_the_arrays(made, tmp_path):
+    """Of the rows that train (the last two are held out): as whole images, of which nothing is known beyond."""
+    rows = [each for each in BLOCK if each.y <= 220246]
+    write_cover(tmp_path / "cover", rows)
+    result = evaluate(
+        made / "labels", [tmp_path / "m.json"], masks=made / "masks", config=made / "config.toml",
+        cover=tmp_path / "cover", workers=1,
+    )  # fmt: skip
+    labels, masks = (pasted(made / name)[: 6 * SIDE] == 1 for name in ("labels", "masks"))
+    pairs = np.bincount(labels.ravel() * 2 + masks.ravel(), minlength=4).reshape(2, 2)
+    assert result.confusion == pairs.tolist() and result.boundary_pixels == [14, 14]
+    edges = []
+    for plane in (labels, masks):
+        deep = np.pad(plane, 1, constant_values=True)
+        for _ in range(14):  # 3 x 3 pixels at a time
+            lines = deep[:-2] & deep[1:-1] & deep[2:]
+            deep[1:-1, 1:-1] = lines[:, :-2] & lines[:, 1:-1] & lines[:, 2:]
+        edges.append(plane & ~deep[1:-1, 1:-1])
+    assert result.boundary_iou == (edges[0] & edges[1]).sum() / (edges[0] | edges[1]).sum()
+    assert 0.3 < result.boundary_iou < 0.5 < result.iou < 0.9
 
 
 def test_scores_are_those_of_the_arrays(made, tmp_path):

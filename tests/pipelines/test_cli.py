@@ -139,10 +139,12 @@ def test_a_local_run_ends_with_its_numbers(tmp_path, rsp):
     assert ran.code == 0, ran.stderr
     paths, _, numbers = ran.stdout.partition("compare.confusion (")
     shown = {Path(line.split(": ")[1]) for line in paths.splitlines()}
-    pages = {"map.html", "side_by_side.html"}
-    assert {path.name for path in shown} == {*pages, "listing.geojson", "cover.csv", "run.log"}
+    pages = {"map.html", "side_by_side.html", "page.html"}
+    lists = {"listing.geojson", "cover.csv", "tiles.csv", "evaluation.json"}
+    assert {path.name for path in shown} == {*pages, *lists, "run.log"}
     # Masks that are the labels leave nothing to review.
     assert {path.name for path in shown if not path.stat().st_size} == {"cover.csv"}
+    numbers, _, more = numbers.partition("evaluate.confusion (")
     matrix, _, metrics = numbers.partition("compare.metrics:\n")
     found = sum(int(squares(tile).sum()) for tile in BLOCK)
     assert [line.split() for line in matrix.splitlines()[1:]] == [
@@ -152,3 +154,6 @@ def test_a_local_run_ends_with_its_numbers(tmp_path, rsp):
     ]
     values = dict(line.split() for line in metrics.splitlines())
     assert values["iou"] == values["iou_building"] == "1.0000"
+    matrix, _, metrics = more.partition("evaluate.metrics:\n")
+    values = dict(line.split() for line in metrics.splitlines())
+    assert values["boundary_iou"] == values["iou"] == "1.0000" and f"{found:,}" in matrix
