@@ -20,7 +20,7 @@ def models() -> str:
     from rsp.components.extract.plugin import BUILTIN as EXTRACTORS
     from rsp.components.train.augmentation import BUILTIN as AUGMENTATIONS
     from rsp.components.train.data import BUILTIN as LOADERS
-    from rsp.components.train.metrics import BUILTIN as METRICS
+    from rsp.components.train.metrics import builtin as builtin_metrics
     from rsp.components.train.terms import TERMS as LOSSES
     from rsp.shared.learning.models import BUILTIN as KNOWN
     from rsp.shared.learning.models.segmentation import FAMILIES
@@ -55,7 +55,7 @@ def models() -> str:
         *_table("name", "loader", _described(LOADERS)),
         "## Metrics: `metrics`",
         "Shown for every epoch. `iou` also chooses the best epoch.",
-        *_table("name", "metric", ((name, METRIC_TEXTS[name]) for name in METRICS)),
+        *_table("name", "metric", ((name, METRIC_TEXTS[name]) for name in builtin_metrics())),
         "## Extractors: `rsp extract --type`",
         *_table("name", "what is taken", _described(EXTRACTORS)),
     ]

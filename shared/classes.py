@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from rsp.shared.config import ClassDef, find_config, load_config
 from rsp.shared.errors import ConfigError, UsageError
 from rsp.shared.locations import Location
-from rsp.shared.metrics import IGNORE as IGNORE
 from rsp.shared.tileset import read_info
 from rsp.shared.tileset.metadata import titles
 

@@ -17,10 +17,10 @@ from typing import Any
 from rsp.shared.errors import ConfigError
 from rsp.shared.keys import NO_DEFAULT, Key, describe_keys, key, keys_of, read_table
 from rsp.shared.locations import Location, location, read_text
+from rsp.shared.recipe import Recipe, recipe_of
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
+# What the tiles of a channel hold.
+KINDS = ("auto", "image", "classes")
 
 # What other forms of the file call our loader.
 LOADERS = {"semseg": "tiles", "semsegtiles": "tiles"}
@@ -45,12 +45,14 @@ class Channel:
 
     Attributes:
         name: Sub-folder of the data set that holds the tiles.
-        bands: Those taken from the tiles, counted from 1, in order.
-        mean: Of each band, of values that were divided by `divisor`.
+        bands: Those taken from the tiles, counted from 1, in order. Of tiles of classes they are the indices of
+            the classes, from 0: each is a band that is 1 where the tile has this class, and 0 elsewhere.
+        mean: Of each band, of values that were divided by `divisor`; empty where training is to measure it.
         std: Likewise.
         value_type: What a network was trained on, one of `rsp.shared.images.VALUE_TYPES`; None where that is not
             known, as in a configuration.
         divisor: What values were divided by in training; the largest value of their type where None.
+        kind: What the tiles hold: `image`, `classes`, or `auto`, which training decides by the tiles.
     """
 
     name: str
@@ -59,16 +61,21 @@ class Channel:
     std: tuple[float, ...]
     value_type: str | None = None
     divisor: float | None = None
+    kind: str = "image"
 
 
 @dataclass(frozen=True)
 class ClassDef:
-    """A class of the masks; its index is its place in the list, 0 being the background."""
+    """A class of the masks; its index is its place in the list, 0 being the background.
+
+    Pixels of a class to `ignore` teach nothing and count nowhere, as those of the label 255.
+    """
 
     title: str
     color: tuple[int, int, int]
     weight: float = 1.0
     transparent: bool = False
+    ignore: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,9 +96,17 @@ class ModelConfig:
     loader: str = key("tiles", "str", "Loader of the data set: a built-in name or a plug-in.")
     metrics: tuple[str, ...] = key(("iou", "mcc"), "strs", "Metrics shown for every epoch.")
     ms: int = key(64, "int", "Overlap into the neighbouring tiles in prediction, in pixels.")
+    background: bool = key(
+        True, "bool", "The first class is the background, which `iou` leaves out; false where every class counts."
+    )
     # `[train] optimizer` sets these.
     optimizer: str = "Adam"
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def overlap(self) -> int:
+        """The overlap that is used: at most half a tile."""
+        return min(self.ms, self.ts // 2)
 
 
 KEYS: dict[str, tuple[Key, ...]] = {
@@ -105,15 +120,23 @@ KEYS: dict[str, tuple[Key, ...]] = {
     ),
     "channels": (
         Key("name", "str", NO_DEFAULT, "Sub-folder of the data set that holds this channel's tiles.", ("sub",)),
-        Key("bands", "ints", NO_DEFAULT, "Bands taken from the tiles, counted from 1, in this order."),
-        Key("mean", "floats", None, "Mean of each band, of values scaled to 0..1. Default: ImageNet's for three "
-            "bands, else 0.5."),
-        Key("std", "floats", None, "Standard deviation of each band, likewise. Default: ImageNet's, else 0.25."),
+        Key("bands", "indices", NO_DEFAULT, "Bands taken from the tiles, counted from 1, in this order."),
+        Key("kind", "str", "auto", "What the tiles hold: `image`; `classes`, as labels do, where `bands` are "
+        "indices "
+            "of classes, from 0, each of which becomes a band of 0 and 1; or `auto`: paletted tiles are "
+            "classes, but "
+            "colours where the bands are 1, 2, 3."),
+        Key("mean", "measured", "auto", "Mean of each band, of values scaled to 0..1, as `rsp info` tells it; "
+        "`auto` "
+            "measures it on the training tiles, or keeps that of the checkpoint that is fine-tuned."),
+        Key("std", "measured", "auto", "Standard deviation of each band, likewise."),
     ),
     "classes": (
         Key("title", "str", NO_DEFAULT, "Name of the class."),
         Key("color", "str", NO_DEFAULT, "A CSS3 colour name, `#RRGGBB`, or `transparent`."),
         Key("weight", "weight", 1.0, "Weight of the class in losses that take one."),
+        Key("ignore", "bool", False, "Leave its pixels out of the loss and of every metric, as those of the "
+        "label 255."),
     ),
     "model": keys_of(ModelConfig),
     "train": (
@@ -124,6 +147,7 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("da", "table", None, "`{name=..., p=...}`: as `model.da` and `model.dap`."),
         Key("optimizer", "table", None, "`{name=\"Adam\", lr=..., ...}`: an optimizer of `torch.optim` and its "
             "arguments."),
+        *keys_of(Recipe),
     ),
 }  # fmt: skip
 
@@ -142,6 +166,7 @@ class Config:
     model: ModelConfig
     dataset: Location | None = None
     pg_dsn: str | None = None
+    recipe: Recipe = field(default_factory=Recipe)
 
     @property
     def colors(self) -> list[tuple[int, int, int]]:
@@ -221,12 +246,14 @@ def parse_config(data: Mapping[str, Any], where: str = "the configuration") -> C
     check_classes(classes, where)
     dataset = read_table(data.get("dataset", {}), KEYS["dataset"], f"{where}: [dataset]")
     auth = read_table(data.get("auth", {}), KEYS["auth"], f"{where}: [auth]", others=True)
+    place = f"{where}: [train]"
     return Config(
         channels=tuple(channels),
         classes=tuple(classes),
         model=_model(data, where),
         dataset=location(dataset["path"]).expanduser() if dataset["path"] else None,
         pg_dsn=auth["pg"] or dataset["pg_dsn"],
+        recipe=recipe_of(read_table(data.get("train", {}), KEYS["train"], place), place),
     )
 
 
@@ -251,26 +278,38 @@ def _rows(data: Mapping[str, Any], name: str, where: str) -> list[tuple[Any, str
 
 def make_channel(values: Mapping[str, Any], where: str) -> Channel:
     """Return a channel of values of the right types; raise `ConfigError` where they do not fit together."""
-    bands = values["bands"]
-    rgb = len(bands) == 3
-    mean = values["mean"] or (IMAGENET_MEAN if rgb else (0.5,) * len(bands))
-    std = values["std"] or (IMAGENET_STD if rgb else (0.25,) * len(bands))
-    for name, numbers in (("mean", mean), ("std", std)):
-        if len(numbers) != len(bands):
+    bands, kind = values["bands"], values["kind"]
+    if kind not in KINDS:
+        raise ConfigError(f"{where}: kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if kind != "classes" and min(bands) < 1:
+        raise ConfigError(
+            f"{where}: bands: they are counted from 1, got {list(bands)}; the indices of classes begin with 0, "
+            f"and are "
+            'for tiles of kind = "classes"'
+        )
+    mean, std = (() if values[name] == "auto" else values[name] for name in ("mean", "std"))
+    for name, numbers, other in (("mean", mean, "std"), ("std", std, "mean")):
+        if numbers and len(numbers) != len(bands):
             raise ConfigError(f"{where}: {name} has {len(numbers)} numbers for {len(bands)} bands")
-    if min(std) <= 0:
+        if not numbers and values[other] != "auto":
+            raise ConfigError(
+                f"{where}: {other} is given and {name} is not: give both, or none to have them measured"
+            )
+    if std and min(std) <= 0:
         raise ConfigError(f"{where}: std must be above 0, got {list(std)}")
     name = values["name"]
     if not name or "/" in name or name.startswith("."):
         raise ConfigError(f"{where}: name must be that of a plain folder, got {name!r}")
-    return Channel(name, bands, mean, std)
+    return Channel(name, bands, mean, std, kind=kind)
 
 
-def make_class(title: str, color: tuple[int, int, int], weight: float, transparent: bool, where: str) -> ClassDef:
+def make_class(
+    title: str, color: tuple[int, int, int], weight: float, transparent: bool, ignore: bool, where: str
+) -> ClassDef:
     """Return a class; raise `ConfigError` where its title is empty."""
     if not title.strip():
         raise ConfigError(f"{where}: title: expected a name, got {title!r}")
-    return ClassDef(title, color, weight, transparent)
+    return ClassDef(title, color, weight, transparent, ignore)
 
 
 def check_classes(classes: Sequence[ClassDef], where: str) -> None:
@@ -279,6 +318,8 @@ def check_classes(classes: Sequence[ClassDef], where: str) -> None:
         raise ConfigError(f"{where}: two [[classes]] have the same title")
     if len(classes) > 255:
         raise ConfigError(f"{where}: {len(classes)} classes; a mask of one byte a pixel holds 255")
+    if sum(not entry.ignore for entry in classes) < 2:
+        raise ConfigError(f"{where}: fewer than two [[classes]] are not ignored: nothing can be told apart")
 
 
 def parse_classes(rows: Any, where: str) -> tuple[ClassDef, ...]:
@@ -301,7 +342,7 @@ def _class(values: dict[str, Any], where: str) -> ClassDef:
         color = (255, 255, 255) if transparent else parse_color(values["color"])
     except ConfigError as error:
         raise ConfigError(f"{where}: color: {error}") from None
-    return make_class(values["title"], color, values["weight"], transparent, where)
+    return make_class(values["title"], color, values["weight"], transparent, values["ignore"], where)
 
 
 def _model(data: Mapping[str, Any], where: str) -> ModelConfig:

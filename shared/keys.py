@@ -52,6 +52,8 @@ EXPECTED = {
     "difference": "a number from -1 to 1",
     "size": "a positive whole number, or two equal ones",
     "ints": "a list of whole numbers from 1",
+    "indices": "a list of whole numbers",
+    "measured": 'a list of numbers, or "auto"',
     "floats": "a list of numbers",
     "strs": "a list of texts",
     "rgb": "three whole numbers 0 to 255",
@@ -128,8 +130,12 @@ def typed(value: Any, key: Key, where: str) -> Any:
             return width
         case "ints", list() if value and all(type(item) is int and 0 < item <= key.high for item in value):
             return tuple(value)
-        case "floats", list() if value and all(map(_is_finite, value)):
+        case "indices", list() if value and all(type(item) is int and 0 <= item <= key.high for item in value):
+            return tuple(value)
+        case "floats" | "measured", list() if value and all(map(_is_finite, value)):
             return tuple(map(float, value))
+        case "measured", "auto":
+            return value
         case "strs", list() if all(isinstance(item, str) for item in value):
             return tuple(value)
         case "rgb", [_, _, _] if all(type(item) is int and 0 <= item <= 255 for item in value):
@@ -143,7 +149,7 @@ def typed(value: Any, key: Key, where: str) -> Any:
 
 def _whole(value: Any, holds: str) -> Any:
     """Return whole numbers as such where such are expected: forms and JSON may write them as 3.0."""
-    if holds not in ("int", "count", "size", "ints", "rgb"):
+    if holds not in ("int", "count", "size", "ints", "indices", "rgb"):
         return value
     if isinstance(value, list):
         return [_whole(item, "int") for item in value]

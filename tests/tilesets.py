@@ -18,6 +18,9 @@ CONFIG = """
 [[channels]]
 name = "images"
 bands = [1, 2, 3]
+kind = "image"
+mean = [0.485, 0.456, 0.406]
+std = [0.229, 0.224, 0.225]
 
 [[classes]]
 title = "background"

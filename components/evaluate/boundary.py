@@ -17,10 +17,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rsp.shared.classes import IGNORE
 from rsp.shared.errors import TileError, UsageError
 from rsp.shared.images import Mask
-from rsp.shared.metrics import Counts
+from rsp.shared.metrics import IGNORE, Counts
 from rsp.shared.tiles import Tile, bounds_mercator
 
 Plane = npt.NDArray[np.bool_]

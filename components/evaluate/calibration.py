@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from rsp.shared.classes import IGNORE
 from rsp.shared.images import Mask
+from rsp.shared.metrics import IGNORE
 
 Levels = npt.NDArray[np.int64]
 

@@ -11,9 +11,9 @@ from rsp.components.evaluate.calibration import Bin
 from rsp.components.evaluate.scores import MEASURES
 from rsp.components.evaluate.tally import CONFIDENCE, Row, Summary, Tally
 from rsp.components.evaluate.work import read_label
-from rsp.shared.classes import IGNORE
 from rsp.shared.config import ClassDef
 from rsp.shared.images import Array, Mask, decode, decode_mask
+from rsp.shared.metrics import IGNORE
 from rsp.shared.page import (
     HEIGHT,
     MARGIN,

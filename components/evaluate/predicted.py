@@ -15,7 +15,7 @@ from rsp.shared.covers import Cover
 from rsp.shared.errors import TileError
 from rsp.shared.images import encode_mask
 from rsp.shared.learning.local import Answered, Local
-from rsp.shared.learning.windows import TileImages, open_channels, read_window
+from rsp.shared.learning.windows import TileImages, Windows, open_channels
 from rsp.shared.locations import Location
 from rsp.shared.progress import progress
 from rsp.shared.tiles import Tile
@@ -72,7 +72,8 @@ def predict_area(
     with ExitStack() as stack:
         sets = stack.enter_context(open_channels(images, card.channels))
         truth = in_squares(stack.enter_context(open_reader(labels)), area)
-        tiles = TileImages({name: in_squares(reader, area) for name, reader in sets.items()}, card.channels)
+        readers = {name: in_squares(reader, area) for name, reader in sets.items()}
+        windows = Windows(TileImages(readers, card.channels, card.tile_size), overlap)
         writer = stack.enter_context(open_writer(masks, "png", empty=True))
 
         def compared(tile: Tile, answered: Answered) -> tuple[bytes, Levels]:
@@ -82,9 +83,7 @@ def predict_area(
             levels = levels_of(label, answered.mask, answered.probabilities)
             return encode_mask(answered.mask, card.colors), levels
 
-        answers = local.each(
-            in_order(area), lambda tile: read_window(tiles, tile, overlap), overlap, compared, probabilities=True
-        )
+        answers = local.each(in_order(area), windows, overlap, compared, probabilities=True)
         for tile, answer in progress(answers, "predict", total=len(area)):
             if isinstance(answer, TileError):
                 found.failed[tile] = str(answer)

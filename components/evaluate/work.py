@@ -11,14 +11,13 @@ import numpy.typing as npt
 
 from rsp.components.evaluate.boundary import Width, boundary_counts
 from rsp.components.evaluate.calibration import Levels, levels_of
-from rsp.shared.classes import IGNORE
 from rsp.shared.covers import ROWS, Cover
 from rsp.shared.errors import RspError, TileError
 from rsp.shared.images import Mask, decode, decode_mask
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.kept import Kept
 from rsp.shared.locations import Location
-from rsp.shared.metrics import Counts, confusion
+from rsp.shared.metrics import IGNORE, Counts, confusion
 from rsp.shared.tilekeys import columns, tiles_of
 from rsp.shared.tiles import Tile, neighbours
 from rsp.shared.tileset import TileReader, open_reader

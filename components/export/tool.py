@@ -206,7 +206,7 @@ def _samples(original: Predictor, tiles: Location | None, seed: int) -> list[Arr
         images.append(sent_tile(card, np.clip(image, 0, 255) / 255))
     if tiles is not None:
         with open_channels(tiles, card.channels) as readers:
-            source = TileImages(readers, card.channels)
+            source = TileImages(readers, card.channels, card.tile_size)
             every = sorted(reduce(and_, (reader.cover() for reader in readers.values())))
             chosen = every[:: max(1, len(every) // SAMPLE_TILES)][:SAMPLE_TILES]
             images += [read_window(source, tile, card.overlap) for tile in chosen]

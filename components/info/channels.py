@@ -1,7 +1,4 @@
-"""Mean and standard deviation of the bands of imagery, and shares of the classes of labels: exact, and streamed.
-
-Sums of whole numbers are whole numbers: the answer is the same in whatever order tiles come.
-"""
+"""Statistics of the bands of imagery, and shares of the classes of labels: exact, and streamed."""
 
 from __future__ import annotations
 
@@ -10,14 +7,15 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from rsp.components.info.tilesets import picked
 from rsp.shared.covers import Cover
 from rsp.shared.errors import TileError, TileSetError
-from rsp.shared.images import Array, decode, decode_mask, natural_divisor, value_type
+from rsp.shared.images import decode, decode_mask, natural_divisor
+from rsp.shared.learning.statistics import Sums, sums_of
 from rsp.shared.locations import Location
 from rsp.shared.parallel import cpu_count, parallel_map
 from rsp.shared.progress import progress
@@ -29,37 +27,6 @@ T = TypeVar("T")
 # Weights of classes: 1 / ln(1.02 + share), which is 50 for a class that never comes and 1.4 for one that is all
 # there is (Paszke et al., ENet, 2016).
 FLOOR = 1.02
-
-
-class Sums(NamedTuple):
-    """Of the pixels of a tile, for each band: how many there are, their sum, and that of their squares."""
-
-    kind: str
-    pixels: int
-    total: list[Any]
-    squares: list[Any]
-
-
-def sums_of(image: Array) -> Sums:
-    """Return the sums of an image (height, width, bands): exact for whole numbers of up to 32 bits."""
-    kind = value_type(image)
-    flat = image.reshape(-1, image.shape[2])
-    if kind == "float32":
-        wide = flat.astype(np.float64)
-        total, squares = wide.sum(axis=0).tolist(), (wide * wide).sum(axis=0).tolist()
-    elif kind in ("uint8", "int8", "uint16", "int16"):
-        wide = flat.astype(np.int64)
-        total, squares = wide.sum(axis=0).tolist(), (wide * wide).sum(axis=0).tolist()
-    else:  # squares of 32 bits, summed, do not fit into 64
-        high, low = np.divmod(flat.astype(np.int64), 1 << 16)
-        total = flat.astype(np.int64).sum(axis=0).tolist()
-        squares = [
-            (int(a) << 32) + (int(b) << 17) + int(c)
-            for a, b, c in zip(
-                (high * high).sum(axis=0), (high * low).sum(axis=0), (low * low).sum(axis=0), strict=True
-            )
-        ]
-    return Sums(kind, len(flat), total, squares)
 
 
 def describe_channel(
@@ -78,9 +45,7 @@ def describe_channel(
     """
     broken: dict[str, str] = {}
     kinds: set[tuple[str, int]] = set()
-    count = 0
-    total: list[Any] = []
-    squares: list[Any] = []
+    total: Sums | None = None
     with open_reader(path) as reader:
         divisor = reader.info.divisor
         tiles = chosen(reader, sample, seed)
@@ -92,22 +57,15 @@ def describe_channel(
             if len(kinds) > 1:
                 told = " and ".join(f"{bands} bands of {kind}" for kind, bands in sorted(kinds))
                 raise TileSetError(f"{path} has tiles of {told}, the first others are at {zxy(tile)}")
-            count += found.pixels
-            total = [a + b for a, b in zip(total or [0] * len(found.total), found.total, strict=True)]
-            squares = [a + b for a, b in zip(squares or [0] * len(found.total), found.squares, strict=True)]
-    if not count:
-        raise TileSetError(f"no tile of {path} can be read; the first: {next(iter(broken.values()))}")
+            total = found if total is None else total + found
+    if total is None or not max(total.pixels):
+        raise TileSetError(f"no tile of {path} can be read; the first: {next(iter(broken.values()), 'no values')}")
     ((kind, bands),) = kinds
     scale = divisor or natural_divisor(kind)
-    means = [value / count / scale for value in total]
-    # Whole numbers are subtracted before anything is rounded.
-    spread = [
-        math.sqrt(max(0, count * square - value * value)) / count / scale
-        for value, square in zip(total, squares, strict=True)
-    ]
+    means, spread = total.mean_and_std(scale)
     return {
         "kind": "channel", "name": PurePosixPath(str(path)).stem, "tiles": len(tiles) - len(broken),
-        "pixels": count, "bands": list(range(1, bands + 1)), "value_type": kind, "divisor": scale,
+        "pixels": max(total.pixels), "bands": list(range(1, bands + 1)), "value_type": kind, "divisor": scale,
         "mean": [round(value, 6) for value in means], "std": [round(value, 6) for value in spread],
         "unreadable": broken,
     }  # fmt: skip

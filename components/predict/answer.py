@@ -11,7 +11,8 @@ from rsp.shared.errors import ServingError, TileError, UsageError
 from rsp.shared.images import decode, decode_mask, encode_mask
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.local import Answered, Local, ReadWindow
-from rsp.shared.learning.windows import TileImages, in_strips, read_window
+from rsp.shared.learning.resize import resize_mask
+from rsp.shared.learning.windows import TileImages, Windows, in_strips
 from rsp.shared.parallel import parallel_map
 from rsp.shared.progress import progress
 from rsp.shared.tiles import Tile, zxy
@@ -90,19 +91,17 @@ class Remote:
     def _answer(self, tile: Tile, read: ReadWindow, overlap: int) -> bytes | TileError:
         try:
             window = read(tile)
-            height, width = (side - 2 * overlap for side in window.shape[:2])
-            if (height, width) != (self.card.tile_size, self.card.tile_size):
-                return TileError(
-                    f"it has {width}x{height} pixels, the served model takes tiles of {self.card.tile_size}; "
-                    "a checkpoint takes any size"
-                )
-            data = self.client.predict(self.client.encode(window), overlap=overlap)
-            mask = decode_mask(data)
+            return self._checked(self.client.predict(self.client.encode(window), overlap=overlap), tile, read)
         except TileError as error:
             return error
-        if mask.shape != (height, width) or mask.max() >= len(self.card.classes):
-            return TileError("the endpoint did not answer with a mask of this tile")
-        return data
+
+    def _checked(self, data: bytes, tile: Tile, read: ReadWindow) -> bytes:
+        """Return an answer as a mask of the size of the tile; raise `TileError` where it is no mask of it."""
+        mask = decode_mask(data)
+        if mask.shape != (self.card.tile_size,) * 2 or mask.max() >= len(self.card.classes):
+            raise TileError("the endpoint did not answer with a mask of this tile")
+        shape = read.shape(tile)
+        return data if mask.shape == shape else encode_mask(resize_mask(mask, *shape), self.card.colors)
 
     def __enter__(self) -> Self:
         return self
@@ -149,13 +148,9 @@ class Live(Remote):
 
     def _answer(self, tile: Tile, read: ReadWindow, overlap: int) -> bytes | TileError:
         try:
-            data = self.client.live(self.source, tile, overlap=overlap)
-            mask = decode_mask(data)
+            return self._checked(self.client.live(self.source, tile, overlap=overlap), tile, read)
         except TileError as error:
             return error
-        if mask.shape != (self.card.tile_size,) * 2 or mask.max() >= len(self.card.classes):
-            return TileError("the endpoint did not answer with a mask of this tile")
-        return data
 
 
 def run(
@@ -174,12 +169,13 @@ def run(
         TileError: all failed, so the fault is not with a tile.
         ServingError: the source of the front has other pixels than the tile set.
     """
-    images = TileImages(readers, answerer.card.channels, raw=answerer.raw)
+    card = answerer.card
+    read = Windows(TileImages(readers, card.channels, card.tile_size, raw=answerer.raw), overlap)
     todo = [tile for tile in in_strips(tiles) if tile not in writer.done]
     if isinstance(answerer, Live):
-        answerer.check_pixels(todo, lambda tile: read_window(images, tile, overlap), overlap)
+        answerer.check_pixels(todo, read, overlap)
     failed: dict[Tile, str] = {}
-    answers = answerer.answers(todo, lambda tile: read_window(images, tile, overlap), overlap)
+    answers = answerer.answers(todo, read, overlap)
     for tile, answer in progress(answers, "predict", total=len(todo)):
         if isinstance(answer, TileError):
             failed[tile] = str(answer)

@@ -81,8 +81,8 @@ def predict(
             not sent. Whether it does is checked on some of them.
         config: Not needed, as the model says all; where given, its channels and classes must be the model's.
         model: Name of the network; where given, it must be the model's.
-        tile_size: Side of the tiles in pixels; where given, it must be the model's. Checkpoints take tiles of any
-            size.
+        tile_size: Side of the tiles that the network sees; where given, it must be the model's. Tiles of
+            other sizes are brought to it, as in the training, and their masks back to theirs.
         tile_overlap: Pixels of the neighbours on each side; the model's where None, none where 0.
         cover: Predict only the tiles of this cover (neighbours are still looked at). Those of which the list
             beside the images says that they do not exist, see `rsp.components.download.tool.download`, are no
@@ -201,8 +201,8 @@ def _check(card: ModelCard, config: Location | None, model: str | None, tile_siz
         raise UsageError(f"--model is {model}, but the model is a {card.nn}")
     if tile_size is not None and tile_size != card.tile_size:
         raise UsageError(
-            f"--tile_size is {tile_size}, but the model is for tiles of {card.tile_size}; leave it out: a "
-            "checkpoint takes tiles of any size"
+            f"--tile_size is {tile_size}, but the model sees tiles of {card.tile_size}; leave it out: tiles "
+            "of any size are brought to that"
         )
     if config is None:
         return

@@ -4,9 +4,9 @@
 is made as `make(folder, channels, num_classes, tile_size)`, `folder` being `dataset/training` or
 `dataset/validation`: a `Path`, or an `rsp.shared.locations.Address` in S3. It can be pickled, and has `tiles` (the
 tiles, in a fixed order), `notes` (what a person should know of them) and `read(tile)`, which returns the image
-(tile_size, tile_size, bands) and the label (tile_size, tile_size) uint8, or raises `TileError`. It may have
-`channels`, those it was given with the value types and divisors of its tiles filled in, and `digest()`, as
-`rsp.shared.tileset.tiles_digest`: both go into the model card.
+(tile_size, tile_size, bands) and the label (tile_size, tile_size) uint8, or raises `TileError`; 255 in a label is
+a pixel of which nothing is known. It may have `channels`, those it was given with the kinds, value types and
+divisors of its tiles filled in, and `digest()`, as `rsp.shared.tileset.tiles_digest`: both go into the model card.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rsp.components.train.augmentation import augment, load_augmentation
@@ -28,9 +27,12 @@ from rsp.shared import plugins
 from rsp.shared.config import Channel, Config
 from rsp.shared.errors import PluginError, RspError, TileError, TileSetError
 from rsp.shared.filecache import nearby
-from rsp.shared.images import Array, Mask, decode, decode_mask, natural_divisor, value_type
-from rsp.shared.learning.normalise import normalise, pick_bands, scale, stack_bands
+from rsp.shared.images import Array, Mask, decode, decode_mask, natural_divisor, palette_of, value_type
+from rsp.shared.learning.normalise import normalise
+from rsp.shared.learning.resize import resize_mask
+from rsp.shared.learning.windows import TileImages, read_window
 from rsp.shared.locations import Location
+from rsp.shared.metrics import IGNORE
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import TileReader, find_tileset, open_reader, tiles_digest
 
@@ -65,6 +67,7 @@ class TileLoader:
         self.notes: list[str] = []
         self._readers: dict[str, TileReader] = {}
         self._owner = 0
+        self._images: tuple[int, TileImages] | None = None  # by which process it was made
         sets = {name: self._reader(name).cover() for name in self.paths}
         common = reduce(and_, sets.values())
         for name, tiles in sets.items():
@@ -80,18 +83,50 @@ class TileLoader:
             )
         self.tiles: list[Tile] = sorted(common)
         self.channels = tuple(self._typed(channel) for channel in channels)
+        self.source_size = self._source_size()
 
-    def _typed(self, channel: Channel) -> Channel:
-        """Return a channel with the value type of its first tile that can be decoded; all others must have it."""
+    def _source_size(self) -> int | None:
+        """Return the side of the tiles as they lie; None where they are not square, or none can be decoded."""
         for tile in self.tiles:
             try:
-                image = decode(self._reader(channel.name).read(tile))
+                height, width = self.images().shape(tile)
+            except TileError:
+                continue
+            return height if height == width else None
+        return None
+
+    def _typed(self, channel: Channel) -> Channel:
+        """Return a channel with kind and value type of its first tile that can be decoded; all must have them."""
+        for tile in self.tiles:
+            try:
+                data = self._reader(channel.name).read(tile)
+                if channel.kind == "classes" or (channel.kind == "auto" and holds_classes(data, channel)):
+                    decode_mask(data)
+                    return replace(channel, kind="classes", value_type="uint8", divisor=1.0)
+                image = decode(data)
                 kind = value_type(image)
             except TileError:
                 continue  # whoever reads that tile is told
             divisor = channel.divisor or natural_divisor(image.dtype)
-            return replace(channel, value_type=kind, divisor=divisor)
+            return replace(channel, kind="image", value_type=kind, divisor=divisor)
         return channel
+
+    def images(self) -> TileImages:
+        """Return the decoded tiles of the channels, at the side of the network; the last ones are kept."""
+        if self._images is None or self._images[0] != os.getpid():
+            readers = {channel.name: self._reader(channel.name) for channel in self.channels}
+            self._images = os.getpid(), TileImages(readers, self.channels, self.tile_size, named=True)
+        return self._images[1]
+
+    def label(self, tile: Tile) -> Mask:
+        """Return the label of a tile as it lies, (height, width) uint8; raise `TileError`."""
+        data = self._reader("labels").read(tile)
+        try:
+            label = decode_mask(data)
+        except RspError as error:
+            raise TileError(f"{self._name('labels', tile)} {error}") from error
+        check_label(label, self.num_classes, self._name("labels", tile))
+        return label
 
     def digest(self) -> str:
         """Return what identifies the tiles and their labels; see `tiles_digest`."""
@@ -100,7 +135,7 @@ class TileLoader:
 
     def __getstate__(self) -> dict[str, Any]:
         # An open memory map cannot travel to another process, nor be shared with it after a fork.
-        return {**self.__dict__, "_readers": {}, "_owner": 0}
+        return {**self.__dict__, "_readers": {}, "_owner": 0, "_images": None}
 
     def _reader(self, name: str) -> TileReader:
         if self._owner != os.getpid():
@@ -111,75 +146,39 @@ class TileLoader:
 
     def read(self, tile: Tile) -> tuple[Array, Mask]:
         """Return image and label of a tile; see `Loader`."""
-        images: dict[str, Array] = {}  # several channels may take bands of one tile set
-        bands = []
-        for channel in self.channels:
-            if channel.name not in images:
-                data = self._reader(channel.name).read(tile)
-                images[channel.name] = self._guarded(channel.name, tile, lambda data=data: decode(data))
-            picked = self._guarded(
-                channel.name, tile, lambda channel=channel: pick_bands(images[channel.name], channel)
-            )
-            bands.append(resize_image(picked, self.tile_size, channel.divisor))
-        data = self._reader("labels").read(tile)
-        label = self._guarded("labels", tile, lambda: decode_mask(data))
-        if label.size and int(label.max()) >= self.num_classes:
-            raise TileError(
-                f"{self._name('labels', tile)} holds class {int(label.max())}; the configuration has "
-                f"{self.num_classes} classes (0 to {self.num_classes - 1})"
-            )
-        return stack_bands(bands, self.channels), resize_label(label, self.tile_size)
+        return self.images().get(tile), resize_mask(self.label(tile), self.tile_size, self.tile_size)
 
     def _name(self, name: str, tile: Tile) -> str:
         return f"{self.paths[name]}, tile {zxy(tile)}:"
 
-    def _guarded(self, name: str, tile: Tile, work: Any) -> Any:
-        """Do something with a tile; an error says with which."""
-        try:
-            return work()
-        except RspError as error:
-            raise TileError(f"{self._name(name, tile)} {error}") from error
 
+def holds_classes(data: bytes, channel: Channel) -> bool:
+    """Tell whether a tile is taken for one of classes where the configuration does not say: if it has a palette.
 
-def resize_image(image: Array, side: int, divisor: float | None = None) -> Array:
-    """Bring an image to a side: by the mean of the area when it shrinks, bilinear when it grows.
-
-    Args:
-        image: Shape (height, width, bands). One of the right size stays as it is, type included.
-        side: In pixels.
-        divisor: See `scale`.
-
-    Returns:
-        Shape (side, side, bands); float32 as `scale` makes it where the size changed.
+    Three bands 1, 2, 3 are colours: of imagery, too, some programs write such tiles.
     """
-    height, width = image.shape[:2]
-    if (height, width) == (side, side):
-        return image
-    tensor = torch.from_numpy(np.ascontiguousarray(scale(image, divisor).transpose(2, 0, 1)))[None]
-    if height >= side and width >= side:
-        tensor = F.interpolate(tensor, size=(side, side), mode="area")
-    else:
-        tensor = F.interpolate(tensor, size=(side, side), mode="bilinear", align_corners=False)
-    resized: Array = tensor[0].permute(1, 2, 0).numpy()
-    return resized
+    return channel.bands != (1, 2, 3) and bool(palette_of(data))
 
 
-def resize_label(label: Mask, side: int) -> Mask:
-    """Bring a label (height, width) to a side: each pixel takes the class that lies under its centre."""
-    height, width = label.shape
-    if (height, width) == (side, side):
-        return label
-    rows, columns = [((np.arange(side) + 0.5) * length / side).astype(np.intp) for length in (height, width)]
-    return label[np.ix_(rows, columns)]
+def check_label(label: Mask, num_classes: int, where: str) -> None:
+    """Raise `TileError` where a label holds a class that there is not."""
+    known = label[label != IGNORE] if label.size and int(label.max()) == IGNORE else label
+    if known.size and int(known.max()) >= num_classes:
+        raise TileError(
+            f"{where} holds class {int(known.max())}; the configuration has {num_classes} classes "
+            f"(0 to {num_classes - 1}, and {IGNORE} where nothing is known)"
+        )
 
 
 class TileDataset(Dataset[Item]):
-    """Tiles with their labels: normalised and augmented for training, as they are decoded for validation.
+    """Tiles with their labels: normalised and augmented for training, as prediction sees them for validation.
 
     An item is asked for by epoch and index, so that what is done to a tile follows from seed, epoch and tile
-    alone. For training it is (bands, side, side) float32 and (side, side) uint8; for validation the image stays
-    (side, side, bands) of any type, since prediction normalises it. In place of either stands the error that
-    reading raised, which so keeps its words on the way out of a worker process.
+    alone. For training it is (bands, side, side) float32 and (side, side) uint8; for validation the image is the
+    tile with a border cut from its neighbours, (side + 2 * overlap, side + 2 * overlap, bands) of any type, since
+    prediction normalises it, and the label has the size in which it lies. Classes to ignore are 255 in labels. In
+    place of either stands the error that reading raised, which so keeps its words on the way out of a worker
+    process.
     """
 
     def __init__(self, config: Config, folder: Location, *, training: bool, seed: int = 0) -> None:
@@ -189,11 +188,19 @@ class TileDataset(Dataset[Item]):
         self.channels: tuple[Channel, ...] = config.channels
         if isinstance(known, list | tuple) and all(isinstance(channel, Channel) for channel in known):
             self.channels = tuple(known)
+        self.channels = tuple(replace(c, kind="image") if c.kind == "auto" else c for c in self.channels)
         self.config, self.training, self.seed = config, training, seed
         self.augmentation = load_augmentation(config.model.da) if training else None
+        self.places = frozenset(self.loader.tiles)
+        self.ignored = [index for index, entry in enumerate(config.classes) if entry.ignore]
 
     def __len__(self) -> int:
         return len(self.loader.tiles)
+
+    @property
+    def source_size(self) -> int | None:
+        """Side of the tiles as they lie; None where that is not known."""
+        return self.loader.source_size if isinstance(self.loader, TileLoader) else self.config.model.ts
 
     def digest(self) -> str | None:
         """Return what identifies the tiles and their labels; None for a loader that cannot say."""
@@ -203,17 +210,40 @@ class TileDataset(Dataset[Item]):
     def check_same_values(self, other: TileDataset) -> None:
         """Raise `TileSetError` where the tiles of another part of the data set have values of another type."""
         for ours, theirs in zip(self.channels, other.channels, strict=True):
-            if None not in (ours.value_type, theirs.value_type) and ours.value_type != theirs.value_type:
-                raise TileSetError(
-                    f"the training tiles of {ours.name!r} hold {ours.value_type} values, the validation tiles "
-                    f"{theirs.value_type}: make both the same way"
-                )
+            for mine, other_one in ((ours.kind, theirs.kind), (ours.value_type, theirs.value_type)):
+                if None not in (mine, other_one) and mine != other_one:
+                    raise TileSetError(
+                        f"the training tiles of {ours.name!r} hold {mine} values, the validation tiles "
+                        f"{other_one}: make both the same way"
+                    )
+
+    def read(self, tile: Tile) -> tuple[Array, Mask]:
+        """Return image and label of a tile at the side of the network, and 255 where a pixel is to be ignored."""
+        image, label = read_tile(self.loader, self.config, tile)
+        return image, self._known(label)
+
+    def window(self, tile: Tile) -> tuple[Array, Mask]:
+        """Return a tile as prediction sees it, and its label as it lies."""
+        overlap = self.config.model.overlap
+        if isinstance(self.loader, TileLoader):
+            image, label = read_window(self.loader.images(), tile, overlap), self.loader.label(tile)
+        else:
+            image, label = (
+                read_window(_LoadedTiles(self), tile, overlap),
+                read_tile(self.loader, self.config, tile)[1],
+            )
+        return image, self._known(label)
+
+    def _known(self, label: Mask) -> Mask:
+        if not self.ignored:
+            return label
+        return np.where(np.isin(label, self.ignored), np.uint8(IGNORE), label)
 
     def __getitem__(self, key: Key) -> Item:
         epoch, index = key
         tile = self.loader.tiles[index]
         try:
-            image, label = read_tile(self.loader, self.config, tile)
+            image, label = self.read(tile) if self.training else self.window(tile)
         except RspError as error:
             return error
         if self.augmentation is None:
@@ -226,6 +256,18 @@ class TileDataset(Dataset[Item]):
             except RspError as error:
                 return error
         return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(np.array(label))
+
+
+class _LoadedTiles:
+    """The images of the tiles of a loader of one's own: what lies beside a tile is looked up there, too."""
+
+    def __init__(self, dataset: TileDataset) -> None:
+        self._dataset = dataset
+
+    def get(self, tile: Tile) -> Array:
+        if tile not in self._dataset.places:
+            raise TileError(f"the loader has no tile {zxy(tile)}")
+        return read_tile(self._dataset.loader, self._dataset.config, tile)[0]
 
 
 # The later names are those of the seed's successors.
@@ -268,11 +310,10 @@ def read_tile(loader: Loader, config: Config, tile: Tile) -> tuple[Array, Mask]:
         raise plugins.unexpected("loader", name, image, f"as the image an array of shape {(side, side, bands)}")
     if not isinstance(label, np.ndarray) or label.shape != (side, side) or label.dtype != np.uint8:
         raise plugins.unexpected("loader", name, label, f"as the label an array of uint8 and shape {(side, side)}")
-    if int(label.max()) >= classes:
-        raise PluginError(
-            f"the loader {name!r} returned a label of tile {tile.z}/{tile.x}/{tile.y} that holds class "
-            f"{int(label.max())}; the configuration has {classes} classes (0 to {classes - 1})"
-        )
+    try:
+        check_label(label, classes, f"the loader {name!r} returned a label of tile {zxy(tile)} that")
+    except TileError as error:
+        raise PluginError(str(error)) from error
     return image, label
 
 

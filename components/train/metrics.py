@@ -15,40 +15,60 @@ import torch
 from torch import distributed
 
 from rsp.shared import metrics, plugins
-from rsp.shared.metrics import Counts
+from rsp.shared.config import Config
+from rsp.shared.metrics import IGNORE, Counts
 
 Metric = Callable[[Counts], float]
 
 
-def _foreground(per_class: Callable[[Counts], metrics.Floats]) -> Metric:
-    """Return the mean over the classes but the background."""
+def _mean(per_class: Callable[[Counts], metrics.Floats], first: int) -> Metric:
+    """Return the mean over the classes from the first that counts."""
 
     def mean(matrix: Counts) -> float:
-        values = per_class(matrix)[1:]
+        values = per_class(matrix)[first:]
         found = values[~np.isnan(values)]
         return float(found.mean()) if found.size else float("nan")
 
     return mean
 
 
-BUILTIN: dict[str, Metric] = {
-    "iou": metrics.foreground_iou,
-    "miou": metrics.miou,
-    "mcc": metrics.mcc,
-    "f1": _foreground(metrics.f1_per_class),
-    "precision": _foreground(metrics.precision_per_class),
-    "recall": _foreground(metrics.recall_per_class),
-    "accuracy": metrics.accuracy,
-    "qod": lambda matrix: metrics.qod_of(matrix)[1],
+# Means over classes leave the background out, where there is one.
+_MEANS: dict[str, Callable[[Counts], metrics.Floats]] = {
+    "iou": metrics.iou_per_class,
+    "f1": metrics.f1_per_class,
+    "precision": metrics.precision_per_class,
+    "recall": metrics.recall_per_class,
 }
 
 
-def load_metrics(names: Sequence[str]) -> dict[str, Metric]:
-    """Return the metrics of these names."""
-    return {
-        name.lower() if name.lower() in BUILTIN else name: plugins.load(name, "rsp.metrics", BUILTIN)
-        for name in names
+def builtin(background: bool = True) -> dict[str, Metric]:
+    """Return our metrics by name."""
+    means = {name: _mean(per_class, int(background)) for name, per_class in _MEANS.items()}
+    return means | {
+        "miou": metrics.miou,
+        "mcc": metrics.mcc,
+        "accuracy": metrics.accuracy,
+        "qod": lambda matrix: metrics.qod_of(matrix)[1],
     }
+
+
+def load_metrics(names: Sequence[str], background: bool = True) -> dict[str, Metric]:
+    """Return the metrics of these names.
+
+    Args:
+        names: Of ours, `module:attribute`, or plug-ins.
+        background: The first class is the background, which means over classes leave out.
+    """
+    ours = builtin(background)
+    return {
+        name.lower() if name.lower() in ours else name: plugins.load(name, "rsp.metrics", ours) for name in names
+    }
+
+
+def counted(matrix: Counts, config: Config) -> Counts:
+    """Return a confusion matrix without the classes to ignore, which no mask holds."""
+    kept = [index for index, entry in enumerate(config.classes) if not entry.ignore]
+    return matrix[np.ix_(kept, kept)]
 
 
 def measure(chosen: dict[str, Metric], matrix: Counts) -> dict[str, float]:
@@ -69,16 +89,27 @@ class RunningMetrics:
 
     def __init__(self, classes: int, device: torch.device) -> None:
         self.classes = classes
-        self._matrix = torch.zeros(classes * classes, dtype=torch.int64, device=device)
+        # One place more than there are pairs of classes: for pixels of which the label knows nothing.
+        self._matrix = torch.zeros(classes * classes + 1, dtype=torch.int64, device=device)
         self._loss = torch.zeros(2, dtype=torch.float64, device=device)  # sum over tiles, number of tiles
 
     @torch.no_grad()
-    def add(self, logits: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor) -> None:
-        """Count a batch: logits (N, K, H, W), labels (N, H, W) int64, and its mean loss."""
-        pairs = labels.flatten() * self.classes + logits.argmax(1).flatten()
-        # bincount sums in any order on a GPU, which integers do not mind.
-        self._matrix += torch.bincount(pairs, minlength=self.classes**2)
-        tiles = labels.shape[0]
+    def add(self, masks: torch.Tensor, labels: torch.Tensor, loss: torch.Tensor, tiles: int) -> None:
+        """Count some pixels.
+
+        Args:
+            masks: Class indices, uint8, of any shape.
+            labels: The same, and `IGNORE` where nothing is known.
+            loss: The mean loss of the tiles.
+            tiles: How many tiles they are of.
+        """
+        if self._matrix.is_cuda:
+            # bincount sums in any order on a GPU, which integers do not mind.
+            pairs = torch.where(labels == IGNORE, self.classes**2, labels.long() * self.classes + masks)
+            self._matrix += torch.bincount(pairs.flatten(), minlength=len(self._matrix))
+        else:
+            counts = metrics.confusion(labels.numpy(), masks.numpy(), self.classes)
+            self._matrix[:-1] += torch.from_numpy(counts.reshape(-1))
         self._loss += torch.stack([loss.detach().double() * tiles, self._loss.new_tensor(tiles)])
 
     def result(self) -> tuple[Counts, float]:
@@ -87,5 +118,5 @@ class RunningMetrics:
             distributed.all_reduce(self._matrix)
             distributed.all_reduce(self._loss)
         total, tiles = self._loss.tolist()
-        matrix = self._matrix.cpu().numpy().reshape(self.classes, self.classes)
+        matrix = self._matrix[:-1].cpu().numpy().reshape(self.classes, self.classes)
         return matrix, total / tiles if tiles else float("nan")

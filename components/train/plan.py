@@ -9,6 +9,7 @@ from typing import Any
 from rsp.shared.config import Channel, ClassDef, Config, ModelConfig
 from rsp.shared.errors import UsageError
 from rsp.shared.locations import Location, location
+from rsp.shared.recipe import Recipe
 
 LOCATIONS = ("dataset", "out", "checkpoint")
 
@@ -74,6 +75,7 @@ class Plan:
                 model=ModelConfig(**{**config["model"], "metrics": tuple(config["model"]["metrics"])}),
                 dataset=None if folder is None else location(folder),
                 pg_dsn=config["pg_dsn"],
+                recipe=Recipe(**_tuples(config["recipe"])),
             ),
             **{**data, **paths},
         )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from torch import nn
 
 from rsp.components.train.history import Log, Row, State, read_state
 from rsp.components.train.plan import Plan
-from rsp.shared.config import Config
+from rsp.shared.config import Channel, Config
 from rsp.shared.errors import ConfigError, ModelError, UsageError
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.checkpoint import load_checkpoint, load_weights
+from rsp.shared.learning.inference import check_precision, has_bfloat16
 from rsp.shared.learning.models import build_model
 from rsp.shared.locations import Location
 
@@ -34,6 +36,7 @@ class StartingPoint:
         epoch: How many epochs are done.
         history: Their rows.
         best_from: The first epoch whose checkpoint may be the best one in `out`.
+        card: What the weights were used to; None for new ones.
     """
 
     model: nn.Module
@@ -41,6 +44,7 @@ class StartingPoint:
     epoch: int = 0
     history: list[Row] = field(default_factory=list)
     best_from: int = 1
+    card: ModelCard | None = None
 
 
 def starting_point(plan: Plan, log: Log) -> StartingPoint:
@@ -65,7 +69,7 @@ def starting_point(plan: Plan, log: Log) -> StartingPoint:
     load_weights(model, state.weights, where)
     _check_left(plan, state.epoch, where)
     log(f"resuming from {where}, after epoch {state.epoch}")
-    return StartingPoint(model, state.optimizer, state.epoch, state.history)
+    return StartingPoint(model, state.optimizer, state.epoch, state.history, card=card)
 
 
 def _from_checkpoint(plan: Plan, path: Location, log: Log) -> StartingPoint:
@@ -73,12 +77,12 @@ def _from_checkpoint(plan: Plan, path: Location, log: Log) -> StartingPoint:
     _check_card(plan, card, str(path))
     if not plan.resume:
         log(f"fine-tuning from {path}")
-        return StartingPoint(model)
+        return StartingPoint(model, card=card)
     _check_left(plan, card.epoch, str(path))
     log(f"resuming from {path}, after epoch {card.epoch}")
     state: State | None = read_state(path.parent)
     here = _resolved(path.parent) == _resolved(plan.out)
-    point = StartingPoint(model, None, card.epoch, [], 1 if here else card.epoch + 1)
+    point = StartingPoint(model, None, card.epoch, [], 1 if here else card.epoch + 1, card)
     if state is not None and state.uuid == card.uuid:
         point.optimizer = state.optimizer
     else:
@@ -97,6 +101,64 @@ def _check_card(plan: Plan, card: ModelCard, where: str) -> None:
     other = card.other_network(plan.config)
     if other:
         raise ModelError(f"{where} is of another network: {other}")
+
+
+def choose_precision(wanted: str, resumed: ModelCard | None, device: torch.device) -> str:
+    """Return what the network computes in: `float32` or `bfloat16`.
+
+    Args:
+        wanted: `[train] precision`.
+        resumed: The card of the training that goes on, if one does.
+        device: What it trains on.
+
+    Raises:
+        ModelError: the device does not compute in it, or the training that goes on was in another.
+    """
+    before = resumed.precision if resumed is not None else None
+    if wanted == "auto":
+        wanted = before or ("bfloat16" if has_bfloat16(device) else "float32")
+    if before not in (None, wanted):
+        raise ModelError(
+            f"the training that is to be resumed was in {before}, and [train] precision is {wanted}: leave it "
+            f"at auto"
+        )
+    check_precision(wanted, "checkpoint", device)
+    return wanted
+
+
+def keep_statistics(channels: Sequence[Channel], card: ModelCard, *, resumed: bool) -> tuple[Channel, ...]:
+    """Return channels with the means and deviations that weights are used to, where none are given.
+
+    Args:
+        channels: Of the training, some without means.
+        card: Of the weights.
+        resumed: The training of the card goes on, so that nothing may differ.
+
+    Raises:
+        ModelError: what is given differs from what a resumed training had.
+    """
+    kept = []
+    for index, channel in enumerate(channels):
+        theirs = card.channels[index] if index < len(card.channels) else None
+        if theirs is None or theirs.bands != channel.bands:
+            kept.append(channel)
+            continue
+        for name in ("kind", "value_type", "divisor", "mean", "std"):
+            ours, other = getattr(channel, name), getattr(theirs, name)
+            if resumed and ours and other and ours != other:
+                raise ModelError(
+                    f"the training that is to be resumed had the {name} {_shown(other)} for {channel.name!r}, "
+                    f"now it "
+                    f"is {_shown(ours)}: a training goes on as it began; without --resume, its weights are "
+                    f"fine-tuned"
+                )
+        filled = channel if channel.mean else replace(channel, mean=theirs.mean, std=theirs.std)
+        kept.append(filled)
+    return tuple(kept)
+
+
+def _shown(value: object) -> str:
+    return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 def _check_left(plan: Plan, epoch: int, where: str) -> None:

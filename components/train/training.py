@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -21,18 +20,26 @@ from rsp.components.train.data import Batches, TileDataset, make_batches
 from rsp.components.train.folder import OutFolder
 from rsp.components.train.history import Log, Row, State, finite, write_history, write_state
 from rsp.components.train.losses import build_loss, class_weights, measure_loss
-from rsp.components.train.metrics import RunningMetrics, load_metrics, measure
+from rsp.components.train.measure import measure_channels
+from rsp.components.train.metrics import RunningMetrics, counted, load_metrics, measure
 from rsp.components.train.plan import Plan
 from rsp.components.train.processes import World
 from rsp.components.train.result import TrainResult
-from rsp.components.train.start import learning_rate, make_optimizer, starting_point
+from rsp.components.train.start import (
+    choose_precision,
+    keep_statistics,
+    learning_rate,
+    make_optimizer,
+    starting_point,
+)
 from rsp.shared.atomic import atomic_path
 from rsp.shared.errors import ModelError, PluginError, RspError
 from rsp.shared.learning.answers import check_logits, guarded_network
 from rsp.shared.learning.card import ModelCard, library_versions
 from rsp.shared.learning.checkpoint import fingerprint, save_checkpoint
-from rsp.shared.learning.inference import Predictor
+from rsp.shared.learning.inference import Predictor, classes_of, hide
 from rsp.shared.learning.models import plan_of
+from rsp.shared.learning.resize import resize_mask
 from rsp.shared.memory import keep_memory
 from rsp.shared.metrics import iou_per_class
 from rsp.shared.parallel import cpu_count
@@ -68,23 +75,39 @@ class Trainer:
         self.zoom = zooms.pop() if len(zooms) == 1 else None
         # Only the process that writes cards needs it. It costs less than a hundredth of one validation.
         self.digest = self.validation.digest() if world.is_main else None
-        self.metrics = load_metrics(list(dict.fromkeys(["iou", "miou", "mcc", *self.config.model.metrics])))
+        self.classes = [entry.title for entry in self.config.classes if not entry.ignore]
+        names = dict.fromkeys(["iou", "miou", "mcc", *self.config.model.metrics])
+        self.metrics = load_metrics(list(names), self.config.model.background)
         self.loss = build_loss(self.config.model.loss, class_weights(self.config.classes).to(self.device))
         torch.manual_seed(plan.seed)
         start = starting_point(plan, self.log)
         self.history, self.done, self.best_from = start.history, start.epoch, start.best_from
+        self.precision = choose_precision(
+            self.config.recipe.precision, start.card if start.epoch else None, self.device
+        )
+        self._use_channels(start.card)
         self.model = start.model.to(self.device)
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        # Convolutions are quicker so, on a CPU (102.7 CPU-ms an image of 256 px become 61.8) and on a GPU.
+        self._layout = torch.channels_last
         if self.device.type == "cuda":
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             torch.backends.cudnn.benchmark = True
         self.wrapped = self._wrap()
         self.optimizer = make_optimizer(self.config, self.model)
         if start.optimizer is not None:
             self.optimizer.load_state_dict(start.optimizer)
-        self._half = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         self._make_loaders()
 
     # --- what it trains with --------------------------------------------------------------------------------
+
+    def _use_channels(self, card: ModelCard | None) -> None:
+        """Settle how the bands are normalised: as the weights are used to, as is said, or as is measured."""
+        channels = self.training.channels
+        if card is not None:
+            self.training.channels = keep_statistics(channels, card, resumed=self.done > 0)
+        channels, notes = measure_channels(self.training)
+        self.training.channels = self.validation.channels = channels
+        self.notes += notes
 
     def _wrap(self) -> nn.Module:
         """Return the network as it is trained: over several processes their gradients are averaged."""
@@ -142,9 +165,28 @@ class Trainer:
         if isinstance(batch, RspError):
             raise batch
         images, labels = batch
-        layout = torch.channels_last if self.device.type == "cuda" else torch.contiguous_format
-        images = images.to(self.device, non_blocking=True, memory_format=layout)
-        return images, labels.to(self.device, non_blocking=True).long()
+        images = images.to(self.device, non_blocking=True, memory_format=self._layout)
+        return images, labels.to(self.device, non_blocking=True)
+
+    def _forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits of a batch, float32."""
+        name = self.config.model.nn
+        half = self.precision == "bfloat16"
+        try:
+            with guarded_network(name), torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+                answer = self.wrapped(images)
+        except (ValueError, PluginError) as error:
+            if "more than 1 value per channel" in str(error):
+                raise ModelError(
+                    f"the network {name!r} normalises over the batch, and cannot be trained with a single tile in "
+                    "it: take --bs 2 or more"
+                ) from error
+            if "view size is not compatible" in str(error) and self._layout == torch.channels_last:
+                # A plug-in that looks at its input by `view`, which only works on planes one behind the other.
+                self._layout = torch.contiguous_format
+                return self._forward(images.contiguous())
+            raise
+        return check_logits(answer, name, (len(images), len(self.config.classes), *images.shape[2:])).float()
 
     def _shown(self, loader: DataLoader[Any], what: str) -> Any:
         """Return the batches, with progress in the main process."""
@@ -167,35 +209,26 @@ class Trainer:
             for group in self.optimizer.param_groups:
                 group["lr"] = rate
             self.optimizer.zero_grad(set_to_none=True)
-            try:
-                with (
-                    guarded_network(self.config.model.nn),
-                    torch.autocast(self.device.type, torch.bfloat16, enabled=self._half),
-                ):
-                    answer = self.wrapped(images)
-            except (ValueError, PluginError) as error:
-                if "more than 1 value per channel" in str(error):
-                    raise ModelError(
-                        f"the network {self.config.model.nn!r} normalises over the batch, and cannot be trained "
-                        "with a single tile in it: take --bs 2 or more"
-                    ) from error
-                raise
-            wanted = (len(images), len(self.config.classes), *images.shape[2:])
-            logits = check_logits(answer, self.config.model.nn, wanted).float()
+            logits = self._forward(images)
             loss = self._loss_of(logits, labels)
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
-            running.add(logits, labels, loss)
+            running.add(classes_of(logits.detach()), labels, loss, len(labels))
         return rate, self._measured(running)
 
     def _loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return self.loss(logits, labels) if self.model.training else measure_loss(self.loss, logits, labels)
+        return (
+            self.loss(logits, labels.long())
+            if self.model.training
+            else measure_loss(self.loss, logits, labels.long())
+        )
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _validate(self, epoch: int) -> dict[str, Any]:
         """Return the metrics on the validation tiles, each of them once, none augmented.
 
-        The masks are those of prediction, by the same code: of lone tiles, with mirrored borders.
+        The masks are those that `rsp predict` writes for them, by the same code: seen with their neighbours, in
+        float32, and compared at the size of the label.
         """
         self.model.eval()
         if self.world.size > 1:
@@ -215,16 +248,22 @@ class Trainer:
             if isinstance(batch, RspError):
                 raise batch
             images, labels = batch
-            answers = predictor.logits([image.numpy() for image in images])
-            logits = torch.from_numpy(np.stack(answers)).to(self.device)
-            truth = torch.stack(labels).to(self.device).long()
-            running.add(logits, truth, self._loss_of(logits, truth))
+            side = self.config.model.ts
+            answers = predictor.tensors([image.numpy() for image in images], self.config.model.overlap)
+            for logits, label in zip(answers, labels, strict=True):
+                truth = torch.from_numpy(resize_mask(label.numpy(), side, side)).to(self.device)
+                loss = self._loss_of(logits[None], truth[None])
+                (mask,) = classes_of(hide(logits[None], self.training.ignored))
+                if truth.shape != label.shape:
+                    mask = torch.from_numpy(resize_mask(mask.cpu().numpy(), *label.shape))
+                running.add(mask.to(self.device), label.to(self.device), loss, 1)
         return self._measured(running)
 
     def _measured(self, running: RunningMetrics) -> dict[str, Any]:
         """Return the metrics that were counted, over all processes, the confusion matrix last."""
         matrix, loss = running.result()
-        ious = dict(zip((c.title for c in self.config.classes), iou_per_class(matrix).tolist(), strict=True))
+        matrix = counted(matrix, self.config)
+        ious = dict(zip(self.classes, iou_per_class(matrix).tolist(), strict=True))
         return {"loss": loss, **measure(self.metrics, matrix), "iou_of": ious, "confusion": matrix.tolist()}
 
     # --- what it tells and keeps ----------------------------------------------------------------------------
@@ -246,10 +285,12 @@ class Trainer:
 
     def _report(self, row: Row) -> None:
         self.log(f"Epoch {row['epoch']}/{self.plan.epochs} ({row['seconds']:.1f} s)")
-        titles = [entry.title for entry in self.config.classes]
+        titles = self.classes
         for name, part in (("training", row["training"]), ("validation", row["validation"])):
             shown = [f"loss {part['loss']:.4f}", f"mIoU {part['miou']:.3f}"]
-            shown += [f"{title} IoU {part['iou_of'][title]:.3f}" for title in titles[1:]]
+            shown += [
+                f"{title} IoU {part['iou_of'][title]:.3f}" for title in titles[self.config.model.background :]
+            ]
             shown += [f"MCC {part['mcc']:.3f}"]
             extra = [key for key in self.metrics if key not in ("iou", "miou", "mcc")]
             shown += [f"{key} {part[key]:.3f}" for key in extra]
@@ -286,10 +327,13 @@ class Trainer:
             channels=self.training.channels,
             classes=config.classes,
             tile_size=config.model.ts,
-            overlap=config.model.ms,
+            overlap=config.model.overlap,
             epoch=epoch,
             epochs=self.plan.epochs,
             zoom=self.zoom,
+            source_size=self.training.source_size,
+            background=config.model.background,
+            precision=self.precision,
             validation=self.digest,
             versions=library_versions("torch", "transformers"),
         )
@@ -322,7 +366,7 @@ class Trainer:
         best = self._best()
         part = best["validation"]
         return TrainResult(
-            classes=[entry.title for entry in self.config.classes],
+            classes=self.classes,
             epochs=self.plan.epochs,
             best_epoch=best["epoch"],
             iou=_number(part["iou"]),

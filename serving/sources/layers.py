@@ -19,7 +19,7 @@ import mercantile
 import numpy as np
 
 from rsp.shared.errors import ChangedError, SourceError, StorageError, TileError, TileSetError
-from rsp.shared.images import Array, decode
+from rsp.shared.images import Array, Mask, decode, decode_mask
 from rsp.shared.mercator import MAX_LATITUDE
 from rsp.shared.tiles import Tile, bounds_lonlat, zxy
 from rsp.shared.tileset import DirectoryReader, TileReader, open_reader
@@ -85,6 +85,13 @@ class Layer(ABC):
             TileError: it is no image.
             SourceError: it cannot be had now.
         """
+
+    def mask(self, tile: Tile) -> Mask:
+        """Return the class indices of a tile, shape (height, width); raises as `image` does."""
+        stored = self.encoded(tile)
+        if stored is None:
+            raise SourceError(f"{self.path} holds pixels, and the model takes tiles of classes for this channel")
+        return decode_mask(stored)
 
     def encoded(self, tile: Tile) -> bytes | None:
         """Return a tile as it is stored; None where it is made when asked for. Raises as `image` does."""

@@ -23,7 +23,9 @@ from rsp.shared.keys import Key, read_table
 from rsp.shared.tiles import MAX_ZOOM
 
 # 0: cards that do not say a version. 1: value types, divisors, zoom, and the digest of the validation tiles.
-VERSION = 1
+# 2: kinds of channels, classes to ignore, whether there is a background, the side of the tiles as they lay, and
+# the precision of the training.
+VERSION = 2
 
 # A card of 255 classes and 100 channels is some 60 KB; what claims more is not a card.
 MAX_BYTES = 1 << 20
@@ -41,7 +43,7 @@ class ModelCard:
         num_filters: Width of the decoder.
         channels: Where the input bands come from, in order, and how they are normalised.
         classes: The classes of the masks.
-        tile_size: Side in pixels of the tiles that it was trained on.
+        tile_size: Side in pixels of the tiles that the network sees: others are brought to it.
         overlap: Pixels of the neighbouring tiles that prediction adds on each side.
         epoch: How many epochs it was trained for.
         epochs: How many the training was to have.
@@ -51,6 +53,9 @@ class ModelCard:
         zoom: Of the tiles that it was trained on; None where they had several, or it is not known.
         validation: What the metrics were measured on: `rsp.shared.tileset.tiles_digest` of the validation tiles
             and their labels; None where it is not known. Metrics of models can be compared where it is equal.
+        source_size: Side of the tiles of the training as they lay; None where it is not known.
+        background: Whether the first class is the background.
+        precision: What it was trained in, `float32` or `bfloat16`; None where it is not known.
         version: Of the card; a card that was read has the current one.
     """
 
@@ -68,6 +73,9 @@ class ModelCard:
     uuid: str = ""
     zoom: int | None = None
     validation: str | None = None
+    source_size: int | None = None
+    background: bool = True
+    precision: str | None = None
     version: int = VERSION
 
     @property
@@ -79,6 +87,11 @@ class ModelCard:
     def num_classes(self) -> int:
         """How many classes the network tells apart, the background included."""
         return len(self.classes)
+
+    @property
+    def ignored(self) -> tuple[int, ...]:
+        """The indices of the classes that it never answers, since their pixels taught it nothing."""
+        return tuple(index for index, entry in enumerate(self.classes) if entry.ignore)
 
     @property
     def colors(self) -> list[tuple[int, int, int]]:
@@ -152,12 +165,17 @@ _CARD = (
     Key("epoch", "int"), Key("epochs", "int"),
     Key("channels", "rows"), Key("classes", "rows"), Key("metrics", "table"), Key("versions", "table"),
     Key("zoom", "int", None, high=MAX_ZOOM), Key("validation", "str", None),
+    Key("source_size", "count", None, high=MAX_SIDE), Key("background", "bool", True),
+    Key("precision", "str", None),
 )  # fmt: skip
 _CHANNEL = (
-    Key("name", "str"), Key("bands", "ints"), Key("mean", "floats"), Key("std", "floats"),
-    Key("value_type", "str", None), Key("divisor", "positive", None),
+    Key("name", "str"), Key("bands", "indices"), Key("mean", "floats"), Key("std", "floats"),
+    Key("value_type", "str", None), Key("divisor", "positive", None), Key("kind", "str", "image"),
 )  # fmt: skip
-_CLASS = (Key("title", "str"), Key("color", "rgb"), Key("weight", "weight"), Key("transparent", "bool"))
+_CLASS = (
+    Key("title", "str"), Key("color", "rgb"), Key("weight", "weight"), Key("transparent", "bool"),
+    Key("ignore", "bool", False),
+)  # fmt: skip
 
 
 def _card(data: Any) -> ModelCard:
@@ -170,6 +188,8 @@ def _card(data: Any) -> ModelCard:
             "upgrade rsp to at least the version that wrote the model"
         )
     values = read_table(data, _CARD, where) | {"version": VERSION}
+    if values["precision"] not in (None, "float32", "bfloat16"):
+        raise ModelError(f"{where}: precision: expected float32, bfloat16, or null")
     digest = values["validation"]
     if digest is not None and not _DIGEST.fullmatch(digest):
         raise ModelError(f"{where}: validation: expected a SHA-256 digest of 64 hexadecimal digits, or null")
@@ -198,9 +218,15 @@ def _channel(row: Any, where: str) -> Channel:
         raise ModelError(f"{where}: value_type: expected one of {', '.join(VALUE_TYPES)}")
     if kind == "float32" and divisor != 1:
         raise ModelError(f"{where}: divisor: expected 1 for float32")
+    if values["kind"] == "auto":
+        raise ModelError(f"{where}: kind: expected image or classes")
+    if values["kind"] == "classes" and (kind, divisor) != ("uint8", 1):
+        raise ModelError(f"{where}: a channel of classes holds uint8 values and has the divisor 1")
     return replace(make_channel(values, where), value_type=kind, divisor=divisor)
 
 
 def _class(row: Any, where: str) -> ClassDef:
     values = read_table(row, _CLASS, where)
-    return make_class(values["title"], values["color"], values["weight"], values["transparent"], where)
+    return make_class(
+        values["title"], values["color"], values["weight"], values["transparent"], values["ignore"], where
+    )

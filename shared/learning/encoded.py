@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from rsp.shared.errors import ModelError, TileError
-from rsp.shared.images import Array, Mask, decode, encode_mask, natural_divisor, value_type
+from rsp.shared.images import Array, Mask, decode, decode_mask, encode_mask, natural_divisor, value_type
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.formats import window_side
 from rsp.shared.learning.inference import Predictor, Scores
 from rsp.shared.learning.normalise import pick_bands, stacked_type
+from rsp.shared.learning.resize import resize_mask, size_bands
 
 
 def sent_bands(card: ModelCard) -> int:
@@ -78,15 +79,33 @@ def predict_arrays(
             images[index] = _decode_sent(data, predictor.card, overlap or 0, assumed)
         except (TileError, ModelError) as error:
             answers[index] = TileError(str(error))
-    decoded, border = list(images.values()), overlap or 0
+    card = predictor.card
+    shapes = [image.shape[:2] for image in images.values()]
+    decoded, border = [_sized(image, card, overlap or 0) for image in images.values()], overlap or 0
     arrays: list[Mask]
     if probabilities:
         arrays = [probability_bytes(found) for found in predictor.probabilities(decoded, border)]
     else:
         arrays = predictor.masks(decoded, border)
-    for index, array in zip(images, arrays, strict=True):
-        answers[index] = array
+    for index, array, (height, width) in zip(images, arrays, shapes, strict=True):
+        answers[index] = array if border else _as_sent(array, height, width)
     return answers
+
+
+def _sized(image: Array, card: ModelCard, overlap: int) -> Array:
+    """Bring a tile without a border to the side of the model."""
+    if overlap or image.shape[0] == card.tile_size:
+        return image
+    return size_bands(image, card.channels[0], card.tile_size)
+
+
+def _as_sent(array: Array, height: int, width: int) -> Array:
+    """Bring a mask, or the planes of probabilities, to the size of the tile."""
+    if array.shape[-2:] == (height, width):
+        return array
+    if array.ndim == 2:
+        return resize_mask(array, height, width)
+    return np.stack([resize_mask(plane, height, width) for plane in array])
 
 
 def predict_tiles(
@@ -97,6 +116,8 @@ def predict_tiles(
     Args:
         predictor: The model.
         encoded: PNG, JPEG, WebP or TIFF images: tiles of the model's size, with the bands that `sent_bands` says.
+            A model of one channel also takes tiles of the size that those of its training had, without a border:
+            they are resized as in the training, and their masks have their size.
         overlap: Width of the border that each image carries on each side, cut from the neighbouring tiles; at most
             the model's. None or 0: they carry none, and are mirrored instead.
 
@@ -114,9 +135,14 @@ def _decode_sent(data: bytes, card: ModelCard, overlap: int, assumed: str | None
     if not 0 <= overlap <= card.overlap:
         raise TileError(f"the border is {overlap} pixels wide, the model takes up to {card.overlap}")
     side = card.tile_size + 2 * overlap
-    image = decode(data, max(side * side, window_side(card) ** 2))
+    source = card.source_size if len(card.channels) == 1 and card.source_size else side
+    limit = max(side, window_side(card), source) ** 2
+    if len(card.channels) == 1 and card.channels[0].kind == "classes":
+        image = decode_mask(data, limit)[:, :, np.newaxis]
+    else:
+        image = decode(data, limit)
     height, width, bands = image.shape
-    if (height, width) != (side, side):
+    if (height, width) != (side, side) and (overlap or (height, width) != (source, source)):
         border = f" with a border of {overlap}" if overlap else ""
         raise TileError(f"the image has {width}x{height} pixels, expected {side}x{side}{border}")
     if assumed is not None and stacked_type(card.channels) is None and value_type(image) != assumed:

@@ -93,7 +93,7 @@ class Predictor:
             ModelError: the images have other bands than the model wants, or do not fit an exported model, or the
             network answers no logits, or NaN. `PluginError` where it is a plug-in.
         """
-        return self._map(images, overlap, _classes)
+        return self._map(images, overlap, classes_of)
 
     def probabilities(self, images: Sequence[Array], overlap: int = 0) -> list[Scores]:
         """Return the probability of each class, shape (classes, height, width); else as `masks`."""
@@ -101,10 +101,14 @@ class Predictor:
 
     def masks_and_probabilities(self, images: Sequence[Array], overlap: int = 0) -> list[tuple[Mask, Scores]]:
         """Return for each image what `masks` and `probabilities` do, by forwarding it once."""
-        return self._map(images, overlap, lambda logits: (_classes(logits), torch.softmax(logits, dim=1)))
+        return self._map(images, overlap, lambda logits: (classes_of(logits), torch.softmax(logits, dim=1)))
 
     def logits(self, images: Sequence[Array], overlap: int = 0) -> list[Scores]:
         """Return what the network answers, shape (classes, height, width); else as `masks`."""
+        return [logits.cpu().numpy() for logits in self.tensors(images, overlap)]
+
+    def tensors(self, images: Sequence[Array], overlap: int = 0) -> list[torch.Tensor]:
+        """Return what `logits` does as tensors on the device, made in inference mode."""
         return self._map(images, overlap, None)
 
     def _map(self, images: Sequence[Array], overlap: int, finish: Finish | None) -> list[Any]:
@@ -142,7 +146,9 @@ class Predictor:
             if finish is not None:
                 check_finite(logits, self.card.nn)
             cropped = logits[..., top : top + height - 2 * overlap, left : left + width - 2 * overlap].contiguous()
-            found = cropped if finish is None else finish(cropped)
+            if finish is None:
+                return list(cropped)
+            found = finish(hide(cropped, self.card.ignored))
             if isinstance(found, tuple):
                 return list(zip(*(each.cpu().numpy() for each in found), strict=True))
             return list(found.cpu().numpy())
@@ -235,19 +241,41 @@ def check_precision(precision: str, kind: Kind, device: torch.device) -> None:
         raise ModelError(
             f"an ONNX model computes in float32; for {precision} use the checkpoint, TorchScript or torch.export"
         )
+    if has_bfloat16(device):
+        return
+    if device.type == "cpu":
+        raise ModelError(
+            f"this processor ({torch.cpu.get_capabilities().get('cpu_name', 'unknown')}) does not compute in "
+            "bfloat16: it has neither AVX512_BF16 nor AMX, and would be slower with it; use float32"
+        )
+    raise ModelError(f"the GPU {torch.cuda.get_device_name(device)} does not compute in bfloat16: use float32")
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Tell whether a device computes in bfloat16 itself, so that it gains by it."""
     if device.type == "cpu":
         found = torch.cpu.get_capabilities()
-        if not any(found.get(name) for name in BFLOAT16_CPU):
-            raise ModelError(
-                f"this processor ({found.get('cpu_name', 'unknown')}) does not compute in bfloat16: it has "
-                "neither AVX512_BF16 nor AMX, and would be slower with it; use float32"
-            )
-    elif not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise ModelError(f"the GPU {torch.cuda.get_device_name(device)} does not compute in bfloat16: use float32")
+        return any(found.get(name) for name in BFLOAT16_CPU)
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def _classes(logits: torch.Tensor) -> torch.Tensor:
-    """Return the class of the highest logit, (N, H, W) uint8; of equal ones the first, on every device."""
+def hide(logits: torch.Tensor, ignored: Sequence[int]) -> torch.Tensor:
+    """Return logits (N, classes, H, W) in which classes to ignore are as unlikely as can be."""
+    if not ignored:
+        return logits
+    hidden = logits.clone()
+    hidden[:, list(ignored)] = -torch.inf
+    return hidden
+
+
+def classes_of(logits: torch.Tensor) -> torch.Tensor:
+    """Return the class of the highest logit, (N, H, W) uint8; of equal ones the first, on every device.
+
+    Args:
+        logits: Shape (N, classes, H, W).
+    """
+    if logits.shape[1] == 2:
+        return (logits[:, 1] > logits[:, 0]).to(torch.uint8)
     best = logits[:, 0]
     classes = torch.zeros_like(best, dtype=torch.uint8)
     for index in range(1, logits.shape[1]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,16 +13,28 @@ from rsp.shared.errors import TileError, UsageError
 from rsp.shared.images import Array, Mask
 from rsp.shared.learning.encoded import probability_bytes
 from rsp.shared.learning.inference import GPU_BATCH, Precision, load_predictor
+from rsp.shared.learning.resize import resize_mask
 from rsp.shared.locations import Location
 from rsp.shared.parallel import parallel_map
 from rsp.shared.tiles import Tile
 
 Done = TypeVar("Done")
-ReadWindow = Callable[[Tile], Array]
+
+
+class ReadWindow(Protocol):
+    """What gives the windows of tiles, as `rsp.shared.learning.windows.Windows` does."""
+
+    def __call__(self, tile: Tile) -> Array:
+        """Return the pixels of a tile with its border, at the side of the model; raise `TileError`."""
+        ...
+
+    def shape(self, tile: Tile) -> tuple[int, int]:
+        """Return (height, width) of a tile as it lies, which its mask is to have, too."""
+        ...
 
 
 class Answered(NamedTuple):
-    """What a model says of a tile.
+    """What a model says of a tile, at the size of the tile.
 
     Attributes:
         mask: The class of each pixel, shape (height, width).
@@ -103,7 +115,7 @@ class Local:
                 window = self._window(tile, read)
                 if isinstance(window, TileError):
                     return tile, window
-                return _used(tile, self._answers([window], overlap, probabilities)[0], use)
+                return _used(tile, self._answers([window], overlap, probabilities)[0], read, use)
 
             return parallel_map(work, tiles, self.workers, threads=True)
         return self._batched(tiles, read, overlap, use, probabilities)
@@ -134,7 +146,7 @@ class Local:
         """Keep a GPU busy: threads read ahead and use what it answers behind it while it works on batches."""
         windows = parallel_map(lambda tile: (tile, self._window(tile, read)), tiles, self.workers, threads=True)
         answers = self._of_batches(windows, overlap, probabilities)
-        return parallel_map(lambda item: _used(*item, use), answers, self.workers, threads=True)
+        return parallel_map(lambda item: _used(*item, read, use), answers, self.workers, threads=True)
 
     def _of_batches(
         self, windows: Iterable[tuple[Tile, Array | TileError]], overlap: int, probabilities: bool
@@ -148,10 +160,16 @@ class Local:
                 yield tile, window if isinstance(window, TileError) else next(answers)
 
 
-def _used(tile: Tile, answered: Answered | TileError, use: Use[Done]) -> tuple[Tile, Done | TileError]:
+def _used(
+    tile: Tile, answered: Answered | TileError, read: ReadWindow, use: Use[Done]
+) -> tuple[Tile, Done | TileError]:
     if isinstance(answered, TileError):
         return tile, answered
     try:
-        return tile, use(tile, answered)
+        height, width = read.shape(tile)
+        mask, scores = resize_mask(answered.mask, height, width), answered.probabilities
+        if scores is not None:
+            scores = np.stack([resize_mask(plane, height, width) for plane in scores])
+        return tile, use(tile, Answered(mask, scores))
     except TileError as error:
         return tile, error

@@ -20,14 +20,20 @@ def pick_bands(image: Array, channel: Channel) -> Array:
     """Return the bands that a channel takes from its tile, in its order.
 
     Args:
-        image: Shape (height, width, bands), as decoded.
-        channel: Its `bands` count from 1.
+        image: Shape (height, width, bands), as decoded; of a channel of classes their indices, in one band.
+        channel: Its `bands` count from 1, or are indices of classes: each becomes a band of 0 and 1.
 
     Raises:
         ModelError: the tile has fewer bands than the channel wants.
         TileError: its values are of another type than those that the model was trained on.
     """
     check_type(image, channel)
+    if channel.kind == "classes":
+        if image.shape[2] != 1:
+            raise TileError(
+                f"the channel {channel.name!r} holds classes, in one band; the tile has {image.shape[2]}"
+            )
+        return (image == np.array(channel.bands)).astype(np.uint8)
     wanted = max(channel.bands)
     if image.shape[2] < wanted:
         raise ModelError(

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from rsp.shared.config import Channel
 from rsp.shared.errors import ModelError, TileError, TileSetError
-from rsp.shared.images import Array
+from rsp.shared.images import Array, Mask
 from rsp.shared.kept import Kept
 from rsp.shared.learning.normalise import check_type, pick_bands, stack_bands
+from rsp.shared.learning.resize import size_bands
 from rsp.shared.locations import Location
-from rsp.shared.tiles import Tile, neighbours
+from rsp.shared.tiles import Tile, neighbours, zxy
 from rsp.shared.tileset import TileReader, find_tileset, is_archive, open_reader
 
 # Tiles side by side that are worked through row by row (`in_strips`): the border columns of a strip are decoded
@@ -73,6 +74,17 @@ class Tiles(Protocol):
         """Return the pixels of a tile; raise `TileError` where there are none."""
         ...
 
+    def mask(self, tile: Tile) -> Mask:
+        """Return the class indices of a tile; raise `TileError` where there are none."""
+        ...
+
+
+class Loaded(NamedTuple):
+    """A tile of all channels: its pixels as the network sees them, and (height, width) of the tile as it lies."""
+
+    image: Array
+    shape: tuple[int, int]
+
 
 class TileImages:
     """The decoded tiles of the channels of a model. It keeps the last ones, and may be shared by threads.
@@ -80,6 +92,8 @@ class TileImages:
     Args:
         readers: A tile set for each channel, by name.
         channels: The channels of the model, in order.
+        side: Every tile is brought to this side, that of the model; None leaves them as they lie.
+        named: Errors begin with the tile set and the tile, for callers that have no list of what failed.
         raw: Leave the bands of the (only) channel as they are, for a reader that picks them itself.
         revision: Tells what a tile is now, for tiles that may change: one of another revision is read again.
         keep: Bytes of decoded tiles to keep.
@@ -89,17 +103,20 @@ class TileImages:
         self,
         readers: Mapping[str, Tiles],
         channels: Sequence[Channel],
+        side: int | None = None,
         *,
+        named: bool = False,
         raw: bool = False,
         revision: Callable[[Tile], Hashable] | None = None,
         keep: int = KEPT_BYTES,
     ) -> None:
         self._sources = [(readers[channel.name], channel) for channel in channels]
+        self._side, self._named = side, named
         self._raw = raw and len(channels) == 1
         self._revision = revision
         # An error is kept as well, since its neighbours ask for a tile too.
-        self._kept: Kept[Array | TileError] = Kept(
-            lambda image: 0 if isinstance(image, TileError) else image.nbytes, keep, KEPT_TILES
+        self._kept: Kept[Loaded | TileError] = Kept(
+            lambda loaded: 0 if isinstance(loaded, TileError) else loaded.image.nbytes, keep, KEPT_TILES
         )
 
     def get(self, tile: Tile) -> Array:
@@ -108,30 +125,43 @@ class TileImages:
         Raises:
             TileError: a channel has no such tile, it cannot be decoded, or has too few bands.
         """
-        key = tile if self._revision is None else (tile, self._revision(tile))
-        image = self._kept.get(key, lambda: self._load(tile))
-        if isinstance(image, TileError):
-            raise image
-        return image
+        return self._loaded(tile).image
 
-    def _load(self, tile: Tile) -> Array | TileError:
+    def shape(self, tile: Tile) -> tuple[int, int]:
+        """Return height and width of a tile of the first channel as it lies; raises as `get` does."""
+        return self._loaded(tile).shape
+
+    def _loaded(self, tile: Tile) -> Loaded:
+        key = tile if self._revision is None else (tile, self._revision(tile))
+        loaded = self._kept.get(key, lambda: self._load(tile))
+        if isinstance(loaded, TileError):
+            raise loaded
+        return loaded
+
+    def _load(self, tile: Tile) -> Loaded | TileError:
         """Return a decoded tile, or what is wrong with it."""
-        images = []
+        images: list[Array] = []
+        shape = (0, 0)
         for reader, channel in self._sources:
+            where = f"{reader.path}, tile {zxy(tile)}: " if self._named else ""
             if tile not in reader:
-                return TileError(f"the channel {channel.name!r} has no such tile in {reader.path}")
+                return TileError(f"{where}the channel {channel.name!r} has no such tile in {reader.path}")
             try:
-                image = reader.image(tile)
+                image = reader.mask(tile)[:, :, np.newaxis] if channel.kind == "classes" else reader.image(tile)
                 check_type(image, channel)
-                images.append(image if self._raw else pick_bands(image, channel))
+                shape = shape if images else (image.shape[0], image.shape[1])
+                images.append(self._sized(image if self._raw else pick_bands(image, channel), channel))
             except TileError as error:
-                return type(error)(str(error))  # without its traceback, which would keep what it saw
+                return type(error)(f"{where}{error}")  # without its traceback, which would keep what it saw
             except ModelError as error:
-                return TileError(str(error))
+                return TileError(f"{where}{error}")
         sizes = sorted({image.shape[:2] for image in images})
         if len(sizes) > 1:
             return TileError(f"its channels differ in size: {' and '.join(f'{w}x{h}' for h, w in sizes)} pixels")
-        return stack_bands(images, [channel for _, channel in self._sources])
+        return Loaded(stack_bands(images, [channel for _, channel in self._sources]), shape)
+
+    def _sized(self, image: Array, channel: Channel) -> Array:
+        return image if self._side is None else size_bands(image, channel, self._side)
 
 
 def in_strips(tiles: Iterable[Tile]) -> list[Tile]:
@@ -139,7 +169,15 @@ def in_strips(tiles: Iterable[Tile]) -> list[Tile]:
     return sorted(tiles, key=lambda tile: (tile.z, tile.x // STRIP, tile.y, tile.x))
 
 
-def read_window(images: TileImages, tile: Tile, overlap: int) -> Array:
+class Decoded(Protocol):
+    """What gives the pixels of tiles, all of one size."""
+
+    def get(self, tile: Tile) -> Array:
+        """Return the pixels of a tile, shape (height, width, bands); raise `TileError` where there are none."""
+        ...
+
+
+def read_window(images: Decoded, tile: Tile, overlap: int) -> Array:
     """Return a tile with `overlap` pixels of its eight neighbours around it.
 
     Where a neighbour is absent, cannot be decoded, or is of another size or type, what is there is mirrored.
@@ -185,3 +223,23 @@ def read_window(images: TileImages, tile: Tile, overlap: int) -> Array:
                 edge = around[dx, 0][:, inside[dx]]
                 window[rows[dy], columns[dx]] = edge[overlap:0:-1] if dy < 0 else edge[-2 : -overlap - 2 : -1]
     return window
+
+
+class Windows:
+    """The windows of tiles at one overlap.
+
+    Args:
+        images: The decoded tiles.
+        overlap: Width of the border in pixels.
+    """
+
+    def __init__(self, images: TileImages, overlap: int) -> None:
+        self._images, self._overlap = images, overlap
+
+    def __call__(self, tile: Tile) -> Array:
+        """Return the pixels of a tile with its border; raises as `read_window` does."""
+        return read_window(self._images, tile, self._overlap)
+
+    def shape(self, tile: Tile) -> tuple[int, int]:
+        """Return (height, width) of a tile as it lies; raises as `TileImages.get` does."""
+        return self._images.shape(tile)

@@ -14,7 +14,7 @@ from rsp.shared.tiles import Tile
 from rsp.shared.tileset.metadata import TileSetInfo, join_metadata, parse_info
 
 if TYPE_CHECKING:
-    from rsp.shared.images import Array
+    from rsp.shared.images import Array, Mask
 
 # The file extensions of tiles, and the one that stands for each format.
 FORMATS = {"png": "png", "jpg": "jpg", "jpeg": "jpg", "webp": "webp", "tif": "tif", "tiff": "tif"}
@@ -86,6 +86,12 @@ class TileReader(ABC):
         from rsp.shared.images import decode
 
         return decode(self.read(tile))
+
+    def mask(self, tile: Tile) -> Mask:
+        """Return the class indices of a tile, shape (height, width); raises as `read` and `decode_mask` do."""
+        from rsp.shared.images import decode_mask
+
+        return decode_mask(self.read(tile))
 
     @property
     @abstractmethod

@@ -90,10 +90,13 @@ def parse_info(metadata: Mapping[str, Any], where: str) -> TileSetInfo:
     return TileSetInfo(**found)
 
 
-def classes_metadata(classes: Sequence[ClassDef]) -> list[dict[str, str]]:
+def classes_metadata(classes: Sequence[ClassDef]) -> list[dict[str, Any]]:
     """Return classes as `classes` of metadata holds them: the grammar of `[[classes]]` of a configuration."""
     colors = ["transparent" if entry.transparent else f"#{bytes(entry.color).hex()}" for entry in classes]
-    return [{"title": entry.title, "color": color} for entry, color in zip(classes, colors, strict=True)]
+    return [
+        {"title": entry.title, "color": color} | ({"ignore": True} if entry.ignore else {})
+        for entry, color in zip(classes, colors, strict=True)
+    ]
 
 
 def image_metadata(data: bytes) -> dict[str, Any]:

@@ -18,14 +18,13 @@ from rsp.components.evaluate.component import evaluate as evaluate_component
 from rsp.components.evaluate.tool import EvaluateResult, evaluate
 from rsp.components.predict.tool import predict
 from rsp.shared.bootstrap import Gathering, draws
-from rsp.shared.classes import IGNORE
 from rsp.shared.config import ClassDef
 from rsp.shared.errors import ConfigError, CoverError, ModelError, RspError, TileError, TileSetError, UsageError
 from rsp.shared.images import Mask, encode, encode_mask
 from rsp.shared.learning.encoded import probability_bytes
 from rsp.shared.learning.inference import load_predictor
 from rsp.shared.learning.windows import TileImages, read_window
-from rsp.shared.metrics import confusion
+from rsp.shared.metrics import IGNORE, confusion
 from rsp.shared.page import PAGE_BYTES
 from rsp.shared.tiles import Tile, write_cover
 from rsp.shared.tileset import classes_metadata, open_reader, open_writer

@@ -25,7 +25,8 @@ from rsp.shared.errors import ModelError, ServingError, TileError, UsageError
 from rsp.shared.images import decode_mask, encode
 from rsp.shared.learning.encoded import predict_tiles
 from rsp.shared.learning.inference import load_predictor
-from rsp.shared.learning.windows import TileImages, read_window
+from rsp.shared.learning.resize import resize_image
+from rsp.shared.learning.windows import TileImages, Windows, read_window
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileset import open_reader, open_writer
 from tests.networks import COLORS, ELEVATION, IMAGES, make_all, make_card, make_checkpoint
@@ -134,8 +135,14 @@ def test_tiles_of_another_size(models, tmp_path, rsp):
     ran = rsp("predict", "--checkpoint", models["checkpoint"], tiles, tmp_path / "m")
     assert ran.code == 0, ran.stderr
     assert {decode_mask(data).shape for data in contents(tmp_path / "m").values()} == {(128, 128)}
-    ran = rsp("predict", "--checkpoint", models["jit"], tiles, tmp_path / "n")
-    assert ran.code == 1 and "takes 96x96 at most" in ran.stderr and "none of 12 tiles" in ran.stderr
+    # They are brought to the side of the model before a window is cut, and the mask goes the other way.
+    assert rsp("predict", "--checkpoint", models["jit"], tiles, tmp_path / "n").code == 0
+    assert contents(tmp_path / "n") == contents(tmp_path / "m")
+    small = make_tileset(tmp_path / "small", draw=lambda tile: resize_image(noise(tile, 128), 64))
+    assert rsp("predict", "--checkpoint", models["checkpoint"], small, tmp_path / "s").code == 0
+    for name, data in contents(tmp_path / "s").items():
+        large = np.kron(decode_mask(data), np.ones((2, 2), np.uint8))
+        np.testing.assert_array_equal(decode_mask(contents(tmp_path / "m")[name]), large)
 
 
 def test_data_fusion(tmp_path, rsp):
@@ -282,11 +289,7 @@ def test_batches_as_a_gpu_takes_them(models, tmp_path):
     (tiles / "15" / "102" / "201.png").write_bytes(encode(noise(Tile(102, 201, 15), 32), "png"))
     local = Model(models["checkpoint"], device="cpu", batch_size=5, workers=2)
     with open_reader(tiles) as reader:
-        images = TileImages({"images": reader}, [IMAGES])
-
-        def read(tile: Tile) -> np.ndarray:
-            return read_window(images, tile, 8)
-
+        read = Windows(TileImages({"images": reader}, [IMAGES], 64), 8)
         batched = list(local._batched(BLOCK, read, 8, local._encoded, False))
         single = list(local.answers(BLOCK, read, 8))
     assert [tile for tile, _ in batched] == [tile for tile, _ in single] == BLOCK
@@ -410,8 +413,12 @@ def test_an_endpoint_and_bad_tiles(models, tmp_path, rsp, serve):
     (tiles / "15" / "103" / "200.png").write_bytes(encode(noise(Tile(103, 200, 15), bands=1), "png"))
     ran = rsp("predict", "--endpoint", url, tiles, tmp_path / "m")
     assert ran.code == 3, ran.stderr
-    assert read_cover(tmp_path / "m.failed.csv") == [BLOCK[0], Tile(103, 200, 15), Tile(103, 202, 15)]
-    assert "takes tiles of 64" in ran.stderr and "refused the tile: the model wants 3 bands" in ran.stderr
+    assert read_cover(tmp_path / "m.failed.csv") == [BLOCK[0], Tile(103, 200, 15)]
+    small = decode_mask(contents(tmp_path / "m")[Tile(103, 202, 15)])
+    assert small.shape == (32, 32)  # the mask of a tile of another size has its size
+    assert rsp("predict", "--checkpoint", models["checkpoint"], tiles, tmp_path / "here").code == 3
+    assert contents(tmp_path / "here") == contents(tmp_path / "m")
+    assert "refused the tile: the model wants 3 bands" in ran.stderr
     with pytest.raises(UsageError, match="takes up to 16"):
         predict(tiles, tmp_path / "n", endpoint=url, tile_overlap=17)
 

@@ -66,7 +66,7 @@ def test_a_model_of_card_version_0_takes_what_it_took(old):
 def test_card_says_its_version_and_all_that_is_new():
     card = replace(CARD, zoom=18, validation=DIGEST)
     data = json.loads(card.to_json())
-    assert data["version"] == VERSION == 1 and data["zoom"] == 18 and data["validation"] == DIGEST
+    assert data["version"] == VERSION == 2 and data["zoom"] == 18 and data["validation"] == DIGEST
     assert data["channels"][0]["value_type"] == "uint8" and data["channels"][0]["divisor"] == 255
     assert ModelCard.from_json(card.to_json()) == card
 
@@ -74,7 +74,7 @@ def test_card_says_its_version_and_all_that_is_new():
 def test_newer_card_is_refused_and_says_what_to_do(tmp_path):
     path = make_checkpoint(tmp_path / "a.safetensors", replace(CARD, version=VERSION + 1))
     with pytest.raises(
-        ModelError, match=r"a.safetensors: .* has version 2, .* up to version 1: upgrade"
+        ModelError, match=r"a.safetensors: .* has version 3, .* up to version 2: upgrade"
     ) as raised:
         read_model_card(path)
     assert f"rsp ({__version__})" in str(raised.value)

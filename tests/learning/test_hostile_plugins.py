@@ -23,8 +23,8 @@ from tests.toy import make_config, make_dataset
 
 NETWORKS = [
     ("AsDict", "answers dict with the keys out; expected are logits"),
-    ("Smaller", r"answers Tensor of float32 and shape \((4|1|2), 2, 32, 32\)"),
-    ("OneClass", r"answers Tensor of float32 and shape \((4|1|2), 1, 64, 64\)"),
+    ("Smaller", r"answers Tensor of (float32|bfloat16) and shape \((4|1|2), 2, 32, 32\)"),
+    ("OneClass", r"answers Tensor of (float32|bfloat16) and shape \((4|1|2), 1, 64, 64\)"),
     ("Whole", "answers Tensor of int64"),
     ("Raising", "failed: KeyError: 'features'"),
 ]
@@ -90,7 +90,10 @@ def test_what_is_no_network(toy, tmp_path):
     [
         ("loss_without_factory", "cannot be made: TypeError.*labels.*expected a function of the class weights"),
         ("loss_of_a_number", "returned 3.0; expected loss"),
-        ("loss_per_pixel", r"returned Tensor of float32 and shape \(4, 64, 64\); expected a tensor of one number"),
+        (
+            "loss_per_pixel",
+            r"returned Tensor of float32 and shape \(4, 64, 64\); expected a tensor of one number",
+        ),
         ("loss_as_float", "returned 0.5; expected a tensor of one number"),
         ("loss_detached", "does not depend on the logits"),
         ("loss_raising", "failed: RuntimeError"),
@@ -105,7 +108,10 @@ def test_losses(toy, tmp_path, name, message):
     ("name", "message"),
     [
         ("augment_to_one", "returned ndarray of float32 .*; expected a pair"),
-        ("augment_smaller", r"returned ndarray of float32 and shape \(3, 32, 32\); expected as its image"),
+        (
+            "augment_smaller",
+            r"returned ndarray of float32 and shape \(3, 32, 32\); expected as its image",
+        ),
         ("augment_to_double", "returned ndarray of float64"),
         ("augment_to_nan", "NaN or infinity"),
         ("augment_label", r"returned ndarray of int64 .*; expected as its label an array of uint8"),

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from rsp.components.train.data import Batches, TileDataset, TileLoader, make_batches, resize_image, resize_label
-from rsp.shared.config import Channel, load_config
+from rsp.components.train.data import Batches, TileDataset, TileLoader, make_batches
+from rsp.components.train.measure import measure_channels
+from rsp.shared.config import Channel, ClassDef, load_config
 from rsp.shared.errors import TileError, TileSetError
 from rsp.shared.images import encode, encode_mask
+from rsp.shared.learning.windows import TileImages, read_window
 from rsp.shared.tiles import Tile
-from rsp.shared.tileset import open_writer
+from rsp.shared.tileset import open_reader, open_writer
 from tests.tilesets import BLOCK, COLORS, make_tileset, noise, squares
 from tests.toy import TRAINING, make_config, make_dataset, photo
 
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 RGB = Channel("images", (1, 2, 3), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
@@ -79,8 +82,7 @@ def test_bug_2_input_is_scaled_before_it_is_normalised(tmp_path, config):
         return np.full((64, 64, 3), (0, 128, 255), np.uint8)
 
     pixels, label = dataset(config, both(tmp_path, BLOCK[:1], images=flat))[(1, 0)]
-    expected = [(value / 255 - mean) / std for value, mean, std in
-                zip((0, 128, 255), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), strict=True)]  # fmt: skip
+    expected = [(value / 255 - mean) / std for value, mean, std in zip((0, 128, 255), *IMAGENET, strict=True)]
     torch.testing.assert_close(pixels[:, 7, 7], torch.tensor(expected), atol=1e-6, rtol=0)
     assert pixels.abs().max() < 3 and pixels.dtype == torch.float32 and label.dtype == torch.uint8
 
@@ -212,7 +214,100 @@ def test_bug_19_validation_is_not_augmented(tmp_path, config):
     for epoch in range(5):
         image, label = plain[(epoch, 0)]
         assert np.array_equal(label, squares(plain.loader.tiles[0])) and image.dtype == torch.uint8
-        assert np.array_equal(image, noise(plain.loader.tiles[0]))
+        assert image.shape == (96, 96, 3) and np.array_equal(image[16:-16, 16:-16], noise(plain.loader.tiles[0]))
+
+
+def test_validation_sees_tiles_and_their_neighbours_as_prediction_does(tmp_path, config):
+    """With their borders; labels at the size in which they lie; also with a loader of one's own."""
+    folder = both(
+        tmp_path, images=lambda tile: noise(tile, 128), labels=lambda tile: squares(tile, 256), suffix=".pmtiles"
+    )
+    data = dataset(config, folder, training=False)
+    assert data.source_size == 128
+    with open_reader(folder / "images.pmtiles") as reader:
+        images = TileImages({"images": reader}, [RGB], 64)
+        for index, tile in enumerate(data.loader.tiles):
+            image, label = data[(0, index)]
+            np.testing.assert_array_equal(image, read_window(images, tile, 16))
+            np.testing.assert_array_equal(label, squares(tile, 256))
+    own = dataset(config, tmp_path, training=False, loader="tests.components.train.test_data:Own")
+    image, label = own[(0, 0)]
+    assert image.shape == (96, 96, 3) and label.shape == (64, 64)
+    assert (image[16:-16, 16:-16] == 0).all()
+    # Round the world the other tile is there, too.
+    assert (image[16:-16, -16:] == 255).all() and (image[16:-16, :16] == 255).all()
+
+
+def test_classes_to_ignore_and_unknown_pixels(tmp_path, config):
+    def labels(tile):
+        label = squares(tile)
+        label[:4], label[4:8] = 255, 2
+        return label
+
+    make_tileset(tmp_path / "images", BLOCK)
+    with open_writer(tmp_path / "labels", "png") as writer:
+        for tile in BLOCK:
+            writer.write(tile, encode(labels(tile)[:, :, np.newaxis], "png"))  # grey: 255 has no colour
+    classes = (*config.classes, ClassDef("cloud", (1, 2, 3), ignore=True))
+    for training in (True, False):
+        data = dataset(dataclasses.replace(config, classes=classes), tmp_path, training=training)
+        label = data[(1, 0)][1].numpy()
+        assert (label[:8] == 255).all() and np.array_equal(label[8:], squares(data.loader.tiles[0])[8:])
+    with pytest.raises(TileError, match=r"holds class 2; the configuration has 2 classes .*255 where nothing"):
+        TileLoader(tmp_path, [RGB], 2, 64).read(BLOCK[0])
+
+
+def test_paletted_tiles_are_classes_unless_they_are_to_be_colours(tmp_path, config):
+    both(tmp_path)
+    make_tileset(tmp_path / "roads", BLOCK, "png", squares)
+    for bands, kind in (((1,), "auto"), ((0, 1), "classes")):
+        roads = Channel("roads", bands, (), (), kind=kind)
+        loader = TileLoader(tmp_path, [RGB, roads], 2, 64)
+        assert loader.channels[0].kind == "image" and loader.channels[1] == dataclasses.replace(
+            roads, kind="classes", value_type="uint8", divisor=1.0
+        )
+        image, _ = loader.read(BLOCK[0])
+        for at, index in enumerate(bands):
+            np.testing.assert_array_equal(image[:, :, 3 + at], squares(BLOCK[0]) == index)
+    for bands, kind in (((1, 2, 3), "auto"), ((2, 1), "image")):
+        loader = TileLoader(tmp_path, [Channel("roads", bands, (), (), kind=kind)], 2, 64)
+        assert loader.channels[0].kind == "image"
+        colours = np.array(COLORS, np.uint8)[squares(BLOCK[0])]
+        np.testing.assert_array_equal(loader.read(BLOCK[0])[0], colours[:, :, [band - 1 for band in bands]])
+
+
+def test_means_and_deviations_are_measured_where_none_are_given(tmp_path, config):
+    def scene(tile):
+        values = np.random.default_rng(tile.x * tile.y).integers(0, 4096, (64, 64, 6)).astype(np.uint16)  # 12 bits
+        values[:, :, 4] = 7
+        return values
+
+    make_tileset(tmp_path / "labels", BLOCK, draw=squares)
+    make_tileset(tmp_path / "multi", BLOCK, "tif", scene)
+    make_tileset(tmp_path / "roads", BLOCK, "png", squares)
+    channels = (
+        Channel("multi", (6, 2, 5), (), (), kind="auto"),
+        Channel("multi", (1,), (0.5,), (0.25,), kind="auto"),
+        Channel("roads", (1,), (), (), kind="auto"),
+    )
+    data = dataset(dataclasses.replace(config, channels=channels), tmp_path)
+    found, notes = measure_channels(data)
+    pixels = np.stack([scene(tile) for tile in BLOCK]).reshape(-1, 6) / 65535
+    for at, band in ((0, 5), (1, 1)):
+        assert found[0].mean[at] == pytest.approx(pixels[:, band].mean(), abs=2e-6)
+        assert found[0].std[at] == pytest.approx(pixels[:, band].std(), abs=2e-6)
+    assert found[0].std[2] == 1 and notes == [
+        "band 5 of 'multi' has one value in all training tiles: it tells nothing"
+    ]
+    assert (found[1].mean, found[1].std) == ((0.5,), (0.25,))
+    share = np.mean([squares(tile) for tile in BLOCK])
+    assert found[2].mean[0] == pytest.approx(share, abs=2e-6)
+    assert found[2].std[0] == pytest.approx((share - share**2) ** 0.5, abs=2e-6)
+    data.channels = found
+    values, _ = data[(1, 0)]
+    assert (
+        values.shape == (5, 64, 64) and abs(float(values[0].mean())) < 0.2 and 0.8 < float(values[0].std()) < 1.2
+    )
 
 
 def test_toy_in_both_forms_is_the_same(tmp_path):
@@ -222,33 +317,6 @@ def test_toy_in_both_forms_is_the_same(tmp_path):
     for tile in TRAINING[:3]:
         assert np.array_equal(loaders[0].read(tile)[0], loaders[1].read(tile)[0])
         assert np.array_equal(loaders[0].read(tile)[0], photo(tile))
-
-
-# --- sizes ------------------------------------------------------------------------------------------------------
-
-
-def test_image_shrinks_by_area_and_grows_bilinearly():
-    image = np.arange(4 * 4 * 2, dtype=np.uint8).reshape(4, 4, 2)
-    small = resize_image(image, 2)
-    assert small.dtype == np.float32 and small.shape == (2, 2, 2)
-    np.testing.assert_allclose(small[0, 0] * 255, image[:2, :2].mean((0, 1)), rtol=1e-6)
-    large = resize_image(np.full((4, 4, 3), 51, np.uint8), 8)
-    np.testing.assert_allclose(large, np.full((8, 8, 3), 0.2), rtol=1e-6)
-    assert resize_image(image, 4) is image
-
-
-def test_label_takes_the_nearest_class_and_invents_none():
-    label = np.array([[0, 1], [2, 3]], np.uint8)
-    large = resize_label(label, 6)
-    assert large.tolist() == np.kron(label, np.ones((3, 3), np.uint8)).tolist()
-    assert resize_label(large, 2).tolist() == label.tolist()
-    odd = resize_label(np.tile(np.array([0, 3], np.uint8), (7, 4))[:, :7], 4)
-    assert set(np.unique(odd)) <= {0, 3}
-    # The class under the centre of each pixel: in columns 1 and 4 of six, not 0 and 3; in 1, 3 and 5 of seven.
-    columns = np.tile(np.arange(7, dtype=np.uint8), (7, 1))
-    assert resize_label(columns[:6, :6], 2).tolist() == [[1, 4], [1, 4]]
-    assert resize_label(columns, 3).tolist() == [[1, 3, 5]] * 3
-    assert resize_label(columns.T, 3).tolist() == [[1] * 3, [3] * 3, [5] * 3]
 
 
 def test_tiles_of_another_size_are_resized(tmp_path, config):

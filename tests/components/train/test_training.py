@@ -21,8 +21,9 @@ from rsp.components.train.start import learning_rate, make_optimizer
 from rsp.components.train.training import train_model
 from rsp.shared.config import load_config
 from rsp.shared.errors import ConfigError, ModelError, PluginError, StorageError, TileError, UsageError
-from rsp.shared.images import decode, decode_mask
+from rsp.shared.images import decode_mask
 from rsp.shared.learning.checkpoint import load_checkpoint, read_card
+from rsp.shared.learning.windows import TileImages, read_window
 from rsp.shared.metrics import confusion, foreground_iou, miou
 from rsp.shared.tileset import open_reader, open_writer
 from tests.components.train import crashes
@@ -72,7 +73,15 @@ def test_it_learns(trained):
     assert sum(map(sum, outcome.confusion)) == 6 * 64 * 64  # every validation pixel, once (bug 19)
 
 
-def test_bug_19_the_loss_is_the_mean_over_tiles(trained, config):
+def windows(toy, card):
+    """Yield the validation tiles as prediction sees them."""
+    with open_reader(toy / "validation" / "images.pmtiles") as reader:
+        images = TileImages({"images": reader}, card.channels)
+        for tile in VALIDATION:
+            yield tile, read_window(images, tile, card.overlap)
+
+
+def test_bug_19_the_loss_is_the_mean_over_tiles(trained, config, toy):
     """Not the sum of the means of batches divided by the number of samples."""
     out, _ = trained
     row = json.loads((out / "history.json").read_text())[-1]
@@ -82,8 +91,8 @@ def test_bug_19_the_loss_is_the_mean_over_tiles(trained, config):
     predictor = load_predictor(out / "last.safetensors", device="cpu")
     loss = build_loss("lovasz", class_weights(config.classes))
     values = []
-    for tile in VALIDATION:
-        (logits,) = predictor.logits([photo(tile)])
+    for tile, window in windows(toy, predictor.card):
+        (logits,) = predictor.logits([window], predictor.card.overlap)
         values.append(loss(torch.from_numpy(logits)[None], torch.from_numpy(squares(tile))[None].long()).item())
     assert row["validation"]["loss"] == pytest.approx(np.mean(values), rel=1e-6)
 
@@ -95,10 +104,9 @@ def test_bug_20_metrics_are_those_of_the_masks(trained, toy):
     out, outcome = trained
     predictor = load_predictor(out / "best.safetensors", device="cpu")
     matrix = np.zeros((2, 2), np.int64)
-    images = open_reader(toy / "validation" / "images.pmtiles")
     labels = open_reader(toy / "validation" / "labels.pmtiles")
-    for tile in images.tiles():
-        (mask,) = predictor.masks([decode(images.read(tile))])
+    for tile, window in windows(toy, predictor.card):
+        (mask,) = predictor.masks([window], predictor.card.overlap)
         matrix += confusion(decode_mask(labels.read(tile)), mask, 2)
     assert matrix.tolist() == outcome.confusion
     assert (outcome.iou, outcome.miou) == (foreground_iou(matrix), miou(matrix))

@@ -1,0 +1,68 @@
+"""Mean and standard deviation of the bands, measured on the training tiles where the configuration says `auto`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from rsp.components.train.data import TileDataset
+from rsp.shared.config import Channel
+from rsp.shared.errors import TileError, TileSetError
+from rsp.shared.images import natural_divisor
+from rsp.shared.learning.statistics import Sums, sums_of
+
+# Tiles that are looked at, evenly spread: more change the third digit, and their decoding takes its time.
+SAMPLE = 500
+
+
+def measure_channels(dataset: TileDataset) -> tuple[tuple[Channel, ...], list[str]]:
+    """Return the channels of a data set, means and deviations filled in, and notes on what was found.
+
+    A band whose values are all the same gets the deviation 1, and a note.
+
+    Raises:
+        TileSetError: no tile can be read.
+    """
+    channels = dataset.channels
+    if all(channel.mean for channel in channels):
+        return channels, []
+    tiles = dataset.loader.tiles
+    total: Sums | None = None
+    reason: TileError | None = None
+    for tile in tiles[:: max(1, -(-len(tiles) // SAMPLE))]:
+        try:
+            image, _ = dataset.read(tile)
+        except TileError as error:
+            reason = reason or error
+            continue
+        # Bands of several types are float32 here, and scaled.
+        found = sums_of(image)
+        total = found if total is None else total + found
+    if total is None:
+        raise TileSetError(f"no training tile can be read to measure its bands; the first: {reason}")
+    filled: list[Channel] = []
+    notes: list[str] = []
+    at = 0
+    for channel in channels:
+        end = at + len(channel.bands)
+        part = Sums(total.kind, *(values[at:end] for values in total[1:]))
+        at = end
+        if channel.mean:
+            filled.append(channel)
+            continue
+        scaled = not np.issubdtype(np.dtype(total.kind), np.integer)
+        mean, std = part.mean_and_std(1.0 if scaled else channel.divisor or natural_divisor(total.kind))
+        for band, value in zip(channel.bands, std, strict=True):
+            if not value:
+                notes.append(
+                    f"band {band} of {channel.name!r} has one value in all training tiles: it tells nothing"
+                )
+        filled.append(
+            replace(
+                channel,
+                mean=tuple(round(value, 6) for value in mean),
+                std=tuple(round(value, 6) or 1.0 for value in std),
+            )
+        )
+    return tuple(filled), notes

@@ -1,0 +1,86 @@
+"""How a network is trained beyond `[model]`: the keys of `[train]` that have no earlier place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rsp.shared.errors import ConfigError
+from rsp.shared.keys import key
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+SCHEDULES = ("cosine", "constant")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `[train]` of the configuration says, as it stands there."""
+
+    precision: str = key(
+        "auto", "str", "What the network computes in: `float32`, `bfloat16`, or `auto`: bfloat16 where the "
+        "processor "
+        "or the GPU has it. A training is resumed in the same."
+    )  # fmt: skip
+    crop: int = key(0, "int", "Side in pixels of the random crops that it learns from; 0 takes whole tiles.")
+    scale: tuple[float, ...] = key(
+        (1.0, 1.0), "floats", "The smallest and the largest factor by which a crop is enlarged, drawn at random."
+    )
+    rotate: float = key(0.0, "weight", "The largest angle, in degrees, by which a crop is turned besides flips.")
+    cutmix: float = key(0.0, "fraction", "Probability that a part of a crop is that of another.")
+    balance: float = key(0.0, "fraction", "Fraction of the crops that are drawn around a pixel of a rare class.")
+    hard: float = key(
+        0.0, "weight", "How much more often tiles of a high loss are drawn: the power of their loss."
+    )
+    weights: str | None = key(
+        None, "str", "Name of a tile set of weights of pixels in the data set, as `rsp rasterize --weights` "
+        "writes it."
+    )  # fmt: skip
+    weight_scale: float = key(4.0, "weight", "What a weight of 255 adds to the weight of a pixel, which is 1.")
+    tile_weights: str | None = key(
+        None, "str", "A CSV file of x, y, z and a weight: how often each tile is drawn beside the others."
+    )
+    classes_weights: str | None = key(
+        None, "str", "`auto` measures weights of the classes on the labels, in place of those of `[[classes]]`."
+    )
+    label_smoothing: float = key(0.0, "fraction", "Part of a label that cross-entropy spreads over all classes.")
+    ema: float = key(
+        0.0, "fraction", "Decay of the moving average of the weights, which is what is kept; 0: none."
+    )
+    warmup: float = key(0.1, "fraction", "Fraction of the steps in which the learning rate climbs.")
+    schedule: str = key("cosine", "str", "What the learning rate does then: `cosine` or `constant`.")
+    clip: float = key(0.0, "weight", "Largest norm of the gradients; 0 leaves them as they are.")
+    accumulate: int = key(1, "count", "Batches whose gradients are joined for one step.")
+    patience: int = key(0, "int", "Epochs without a better one after which training stops; 0 goes on to the end.")
+    encoder_rate: float = key(1.0, "weight", "Factor of the learning rate for the encoder.")
+    layer_decay: float = key(
+        1.0, "positive", "Factor of the rate from each stage of the encoder to the one before."
+    )
+    freeze: int = key(0, "int", "Stages of the encoder, from the input, that are not trained.")
+    tensorboard: bool = key(False, "bool", "Write the metrics for TensorBoard, too.")
+
+    def check(self, where: str) -> Recipe:
+        """Return the recipe; raise `ConfigError` where a value is none of those that it can be."""
+        for name, choices in (("precision", PRECISIONS), ("schedule", SCHEDULES)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{where}: {name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
+        if self.classes_weights not in (None, "auto"):
+            raise ConfigError(f"{where}: classes_weights: expected auto, got {self.classes_weights!r}")
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 8:
+            raise ConfigError(
+                f"{where}: scale: expected two factors above 0 and up to 8, the smaller first, got "
+                f"{list(self.scale)}"
+            )
+        if self.crop % 32:
+            raise ConfigError(f"{where}: crop: networks need a multiple of 32, got {self.crop}")
+        if self.ema == 1:
+            raise ConfigError(f"{where}: ema: 1 would keep the first weights for ever; expected a number below 1")
+        if self.label_smoothing == 1:
+            raise ConfigError(f"{where}: label_smoothing: 1 leaves nothing of the labels; expected less")
+        return self
+
+
+def recipe_of(values: dict[str, Any], where: str) -> Recipe:
+    """Return the recipe of a table `[train]` that was read; other keys of it are left out."""
+    return Recipe(**{name: values[name] for name in Recipe.__dataclass_fields__}).check(where)
