@@ -217,11 +217,8 @@ class Trainer:
         return rate, self._measured(running)
 
     def _loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return (
-            self.loss(logits, labels.long())
-            if self.model.training
-            else measure_loss(self.loss, logits, labels.long())
-        )
+        known = labels.long()
+        return self.loss(logits, known) if self.model.training else measure_loss(self.loss, logits, known)
 
     @torch.inference_mode()
     def _validate(self, epoch: int) -> dict[str, Any]:
