@@ -67,6 +67,11 @@ CASES = {
         "{root}/out/masks.pmtiles",
         ["masks.pmtiles", "masks.pmtiles.html"],
     ),
+    "evaluate": (
+        "evaluate --checkpoint {root}/in/model.safetensors --cover {root}/in/cover.csv --block 1 "
+        "{root}/in/labels.pmtiles {root}/in/images.pmtiles {root}/out/found {root}/out/tiles.csv",
+        ["found/metrics.json", "found/index.html", "found/reliability.csv", "tiles.csv"],
+    ),
     "compare": (
         "compare --images {root}/in/images.pmtiles {root}/in/labels.pmtiles --cover {root}/in/cover.csv "
         "--out {root}/out/side.pmtiles",
