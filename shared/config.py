@@ -87,7 +87,12 @@ class ModelConfig:
     pretrained: bool = key(True, "bool", "Start from pretrained encoder weights (from the hub or a folder).")
     num_filters: int = key(32, "count", "Width of the decoder.")
     ts: int = key(512, "size", "Side of a tile in pixels.", "tile_size")
-    loss: str = key("lovasz", "str", "Loss: a built-in name, `module:attribute`, or a plug-in.")
+    loss: str = key(
+        "lovasz",
+        "str",
+        "Loss: a built-in name, `module:attribute`, a plug-in, or a weighted sum of several: "
+        "`cross_entropy + 0.5 dice`.",
+    )
     bs: int = key(2, "count", "Tiles in a batch, on each device.", "batch_size")
     lr: float = key(0.000025, "positive", "Learning rate. Take about 1e-4 or more without pretrained weights.")
     decay: float = key(0.0, "weight", "Weight decay.")

@@ -32,7 +32,7 @@ class Recipe:
         0.0, "weight", "How much more often tiles of a high loss are drawn: the power of their loss."
     )
     weights: str | None = key(
-        None, "str", "Name of a tile set of weights of pixels in the data set, as `rsp rasterize --weights` "
+        None, "str", "Name of a tile set in the training data that weighs pixels, as `rsp rasterize --weights` "
         "writes it."
     )  # fmt: skip
     weight_scale: float = key(4.0, "weight", "What a weight of 255 adds to the weight of a pixel, which is 1.")
@@ -55,7 +55,7 @@ class Recipe:
     layer_decay: float = key(
         1.0, "positive", "Factor of the rate from each stage of the encoder to the one before."
     )
-    freeze: int = key(0, "int", "Stages of the encoder, from the input, that are not trained.")
+    freeze: int = key(0, "int", "Stages of the encoder, from the input (its stem), that are not trained.")
     tensorboard: bool = key(False, "bool", "Write the metrics for TensorBoard, too.")
 
     def check(self, where: str) -> Recipe:

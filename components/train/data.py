@@ -11,6 +11,7 @@ divisors of its tiles filled in, and `digest()`, as `rsp.shared.tileset.tiles_di
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -23,6 +24,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from rsp.components.train.augmentation import augment, load_augmentation
+from rsp.components.train.pixelweights import PixelWeights
 from rsp.shared import plugins
 from rsp.shared.config import Channel, Config
 from rsp.shared.errors import PluginError, RspError, TileError, TileSetError
@@ -38,7 +40,8 @@ from rsp.shared.tileset import TileReader, find_tileset, open_reader, tiles_dige
 
 # Which epoch, and which tile of the data set.
 Key = tuple[int, int]
-Item = tuple[torch.Tensor, torch.Tensor] | RspError
+# Image, label, and the weights of its pixels where there are some.
+Item = tuple[torch.Tensor, ...] | RspError
 
 
 class Loader(Protocol):
@@ -174,7 +177,8 @@ class TileDataset(Dataset[Item]):
     """Tiles with their labels: normalised and augmented for training, as prediction sees them for validation.
 
     An item is asked for by epoch and index, so that what is done to a tile follows from seed, epoch and tile
-    alone. For training it is (bands, side, side) float32 and (side, side) uint8; for validation the image is the
+    alone. For training it is (bands, side, side) float32 and (side, side) uint8, and the weights of the pixels
+    (side, side) uint8 if the recipe names some; for validation the image is the
     tile with a border cut from its neighbours, (side + 2 * overlap, side + 2 * overlap, bands) of any type, since
     prediction normalises it, and the label has the size in which it lies. Classes to ignore are 255 in labels. In
     place of either stands the error that reading raised, which so keeps its words on the way out of a worker
@@ -191,6 +195,8 @@ class TileDataset(Dataset[Item]):
         self.channels = tuple(replace(c, kind="image") if c.kind == "auto" else c for c in self.channels)
         self.config, self.training, self.seed = config, training, seed
         self.augmentation = load_augmentation(config.model.da) if training else None
+        name = config.recipe.weights if training else None
+        self.weights = PixelWeights(folder, name, self.loader.tiles, config.model.ts) if name else None
         self.places = frozenset(self.loader.tiles)
         self.ignored = [index for index, entry in enumerate(config.classes) if entry.ignore]
 
@@ -222,6 +228,12 @@ class TileDataset(Dataset[Item]):
         image, label = read_tile(self.loader, self.config, tile)
         return image, self._known(label)
 
+    def label(self, tile: Tile) -> Mask:
+        """Return the label of a tile, of whatever size, and 255 where a pixel is to be ignored."""
+        if isinstance(self.loader, TileLoader):
+            return self._known(self.loader.label(tile))
+        return self.read(tile)[1]
+
     def window(self, tile: Tile) -> tuple[Array, Mask]:
         """Return a tile as prediction sees it, and its label as it lies."""
         overlap = self.config.model.overlap
@@ -244,6 +256,7 @@ class TileDataset(Dataset[Item]):
         tile = self.loader.tiles[index]
         try:
             image, label = self.read(tile) if self.training else self.window(tile)
+            weights = None if self.weights is None else self.weights.read(tile)
         except RspError as error:
             return error
         if self.augmentation is None:
@@ -251,11 +264,15 @@ class TileDataset(Dataset[Item]):
         pixels = normalise(image, self.channels)
         rng = np.random.default_rng([self.seed, epoch, tile.z, tile.x, tile.y])
         if rng.random() < self.config.model.dap:
+            name, again = self.config.model.da, copy.deepcopy(rng)
             try:
-                pixels, label = augment(self.augmentation, self.config.model.da, pixels, label, rng)
+                if weights is not None:  # moved as the label is, by the same draws
+                    _, weights = augment(self.augmentation, name, pixels, weights, again)
+                pixels, label = augment(self.augmentation, name, pixels, label, rng)
             except RspError as error:
                 return error
-        return torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(np.array(label))
+        item = torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(np.array(label))
+        return item if weights is None else (*item, torch.from_numpy(np.array(weights)))
 
 
 class _LoadedTiles:
@@ -317,21 +334,20 @@ def read_tile(loader: Loader, config: Config, tile: Tile) -> tuple[Array, Mask]:
     return image, label
 
 
-def collate(items: list[Item]) -> tuple[torch.Tensor, torch.Tensor] | RspError:
-    """Join items to a batch (N, C, H, W) and (N, H, W), or return the first error among them."""
+def collate(items: list[Item]) -> tuple[torch.Tensor, ...] | RspError:
+    """Join items to a batch: (N, C, H, W), (N, H, W) and so on, or return the first error among them."""
     joined = collect(items)
-    return joined if isinstance(joined, RspError) else (torch.stack(joined[0]), torch.stack(joined[1]))
+    return joined if isinstance(joined, RspError) else tuple(torch.stack(part) for part in joined)
 
 
-def collect(items: list[Item]) -> tuple[list[torch.Tensor], list[torch.Tensor]] | RspError:
-    """Return the images and the labels of items, or the first error among them."""
-    images, labels = [], []
+def collect(items: list[Item]) -> tuple[list[torch.Tensor], ...] | RspError:
+    """Return the images, the labels and so on of items, or the first error among them."""
+    parts = []
     for item in items:
         if isinstance(item, RspError):
             return item
-        images.append(item[0])
-        labels.append(item[1])
-    return images, labels
+        parts.append(item)
+    return tuple(list(part) for part in zip(*parts, strict=True))
 
 
 class Batches(Sampler[list[Key]]):

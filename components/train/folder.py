@@ -8,8 +8,11 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 from rsp.components.train.history import LOG, STATE
+from rsp.shared.atomic import atomic_path
 from rsp.shared.errors import StorageError
 from rsp.shared.locations import Address, Location, exists, fetched
+
+LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 class OutFolder:
@@ -68,3 +71,20 @@ class OutFolder:
                     storage, key = (self.where / LOG).open()
                     storage.upload(key, log)
             shutil.rmtree(self.path, ignore_errors=True)
+
+
+def link_checkpoint(out: Path, epoch: int, epochs: int) -> None:
+    """Offer the last checkpoint under the name that the seed gave it, `checkpoint-00003-of-00010.pth`.
+
+    It is a link to `last.safetensors` (a copy where the file system has no links). Links to earlier epochs go,
+    as what they name is kept no more.
+    """
+    path = out / f"checkpoint-{epoch:05d}-of-{epochs:05d}.pth"
+    with atomic_path(path) as temporary:
+        try:
+            temporary.symlink_to(LAST)
+        except (OSError, NotImplementedError):
+            shutil.copyfile(out / LAST, temporary)
+    for old in out.glob("checkpoint-?????-of-?????.pth"):
+        if old != path:
+            old.unlink()

@@ -16,7 +16,7 @@ from rsp.shared.errors import ModelError, StorageError
 from rsp.shared.locations import Location, exists, on_disk
 
 LOG, HISTORY_JSON, HISTORY_CSV, STATE = "log", "history.json", "history.csv", "state.pt"
-VERSION = 1
+VERSION = 2
 
 # One row an epoch: `epoch`, `lr`, `seconds`, `training` and `validation` (metrics by name).
 Row = dict[str, Any]
@@ -32,7 +32,8 @@ class State:
         card: The model card as JSON: what network this is.
         plan: What rebuilds the network (see `rsp.shared.learning.models.plan_of`), as JSON.
         weights: The state of the network.
-        optimizer: The state of the optimizer.
+        optimizer: The state of the optimizer, and the moving average of the weights.
+        settings: What must be the same where it goes on, by the names that users know.
         history: One row an epoch.
     """
 
@@ -42,6 +43,7 @@ class State:
     plan: str
     weights: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
+    settings: dict[str, Any]
     history: list[Row]
 
 
@@ -53,6 +55,7 @@ def write_state(out: Path, state: State) -> None:
         "uuid": state.uuid,
         "card": state.card,
         "plan": state.plan,
+        "settings": json.dumps(state.settings),
         "history": json.dumps(state.history),
         "weights": state.weights,
         "optimizer": state.optimizer,
@@ -81,7 +84,7 @@ def read_state(folder: Location) -> State | None:
             raise ModelError(
                 f"{path} was written by another version; train without --resume, or continue with --checkpoint"
             )
-        return State(**{**data, "history": json.loads(data["history"])})
+        return State(**{**data, **{name: json.loads(data[name]) for name in ("settings", "history")}})
     except (ModelError, StorageError):
         raise
     except Exception as error:  # torch raises what it likes on a damaged file

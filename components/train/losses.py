@@ -184,11 +184,6 @@ class PlugIn:
         return value
 
 
-def measure_loss(loss: Loss, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the mean over tiles of what each is worth by itself: the same however they are put into batches."""
-    return torch.stack([loss(one[None], label[None]) for one, label in zip(logits, labels, strict=True)]).mean()
-
-
 def _parameters(loss: Callable[..., Any]) -> Sequence[str]:
     try:
         return list(inspect.signature(loss.forward if isinstance(loss, nn.Module) else loss).parameters)
@@ -196,18 +191,23 @@ def _parameters(loss: Callable[..., Any]) -> Sequence[str]:
         return []
 
 
-def class_weights(classes: Sequence[ClassDef]) -> torch.Tensor:
+def class_weights(classes: Sequence[ClassDef], counts: Sequence[int] | None = None) -> torch.Tensor:
     """Return the weight of each class, scaled to a mean of 1 so that weights do not change the learning rate.
+
+    Args:
+        classes: Those to be ignored get 0.
+        counts: How many pixels of the labels each has, for weights by `balanced_weights` in place of theirs.
 
     Raises:
         ConfigError: a weight below 0, or none above.
     """
-    weights = torch.tensor([entry.weight for entry in classes], dtype=torch.float32)
-    if not (weights.isfinite().all() and weights.min() >= 0 and weights.sum() > 0):
-        raise ConfigError(
-            f"[[classes]] weight: expected numbers from 0, and one above 0, got {[c.weight for c in classes]}"
-        )
-    return weights * len(classes) / weights.sum()
+    given = [entry.weight for entry in classes] if counts is None else balanced_weights(counts)
+    weights = torch.tensor(given, dtype=torch.float32)
+    counted = torch.tensor([not entry.ignore for entry in classes])
+    if not (weights.isfinite().all() and weights.min() >= 0 and weights[counted].sum() > 0):
+        raise ConfigError(f"[[classes]] weight: expected numbers from 0, and one above 0, got {given}")
+    weights = weights * counted
+    return weights * counted.sum() / weights.sum()
 
 
 def balanced_weights(counts: Sequence[int]) -> list[float]:

@@ -1,7 +1,8 @@
-"""Mean and standard deviation of the bands, measured on the training tiles where the configuration says `auto`."""
+"""What is measured on the training tiles where the configuration says `auto`: bands, and weights of classes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,34 @@ from rsp.shared.config import Channel
 from rsp.shared.errors import TileError, TileSetError
 from rsp.shared.images import natural_divisor
 from rsp.shared.learning.statistics import Sums, sums_of
+from rsp.shared.tiles import Tile
 
 # Tiles that are looked at, evenly spread: more change the third digit, and their decoding takes its time.
 SAMPLE = 500
+
+
+def count_labels(dataset: TileDataset) -> list[int]:
+    """Return how many pixels of the labels each class has, of the same sample of tiles.
+
+    Raises:
+        TileSetError: none of them has a pixel of a class.
+    """
+    classes = len(dataset.config.classes)
+    counts = np.zeros(256, np.int64)
+    for tile in sample_of(dataset):
+        try:
+            counts += np.bincount(dataset.label(tile).ravel(), minlength=256)
+        except TileError:
+            continue  # whoever trains on that tile is told
+    if not counts[:classes].any():
+        raise TileSetError("no class is in the training labels: there is nothing to weigh classes by")
+    return [int(count) for count in counts[:classes]]
+
+
+def sample_of(dataset: TileDataset) -> Sequence[Tile]:
+    """Return the tiles that are looked at."""
+    tiles = dataset.loader.tiles
+    return tiles[:: max(1, -(-len(tiles) // SAMPLE))]
 
 
 def measure_channels(dataset: TileDataset) -> tuple[tuple[Channel, ...], list[str]]:
@@ -27,10 +53,9 @@ def measure_channels(dataset: TileDataset) -> tuple[tuple[Channel, ...], list[st
     channels = dataset.channels
     if all(channel.mean for channel in channels):
         return channels, []
-    tiles = dataset.loader.tiles
     total: Sums | None = None
     reason: TileError | None = None
-    for tile in tiles[:: max(1, -(-len(tiles) // SAMPLE))]:
+    for tile in sample_of(dataset):
         try:
             image, _ = dataset.read(tile)
         except TileError as error:

@@ -1,9 +1,8 @@
-"""What training starts from: the first weights, the optimizer, the learning rate."""
+"""What training starts from: the first weights, and the state of one that is resumed."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,16 +13,13 @@ from torch import nn
 
 from rsp.components.train.history import Log, Row, State, read_state
 from rsp.components.train.plan import Plan
-from rsp.shared.config import Channel, Config
-from rsp.shared.errors import ConfigError, ModelError, UsageError
+from rsp.shared.config import Channel
+from rsp.shared.errors import ModelError, UsageError
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.checkpoint import load_checkpoint, load_weights
 from rsp.shared.learning.inference import check_precision, has_bfloat16
 from rsp.shared.learning.models import build_model
 from rsp.shared.locations import Location
-
-# The rate climbs over the first tenth of the steps, then falls along a cosine to this fraction of itself.
-WARM_UP, FLOOR = 0.1, 0.01
 
 
 @dataclass
@@ -65,6 +61,7 @@ def starting_point(plan: Plan, log: Log) -> StartingPoint:
     where = str(plan.out)
     card = ModelCard.from_json(state.card)
     _check_card(plan, card, where)
+    check_settings(plan, state, where)
     model = build_model(card.model_config(), channels, classes, plan=json.loads(state.plan))
     load_weights(model, state.weights, where)
     _check_left(plan, state.epoch, where)
@@ -84,12 +81,52 @@ def _from_checkpoint(plan: Plan, path: Location, log: Log) -> StartingPoint:
     here = _resolved(path.parent) == _resolved(plan.out)
     point = StartingPoint(model, None, card.epoch, [], 1 if here else card.epoch + 1, card)
     if state is not None and state.uuid == card.uuid:
+        check_settings(plan, state, str(path.parent))
+        load_weights(model, state.weights, str(path.parent))  # those of the checkpoint may be an average of them
         point.optimizer = state.optimizer
     else:
         log(f"no optimizer state is stored with {path}: the optimizer starts from scratch")
     if state is not None:
         point.history = [row for row in state.history if row["epoch"] <= card.epoch]
     return point
+
+
+def settings_of(plan: Plan) -> dict[str, Any]:
+    """Return what a training must have in common with the one that it resumes, by the names that users know."""
+    model, recipe = plan.config.model, plan.config.recipe
+    settings = {
+        "--seed": plan.seed,
+        "loss": model.loss,
+        "[[classes]] weight": [entry.weight for entry in plan.config.classes],
+        "optimizer": model.optimizer,
+        **{f"optimizer.{key}": value for key, value in model.optimizer_options.items()},
+        "decay": model.decay,
+    }
+    names = (
+        "classes_weights",
+        "label_smoothing",
+        "weights",
+        "weight_scale",
+        "ema",
+        "encoder_rate",
+        "layer_decay",
+        "freeze",
+    )
+    settings |= {f"[train] {name}": getattr(recipe, name) for name in names}
+    same: dict[str, Any] = json.loads(json.dumps(settings, default=str))  # as a state holds them
+    return same
+
+
+def check_settings(plan: Plan, state: State, where: str) -> None:
+    """Raise `ModelError` where a training would not go on as it began; says what is different."""
+    now = settings_of(plan)
+    for name in {**now, **state.settings}:
+        theirs, ours = state.settings.get(name), now.get(name)
+        if theirs != ours:
+            raise ModelError(
+                f"{where} is of a training with {name} = {theirs}, and now it is {ours}: a training is resumed as "
+                "it began; without --resume, its weights are fine-tuned"
+            )
 
 
 def _resolved(place: Location) -> Location:
@@ -167,34 +204,3 @@ def _check_left(plan: Plan, epoch: int, where: str) -> None:
             f"{where} is already trained for {epoch} epochs, and --epochs is {plan.epochs}: give more than "
             f"{epoch} to go on"
         )
-
-
-def make_optimizer(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer of the configuration: any of `torch.optim` but LBFGS, which needs a closure."""
-    kinds: dict[str, Any] = {
-        name: kind
-        for name, kind in vars(torch.optim).items()
-        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
-        if name not in ("Optimizer", "LBFGS")
-    }
-    name, settings = config.model.optimizer, config.model
-    if name not in kinds:
-        raise ConfigError(f"[train] optimizer.name: unknown {name!r}; expected one of {', '.join(sorted(kinds))}")
-    options = {**({"weight_decay": settings.decay} if settings.decay else {}), **settings.optimizer_options}
-    try:
-        made: torch.optim.Optimizer = kinds[name](model.parameters(), lr=settings.lr, **options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"[train] optimizer: {error}") from error
-    return made
-
-
-def learning_rate(step: int, steps: int, rate: float) -> float:
-    """Return the rate of a step (from 0): a linear climb, then half a cosine.
-
-    It follows from its arguments alone, so that a training that was interrupted goes on the same.
-    """
-    climb = max(1, round(WARM_UP * steps))
-    if step < climb:
-        return rate * (step + 1) / climb
-    progress = (step - climb) / max(1, steps - climb)
-    return rate * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))

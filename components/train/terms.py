@@ -65,8 +65,6 @@ class Batch:
             ignored = labels == IGNORE
             pixels = (~ignored).to(logits.dtype) if pixels is None else pixels * ~ignored
             labels = labels.masked_fill(ignored, 0)
-            # Were a logit infinite there, 0 times it would be NaN.
-            logits = logits.masked_fill(ignored[:, None], 0)
         return cls(logits, labels, pixels, classes.to(logits.dtype), even, smoothing)
 
     @cached_property

@@ -130,7 +130,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--model", metavar="NAME", help="network: unet, segformer, upernet, module:attribute, ...")
     group.add_argument(
         "--loss", metavar="NAME",
-        help="lovasz, lovasz_ce, cross_entropy, focal, dice, miou, module:attribute, or a plug-in",
+        help="lovasz, lovasz_ce, cross_entropy, focal, dice, tversky, miou, module:attribute, a plug-in, or a "
+        "sum: 'cross_entropy + 0.5 dice'",
     )  # fmt: skip
     parser.add_argument("--epochs", type=int, default=10, help="train up to this epoch (default: 10)")
     parser.add_argument(

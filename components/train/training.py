@@ -4,48 +4,44 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from rsp.components.train.data import Batches, TileDataset, make_batches
-from rsp.components.train.folder import OutFolder
+from rsp.components.train.folder import BEST, LAST, OutFolder, link_checkpoint
 from rsp.components.train.history import Log, Row, State, finite, write_history, write_state
-from rsp.components.train.losses import build_loss, class_weights, measure_loss
-from rsp.components.train.measure import measure_channels
+from rsp.components.train.losses import build_loss, class_weights
+from rsp.components.train.measure import count_labels, measure_channels
 from rsp.components.train.metrics import RunningMetrics, counted, load_metrics, measure
+from rsp.components.train.optimise import Optimiser
 from rsp.components.train.plan import Plan
 from rsp.components.train.processes import World
 from rsp.components.train.result import TrainResult
+from rsp.components.train.stages import Frozen, check_stages
 from rsp.components.train.start import (
     choose_precision,
     keep_statistics,
-    learning_rate,
-    make_optimizer,
+    settings_of,
     starting_point,
 )
-from rsp.shared.atomic import atomic_path
+from rsp.components.train.validation import share_buffers, validate
 from rsp.shared.errors import ModelError, PluginError, RspError
 from rsp.shared.learning.answers import check_logits, guarded_network
 from rsp.shared.learning.card import ModelCard, library_versions
 from rsp.shared.learning.checkpoint import fingerprint, save_checkpoint
-from rsp.shared.learning.inference import Predictor, classes_of, hide
+from rsp.shared.learning.inference import Predictor, classes_of
 from rsp.shared.learning.models import plan_of
-from rsp.shared.learning.resize import resize_mask
 from rsp.shared.memory import keep_memory
 from rsp.shared.metrics import iou_per_class
 from rsp.shared.parallel import cpu_count
 from rsp.shared.progress import progress
-
-LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 class Trainer:
@@ -78,7 +74,15 @@ class Trainer:
         self.classes = [entry.title for entry in self.config.classes if not entry.ignore]
         names = dict.fromkeys(["iou", "miou", "mcc", *self.config.model.metrics])
         self.metrics = load_metrics(list(names), self.config.model.background)
-        self.loss = build_loss(self.config.model.loss, class_weights(self.config.classes).to(self.device))
+        recipe = self.config.recipe
+        self.loss = build_loss(
+            self.config.model.loss,
+            class_weights(self.config.classes, count_labels(self.training) if recipe.classes_weights else None).to(
+                self.device
+            ),
+            smoothing=recipe.label_smoothing,
+            weighted=recipe.weights is not None,
+        )
         torch.manual_seed(plan.seed)
         start = starting_point(plan, self.log)
         self.history, self.done, self.best_from = start.history, start.epoch, start.best_from
@@ -92,11 +96,16 @@ class Trainer:
         self._layout = torch.channels_last
         if self.device.type == "cuda":
             torch.backends.cudnn.benchmark = True
+        if recipe.freeze:
+            check_stages(self.model, self.config.model.nn, "freeze", recipe.freeze)
+        self.frozen = Frozen(self.model, recipe.freeze)
         self.wrapped = self._wrap()
-        self.optimizer = make_optimizer(self.config, self.model)
-        if start.optimizer is not None:
-            self.optimizer.load_state_dict(start.optimizer)
         self._make_loaders()
+        self.optimiser = Optimiser(
+            self.model, self.config.model, recipe, batches=len(self.batches), epochs=plan.epochs
+        )
+        if start.optimizer is not None:
+            self.optimiser.load_state_dict(start.optimizer)
 
     # --- what it trains with --------------------------------------------------------------------------------
 
@@ -139,6 +148,8 @@ class Trainer:
         start = time.monotonic()
         self._describe()
         for epoch in range(self.done + 1, self.plan.epochs + 1):
+            if self._is_stalled():
+                break
             began = time.monotonic()
             rate, training = self._train(epoch)
             validation = self._validate(epoch)
@@ -149,6 +160,8 @@ class Trainer:
                 "training": training,
                 "validation": validation,
             }
+            if self.config.recipe.ema:
+                row["ema"] = self.config.recipe.ema  # what was validated is the average
             self.history.append(finite(row))
             self._report(row)
             if self.folder:
@@ -160,13 +173,28 @@ class Trainer:
                 )
         return self._result(time.monotonic() - start)
 
-    def _batch(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return a batch on the device, or raise the error that stands in its place."""
+    def _is_stalled(self) -> bool:
+        """Tell whether the last epochs were no better than one before, as many as the recipe is patient for."""
+        patience = self.config.recipe.patience
+        if not patience or not self.history or self.history[-1]["epoch"] < self.best_from:
+            return False
+        last, best = self.history[-1]["epoch"], self._best()["epoch"]
+        if last - best < patience:
+            return False
+        self._note(f"stopped after epoch {last} of {self.plan.epochs}: none was better than epoch {best}")
+        return True
+
+    def _batch(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Return images, labels and weights on the device, or raise the error that stands in their place."""
         if isinstance(batch, RspError):
             raise batch
-        images, labels = batch
+        images, labels, *rest = batch
         images = images.to(self.device, non_blocking=True, memory_format=self._layout)
-        return images, labels.to(self.device, non_blocking=True)
+        weights = None
+        if rest:
+            grey = rest[0].to(self.device, non_blocking=True).float()
+            weights = 1 + grey * (self.config.recipe.weight_scale / 255)
+        return images, labels.to(self.device, non_blocking=True), weights
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits of a batch, float32."""
@@ -195,65 +223,45 @@ class Trainer:
     def _train(self, epoch: int) -> tuple[float, dict[str, Any]]:
         """Train an epoch; return the last learning rate and the metrics."""
         self.wrapped.train()
+        self.frozen.hold()
         self.batches.epoch = epoch
+        self.optimiser.begin(epoch)
         # Whatever chance the network takes (dropout) follows from seed and epoch, resumed or not.
         torch.manual_seed((self.plan.seed * 1_000_003 + epoch) * 4099 + self.world.rank)
         running = RunningMetrics(len(self.config.classes), self.device)
-        per_epoch = len(self.batches)
-        rate = self.config.model.lr
         name = f"epoch {epoch}/{self.plan.epochs}, training"
-        for number, batch in enumerate(self._shown(self.training_loader, name)):
-            images, labels = self._batch(batch)
-            step = (epoch - 1) * per_epoch + number
-            rate = learning_rate(step, self.plan.epochs * per_epoch, self.config.model.lr)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.zero_grad(set_to_none=True)
-            logits = self._forward(images)
-            loss = self._loss_of(logits, labels)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+        for batch in self._shown(self.training_loader, name):
+            images, labels, weights = self._batch(batch)
+            with self._exchange():
+                logits = self._forward(images)
+                loss = self.loss(logits, labels.long(), weights)
+                self.optimiser.learn(loss, len(labels))
             running.add(classes_of(logits.detach()), labels, loss, len(labels))
-        return rate, self._measured(running)
+        self.optimiser.finish()
+        return self.optimiser.rate, self._measured(running)
 
-    def _loss_of(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        known = labels.long()
-        return self.loss(logits, known) if self.model.training else measure_loss(self.loss, logits, known)
+    def _exchange(self) -> AbstractContextManager[None]:
+        """Keep gradients to this process in batches that are only joined to later ones."""
+        if isinstance(self.wrapped, DistributedDataParallel) and not self.optimiser.is_last:
+            return self.wrapped.no_sync()
+        return nullcontext()
 
-    @torch.inference_mode()
     def _validate(self, epoch: int) -> dict[str, Any]:
-        """Return the metrics on the validation tiles, each of them once, none augmented.
-
-        The masks are those that `rsp predict` writes for them, by the same code: seen with their neighbours, in
-        float32, and compared at the size of the label.
-        """
-        self.model.eval()
-        if self.world.size > 1:
-            # Each process has running statistics of its own; all must validate what is saved.
-            for buffer in self.model.buffers():
-                distributed.broadcast(buffer, 0)
-        threads = max(1, cpu_count() // self.world.size)
+        """Return the metrics on the validation tiles, each of them once, none augmented."""
+        kept, world = self.optimiser.kept, self.world
+        kept.eval()
+        if world.size > 1:
+            share_buffers(kept)
         predictor = Predictor(
-            self.model,
+            kept,
             self._card(epoch),
             device=str(self.device),
-            threads=threads,
+            threads=max(1, cpu_count() // world.size),
             batch_size=self.config.model.bs,
         )
         running = RunningMetrics(len(self.config.classes), self.device)
-        for batch in self._shown(self.validation_loader, f"epoch {epoch}/{self.plan.epochs}, validation"):
-            if isinstance(batch, RspError):
-                raise batch
-            images, labels = batch
-            side = self.config.model.ts
-            answers = predictor.tensors([image.numpy() for image in images], self.config.model.overlap)
-            for logits, label in zip(answers, labels, strict=True):
-                truth = torch.from_numpy(resize_mask(label.numpy(), side, side)).to(self.device)
-                loss = self._loss_of(logits[None], truth[None])
-                (mask,) = classes_of(hide(logits[None], self.training.ignored))
-                if truth.shape != label.shape:
-                    mask = torch.from_numpy(resize_mask(mask.cpu().numpy(), *label.shape))
-                running.add(mask.to(self.device), label.to(self.device), loss, 1)
+        shown = self._shown(self.validation_loader, f"epoch {epoch}/{self.plan.epochs}, validation")
+        validate(predictor, shown, self.loss, running)
         return self._measured(running)
 
     def _measured(self, running: RunningMetrics) -> dict[str, Any]:
@@ -279,6 +287,8 @@ class Trainer:
             f"{model.bs} in a batch on each of {world.size} x {self.device.type}; "
             f"{model.optimizer}, lr {model.lr:g}, loss {model.loss}, seed {self.plan.seed}"
         )
+        if self.config.recipe.ema:
+            self.log(f"  validated and kept is the moving average of the weights, ema {self.config.recipe.ema:g}")
 
     def _report(self, row: Row) -> None:
         self.log(f"Epoch {row['epoch']}/{self.plan.epochs} ({row['seconds']:.1f} s)")
@@ -339,12 +349,13 @@ class Trainer:
         """Write checkpoints, history and, once they are there, the state to resume from."""
         out, row = folder.path, self.history[-1]
         part = row["validation"]
-        identity = fingerprint(self.model)
+        kept = self.optimiser.kept
+        identity = fingerprint(kept)
         metrics = {name: _number(part[name]) for name in ("loss", *self.metrics)}
         card = replace(self._card(epoch), metrics=metrics, uuid=identity)
         if self._best() is row:
-            save_checkpoint(out / BEST, self.model, card)
-        save_checkpoint(out / LAST, self.model, card)
+            save_checkpoint(out / BEST, kept, card)
+        save_checkpoint(out / LAST, kept, card)
         link_checkpoint(out, epoch, self.plan.epochs)
         write_history(out, self.history)
         state = State(
@@ -353,7 +364,8 @@ class Trainer:
             card=card.to_json(),
             plan=json.dumps(plan_of(self.model)),
             weights=self.model.state_dict(),
-            optimizer=self.optimizer.state_dict(),
+            optimizer=self.optimiser.state_dict(),
+            settings=settings_of(self.plan),
             history=self.history,
         )
         write_state(out, state)
@@ -364,7 +376,7 @@ class Trainer:
         part = best["validation"]
         return TrainResult(
             classes=self.classes,
-            epochs=self.plan.epochs,
+            epochs=self.history[-1]["epoch"],
             best_epoch=best["epoch"],
             iou=_number(part["iou"]),
             miou=_number(part["miou"]),
@@ -382,23 +394,6 @@ class Trainer:
 
 def _number(value: float | None) -> float:
     return float("nan") if value is None else float(value)
-
-
-def link_checkpoint(out: Path, epoch: int, epochs: int) -> None:
-    """Offer the last checkpoint under the name that the seed gave it, `checkpoint-00003-of-00010.pth`.
-
-    It is a link to `last.safetensors` (a copy where the file system has no links). Links to earlier epochs go,
-    as what they name is kept no more.
-    """
-    path = out / f"checkpoint-{epoch:05d}-of-{epochs:05d}.pth"
-    with atomic_path(path) as temporary:
-        try:
-            temporary.symlink_to(LAST)
-        except (OSError, NotImplementedError):
-            shutil.copyfile(out / LAST, temporary)
-    for old in out.glob("checkpoint-?????-of-?????.pth"):
-        if old != path:
-            old.unlink()
 
 
 def train_model(plan: Plan, world: World) -> TrainResult:

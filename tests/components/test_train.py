@@ -180,7 +180,11 @@ def test_two_processes_train_and_one_writes(toy, tmp_path, config):
 
 
 def test_launched_processes_take_the_steps_of_one_and_bring_back_their_result(toy, tmp_path, config, capfd):
-    """Two with batches of 3 tiles average to the gradients of one with batches of 6 (without batch statistics)."""
+    """Two with batches of 3 tiles average to the gradients of one with batches of 6 (without batch statistics).
+
+    Two batches are joined for a step, and gradients exchanged after the second of them.
+    """
+    config = make_config(tmp_path / "joined.toml", CONFIG + "\n[train]\naccumulate = 2\nema = 0.5\n", lr="0.005")
     own = "tests.learning.test_models:Own"
     given = load_config(config)
     given = replace(given, model=replace(given.model, nn=own, loss="cross_entropy", bs=3))

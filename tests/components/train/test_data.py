@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rsp.components.train.data import Batches, TileDataset, TileLoader, make_batches
-from rsp.components.train.measure import measure_channels
+from rsp.components.train.data import Batches, TileDataset, TileLoader, collate, make_batches
+from rsp.components.train.measure import count_labels, measure_channels
 from rsp.shared.config import Channel, ClassDef, load_config
 from rsp.shared.errors import TileError, TileSetError
 from rsp.shared.images import encode, encode_mask
@@ -390,3 +390,63 @@ def test_loader_of_ones_own(tmp_path, config):
     data = dataset(config, tmp_path, loader="tests.components.train.test_data:Own")
     assert len(data) == 2 and data[(1, 1)][0].shape == (3, 64, 64)
     assert data[(1, 1)][0][0, 0, 0] > data[(1, 0)][0][0, 0, 0]
+
+
+# --- weights ------------------------------------------------------------------------------------------------
+
+
+def weighed(tile, size=64):
+    """Weights that tell where each pixel was."""
+    return (noise(tile, size)[:, :, :1] // 2) + 100 * squares(tile, size)[:, :, None]
+
+
+@pytest.mark.parametrize("suffix", ["", ".pmtiles"])
+def test_weights_of_pixels_move_with_the_label(tmp_path, config, suffix):
+    folder = both(tmp_path, suffix=suffix)
+    make_tileset(folder / f"near{suffix}", BLOCK, "png", weighed)
+    recipe = dataclasses.replace(config.recipe, weights="near")
+    config = dataclasses.replace(config, channels=(RGB,), recipe=recipe)
+    plain = dataset(config, folder)
+    _, labels, weights = collate([plain[1, index] for index in range(4)])
+    assert weights.dtype == torch.uint8 and weights.shape == labels.shape
+    for index, tile in enumerate(plain.loader.tiles[:4]):
+        assert np.array_equal(weights[index].numpy(), weighed(tile)[:, :, 0])
+    moved = dataset(config, folder, dap=1.0, da="flip")
+    for epoch in (1, 2, 3):
+        image, label, weight = moved[epoch, 2]
+        assert torch.equal(weight >= 100, label == 1) or not torch.equal(label, labels[2])
+        red = (image[0] * 255).round().to(torch.uint8)
+        assert torch.equal(weight, red // 2 + 100 * label)
+        assert not torch.equal(weight, weights[2])
+    assert len(dataset(config, folder, training=False)[1, 0]) == 2  # validation has none
+    small = dataset(config, folder, ts=32)[1, 0]
+    assert small[2].shape == small[1].shape == (32, 32)
+
+
+def test_weights_that_cannot_be_used(tmp_path, config):
+    folder = both(tmp_path)
+    config = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, weights="near"))
+    with pytest.raises(TileSetError, match="near"):
+        dataset(config, folder)
+    make_tileset(folder / "near", BLOCK[1:], "png", weighed)
+    with pytest.raises(TileSetError, match=f"near lacks 1 of {len(BLOCK)} training tiles, the first is "):
+        dataset(config, folder)
+    make_tileset(folder / "colours", BLOCK, "png", noise)
+    wrong = dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, weights="colours"))
+    error = dataset(wrong, folder)[1, 0]
+    assert isinstance(error, TileError) and "expected one band of 8 bits" in str(error)
+
+
+def test_pixels_of_the_classes_are_counted(tmp_path, config):
+    def label(tile, size=64):
+        found = squares(tile, size)
+        found[0] = 255
+        return found[:, :, None]  # grey: no palette has a colour of no class
+
+    counts = count_labels(dataset(config, both(tmp_path, labels=label)))
+    expected = sum(np.bincount(label(tile).ravel(), minlength=256)[:2] for tile in BLOCK)
+    assert counts == expected.tolist()
+    with pytest.raises(TileSetError, match="no class is in the training labels"):
+        count_labels(
+            dataset(config, both(tmp_path / "none", labels=lambda tile: np.full((64, 64, 1), 255, np.uint8)))
+        )

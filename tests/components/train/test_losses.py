@@ -215,7 +215,10 @@ def test_ignored_pixels_are_not_there(name, classes):
     for each in (None, weights):
         value, slope = learned(logits, labels, each)
         assert not slope.movedim(1, -1)[ignored].any()
-        for other in (1e3 * torch.randn(logits.shape, dtype=logits.dtype), torch.full_like(logits, math.inf)):
+        for other in (
+            1e3 * torch.randn(logits.shape, dtype=logits.dtype),
+            torch.tensor([-1e30, 1e30, 7.0]).to(logits)[:classes, None, None],
+        ):
             again, same = learned(torch.where(ignored[:, None], other, logits), labels, each)
             assert torch.equal(again, value)
             assert torch.equal(same, slope)
@@ -302,6 +305,15 @@ def test_weights_come_from_the_classes():
     for bad in ([0.0, 0.0], [-1.0, 2.0], [math.nan, 1.0]):
         with pytest.raises(ConfigError, match="weight"):
             class_weights([ClassDef(str(weight), (0, 0, 0), weight) for weight in bad])
+
+
+def test_classes_to_ignore_weigh_nothing():
+    """And the others what they would without them."""
+    classes = [ClassDef("a", (0, 0, 0)), ClassDef("b", (0, 0, 0), 3.0), ClassDef("c", (0, 0, 0), ignore=True)]
+    assert class_weights(classes).tolist() == [0.5, 1.5, 0.0]
+    measured = class_weights(classes, [900, 100, 7])
+    assert measured[2] == 0 and measured.sum() == pytest.approx(2)
+    assert measured[1] / measured[0] == pytest.approx(math.log(1.02 + 900 / 1007) / math.log(1.02 + 100 / 1007))
 
 
 def test_rare_classes_weigh_more_but_not_without_end():

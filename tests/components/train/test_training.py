@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from rsp.components.train import processes, training
+from rsp.components.train import optimise, processes
 from rsp.components.train.history import read_state
 from rsp.components.train.plan import Plan
 from rsp.components.train.processes import World, choose
-from rsp.components.train.start import learning_rate, make_optimizer
 from rsp.components.train.training import train_model
 from rsp.shared.config import load_config
 from rsp.shared.errors import ConfigError, ModelError, PluginError, StorageError, TileError, UsageError
@@ -27,7 +26,7 @@ from rsp.shared.learning.windows import TileImages, read_window
 from rsp.shared.metrics import confusion, foreground_iou, miou
 from rsp.shared.tileset import open_reader, open_writer
 from tests.components.train import crashes
-from tests.tilesets import make_tileset, squares
+from tests.tilesets import CONFIG, make_tileset, squares
 from tests.toy import TRAINING, VALIDATION, make_config, make_dataset, photo
 
 CPU = World(torch.device("cpu"))
@@ -44,9 +43,11 @@ def config(tmp_path_factory):
     return load_config(make_config(tmp_path_factory.mktemp("config") / "config.toml", lr="0.005"))
 
 
-def fit(config, toy, out, *, model=None, **options):
+def fit(config, toy, out, *, model=None, recipe=None, **options):
     if model:
         config = replace(config, model=replace(config.model, **model))
+    if recipe:
+        config = replace(config, recipe=replace(config.recipe, **recipe))
     return train_model(Plan(config, toy, out, **options), CPU)
 
 
@@ -155,9 +156,10 @@ def test_the_same_seed_gives_the_same_weights(config, toy, tmp_path):
 
 @pytest.fixture(scope="module")
 def strong(tmp_path_factory):
-    """A configuration with much that is random."""
+    """A configuration with much that is random, and much to keep."""
     path = tmp_path_factory.mktemp("strong") / "config.toml"
-    return make_config(path, lr="0.005", da='"strong"', loss='"lovasz_ce"')
+    recipe = "\n[train]\nema = 0.9\naccumulate = 2\nclip = 1.0\nlabel_smoothing = 0.05\n"
+    return make_config(path, CONFIG + recipe, lr="0.005", da='"strong"', loss='"lovasz_ce"')
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +183,74 @@ def test_killed_and_resumed_is_as_never_killed(strong, whole, toy, tmp_path, whe
     assert [row["epoch"] for row in outcome.history] == [1, 2, 3, 4]
 
 
+def test_averaged_weights_are_validated_and_kept(whole):
+    state, card = read_state(whole), read_card(whole / "last.safetensors")
+    assert state.uuid == card.uuid
+    kept = weights(whole / "last.safetensors")
+    assert all(torch.equal(kept[name], value) for name, value in state.optimizer["average"].items())
+    assert not all(torch.equal(kept[name], value) for name, value in state.weights.items())
+    rows = json.loads((whole / "history.json").read_text())
+    assert [row["ema"] for row in rows] == [0.9] * 4
+    assert "validated and kept is the moving average of the weights, ema 0.9" in (whole / "log").read_text()
+
+
+def test_resumed_as_it_began_or_not_at_all(strong, whole, toy, tmp_path):
+    settings = load_config(strong)
+    for options, message in (
+        (
+            {"model": {"optimizer": "SGD", "optimizer_options": {"momentum": 0.9}}},
+            "optimizer = Adam, and now it is SGD",
+        ),
+        ({"model": {"loss": "dice"}}, "loss = lovasz_ce, and now it is dice"),
+        ({"seed": 1}, "--seed = 0, and now it is 1"),
+        ({"recipe": {"ema": 0.5}}, r"\[train\] ema = 0.9, and now it is 0.5"),
+    ):
+        for place in ({"out": whole}, {"out": tmp_path, "checkpoint": whole / "last.safetensors"}):
+            with pytest.raises(ModelError, match=f"{message}: a training is resumed as it began"):
+                fit(settings, toy, epochs=5, resume=True, **{**options, **place})
+
+
+def test_weights_of_pixels_and_classes_are_learned_from(config, toy, tmp_path):
+    """What weighs most of all is learned first: here, that all is background."""
+    root = tmp_path / "dataset"
+    for part in ("training", "validation"):
+        (root / part).mkdir(parents=True)
+        for path in (toy / part).iterdir():
+            (root / part / path.name).symlink_to(path)
+
+    def near(tile):
+        return (255 * (1 - squares(tile)))[:, :, None].astype(np.uint8)
+
+    make_tileset(root / "training" / "near", TRAINING, "png", near)
+    model = {"loss": "cross_entropy", "bs": 6}
+    found = {}
+    for name, recipe in (
+        ("none", {}),
+        ("pixels", {"weights": "near", "weight_scale": 50.0}),
+        ("classes", {"classes_weights": "auto"}),
+    ):
+        found[name] = fit(config, root, tmp_path / name, epochs=2, model=model, recipe=recipe).confusion
+    # Pixels of the background weigh 51, so that fewer are taken for foreground; classes alike take more for it.
+    taken = {name: sum(row[1] for row in matrix) for name, matrix in found.items()}
+    assert taken["pixels"] < taken["none"] < taken["classes"]
+
+
+def test_training_stops_where_nothing_gets_better(config, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(optimise, "learning_rate", lambda *_, **__: 0.0)
+    frozen = {"model": {"nn": "tests.components.train.test_training:unmoved"}, "recipe": {"patience": 2}}
+    outcome = fit(config, toy, tmp_path / "out", epochs=9, **frozen)
+    assert (outcome.epochs, outcome.best_epoch, len(outcome.history)) == (3, 1, 3)
+    note = "stopped after epoch 3 of 9: none was better than epoch 1"
+    assert note in outcome.notes and note in (tmp_path / "out" / "log").read_text()
+    again = fit(config, toy, tmp_path / "out", epochs=9, resume=True, **frozen)
+    assert again.history == outcome.history and note in again.notes
+
+
+def unmoved(model, bands, classes):
+    """A network without statistics, of which a rate of 0 leaves all as it is."""
+    return torch.nn.Conv2d(bands, classes, 1)
+
+
 def test_resume_to_more_epochs(config, toy, tmp_path):
     out = tmp_path / "out"
     fit(config, toy, out, epochs=2)
@@ -192,9 +262,12 @@ def test_resume_to_more_epochs(config, toy, tmp_path):
     assert "resuming from" in (out / "log").read_text()
 
 
-def test_resume_from_a_checkpoint_goes_on_with_its_optimizer(config, toy, tmp_path):
-    """As the seed does it: --resume --checkpoint out/checkpoint-00002-of-00002.pth, into another folder too."""
-    out = tmp_path / "out"
+def test_resume_from_a_checkpoint_goes_on_with_its_optimizer(strong, toy, tmp_path):
+    """As the seed does it: --resume --checkpoint out/checkpoint-00002-of-00002.pth, into another folder too.
+
+    The checkpoint holds averaged weights; what goes on are those that were learned.
+    """
+    config, out = load_config(strong), tmp_path / "out"
     fit(config, toy, out, epochs=2)
     outcome = fit(
         config, toy, tmp_path / "other", epochs=4, resume=True, checkpoint=out / "checkpoint-00002-of-00002.pth"
@@ -241,7 +314,9 @@ def test_fine_tuning_starts_from_the_weights_and_counts_anew(config, toy, traine
 def test_the_best_epoch_is_kept_where_later_ones_are_worse(config, toy, trained, tmp_path, monkeypatch):
     start = trained[0] / "best.safetensors"
     # 18 tiles are a handful of steps; those of the second epoch throw away what was learned.
-    monkeypatch.setattr(training, "learning_rate", lambda step, steps, rate: 1e-9 if step < steps // 2 else 0.5)
+    monkeypatch.setattr(
+        optimise, "learning_rate", lambda step, steps, rate, **_: 1e-9 if step < steps // 2 else 0.5
+    )
     outcome = fit(config, toy, tmp_path, epochs=2, checkpoint=start)
     good, bad = (row["validation"]["iou"] or 0.0 for row in outcome.history)
     assert good > 0.9 and bad < 0.5
@@ -353,15 +428,6 @@ def test_configurations_that_cannot_be(config, toy, tmp_path, model, error, mess
         fit(config, toy, tmp_path / "out", epochs=0)
 
 
-def test_optimizers_of_the_configuration(config):
-    network = torch.nn.Linear(2, 2)
-    assert type(make_optimizer(config, network)) is torch.optim.Adam  # the seed's
-    model = replace(config.model, optimizer="AdamW", decay=0.5, optimizer_options={"amsgrad": True})
-    made = make_optimizer(replace(config, model=model), network)
-    assert type(made) is torch.optim.AdamW
-    assert made.defaults["weight_decay"] == 0.5 and made.defaults["amsgrad"] and made.defaults["lr"] == 0.005
-
-
 def test_training_that_diverges_says_so(config, toy, tmp_path):
     with pytest.raises(ModelError, match="training diverged; lower the learning rate"):
         fit(config, toy, tmp_path, epochs=3, model={"loss": "tests.components.train.test_training:infinite"})
@@ -446,13 +512,6 @@ def test_more_bands_and_classes(config, tmp_path):
 
 
 # --- rates and devices ------------------------------------------------------------------------------------------
-
-
-def test_learning_rate_climbs_and_falls():
-    rates = [learning_rate(step, 100, 1.0) for step in range(100)]
-    assert rates[0] == 0.1 and rates[9] == 1.0 == max(rates)
-    assert rates[9:] == sorted(rates[9:], reverse=True) and 0.01 <= rates[-1] < 0.02
-    assert learning_rate(0, 1, 0.5) == 0.5
 
 
 def test_devices():
