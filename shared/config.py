@@ -31,7 +31,8 @@ TABLES = {
     "stacked in this order, which is how several images are fused.",
     "classes": "What a pixel can be; written `[[classes]]`, once for each. The first is the background, index 0. "
     "A white background is put before them where there is only one, and where none has the title `background` "
-    "in a file of the form that leaves it out (one without `[dataset]`, `[train]`, `[auth]` and `model.name`).",
+    "in a file of the form that leaves it out (one without `[dataset]`, `[train]`, `[auth]`, `model.name` and "
+    "`model.background`).",
     "model": "The network, and how it is trained.",
     "train": "The later place of the keys about training. What stands here is taken in place of `[model]`.",
     "dataset": "Places of data.",
@@ -102,7 +103,10 @@ class ModelConfig:
     metrics: tuple[str, ...] = key(("iou", "mcc"), "strs", "Metrics shown for every epoch.")
     ms: int = key(64, "int", "Overlap into the neighbouring tiles in prediction, in pixels.")
     background: bool = key(
-        True, "bool", "The first class is the background, which `iou` leaves out; false where every class counts."
+        True,
+        "bool",
+        "The first class is the background, which `iou` leaves out; false where every class counts. Where it is "
+        "given, the list of classes is taken as it stands.",
     )
     # `[train] optimizer` sets these.
     optimizer: str = "Adam"
@@ -264,11 +268,11 @@ def parse_config(data: Mapping[str, Any], where: str = "the configuration") -> C
 
 def _leaves_background_out(data: Mapping[str, Any], titles: Sequence[str], where: str) -> bool:
     """Tell whether the classes are those of the form of the file that does not list the background."""
-    if titles[0] == "background":
+    model = data.get("model")
+    if titles[0] == "background" or (isinstance(model, Mapping) and "background" in model):
         return False
     if "background" in titles:
         raise ConfigError(f"{where}: the class `background` must be the first of [[classes]]")
-    model = data.get("model")
     oldest = isinstance(model, Mapping) and "name" in model  # it lists the background, under any title
     return len(titles) == 1 or not (oldest or {"dataset", "train", "auth"} & set(data))
 
