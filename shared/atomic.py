@@ -116,6 +116,8 @@ def scratch(path: Location) -> Iterator[Path]:
     parts = path.parent / f"{ours}{os.getpid()}.{os.urandom(8).hex()}.parts"
     try:
         parts.mkdir(parents=True)
+        # An output that is a folder has nothing written beside it that would sweep there.
+        _sweep(path.parent, ours)
     except OSError as error:
         raise StorageError(f"cannot make the folder {parts}: {error.strerror}") from error
     try:

@@ -213,7 +213,7 @@ ROWS: dict[str, Row] = {
             "--cover",
             i.cover,
         ],
-        ("out.json", "out.csv"),
+        ("out", "out.csv"),
     ),
     "compare side by side": Row(
         lambda i: ["compare", *ONE, "--images", i.many, i.labels, "--report", "out/r.json"],

@@ -199,7 +199,7 @@ def _predicted(given: Given, local: Local, out: Location, tally: Tally, stack: E
     local.check_overlap(overlap)
     with open_channels(given.images, local.card.channels) as readers:
         sets = [reader.path for reader in readers.values()]
-    area = common_tiles([given.labels, *map(location, sets)], given.cover)
+    area = common_tiles([given.labels, *sets], given.cover)
     path = stack.enter_context(scratch(out)) / "masks.pmtiles"
     predicted = predict_area(local, given.images, given.labels, area, path, overlap=overlap, ignored=tally.ignored)
     _check(tally, predicted.failed, left=len(predicted.area))

@@ -62,9 +62,6 @@ def predict_area(
         masks: The archive of masks to write.
         overlap: Pixels of the neighbours that a tile is predicted with.
         ignored: The classes whose pixels of the labels are not looked at.
-
-    Raises:
-        TileError: not one tile could be predicted.
     """
     card = local.card
     classes = len(card.classes)

@@ -137,7 +137,6 @@ def evaluate(
         CoverError: tiles of several zooms.
         TileSetError: the tile sets do not have the same tiles, or none could be evaluated.
         ModelError: no model, or a damaged one.
-        TileError: not one tile could be predicted.
     """
     from rsp.components.evaluate.boundary import Width
     from rsp.components.evaluate.evaluation import Given, Predicting, run

@@ -11,7 +11,7 @@ from rsp.shared.tiles import zxy
 from rsp.shared.tileset import TileReader, open_reader
 
 
-def common_tiles(paths: Sequence[Location], cover: Location | None = None) -> Cover:
+def common_tiles(paths: Sequence[str | Location], cover: Location | None = None) -> Cover:
     """Return the tiles of tile sets that belong together: all of them, or those of a cover.
 
     Args:
@@ -46,7 +46,7 @@ def common_tiles(paths: Sequence[Location], cover: Location | None = None) -> Co
     return wanted
 
 
-def _check_has(reader: TileReader, tiles: Cover, source: Location | None) -> None:
+def _check_has(reader: TileReader, tiles: Cover, source: str | Location | None) -> None:
     missing = tiles - reader.among(tiles)
     if missing:
         raise TileSetError(
