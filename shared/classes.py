@@ -50,6 +50,11 @@ def find_classes(
     return classes
 
 
+def ignored_classes(classes: Sequence[ClassDef]) -> tuple[int, ...]:
+    """Return the indices of the classes with `ignore = true`, whose pixels of labels count nowhere."""
+    return tuple(index for index, each in enumerate(classes) if each.ignore)
+
+
 def class_index(classes: Sequence[ClassDef], title: str) -> int:
     """Return the index of the class of this title, in upper or lower case if only one class is called so.
 

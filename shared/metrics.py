@@ -7,6 +7,8 @@ knows nothing (`IGNORE`) are counted nowhere.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -52,6 +54,11 @@ def confusion(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer], cla
     return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
 
 
+def leave_out(label: npt.NDArray[np.uint8], ignored: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """Return a label that is `IGNORE` where its class is to be ignored."""
+    return np.where(np.isin(label, ignored), np.uint8(IGNORE), label) if len(ignored) else label
+
+
 def _by_planes(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer], classes: int) -> Counts:
     """Count as `confusion` by comparing arrays instead of adding up pixels one by one."""
     counts = np.zeros((classes, classes), np.int64)
@@ -78,17 +85,23 @@ def iou_per_class(matrix: Counts) -> Floats:
     return _ratio(both, matrix.sum(0) + matrix.sum(1) - both)
 
 
-def miou(matrix: Counts) -> float:
+def miou(matrix: Counts, ignored: Sequence[int] = ()) -> float:
     """Return the mean IoU of the classes, background included; classes found nowhere do not count."""
-    return _nanmean(iou_per_class(matrix))
+    return nanmean(np.delete(iou_per_class(matrix), ignored))
 
 
-def foreground_iou(matrix: Counts) -> float:
-    """Return the mean IoU of the classes but the background (class 0): with two classes, that of class 1."""
-    return _nanmean(iou_per_class(matrix)[1:])
+def foreground_iou(matrix: Counts, ignored: Sequence[int] = ()) -> float:
+    """Return the mean IoU of the classes but the background (class 0): with two classes, that of class 1.
+
+    Args:
+        matrix: The confusion matrix.
+        ignored: Classes that count as little as the background.
+    """
+    return nanmean(np.delete(iou_per_class(matrix), [0, *ignored]))
 
 
-def _nanmean(values: Floats) -> float:
+def nanmean(values: Floats) -> float:
+    """Return the mean of the values that are defined; NaN where none is, and nobody is warned."""
     found = values[~np.isnan(values)]
     return float(found.mean()) if found.size else float("nan")
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rsp.components.compare.work import Job, compare_tiles
 from rsp.shared.bootstrap import DRAWS, LEAST_BLOCKS, Blocks, blocks_of, draws
-from rsp.shared.classes import find_classes
+from rsp.shared.classes import find_classes, ignored_classes
 from rsp.shared.errors import TileSetError, UsageError
 from rsp.shared.jobs import Failure
 from rsp.shared.locations import Location, location
@@ -139,7 +139,8 @@ def _counts(
 ) -> Iterator[tuple[Tile, Counts]]:
     """Yield the confusion matrix of each tile."""
     pair = location(labels), location(masks)
-    job = Job("list", (), *pair, len(find_classes(config, pair)))
+    classes = find_classes(config, pair)
+    job = Job("list", (), *pair, len(classes), ignored=ignored_classes(classes))
     tiles = common_tiles(pair)
     for (tile, _), done in compare_tiles(job, ((tile, False) for tile in tiles), len(tiles), workers):
         if isinstance(done, Failure):

@@ -8,7 +8,8 @@ rsp compare --mode list --labels labels --masks masks --maximum_qod 80 --minimum
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
@@ -23,6 +24,7 @@ from rsp.shared.tiles import Tile, zxy
 
 if TYPE_CHECKING:
     from rsp.components.compare.work import Compared, Outcomes
+    from rsp.shared.config import ClassDef
 
 Mode = Literal["side", "stack", "list"]
 
@@ -42,7 +44,7 @@ class CompareResult(Result):
         miou: Mean IoU of the classes, background included.
         mcc: Matthews correlation coefficient.
         qod: Mean quality of data of the tiles, 0 to 100.
-        classes: IoU of each class, by title.
+        classes: IoU of each class, by title; NaN for one to ignore.
         confusion: Pixels of all tiles; rows are the classes of the labels, columns those of the masks.
     """
 
@@ -116,7 +118,7 @@ def compare(
         CoverError: no tile passes the filters.
     """
     from rsp.components.compare.work import Job, compare_tiles
-    from rsp.shared.classes import find_classes
+    from rsp.shared.classes import find_classes, ignored_classes
     from rsp.shared.progress import progress
     from rsp.shared.tileset import open_writer
     from rsp.shared.tileset import tile_format as format_name
@@ -138,22 +140,23 @@ def compare(
     else:
         target = tiles_output(out, web_ui=web_ui)
     check_paths([target], [*(images or []), labels, masks, config, web_ui_template], cover=cover)
-    titles: list[str] = []
+    classes: tuple[ClassDef, ...] = ()
     if labels is not None and masks is not None:
-        titles = [entry.title for entry in find_classes(config, [labels, masks])]
+        classes = find_classes(config, [labels, masks])
     job = Job(
         mode=mode,
         images=tuple(location(path) for path in images or ()) if mode != "list" else (),
         labels=labels if scored else None,
         masks=masks if scored else None,
-        classes=len(titles),
+        classes=len(classes),
+        ignored=ignored_classes(classes),
         minimum=(minimum_fg, minimum_qod),
         maximum=(maximum_fg, maximum_qod),
         vertical=vertical,
         tile_format=format_name(tile_format),
     )
     tiles = common_tiles(job.paths, cover)
-    tally = _Tally(len(titles), keep=mode != "list")
+    tally = _Tally(len(classes), keep=mode != "list")
     if mode == "list":
         found = compare_tiles(job, ((tile, False) for tile in tiles), len(tiles), workers)
         _write_list(out, tally, progress(found, "compare", len(tiles)), geojson)
@@ -174,7 +177,7 @@ def compare(
             out, list(tally.notes), job.tile_format, base_url=web_ui_base_url, template=web_ui_template,
             page="compare" if mode == "side" else "leaflet", notes=tally.notes if scored else None,
         )  # fmt: skip
-    return tally.result(titles)
+    return tally.result(classes)
 
 
 def _note(found: Compared) -> dict[str, float]:
@@ -217,15 +220,20 @@ class _Tally:
             tile, reason = min(self.failed.items())
             raise TileSetError(f"none of the {len(self.failed)} tiles can be compared; {zxy(tile)}: {reason}")
 
-    def result(self, titles: list[str]) -> CompareResult:
+    def result(self, classes: Sequence[ClassDef]) -> CompareResult:
         """Return the measures of all tiles."""
         result = CompareResult(tiles=self.compared, written=self.passed, failed=self.failed)
-        if titles:
+        if classes:
+            from rsp.shared.classes import ignored_classes
             from rsp.shared.metrics import foreground_iou, iou_per_class, mcc, miou
 
-            result.iou, result.miou, result.mcc = (f(self.counts) for f in (foreground_iou, miou, mcc))
-            result.qod = self.quality / self.compared
-            result.classes = dict(zip(titles, map(float, iou_per_class(self.counts)), strict=True))
+            ignored = ignored_classes(classes)
+            result.iou, result.miou = (f(self.counts, ignored) for f in (foreground_iou, miou))
+            result.mcc, result.qod = mcc(self.counts), self.quality / self.compared
+            result.classes = dict(
+                zip((each.title for each in classes), map(float, iou_per_class(self.counts)), strict=True)
+            )
+            result.classes |= {classes[index].title: math.nan for index in ignored}
             result.confusion = self.counts.tolist()
         return result
 

@@ -11,7 +11,7 @@ from rsp.shared.images import MAX_PIXELS, Array, Mask, decode, decode_mask, enco
 from rsp.shared.indexed import Indexed, read_indexed
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.locations import Location
-from rsp.shared.metrics import Counts, confusion, qod_of
+from rsp.shared.metrics import Counts, confusion, leave_out, qod_of
 from rsp.shared.pictures import side, stack, to_rgb
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import open_reader
@@ -32,6 +32,7 @@ class Job:
         labels: The labels, where they are to be scored.
         masks: The masks, likewise.
         classes: How many classes there are, where labels and masks are scored.
+        ignored: Those whose pixels of the labels do not count.
         minimum: Lowest foreground share and quality of data that get a picture.
         maximum: Highest of both.
     """
@@ -44,6 +45,7 @@ class Job:
     minimum: tuple[float, float] = (0.0, 0.0)
     maximum: tuple[float, float] = (100.0, 100.0)
     vertical: bool = False
+    ignored: tuple[int, ...] = ()
     tile_format: str = "png"
 
     def open(self) -> Comparer:
@@ -85,7 +87,7 @@ class Comparer:
         done = Compared(tile)
         if job.labels and job.masks:
             label, mask = self._mask(job.labels, tile), self._mask(job.masks, tile)
-            counts = confusion(label, mask, job.classes)
+            counts = confusion(leave_out(label, job.ignored), mask, job.classes)
             fg, quality = qod_of(counts)
             passed = job.minimum[0] <= fg <= job.maximum[0] and job.minimum[1] <= quality <= job.maximum[1]
             done = Compared(tile, fg, quality, counts, passed)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rsp.components.evaluate.boundary import Width
 from rsp.components.evaluate.calibration import Bin, reliability
@@ -29,7 +29,7 @@ from rsp.components.evaluate.tool import EvaluateResult
 from rsp.components.evaluate.work import Job, evaluate_tiles
 from rsp.shared.atomic import scratch
 from rsp.shared.classes import find_classes
-from rsp.shared.config import ClassDef
+from rsp.shared.config import ClassDef, load_config
 from rsp.shared.covers import Cover
 from rsp.shared.errors import RspError, TileSetError, UsageError
 from rsp.shared.jobs import Failure
@@ -44,6 +44,7 @@ from rsp.shared.tileset.metadata import titles
 
 if TYPE_CHECKING:
     from rsp.components.evaluate.predicted import Predicted
+    from rsp.shared.learning.card import ModelCard
     from rsp.shared.learning.inference import Precision
     from rsp.shared.learning.local import Local
 
@@ -102,7 +103,8 @@ def run(
         if given.predicting is not None:
             local = _model(given.predicting, workers)
         classes = _classes(given, local.card.classes if local else None)
-        tally = Tally(classes, block)
+        background = _has_background(given, local.card if local else None)
+        tally = Tally(classes, block, background=background)
         masks = _predicted(given, local, outs[0], tally, stack) if local else _given(given)
         predicted = masks.predicted
         failed = dict(predicted.failed) if predicted else {}
@@ -160,10 +162,19 @@ def _classes(given: Given, of_model: Sequence[ClassDef] | None) -> tuple[ClassDe
     if given.config is not None:
         return classes
     # Whoever says that a class is to be ignored is heard: the model never answers it, or the labels say so.
-    ignored = {index for each in told for index, one in enumerate(each) if getattr(one, "ignore", False)}
-    return tuple(
-        cast("Any", replace)(each, ignore=True) if index in ignored else each for index, each in enumerate(classes)
-    )
+    ignored = {index for each in told for index, one in enumerate(each) if one.ignore}
+    return tuple(replace(each, ignore=True) if index in ignored else each for index, each in enumerate(classes))
+
+
+def _has_background(given: Given, card: ModelCard | None) -> bool:
+    """Tell whether the first class is the background: by the configuration, the model, or what it wrote."""
+    if given.config is not None:
+        return load_config(given.config).model.background
+    if card is not None:
+        return card.background
+    assert given.masks is not None
+    with open_reader(given.masks) as reader:
+        return reader.metadata.get("background") is not False
 
 
 def _given(given: Given) -> Masks:

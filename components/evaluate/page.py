@@ -11,6 +11,7 @@ from rsp.components.evaluate.calibration import Bin
 from rsp.components.evaluate.scores import MEASURES
 from rsp.components.evaluate.tally import CONFIDENCE, Row, Summary, Tally
 from rsp.components.evaluate.work import read_label
+from rsp.shared.classes import ignored_classes
 from rsp.shared.config import ClassDef
 from rsp.shared.images import Array, Mask, decode, decode_mask
 from rsp.shared.metrics import IGNORE
@@ -66,7 +67,7 @@ def page(
     measures = summary.measures
     body = numbers({NAMES[name]: number(measures[name]) for name in ("iou", "miou", "f1", "mcc", "boundary_iou")})
     body += table(["", ""], [[name, text] for name, text in about.items() if text])
-    body += "<h2>Measures</h2>\n" + _measures(summary)
+    body += "<h2>Measures</h2>\n" + _measures(summary, background=tally.background)
     body += "<h2>Classes</h2>\n" + _classes(tally, summary)
     notes = f"Boundaries are {boundary} wide"
     if tally.ignored:
@@ -80,7 +81,7 @@ def page(
     body += "<h2>IoU, tile by tile</h2>\n"
     bins = len(tally.histogram)
     body += histogram("tiles, by IoU", [number / bins for number in range(bins + 1)], tally.histogram)
-    if tally.without:
+    if tally.without and tally.background:
         body += paragraph(f"{tally.without:,} more tiles hold no class but the background, labelled or predicted.")
     if figures:
         body += "<h2>The tiles of which most is wrong</h2>\n" + paragraph(pictured)
@@ -91,25 +92,23 @@ def page(
     return document(TITLE, body)
 
 
-def _measures(summary: Summary) -> str:
+def _measures(summary: Summary, *, background: bool) -> str:
     rows = []
     for name, value in summary.measures.items():
         low, high = summary.intervals.get(name, (None, None))
         span = "" if low is None else f"{number(low)} to {number(high)}"
         rows.append([NAMES[name], number(value, 4), span])
     heads = ["", "", f"{CONFIDENCE:.0%} of the draws"]
-    text = (
-        f"IoU, F1, precision, recall and boundary IoU are means over the classes but the background. "
-        f"{summary.blocks:,} blocks of tiles were drawn, as many as there are, with replacement: what an interval "
-        "spans may be chance of which places were looked at."
-    )
-    if not summary.intervals:
-        heads = heads[:2]
-        rows = [row[:2] for row in rows]
-        text = (
-            f"{summary.blocks:,} blocks of tiles are too few to say what may be chance: evaluate more, or let "
-            "blocks be smaller (--block)."
+    means = "classes but the background" if background else "classes"
+    text = f"IoU, F1, precision, recall and boundary IoU are means over the {means}. {summary.blocks:,} blocks of "
+    if summary.intervals:
+        text += (
+            "tiles were drawn, as many as there are, with replacement: what an interval spans may be chance of "
+            "which places were looked at."
         )
+    else:
+        heads, rows = heads[:2], [row[:2] for row in rows]
+        text += "tiles are too few to say what may be chance: evaluate more, or let blocks be smaller (--block)."
     return table(heads, rows) + paragraph(text)
 
 
@@ -204,7 +203,7 @@ class Pictures:
         self, labels: TileReader, masks: TileReader, images: TileReader | None, classes: Sequence[ClassDef]
     ) -> None:
         self._labels, self._masks, self._images = labels, masks, images
-        self._ignored = [index for index, each in enumerate(classes) if getattr(each, "ignore", False)]
+        self._ignored = ignored_classes(classes)
         self._colors = np.full((256, 3), UNKNOWN, np.uint8)
         self._colors[: len(classes)] = [each.color for each in classes]
         self._classes = len(classes)

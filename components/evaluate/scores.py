@@ -13,6 +13,7 @@ from rsp.shared.metrics import (
     f1_per_class,
     iou_per_class,
     mcc,
+    nanmean,
     one_against_rest,
     precision_per_class,
     recall_per_class,
@@ -28,30 +29,33 @@ def boundary_iou(boundary: Counts) -> Floats:
         return np.asarray(boundary[:, 0] / boundary[:, 1])
 
 
-def overall(counts: Counts, boundary: Counts, ignored: Sequence[int] = ()) -> dict[str, float]:
+def overall(
+    counts: Counts, boundary: Counts, ignored: Sequence[int] = (), *, background: bool = True
+) -> dict[str, float]:
     """Return the measures of some pixels.
 
     Args:
         counts: Their confusion matrix, shape (K, K).
         boundary: Their `rsp.components.evaluate.boundary.boundary_counts`, shape (K, 2).
         ignored: The classes that are no part of any mean.
+        background: Class 0 is the background.
 
     Returns:
-        IoU, F1, precision, recall and boundary IoU are means over the classes but the background (class 0), `miou`
-        is one over all; classes in neither label nor mask do not count. What is 0/0 is NaN.
+        IoU, F1, precision, recall and boundary IoU are means over the classes but the background, `miou` is one
+        over all; classes in neither label nor mask do not count. What is 0/0 is NaN.
     """
     every = [index for index in range(len(counts)) if index not in ignored]
-    objects = [index for index in every if index]
+    objects = [index for index in every if index or not background]
     ious = iou_per_class(counts)
     return {
-        "iou": _mean(ious[objects]),
-        "miou": _mean(ious[every]),
-        "f1": _mean(f1_per_class(counts)[objects]),
-        "precision": _mean(precision_per_class(counts)[objects]),
-        "recall": _mean(recall_per_class(counts)[objects]),
+        "iou": nanmean(ious[objects]),
+        "miou": nanmean(ious[every]),
+        "f1": nanmean(f1_per_class(counts)[objects]),
+        "precision": nanmean(precision_per_class(counts)[objects]),
+        "recall": nanmean(recall_per_class(counts)[objects]),
         "mcc": mcc(counts),
         "accuracy": accuracy(counts),
-        "boundary_iou": _mean(boundary_iou(boundary)[objects]),
+        "boundary_iou": nanmean(boundary_iou(boundary)[objects]),
     }
 
 
@@ -71,8 +75,3 @@ def by_class(counts: Counts, boundary: Counts) -> list[dict[str, float]]:
         values |= {"mcc": mcc(alone), "accuracy": accuracy(alone)}
         found.append({name: values[name] for name in MEASURES if name in values})
     return found
-
-
-def _mean(values: Floats) -> float:
-    found = values[~np.isnan(values)]
-    return float(found.mean()) if found.size else float("nan")

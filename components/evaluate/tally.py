@@ -14,6 +14,7 @@ from rsp.components.evaluate.calibration import Levels, brier, brier_of_class, e
 from rsp.components.evaluate.scores import by_class, overall
 from rsp.components.evaluate.work import Found
 from rsp.shared.bootstrap import LEAST_BLOCKS, Gathering, draws
+from rsp.shared.classes import ignored_classes
 from rsp.shared.config import ClassDef
 from rsp.shared.metrics import Counts, iou_per_class
 from rsp.shared.tiles import Tile
@@ -57,11 +58,12 @@ class Tally:
     Args:
         classes: Their definitions, in the order of their index.
         block: Side in tiles of the blocks that are drawn.
+        background: The first class is the background.
     """
 
-    def __init__(self, classes: Sequence[ClassDef], block: int) -> None:
-        self.classes = tuple(classes)
-        self.ignored = tuple(index for index, each in enumerate(classes) if getattr(each, "ignore", False))
+    def __init__(self, classes: Sequence[ClassDef], block: int, *, background: bool = True) -> None:
+        self.classes, self.background = tuple(classes), background
+        self.ignored = ignored_classes(classes)
         size = len(classes)
         self.counts, self.boundary = np.zeros((size, size), np.int64), np.zeros((size, 2), np.int64)
         self.tiles = self.unknown = 0
@@ -86,7 +88,7 @@ class Tally:
         self.unknown += found.ignored
         self.distances.add(found.distance)
         self._blocks.add(tile, np.concatenate([found.counts.ravel(), found.boundary.ravel()]))
-        values = overall(found.counts, found.boundary, self.ignored)
+        values = self._overall(found.counts, found.boundary)
         if found.levels is not None:
             self.add_levels(found.levels)
             calibration = ece(found.levels[-1]), brier(found.levels)
@@ -106,6 +108,9 @@ class Tally:
             heapq.heapreplace(self._worst, entry)
         return row
 
+    def _overall(self, counts: Counts, boundary: Counts) -> dict[str, float]:
+        return overall(counts, boundary, self.ignored, background=self.background)
+
     def add_levels(self, levels: Levels) -> None:
         """Count the probabilities of pixels; see `levels_of`."""
         self.levels = levels if self.levels is None else self.levels + levels
@@ -116,7 +121,7 @@ class Tally:
 
     def summary(self, seed: int) -> Summary:
         """Return what all tiles add up to."""
-        measures = overall(self.counts, self.boundary, self.ignored)
+        measures = self._overall(self.counts, self.boundary)
         classes = by_class(self.counts, self.boundary)
         if self.levels is not None:
             measures |= {"ece": ece(self.levels[-1]), "brier": brier(self.levels)}
@@ -135,7 +140,7 @@ class Tally:
         names: list[str] = []
         for (total,) in draws(blocks, seed=seed):
             counts, boundary = total[: size * size].reshape(size, size), total[size * size :].reshape(size, 2)
-            values = overall(counts, boundary, self.ignored)
+            values = self._overall(counts, boundary)
             names = list(values)
             drawn.append([*values.values(), *iou_per_class(counts)])
         low_high = [_interval(column) for column in np.array(drawn).T]

@@ -17,7 +17,7 @@ from rsp.shared.images import Mask, decode, decode_mask
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.kept import Kept
 from rsp.shared.locations import Location
-from rsp.shared.metrics import IGNORE, Counts, confusion
+from rsp.shared.metrics import IGNORE, Counts, confusion, leave_out
 from rsp.shared.tilekeys import columns, tiles_of
 from rsp.shared.tiles import Tile, neighbours
 from rsp.shared.tileset import TileReader, open_reader
@@ -174,9 +174,7 @@ def read_label(reader: TileReader, tile: Tile, classes: int, ignored: Sequence[i
         raise TileError(
             f"{reader.path}: the label holds class {highest}; there are {classes} classes (0 to {classes - 1})"
         )
-    if not ignored:
-        return label
-    return np.where(unknown | np.isin(label, ignored), np.uint8(IGNORE), label)
+    return leave_out(label, ignored)
 
 
 def check_mask(mask: Mask, label: Mask, classes: int) -> None:

@@ -174,7 +174,8 @@ def predict(
                 f"{card.uuid}): leave out --resume to make all of them with this one, or choose another output"
             )
         described = {"model": card.uuid, "classes": classes_metadata(card.classes)}
-        writer.describe(described | {"precision": answerer.precision})
+        background = {} if card.background else {"background": False}
+        writer.describe(described | {"precision": answerer.precision} | background)
         done, failed = run(answerer, readers, wanted, writer, overlap)
     note_failures(out, failed)
     note_absent(out, absent)

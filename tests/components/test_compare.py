@@ -181,6 +181,29 @@ def test_list_at_the_command_line(sets, rsp, monkeypatch):
     assert read_cover(sets / "list") == sorted(BLOCK)
 
 
+def test_a_class_to_ignore_counts_nowhere(sets):
+    """As the label 255: its pixels are as if they were not there, whatever is predicted."""
+    (sets / "two.toml").write_text(f'{CONFIG}\n[[classes]]\ntitle = "unknown"\ncolor = "red"\nignore = true\n')
+    for name, value in (("as a class", 2), ("as 255", 255)):
+
+        def draw(tile: Tile, value=value) -> np.ndarray:
+            label = squares(tile)
+            label[:20] = value
+            return label[:, :, np.newaxis]
+
+        make_tileset(sets / name, draw=draw)
+    found = [
+        compare(
+            sets / f"{name}.txt", mode="list", labels=sets / name, masks=sets / "masks", config=sets / "two.toml"
+        )
+        for name in ("as a class", "as 255")
+    ]
+    labels, masks = (np.concatenate([draw(tile)[20:] for tile in BLOCK]) for draw in (squares, shifted))
+    assert found[0].iou == found[1].iou == (labels & masks).sum() / (labels | masks).sum()
+    assert found[0].confusion == found[1].confusion and np.sum(found[0].confusion) == labels.size
+    assert "iou_unknown" not in found[0].measures() and found[0].miou == found[1].miou > found[0].iou
+
+
 def test_list_as_geojson_over_the_tiles_of_a_map(sets, rsp):
     paths = [sets / name for name in ("images", "labels", "masks")]
     compare(sets / "stack", paths, mode="stack")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -302,6 +303,50 @@ def test_what_is_ignored_says_nothing(made, tmp_path):
     assert not (tmp_path / "c.json").exists()
 
 
+def ignoring(index: int) -> list[ClassDef]:
+    return [replace(entry, ignore=number == index) for number, entry in enumerate(CLASSES)]
+
+
+def test_a_class_to_ignore_is_the_label_255(made, tmp_path):
+    """By the labels, by the masks, or by a configuration; what it would have counted for is in no mean."""
+    unknown = np.where(made.label == 2, IGNORE, made.label).astype(np.uint8)
+    labels = write(tmp_path / "unknown", unknown)
+    plain = evaluate(labels, [tmp_path / "a.json"], masks=made.masks, workers=1)
+    sets = {
+        "labels": (write(tmp_path / "labels", made.label, classes=ignoring(2)), made.masks, None),
+        "masks": (made.labels, write(tmp_path / "masks", made.mask, classes=ignoring(2)), None),
+        "configuration": (made.labels, made.masks, tmp_path / "config.toml"),
+    }
+    tables = [f'[[classes]]\ntitle = "{each.title}"\ncolor = "red"\n' for each in CLASSES]
+    head = '[[channels]]\nname = "images"\nbands = [1, 2, 3]\n'
+    (tmp_path / "config.toml").write_text(head + "".join(tables) + "ignore = true\n")
+    for who, (labels, masks, config) in sets.items():
+        out = [tmp_path / f"{who}.json", tmp_path / f"{who}.html"]
+        found = evaluate(labels, out, masks=masks, config=config, workers=1)
+        assert found.confusion == plain.confusion and found.ignored == plain.ignored > 0, who
+        assert [row["ignored"] for row in found.classes] == [False, False, True]
+        building = found.classes[1]
+        assert (found.iou, found.f1, found.boundary_iou) == (
+            building["iou"], building["f1"], building["boundary_iou"]
+        ), who  # fmt: skip
+        assert found.miou == pytest.approx(mean([row["iou"] for row in found.classes[:2]]))
+        assert "iou_road" not in found.measures()
+        assert "pixels labelled road are not looked at" in out[1].read_text(), who
+    (tmp_path / "config.toml").write_text(head + "".join(tables))
+    heard = evaluate(sets["labels"][0], out[:1], masks=made.masks, config=tmp_path / "config.toml", workers=1)
+    assert not any(row["ignored"] for row in heard.classes), "a configuration that is given has the last word"
+
+
+def test_without_a_background_every_class_counts(made, tmp_path):
+    masks = write(tmp_path / "masks", made.mask, background=False)
+    found = run(made, tmp_path / "a.json", masks=masks)
+    assert found.iou == found.miou == pytest.approx(mean([row["iou"] for row in found.classes]))
+    assert (found.f1, found.boundary_iou) != (
+        run(made, tmp_path / "b.json").f1,
+        run(made, tmp_path / "c.json").boundary_iou,
+    )
+
+
 # --- from a checkpoint ----------------------------------------------------------------------
 
 BLOCK = [Tile(x, y, ZOOM) for x in range(100, 104) for y in range(200, 204)]
@@ -347,6 +392,16 @@ def test_a_checkpoint_is_its_masks_and_probabilities(modelled, tmp_path):
         assert {path.name for path in folder.iterdir()} == names
         for path in folder.iterdir():
             assert path.read_bytes() == (tmp_path / "x" / path.name).read_bytes(), path
+
+
+def test_a_model_without_a_background_says_so_in_its_masks(modelled, tmp_path):
+    card = replace(make_card(tile_size=64), background=False)
+    model = make_checkpoint(tmp_path / "model.safetensors", card, seed=1)
+    predict(modelled.images, tmp_path / "masks", checkpoint=model, web_ui=False)
+    more = {"cover": modelled.cover, "workers": 0}
+    ours = evaluate(modelled.labels, [tmp_path / "a"], checkpoint=model, images=modelled.images, **more)
+    theirs = evaluate(modelled.labels, [tmp_path / "b"], masks=tmp_path / "masks", **more)
+    assert ours.iou == ours.miou == theirs.iou
 
 
 def test_the_options_of_a_prediction_are_heard(modelled, tmp_path, monkeypatch):

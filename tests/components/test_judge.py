@@ -110,6 +110,19 @@ def test_against_a_bootstrap_in_loops(sets, config):
     assert found.high == pytest.approx(np.quantile(gains, 0.9), abs=spread / 8)
 
 
+def test_a_class_to_ignore_counts_nowhere(sets, config, tmp_path):
+    """Of the pixels that are left the masks are right."""
+    path = tmp_path / "config.toml"
+    path.write_text(f'{config.read_text()}[[classes]]\ntitle = "unknown"\ncolor = "red"\nignore = true\n')
+
+    def hidden(tile: Tile) -> np.ndarray:
+        truth, mask = label(tile), wrong(0.05, 1)(tile)
+        return np.where(truth == mask, truth, 2).astype(np.uint8)[:, :, np.newaxis]
+
+    labels = make_tileset(tmp_path / "labels", TILES, "png", hidden)
+    assert judge(measure(labels, sets["good"], config=path, workers=1)).iou == 1
+
+
 def test_the_same_masks_gain_nothing(sets, config):
     same = compare(sets, config, "good", "good")
     assert (same.gain, same.low, same.high) == (0, 0, 0)
