@@ -199,7 +199,7 @@ def class_weights(classes: Sequence[ClassDef], counts: Sequence[int] | None = No
         counts: How many pixels of the labels each has, for weights by `balanced_weights` in place of theirs.
 
     Raises:
-        ConfigError: a weight below 0, or none above.
+        ConfigError: a weight below 0, or fewer than two above.
     """
     given = [entry.weight for entry in classes] if counts is None else balanced_weights(counts)
     weights = torch.tensor(given, dtype=torch.float32)
@@ -207,6 +207,10 @@ def class_weights(classes: Sequence[ClassDef], counts: Sequence[int] | None = No
     if not (weights.isfinite().all() and weights.min() >= 0 and weights[counted].sum() > 0):
         raise ConfigError(f"[[classes]] weight: expected numbers from 0, and one above 0, got {given}")
     weights = weights * counted
+    if int((weights > 0).sum()) < 2:
+        only = classes[int(weights.argmax())].title
+        why = "by [[classes]] weight" if counts is None else "as no other class is in the training labels"
+        raise ConfigError(f"only {only!r} weighs anything {why}: nothing can be told apart")
     return weights * counted.sum() / weights.sum()
 
 

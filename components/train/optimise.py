@@ -23,6 +23,9 @@ from rsp.shared.recipe import Recipe
 # What is left of the learning rate at the end of the cosine.
 FLOOR = 0.01
 
+# The highest that is taken for one: no optimizer learns in steps so long, and its numbers stay finite for hours.
+HIGHEST = 10.0
+
 
 def learning_rate(step: int, steps: int, rate: float, *, warmup: float = 0.1, schedule: str = "cosine") -> float:
     """Return the rate of a step (from 0): a linear climb, then half a cosine, or the rate itself.
@@ -211,6 +214,10 @@ def make_optimizer(model: nn.Module, config: ModelConfig, recipe: Recipe) -> tor
     name = config.optimizer
     if name not in kinds:
         raise ConfigError(f"[train] optimizer.name: unknown {name!r}; expected one of {', '.join(sorted(kinds))}")
+    if config.lr > HIGHEST:
+        raise ConfigError(
+            f"[train] optimizer.lr: {config.lr:g} is too long a step to learn by; expected 1 or less"
+        )
     options = {**({"weight_decay": config.decay} if config.decay else {}), **config.optimizer_options}
     known = inspect.signature(kinds[name]).parameters
     if name in ("Adam", "AdamW") and not {"foreach", "fused", "capturable", "differentiable"} & set(options):

@@ -307,6 +307,16 @@ def test_weights_come_from_the_classes():
             class_weights([ClassDef(str(weight), (0, 0, 0), weight) for weight in bad])
 
 
+def test_one_class_alone_cannot_be_learned():
+    classes = [ClassDef("a", (0, 0, 0), 2.0), ClassDef("b", (0, 0, 0), 0.0)]
+    with pytest.raises(
+        ConfigError, match=r"only 'a' weighs anything by \[\[classes\]\] weight: nothing can be told"
+    ):
+        class_weights(classes)
+    with pytest.raises(ConfigError, match="only 'b' weighs anything as no other class is in the training labels"):
+        class_weights(classes, [0, 9])
+
+
 def test_classes_to_ignore_weigh_nothing():
     """And the others what they would without them."""
     classes = [ClassDef("a", (0, 0, 0)), ClassDef("b", (0, 0, 0), 3.0), ClassDef("c", (0, 0, 0), ignore=True)]

@@ -182,6 +182,8 @@ def test_optimizers_of_the_configuration():
     assert made.defaults["weight_decay"] == 0.1 and made.defaults["amsgrad"] and made.defaults["lr"] == 0.01
     with pytest.raises(ConfigError, match=r"optimizer\.name: unknown 'LBFGS'; expected one of ASGD, Adadelta, "):
         make_optimizer(toy(), replace(ADAMW, optimizer="LBFGS"), Recipe())
+    with pytest.raises(ConfigError, match=r"\[train\] optimizer.lr: 900 is too long a step"):
+        make_optimizer(toy(), replace(ADAMW, lr=900.0), Recipe())
     with pytest.raises(ConfigError, match=r"\[train\] optimizer: .*momentum"):
         make_optimizer(toy(), replace(ADAMW, optimizer_options={"momentum": 0.9}), Recipe())
 
