@@ -126,9 +126,9 @@ class Blurred(nn.Module):
         return self.layer(x)
 
 
-def make_blurred(path: Path) -> Path:
-    """Write a checkpoint of `Blurred` for tiles of 64 pixels."""
-    card = make_card("tests.networks:Blurred", "none")
+def make_blurred(path: Path, **changes: object) -> Path:
+    """Write a checkpoint of `Blurred` for tiles of 64 pixels, with changes of its card."""
+    card = replace(make_card("tests.networks:Blurred", "none"), **changes)
     model = build_model(card.model_config(), card.in_channels, card.num_classes)
     save_checkpoint(path, model, replace(card, uuid=fingerprint(model)))
     return path

@@ -30,7 +30,7 @@ from rsp.shared.page import PAGE_BYTES
 from rsp.shared.tiles import Tile, write_cover
 from rsp.shared.tileset import classes_metadata, open_reader, open_writer
 from tests.browser import chromium
-from tests.networks import COLORS, IMAGES, make_card, make_checkpoint
+from tests.networks import COLORS, IMAGES, make_blurred
 from tests.tilesets import CONFIG, make_tileset, noise
 
 SIDE, ZOOM = 32, 15
@@ -366,7 +366,7 @@ def modelled(tmp_path_factory) -> SimpleNamespace:
         root / "labels", LABELLED, draw=lambda tile: (noise(tile)[:, :, 0] > 120).astype(np.uint8)
     )
     write_cover(root / "cover", LABELLED)
-    model = make_checkpoint(root / "model.safetensors", make_card(tile_size=64))
+    model = make_blurred(root / "model.safetensors")
     predict(images, root / "masks", checkpoint=model, cover=root / "cover", web_ui=False)
     predictor = load_predictor(model, device="cpu")
     with open_reader(images) as reader, open_writer(root / "shares.pmtiles", "tif") as writer:
@@ -395,8 +395,7 @@ def test_a_checkpoint_is_its_masks_and_probabilities(modelled, tmp_path):
 
 
 def test_a_model_without_a_background_says_so_in_its_masks(modelled, tmp_path):
-    card = replace(make_card(tile_size=64), background=False)
-    model = make_checkpoint(tmp_path / "model.safetensors", card, seed=1)
+    model = make_blurred(tmp_path / "model.safetensors", background=False)
     predict(modelled.images, tmp_path / "masks", checkpoint=model, web_ui=False)
     more = {"cover": modelled.cover, "workers": 0}
     ours = evaluate(modelled.labels, [tmp_path / "a"], checkpoint=model, images=modelled.images, **more)
