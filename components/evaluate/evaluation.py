@@ -108,7 +108,16 @@ def run(
         masks = _predicted(given, local, outs[0], tally, stack) if local else _given(given)
         predicted = masks.predicted
         failed = dict(predicted.failed) if predicted else {}
-        job = Job(given.labels, masks.path, given.probabilities, masks.area, len(classes), tally.ignored, width)
+        job = Job(
+            given.labels,
+            masks.path,
+            given.probabilities,
+            masks.area,
+            len(classes),
+            tally.ignored,
+            width,
+            background,
+        )
         calibrated = predicted is not None or given.probabilities is not None
         # Of a model's tiles it is known since they were predicted.
         known: Iterable[tuple[float, float] | None] = repeat(None)

@@ -88,14 +88,12 @@ class Tally:
         self.unknown += found.ignored
         self.distances.add(found.distance)
         self._blocks.add(tile, np.concatenate([found.counts.ravel(), found.boundary.ravel()]))
-        values = self._overall(found.counts, found.boundary)
+        values = found.values
         if found.levels is not None:
             self.add_levels(found.levels)
-            calibration = ece(found.levels[-1]), brier(found.levels)
         if calibration is not None:
-            values["ece"], values["brier"] = calibration
-        classes = iou_per_class(found.counts).tolist()
-        row = Row(tile, int(found.counts.sum()), found.ignored, values, classes)
+            values = values | dict(zip(("ece", "brier"), calibration, strict=True))
+        row = Row(tile, int(found.counts.sum()), found.ignored, values, found.ious)
         if math.isnan(values["iou"]):
             self.without += 1
         else:

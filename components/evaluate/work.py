@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from rsp.components.evaluate.boundary import Width, boundary_counts
-from rsp.components.evaluate.calibration import Levels, levels_of
+from rsp.components.evaluate.calibration import Levels, brier, ece, levels_of
+from rsp.components.evaluate.scores import overall
 from rsp.shared.covers import ROWS, Cover
 from rsp.shared.errors import RspError, TileError
 from rsp.shared.images import Mask, decode, decode_mask
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.kept import Kept
 from rsp.shared.locations import Location
-from rsp.shared.metrics import IGNORE, Counts, confusion, leave_out
+from rsp.shared.metrics import IGNORE, Counts, confusion, iou_per_class, leave_out
 from rsp.shared.tilekeys import columns, tiles_of
 from rsp.shared.tiles import Tile, neighbours
 from rsp.shared.tileset import TileReader, open_reader
@@ -44,6 +45,7 @@ class Job:
         classes: How many classes there are.
         ignored: The classes whose pixels of the labels are not looked at.
         width: How wide boundaries are.
+        background: The first class is the background.
     """
 
     labels: Location
@@ -53,6 +55,7 @@ class Job:
     classes: int
     ignored: tuple[int, ...]
     width: Width
+    background: bool = True
 
     def open(self) -> Evaluator:
         """Open the tile sets."""
@@ -67,6 +70,8 @@ class Found(NamedTuple):
         boundary: See `boundary_counts`, shape (K, 2).
         ignored: How many pixels are not counted.
         distance: How many pixels wide its boundaries are.
+        values: Its measures by name, see `overall`; with probabilities `ece` and `brier`, too.
+        ious: The IoU of each class.
         levels: See `levels_of`; None without probabilities.
     """
 
@@ -74,6 +79,8 @@ class Found(NamedTuple):
     boundary: Counts
     ignored: int
     distance: int
+    values: dict[str, float]
+    ious: list[float]
     levels: Levels | None = None
 
 
@@ -117,11 +124,14 @@ class Evaluator:
         distance = self.job.width.pixels(tile, *label.shape)
         counts = confusion(label, mask, self.job.classes)
         boundary = boundary_counts(*self._around(tile, distance), self.job.classes, distance)
+        values = overall(counts, boundary, self.job.ignored, background=self.job.background)
         levels = None
         if self._probabilities is not None:
             shares = read_probabilities(self._probabilities, tile, self.job.classes, mask)
             levels = levels_of(label, mask, shares)
-        return Found(counts, boundary, int(label.size - counts.sum()), distance, levels)
+            values |= {"ece": ece(levels[-1]), "brier": brier(levels)}
+        ious = iou_per_class(counts).tolist()
+        return Found(counts, boundary, int(label.size - counts.sum()), distance, values, ious, levels)
 
     def _pair(self, tile: Tile) -> Pair:
         found = self._kept.get(tile, lambda: self._read(tile))
