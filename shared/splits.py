@@ -29,7 +29,8 @@ def split_cover(
         shares: One percentage a part; they sum to 100.
         seed: The same seed gives the same parts.
         block: Side, in tiles, of the squares that stay together. 1 shuffles single tiles; larger blocks keep
-            neighbours, which look alike, on one side of the split.
+            neighbours, which look alike, on one side of the split. Of several zooms they are tiles of the lowest:
+            what lies on the ground of one of them goes with it, so that no part sees the ground of another.
         stable: Let each block go where a hash of its place says, whatever else there is: tiles that come later
             move none. The shares are then met only on average, and a part of few blocks may be empty.
 
@@ -68,10 +69,10 @@ def split_cover(
 
 
 class _Blocks(NamedTuple):
-    """Square blocks of tiles, in the order of the first tile (x, y, z) of each.
+    """Square blocks of tiles of the lowest zoom, in the order of the first tile (x, y, z) that lies in each.
 
     Attributes:
-        zoom, column, row: Where each block is.
+        zoom, column, row: Where each block is; the zoom is the lowest of the cover.
         sizes: How many tiles each has.
         block_of: For each tile of the cover, by zoom, x and y, the number of its block.
     """
@@ -90,14 +91,14 @@ class _Blocks(NamedTuple):
 
 
 def _blocks(cover: Cover, side: int) -> _Blocks:
-    """Sort tiles into blocks of `side` x `side` tiles."""
+    """Sort tiles into blocks of `side` x `side` tiles of the lowest zoom."""
     zooms = np.repeat(np.array(cover.zooms, np.int64), [len(cover.keys(zoom)) for zoom in cover.zooms])
     x, y = columns(np.concatenate([np.empty(0, np.int64), *map(cover.keys, cover.zooms)]))
     if side == 1 and len(cover.zooms) == 1:  # in order already
         return _Blocks(zooms, x, y, np.ones_like(x), np.arange(len(x)))
-    column, row = x // side, y // side
-    # One number for a place of any zoom: as many as there are tiles of the zooms below come before it.
-    code = ((1 << 2 * zooms) - 1) // 3 + (column << zooms | row)
+    low = np.int64(min(cover.zooms, default=0))
+    column, row = (x >> zooms - low) // side, (y >> zooms - low) // side
+    code = column << low | row
     _, first, found, sizes = np.unique(code, return_index=True, return_inverse=True, return_counts=True)
     place = np.empty(len(x), np.int64)
     place[np.lexsort((zooms, y, x))] = np.arange(len(x))
@@ -108,7 +109,7 @@ def _blocks(cover: Cover, side: int) -> _Blocks:
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
     some = first[order]
-    return _Blocks(zooms[some], column[some], row[some], sizes[order], rank[found])
+    return _Blocks(np.full(len(some), low), column[some], row[some], sizes[order], rank[found])
 
 
 def _percent_of(seed: int, place: tuple[int, int, int]) -> float:

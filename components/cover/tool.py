@@ -86,7 +86,8 @@ def cover(
             these tiles; those of others, and of covers, are divided or put together.
         splits: Percentages that sum to 100, one for each output.
         seed: Seed of the shuffle before a split.
-        block: Side in tiles of the squares that a split keeps together.
+        block: Side in tiles, of the lowest zoom where there are several, of the squares that a split keeps
+            together.
         stable: Let a hash of its place decide where a block goes, so that tiles that come later move none.
         crs: The CRS of the features or the bounding box, as EPSG:2154, whatever the file says.
         pg: How to connect to PostGIS, as `host=localhost dbname=gis`, without a password (that stands in

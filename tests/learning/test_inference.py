@@ -33,7 +33,7 @@ from rsp.shared.learning.windows import (
 )
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import DirectoryReader, open_reader
-from tests.networks import COLORS, ELEVATION, IMAGES, make_all, make_card, make_checkpoint
+from tests.networks import COLORS, ELEVATION, IMAGES, make_all, make_card, make_checkpoint, make_network
 from tests.tilesets import BLOCK, make_tileset, noise
 
 ROOT = Path(__file__).parent.parent.parent
@@ -630,3 +630,20 @@ def test_tiles_with_overlap_fit_together(tmp_path):
     assert 0.05 < whole.mean() < 0.95
     assert differing[64] < 0.01
     assert differing[64] < differing[0] / 2
+
+
+def test_a_class_to_ignore_is_never_answered():
+    """Its pixels taught the network nothing, and so its logits say nothing."""
+    card = make_card(classes=3)
+    ignoring = replace(card, classes=(card.classes[0], replace(card.classes[1], ignore=True), card.classes[2]))
+    network = make_network(card, steps=0)
+    images = [noise(tile) for tile in BLOCK[:3]]
+    with torch.no_grad():
+        network.head.bias[1] += 100  # it would be the class of every pixel
+    assert all((mask == 1).all() for mask in Predictor(network, card).masks(images))
+    predictor = Predictor(network, ignoring)
+    logits, masks, scores = (way(images) for way in (predictor.logits, predictor.masks, predictor.probabilities))
+    for each, mask, score in zip(logits, masks, scores, strict=True):
+        np.testing.assert_array_equal(mask, np.where(each[2] > each[0], 2, 0))
+        assert (score[1] == 0).all()
+        np.testing.assert_allclose(score.sum(0), 1, rtol=1e-6)

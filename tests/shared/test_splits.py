@@ -20,8 +20,11 @@ from rsp.shared.tiles import Tile
 def one_by_one(tiles, shares, *, seed, block, stable):
     """Split tile by tile: the same in plain words."""
     blocks: dict[tuple[int, int, int], list[Tile]] = {}
+    low = min(tile.z for tile in tiles)
     for tile in sorted(tiles):
-        blocks.setdefault((tile.z, tile.x // block, tile.y // block), []).append(tile)
+        above = 2 ** (tile.z - low)
+        place = low, tile.x // above // block, tile.y // above // block
+        blocks.setdefault(place, []).append(tile)
     parts: list[list[Tile]] = [[] for _ in shares]
     bounds = list(accumulate(shares))
     if stable:
@@ -52,6 +55,17 @@ def test_the_same_parts_as_tile_by_tile(tiles, shares, block, seed, stable):
     options = {"seed": seed, "block": block, "stable": stable}
     found = split_cover(Cover.of(tiles), shares, **options)
     assert [set(part) for part in found] == one_by_one(tiles, shares, **options)
+
+
+@pytest.mark.parametrize("block", [1, 3])
+@pytest.mark.parametrize("stable", [True, False])
+def test_h7_no_part_sees_the_ground_of_another_at_another_zoom(block, stable):
+    """Once all validation tiles lay on training ground, at another zoom."""
+    tiles = [Tile(x + 400 * 2**k, y + 300 * 2**k, 9 + k) for k in range(3) for x in range(12) for y in range(12)]
+    parts = split_cover(Cover.of(tiles), [50, 30, 20], block=block, stable=stable)
+    assert sorted(tile for part in parts for tile in part) == sorted(tiles) and all(parts)
+    ground = [{(tile.x >> tile.z - 9, tile.y >> tile.z - 9) for tile in part} for part in parts]
+    assert not ground[0] & ground[1] and not (ground[0] | ground[1]) & ground[2]
 
 
 @pytest.mark.parametrize("block", [1, 2, 5])
