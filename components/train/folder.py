@@ -7,12 +7,10 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
-from rsp.components.train.history import LOG, STATE
+from rsp.components.train.history import LAST, LOG, STATE
 from rsp.shared.atomic import atomic_path
 from rsp.shared.errors import StorageError
 from rsp.shared.locations import Address, Location, exists, fetched
-
-LAST, BEST = "last.safetensors", "best.safetensors"
 
 
 class OutFolder:

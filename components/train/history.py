@@ -15,6 +15,7 @@ from rsp.shared.atomic import atomic_path, atomic_text
 from rsp.shared.errors import ModelError, StorageError
 from rsp.shared.locations import Location, exists, on_disk
 
+LAST, BEST = "last.safetensors", "best.safetensors"
 LOG, HISTORY_JSON, HISTORY_CSV, STATE = "log", "history.json", "history.csv", "state.pt"
 VERSION = 2
 
@@ -80,9 +81,13 @@ def read_state(folder: Location) -> State | None:
     try:
         with on_disk(path) as file:
             data = torch.load(file, map_location="cpu", weights_only=True)
-        if data.pop("version") != VERSION:
+        version = data.pop("version")
+        if version != VERSION:
+            age = "an older" if version < VERSION else "a newer"
             raise ModelError(
-                f"{path} was written by another version; train without --resume, or continue with --checkpoint"
+                f"{path} was written by {age} version of rsp (version {version}, this one reads {VERSION}): "
+                f"resume with that version, or fine-tune its weights, --checkpoint {folder / LAST} without "
+                "--resume, into another folder"
             )
         return State(**{**data, **{name: json.loads(data[name]) for name in ("settings", "history")}})
     except (ModelError, StorageError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from torch import nn
 
 from rsp.components.train.history import Log, Row, State, read_state
 from rsp.components.train.plan import Plan
-from rsp.shared.config import Channel
+from rsp.components.train.settings import check_settings
+from rsp.shared.config import Channel, ModelConfig
 from rsp.shared.errors import ModelError, UsageError
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.checkpoint import load_checkpoint, load_weights
@@ -43,15 +44,21 @@ class StartingPoint:
     card: ModelCard | None = None
 
 
-def starting_point(plan: Plan, log: Log) -> StartingPoint:
+def starting_point(plan: Plan, log: Log, settings: Mapping[str, Any]) -> StartingPoint:
     """Build the network with new weights, those of a checkpoint, or those that `--resume` finds.
 
+    Args:
+        plan: What to train.
+        log: Where it is told from what training starts.
+        settings: Of the plan, as `settings_of` gives them.
+
     Raises:
-        ModelError: a checkpoint of another network, of other bands or classes, or a damaged one.
+        ModelError: a checkpoint of another network, or a damaged one, or a training that would not go on as it
+            began.
         UsageError: there is nothing left to train.
     """
     if plan.checkpoint is not None:
-        return _from_checkpoint(plan, plan.checkpoint, log)
+        return _from_checkpoint(plan, plan.checkpoint, log, settings)
     channels, classes = sum(len(channel.bands) for channel in plan.config.channels), len(plan.config.classes)
     state = read_state(plan.out) if plan.resume else None
     if state is None:
@@ -60,28 +67,34 @@ def starting_point(plan: Plan, log: Log) -> StartingPoint:
         return StartingPoint(build_model(plan.config.model, channels, classes))
     where = str(plan.out)
     card = ModelCard.from_json(state.card)
-    _check_card(plan, card, where)
-    check_settings(plan, state, where)
+    notes = check_settings(plan, settings, state.settings, card, where)
     model = build_model(card.model_config(), channels, classes, plan=json.loads(state.plan))
     load_weights(model, state.weights, where)
     _check_left(plan, state.epoch, where)
-    log(f"resuming from {where}, after epoch {state.epoch}")
+    _tell(log, where, state.epoch, notes)
     return StartingPoint(model, state.optimizer, state.epoch, state.history, card=card)
 
 
-def _from_checkpoint(plan: Plan, path: Location, log: Log) -> StartingPoint:
+def _tell(log: Log, where: str, epoch: int, notes: Sequence[str]) -> None:
+    log(f"resuming from {where}, after epoch {epoch}")
+    for note in notes:
+        log(f"note: {note}")
+
+
+def _from_checkpoint(plan: Plan, path: Location, log: Log, settings: Mapping[str, Any]) -> StartingPoint:
     model, card = load_checkpoint(path)
-    _check_card(plan, card, str(path))
     if not plan.resume:
+        _check_card(plan, card, str(path))
         log(f"fine-tuning from {path}")
         return StartingPoint(model, card=card)
-    _check_left(plan, card.epoch, str(path))
-    log(f"resuming from {path}, after epoch {card.epoch}")
     state: State | None = read_state(path.parent)
+    # What the state beside it says holds for an earlier checkpoint of the same training, too.
+    notes = check_settings(plan, settings, state.settings if state else {}, card, str(path))
+    _check_left(plan, card.epoch, str(path))
+    _tell(log, str(path), card.epoch, notes)
     here = _resolved(path.parent) == _resolved(plan.out)
     point = StartingPoint(model, None, card.epoch, [], 1 if here else card.epoch + 1, card)
     if state is not None and state.uuid == card.uuid:
-        check_settings(plan, state, str(path.parent))
         load_weights(model, state.weights, str(path.parent))  # those of the checkpoint may be an average of them
         point.optimizer = state.optimizer
     else:
@@ -89,44 +102,6 @@ def _from_checkpoint(plan: Plan, path: Location, log: Log) -> StartingPoint:
     if state is not None:
         point.history = [row for row in state.history if row["epoch"] <= card.epoch]
     return point
-
-
-def settings_of(plan: Plan) -> dict[str, Any]:
-    """Return what a training must have in common with the one that it resumes, by the names that users know."""
-    model, recipe = plan.config.model, plan.config.recipe
-    settings = {
-        "--seed": plan.seed,
-        "loss": model.loss,
-        "[[classes]] weight": [entry.weight for entry in plan.config.classes],
-        "optimizer": model.optimizer,
-        **{f"optimizer.{key}": value for key, value in model.optimizer_options.items()},
-        "decay": model.decay,
-    }
-    names = (
-        "classes_weights",
-        "label_smoothing",
-        "weights",
-        "weight_scale",
-        "ema",
-        "encoder_rate",
-        "layer_decay",
-        "freeze",
-    )
-    settings |= {f"[train] {name}": getattr(recipe, name) for name in names}
-    same: dict[str, Any] = json.loads(json.dumps(settings, default=str))  # as a state holds them
-    return same
-
-
-def check_settings(plan: Plan, state: State, where: str) -> None:
-    """Raise `ModelError` where a training would not go on as it began; says what is different."""
-    now = settings_of(plan)
-    for name in {**now, **state.settings}:
-        theirs, ours = state.settings.get(name), now.get(name)
-        if theirs != ours:
-            raise ModelError(
-                f"{where} is of a training with {name} = {theirs}, and now it is {ours}: a training is resumed as "
-                "it began; without --resume, its weights are fine-tuned"
-            )
 
 
 def _resolved(place: Location) -> Location:
@@ -204,3 +179,15 @@ def _check_left(plan: Plan, epoch: int, where: str) -> None:
             f"{where} is already trained for {epoch} epochs, and --epochs is {plan.epochs}: give more than "
             f"{epoch} to go on"
         )
+
+
+def notes_on_filters(model: nn.Module, config: ModelConfig) -> list[str]:
+    """Return a note where `num_filters` says more than the network can use."""
+    largest, wanted = getattr(model, "largest_filters", None), config.num_filters
+    # The default is a number for encoders of any size, and nobody's mistake.
+    if largest is None or wanted <= largest or wanted == ModelConfig().num_filters:
+        return []
+    return [
+        f"num_filters = {wanted} is more than the encoder {config.encoder!r} can use: the decoder is never wider "
+        f"than its features, and the network is that of num_filters = {largest}"
+    ]

@@ -15,8 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from rsp.components.train.data import Batches, TileDataset, make_batches
-from rsp.components.train.folder import BEST, LAST, OutFolder, link_checkpoint
-from rsp.components.train.history import Log, Row, State, finite, write_history, write_state
+from rsp.components.train.folder import OutFolder, link_checkpoint
+from rsp.components.train.guard import Divergence, enough_memory
+from rsp.components.train.history import BEST, LAST, Log, Row, State, finite, write_history, write_state
 from rsp.components.train.losses import build_loss, class_weights
 from rsp.components.train.measure import count_labels, measure_channels
 from rsp.components.train.metrics import RunningMetrics, counted, load_metrics, measure
@@ -24,11 +25,12 @@ from rsp.components.train.optimise import Optimiser
 from rsp.components.train.plan import Plan
 from rsp.components.train.processes import World
 from rsp.components.train.result import TrainResult
+from rsp.components.train.settings import settings_of
 from rsp.components.train.stages import Frozen, check_stages
 from rsp.components.train.start import (
     choose_precision,
     keep_statistics,
-    settings_of,
+    notes_on_filters,
     starting_point,
 )
 from rsp.components.train.validation import share_buffers, validate
@@ -83,8 +85,12 @@ class Trainer:
             smoothing=recipe.label_smoothing,
             weighted=recipe.weights is not None,
         )
+        self.divergence = Divergence(self.loss)
         torch.manual_seed(plan.seed)
-        start = starting_point(plan, self.log)
+        self.settings = settings_of(
+            plan, processes=world.size, tiles=self.training.loader.tiles, validation=self.digest
+        )
+        start = starting_point(plan, self.log, self.settings)
         self.history, self.done, self.best_from = start.history, start.epoch, start.best_from
         self.precision = choose_precision(
             self.config.recipe.precision, start.card if start.epoch else None, self.device
@@ -98,6 +104,7 @@ class Trainer:
             torch.backends.cudnn.benchmark = True
         if recipe.freeze:
             check_stages(self.model, self.config.model.nn, "freeze", recipe.freeze)
+        self.notes += notes_on_filters(self.model, self.config.model)
         self.frozen = Frozen(self.model, recipe.freeze)
         self.wrapped = self._wrap()
         self._make_loaders()
@@ -152,6 +159,8 @@ class Trainer:
                 break
             began = time.monotonic()
             rate, training = self._train(epoch)
+            # What is kept is the state before it, from which one can go on.
+            self.divergence.check(epoch, training["loss"], self.config.model.lr)
             validation = self._validate(epoch)
             row = {
                 "epoch": epoch,
@@ -166,11 +175,6 @@ class Trainer:
             self._report(row)
             if self.folder:
                 self._save(epoch, self.folder)
-            if not math.isfinite(training["loss"]):
-                raise ModelError(
-                    f"the loss is {training['loss']} in epoch {epoch}: training diverged; lower the learning rate "
-                    f"(it is {self.config.model.lr:g})"
-                )
         return self._result(time.monotonic() - start)
 
     def _is_stalled(self) -> bool:
@@ -232,8 +236,9 @@ class Trainer:
         name = f"epoch {epoch}/{self.plan.epochs}, training"
         for batch in self._shown(self.training_loader, name):
             images, labels, weights = self._batch(batch)
-            with self._exchange():
+            with self._exchange(), enough_memory(len(images), images.shape[-1], self.device):
                 logits = self._forward(images)
+                self.divergence.see(logits, labels.long(), weights)
                 loss = self.loss(logits, labels.long(), weights)
                 self.optimiser.learn(loss, len(labels))
             running.add(classes_of(logits.detach()), labels, loss, len(labels))
@@ -365,7 +370,7 @@ class Trainer:
             plan=json.dumps(plan_of(self.model)),
             weights=self.model.state_dict(),
             optimizer=self.optimiser.state_dict(),
-            settings=settings_of(self.plan),
+            settings=self.settings,
             history=self.history,
         )
         write_state(out, state)

@@ -17,7 +17,7 @@ def guarded_network(name: str) -> Iterator[None]:
     """Name the network that raises inside of the block, where it is a plug-in."""
     try:
         yield
-    except RspError:
+    except (RspError, torch.OutOfMemoryError):
         raise
     except Exception:
         if not _is_plugin(name):

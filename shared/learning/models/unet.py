@@ -72,6 +72,8 @@ class UNet(nn.Module):
         self.plan = plan
         self.backbone = backbone
         self.resized = strides != STRIDES
+        # Beyond this `num_filters`, the width of the encoder's features is all that counts.
+        self.largest_filters = max(channels[0], -(-channels[1] // 4), -(-channels[2] // 8))
         first = min(num_filters, channels[0])
         detail = max(8, first // 2)
         self.detail = ConvBlock(in_channels, detail)

@@ -1,0 +1,168 @@
+"""Wrong set-ups of `rsp train`, each with its message: what is wrong, where, and what would be right."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+
+from rsp.shared.images import encode_mask
+from rsp.shared.tileset import open_writer
+from tests.tilesets import CONFIG, squares
+from tests.toy import TRAINING, make_config, make_dataset
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def trained(toy, tmp_path_factory):
+    """A folder with one epoch in it."""
+    from rsp.components.train.tool import train
+
+    root = tmp_path_factory.mktemp("trained")
+    train(root / "out", config=make_config(root / "config.toml"), dataset=toy, epochs=1, gpus=0)
+    return root / "out"
+
+
+def with_line(after, line):
+    """Return the configuration with a line more."""
+    return CONFIG.replace(after, f"{after}\n{line}", 1)
+
+
+def train_table(line):
+    return f"{CONFIG}\n[train]\n{line}\n"
+
+
+BUILDING = 'title = "building"\ncolor = "deeppink"'
+
+
+@pytest.mark.parametrize(
+    ("text", "changes", "code", "message"),
+    [
+        # What the file says cannot be read, or is not known.
+        (CONFIG.replace("bs = 4", "bs = "), {}, 1, "cannot read the configuration"),
+        (f"{CONFIG}\n[modell]\nlr = 1.0\n", {}, 1, "unknown table [modell]; expected one of dataset"),
+        (with_line("[model]", "learning_rate = 1.0"), {}, 1, "[model]: unknown key 'learning_rate'"),
+        (CONFIG, {"bs": '"four"'}, 1, "bs: expected a whole number"),
+        # Channels and classes.
+        (CONFIG, {"bands": "[0, 1, 2]"}, 1, "bands: "),
+        (CONFIG, {"mean": "[0.5, 0.5]"}, 1, "mean has 2 numbers for 3 bands"),
+        (
+            CONFIG, {"bands": "[1, 2, 3, 4]", "mean": '"auto"', "std": '"auto"'}, 1,
+            "the model wants 4 bands of 'images', the tile has 3",
+        ),
+        (CONFIG.replace('name = "images"', 'name = "photos"'), {}, 1, "no tile set photos"),
+        (CONFIG.replace('title = "building"', 'title = "background"'), {}, 1, "have the same title"),
+        (CONFIG.replace(BUILDING, f"{BUILDING}\nignore = true"), {}, 1, "nothing can be told apart"),
+        (
+            CONFIG.replace(BUILDING, f"{BUILDING}\nweight = 0"), {}, 1,
+            "weight = 0 of 'building' leaves a single class to learn, and every mask would be of it",
+        ),
+        # The network.
+        (CONFIG, {"nn": '"unett"'}, 1, "unknown network 'unett'; known: "),
+        (CONFIG, {"encoder": '"resnet19"'}, 1, "unknown encoder 'resnet19'; built in are tiny, resnet18"),
+        (CONFIG, {"pretrained": "true"}, 1, "no pretrained weights exist for the encoder 'tiny'"),
+        (CONFIG, {"ts": "100"}, 2, "the tile size is 100; networks need a multiple of 32, as 96"),
+        # How it learns.
+        (CONFIG, {"loss": '"lovazs"'}, 1, "unknown loss 'lovazs'; known: "),
+        (CONFIG, {"loss": '"dice + -2 focal"'}, 1, "focal is multiplied by -2; expected a number above 0"),
+        (CONFIG, {"lr": "900.0", "loss": '"cross_entropy"'}, 1, "training diverged; lower the learning rate"),
+        (CONFIG, {"lr": "900.0"}, 1, "cross entropy of the last batch is"),
+        (CONFIG, {"bs": "1", "ts": "32"}, 1, "take --bs 2 or more"),
+        (train_table('optimizer = {name = "Adamm"}'), {}, 1, "optimizer.name: unknown 'Adamm'; expected one of"),
+        (train_table('optimizer = {name = "Adam", momentum = 0.9}'), {}, 1, "momentum"),
+        (train_table('schedule = "linear"'), {}, 1, "schedule: expected one of cosine, constant, got 'linear'"),
+        (train_table('precision = "half"'), {}, 1, "precision: expected one of auto, float32, bfloat16"),
+        (train_table("scale = [1.5, 0.5]"), {}, 1, "expected two factors above 0 and up to 8, the smaller first"),
+        (train_table("crop = 50"), {}, 1, "crop: networks need a multiple of 32, got 50"),
+        (train_table("ema = 1.0"), {}, 1, "ema: 1 would keep the first weights for ever"),
+        (train_table("freeze = 9"), {}, 1, "freeze: the encoder has 5 stages"),
+        (train_table('weights = "near"'), {}, 1, "near"),
+        (train_table("epochs = 3"), {}, 1, "[train]: unknown key 'epochs'"),
+    ],
+)  # fmt: skip
+def test_wrong_configurations(rsp, toy, tmp_path, text, changes, code, message):
+    config = make_config(tmp_path / "config.toml", text, **changes)
+    if "nn" in changes:
+        config.write_text(config.read_text().replace('nn = "unet"', f"nn = {changes['nn']}"))
+    ran = rsp("train", "--config", config, "--dataset", toy, "--epochs", 1, "--gpus", 0, tmp_path / "out")
+    last = ran.stderr.splitlines()[-1]
+    assert ran.code == code and last.startswith("rsp train: error: ") and message in last, ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not list(tmp_path.glob("out/*.safetensors")) and not list(tmp_path.glob("out/state.pt"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "changes", "message"),
+    [
+        (["--resume", "--seed", 1], {}, "--seed was 0, is 1"),
+        (["--resume", "--loss", "dice", "--bs", 2], {}, "processes) was 4, is 2; loss was lovasz, is dice"),
+        (["--resume"], {"mean": "[0.5, 0.5, 0.5]"}, "mean of 'images' was [0.485, 0.456, 0.406], is [0.5,"),
+        (["--resume"], {"num_filters": "8"}, "num_filters was 32, is 8"),
+        (["--checkpoint", "{trained}/state.pt"], {}, "is a pickle"),
+        (["--checkpoint", "{trained}/last.safetensors"], {"encoder": '"resnet18"'}, "its encoder is tiny"),
+    ],
+)  # fmt: skip
+def test_wrong_beginnings(rsp, toy, trained, tmp_path, flags, changes, message):
+    config = make_config(tmp_path / "config.toml", with_line("[model]", "num_filters = 32"), **changes)
+    flags = [str(flag).format(trained=trained) for flag in flags]
+    before = {path: path.stat().st_mtime_ns for path in trained.iterdir() if path.name != "log"}
+    out = trained if "--resume" in flags else tmp_path / "out"
+    ran = rsp("train", "--config", config, "--dataset", toy, "--epochs", 2, "--gpus", 0, *flags, out)
+    assert ran.code == 1 and message in ran.stderr, ran.stderr
+    assert before == {path: path.stat().st_mtime_ns for path in trained.iterdir() if path.name != "log"}
+
+
+@pytest.mark.parametrize(
+    ("part", "tiles", "colors", "message"),
+    [
+        ("training", TRAINING[:2], 3, "holds class 2; the configuration has 2 classes (0 to 1, and 255"),
+        ("validation", TRAINING[:2], 2, "have no tile in common; are they of the same cover and zoom?"),
+    ],
+)
+def test_wrong_labels(rsp, tmp_path, part, tiles, colors, message):
+    config = make_config(tmp_path / "config.toml")
+    make_dataset(tmp_path / "toy", archives=False)
+    labels = tmp_path / "toy" / part / "labels"
+    shutil.rmtree(labels)
+    with open_writer(labels, "png") as writer:
+        for tile in tiles:
+            writer.write(tile, encode_mask(squares(tile) * (colors - 1), [(0, 0, 0)] * colors))
+    ran = rsp("train", "--config", config, "--dataset", tmp_path / "toy", "--epochs", 1, tmp_path / "out")
+    assert ran.code == 1 and message in ran.stderr and "Traceback" not in ran.stderr
+
+
+class Full(torch.nn.Module):
+    """A network whose batch does not fit."""
+
+    def __init__(self, model, bands, classes):
+        super().__init__()
+        self.weight = torch.nn.Conv2d(bands, classes, 1)
+
+    def forward(self, x):
+        if len(x) > 1 or x.shape[-1] > 32:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+        return self.weight(x)
+
+
+@pytest.mark.parametrize(
+    ("bs", "advice"),
+    [
+        (4, "a batch of 4 tiles of 64 px does not fit; take --bs 2 (with `accumulate = 2`"),
+        (1, "a batch of 1 tile of 64 px does not fit; take smaller tiles (--ts)"),
+    ],
+)
+def test_out_of_memory_says_which_batch_may_fit(rsp, toy, tmp_path, bs, advice):
+    config = make_config(tmp_path / "config.toml")
+    model = "tests.components.train.test_wrong_setups:Full"
+    ran = rsp(
+        "train", "--config", config, "--dataset", toy, "--epochs", 1, "--gpus", 0, "--model", model, "--bs", bs,
+        tmp_path / "out",
+    )  # fmt: skip
+    assert ran.code == 1 and f"out of memory on cpu: {advice}" in ran.stderr
