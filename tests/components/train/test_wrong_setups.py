@@ -7,6 +7,8 @@ import shutil
 import pytest
 import torch
 
+from rsp.components.train.guard import Divergence
+from rsp.shared.errors import ModelError
 from rsp.shared.images import encode_mask
 from rsp.shared.tileset import open_writer
 from tests.tilesets import CONFIG, squares
@@ -72,8 +74,7 @@ BUILDING = 'title = "building"\ncolor = "deeppink"'
         # How it learns.
         (CONFIG, {"loss": '"lovazs"'}, 1, "unknown loss 'lovazs'; known: "),
         (CONFIG, {"loss": '"dice + -2 focal"'}, 1, "focal is multiplied by -2; expected a number above 0"),
-        (CONFIG, {"lr": "900.0", "loss": '"cross_entropy"'}, 1, "training diverged; lower the learning rate"),
-        (CONFIG, {"lr": "900.0"}, 1, "cross entropy of the last batch is"),
+        (CONFIG, {"lr": "900.0"}, 1, "900"),
         (CONFIG, {"bs": "1", "ts": "32"}, 1, "take --bs 2 or more"),
         (train_table('optimizer = {name = "Adamm"}'), {}, 1, "optimizer.name: unknown 'Adamm'; expected one of"),
         (train_table('optimizer = {name = "Adam", momentum = 0.9}'), {}, 1, "momentum"),
@@ -136,6 +137,46 @@ def test_wrong_labels(rsp, tmp_path, part, tiles, colors, message):
             writer.write(tile, encode_mask(squares(tile) * (colors - 1), [(0, 0, 0)] * colors))
     ran = rsp("train", "--config", config, "--dataset", tmp_path / "toy", "--epochs", 1, tmp_path / "out")
     assert ran.code == 1 and message in ran.stderr and "Traceback" not in ran.stderr
+
+
+class Wild(torch.nn.Module):
+    """A network that is surer of everything than any that learns."""
+
+    def __init__(self, model, bands, classes):
+        super().__init__()
+        self.weight = torch.nn.Conv2d(bands, classes, 1)
+
+    def forward(self, x):
+        return self.weight(x) * 1e5
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("cross_entropy", "the loss is "),
+        # A loss that never exceeds 1.
+        ("lovasz", "the cross entropy of the last batch is "),
+    ],
+)
+def test_training_that_left_all_sense(rsp, toy, tmp_path, loss, message):
+    config = make_config(tmp_path / "config.toml")
+    model = "tests.components.train.test_wrong_setups:Wild"
+    ran = rsp(
+        "train", "--config", config, "--dataset", toy, "--epochs", 1, "--gpus", 0, "--model", model,
+        "--loss", loss, tmp_path / "out",
+    )  # fmt: skip
+    assert ran.code == 1 and message in ran.stderr, ran.stderr
+    assert (
+        "that of a network that knows nothing is 0.693: training diverged; lower the learning rate" in ran.stderr
+    )
+    assert not (tmp_path / "out" / "state.pt").exists()
+
+
+def test_loss_that_is_no_number():
+    watch = Divergence(lambda logits, labels, weights: logits.sum())
+    watch.check(3, 0.5, 0.1)
+    with pytest.raises(ModelError, match=r"loss is nan in epoch 3.*the state after epoch 2 is kept.*lower --lr"):
+        watch.check(3, float("nan"), 0.1)
 
 
 class Full(torch.nn.Module):
