@@ -127,6 +127,39 @@ def add_trust_model(parser: argparse._ActionsContainer) -> None:
     )  # fmt: skip
 
 
+def add_ensemble(parser: argparse._ActionsContainer) -> None:
+    """Add `--tta` and `--threshold`, of every tool that predicts; see `resolve_threshold`."""
+    parser.add_argument(
+        "--tta", choices=("none", "flips", "d4"), default="none",
+        help="test-time augmentation: the mean of 4 flips, or of all 8 flips and turns (default: none)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threshold", type=_threshold, action="append", metavar="[CLASS=]SHARE",
+        help="answer this class where its probability is at least this, as building=0.3; may be given for several "
+        "classes, and without a class for a model of one class (default: the most probable class)",
+    )  # fmt: skip
+
+
+def _threshold(text: str) -> tuple[str, float]:
+    title, _, number = text.rpartition("=")
+    try:
+        return title, float(number)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected a number, or CLASS=NUMBER, as building=0.3, got {text}"
+        ) from None
+
+
+def resolve_threshold(args: argparse.Namespace) -> None:
+    """Make one number of what `--threshold` was given, or a table by class; raise `UsageError` for both."""
+    if args.threshold is None:
+        return
+    found = dict(args.threshold)
+    if len(found) < len(args.threshold) or ("" in found and len(found) > 1):
+        raise UsageError("--threshold: expected one number, or each class once, as --threshold building=0.3")
+    args.threshold = found.get("", found)
+
+
 def add_web_ui(parser: argparse.ArgumentParser) -> None:
     """Add the group that every tool has which writes a tile set."""
     group = parser.add_argument_group("Web UI")

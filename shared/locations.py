@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -117,6 +117,13 @@ class Address:
 
 Location = Path | Address
 Place = TypeVar("Place", bound=Path | Address)
+
+
+def listed(given: Location | Sequence[Location] | None) -> list[Location]:
+    """Return what may be one location, several or none as a list."""
+    if given is None:
+        return []
+    return [given] if isinstance(given, Path | Address | str) else list(given)
 
 
 def location(text: str | Path | Address) -> Location:

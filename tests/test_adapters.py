@@ -41,7 +41,10 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
         "start": "checkpoint",
     },
     ("export", "export"): {"model": "out"},
-    ("predict", "predict"): {"images": "tiles", "model": "checkpoint", "masks": "out", "overlap": "tile_overlap"},
+    ("predict", "predict"): {
+        "images": "tiles", "model": "checkpoint", "masks": "out", "overlap": "tile_overlap",
+        "with_probabilities": None,
+    },
     ("evaluate", "evaluate"): {
         "metrics": None, "confusion": None, "page": "out", "tiles": "out", "evaluation": "out",
         "model": "checkpoint", "overlap": "tile_overlap",

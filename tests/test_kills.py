@@ -197,6 +197,13 @@ ROWS: dict[str, Row] = {
     "predict to an archive": Row(
         lambda i: ["predict", "--workers", 0, "--checkpoint", i.model, i.images], ("out.pmtiles",), **RESUME
     ),
+    "predict probabilities, too": Row(
+        lambda i: [
+            *("predict", "--workers", 0, "--checkpoint", i.model, "--probabilities", "out/p.pmtiles", i.images)
+        ],
+        ("out/m",),
+        **RESUME,
+    ),
     "evaluate": Row(
         lambda i: ["evaluate", *ONE, "--images", i.many, "--labels", i.labels, "--masks", i.masks], ("out",)
     ),

@@ -30,6 +30,8 @@ def evaluate(
     block: int = 4,
     seed: int = 0,
     overlap: int = -1,
+    tta: str = "none",
+    threshold: dict = {},
     max_failed: float = 0.0,
 ) -> None:
     """Evaluate masks, or the model that makes them, against labels.
@@ -63,6 +65,8 @@ def evaluate(
         block: Side in tiles of the blocks that are drawn.
         seed: Of the draws.
         overlap: Pixels of the neighbouring tiles that a model sees on each side; -1 for the model's.
+        tta: Test-time augmentation of a model: `none`, `flips` (4 ways to see a tile) or `d4` (8).
+        threshold: From what probability on a model answers a class, by its title.
         max_failed: The share of failed tiles, 0 to 1, that is no failure of the step.
     """
     from rsp.components.artifacts import config_file, describe, named
@@ -87,6 +91,8 @@ def evaluate(
             block=int(block),
             seed=int(seed),
             tile_overlap=None if int(overlap) < 0 else int(overlap),
+            tta=tta,
+            threshold=threshold or None,
         )
     for name, value in result.measures().items():
         metrics.log_metric(name, value)

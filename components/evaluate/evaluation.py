@@ -45,6 +45,7 @@ from rsp.shared.tileset.metadata import titles
 if TYPE_CHECKING:
     from rsp.components.evaluate.predicted import Predicted
     from rsp.shared.learning.card import ModelCard
+    from rsp.shared.learning.ensemble import Turns
     from rsp.shared.learning.inference import Precision
     from rsp.shared.learning.local import Local
 
@@ -53,14 +54,16 @@ PREDICTED = "predicted class"
 
 
 class Predicting(NamedTuple):
-    """The model that makes the masks, and how; see `rsp.components.predict.tool.predict`."""
+    """The models that make the masks, and how; see `rsp.components.predict.tool.predict`."""
 
-    checkpoint: Location
+    checkpoints: Sequence[Location]
     overlap: int | None
     batch_size: int | None
     device: str | None
     precision: Precision
     trust_model: bool
+    tta: Turns
+    threshold: float | Mapping[str, float] | None
 
 
 class Given(NamedTuple):
@@ -200,18 +203,21 @@ def _model(how: Predicting, workers: int | None) -> Local:
     from rsp.shared.learning.local import Local
 
     return Local(
-        how.checkpoint,
+        how.checkpoints,
         device=how.device,
         batch_size=how.batch_size,
         workers=cpu_count() if workers is None else workers,
         precision=how.precision,
         trust_model=how.trust_model,
+        tta=how.tta,
+        threshold=how.threshold,
     )
 
 
 def _predicted(given: Given, local: Local, out: Location, tally: Tally, stack: ExitStack) -> Masks:
     """Return masks that a model makes now; they are removed with the stack."""
     from rsp.components.evaluate.predicted import predict_area
+    from rsp.shared.learning.card import warn_of_zoom
     from rsp.shared.learning.windows import open_channels
 
     assert given.predicting is not None and given.images is not None
@@ -220,6 +226,7 @@ def _predicted(given: Given, local: Local, out: Location, tally: Tally, stack: E
     with open_channels(given.images, local.card.channels) as readers:
         sets = [reader.path for reader in readers.values()]
     area = common_tiles([given.labels, *sets], given.cover)
+    warn_of_zoom(local.card, area.zooms[0], given.images)
     path = stack.enter_context(scratch(out)) / "masks.pmtiles"
     predicted = predict_area(local, given.images, given.labels, area, path, overlap=overlap, ignored=tally.ignored)
     _check(tally, predicted.failed, left=len(predicted.area))

@@ -14,7 +14,8 @@ from rsp.components.evaluate.work import check_mask, in_order, read_label
 from rsp.shared.covers import Cover
 from rsp.shared.errors import TileError
 from rsp.shared.images import encode_mask
-from rsp.shared.learning.local import Answered, Local
+from rsp.shared.learning.ensemble import Answered
+from rsp.shared.learning.local import Local
 from rsp.shared.learning.windows import TileImages, Windows, open_channels
 from rsp.shared.locations import Location
 from rsp.shared.progress import progress

@@ -9,13 +9,14 @@ rsp evaluate labels masks metrics.json page.html
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rsp.shared.arguments import Once, add_config, add_trust_model, add_workers
+from rsp.shared.arguments import add_config, add_ensemble, add_trust_model, add_workers, resolve_threshold
 from rsp.shared.claims import check_paths, tile_set
 from rsp.shared.errors import UsageError
-from rsp.shared.locations import Location, location
+from rsp.shared.locations import Location, listed, location
 from rsp.shared.report import Result
 
 
@@ -88,7 +89,7 @@ def evaluate(
     out: list[Location],
     *,
     masks: Location | None = None,
-    checkpoint: Location | None = None,
+    checkpoint: Location | Sequence[Location] | None = None,
     images: Location | None = None,
     probabilities: Location | None = None,
     config: Location | None = None,
@@ -98,6 +99,8 @@ def evaluate(
     seed: int = 0,
     tile_overlap: int | None = None,
     batch_size: int | None = None,
+    tta: Literal["none", "flips", "d4"] = "none",
+    threshold: float | Mapping[str, float] | None = None,
     device: str | None = None,
     precision: Literal["float32", "bfloat16"] = "float32",
     trust_model: bool = False,
@@ -114,7 +117,7 @@ def evaluate(
             `.html` for the page.
         masks: The tile set of masks, of the same tiles.
         checkpoint: A checkpoint or an exported model in place of masks: it predicts the images as
-            `rsp.components.predict.tool.predict` does, and nothing of that is kept.
+            `rsp.components.predict.tool.predict` does, and nothing of that is kept. Several answer together.
         images: The images: for `checkpoint` to predict, a folder with a tile set for each channel where it has
             several; with `masks`, a tile set to show beside them.
         probabilities: With `masks`, the tile set of their probabilities: uint8, a band for each class in their
@@ -127,6 +130,8 @@ def evaluate(
         seed: Of the draws.
         tile_overlap: With `checkpoint`, see `predict`.
         batch_size: Likewise.
+        tta: Likewise.
+        threshold: Likewise.
         device: Likewise.
         precision: Likewise.
         trust_model: Likewise.
@@ -152,7 +157,8 @@ def evaluate(
         raise UsageError("--probabilities is for --masks; a checkpoint has its own")
     for name, value, default in (
         ("tile_overlap", tile_overlap, None), ("batch_size", batch_size, None), ("device", device, None),
-        ("precision", precision, "float32"), ("trust_model", trust_model, False),
+        ("tta", tta, "none"), ("threshold", threshold, None), ("precision", precision, "float32"),
+        ("trust_model", trust_model, False),
     ):  # fmt: skip
         if checkpoint is None and value != default:
             raise UsageError(f"--{name} is for --checkpoint")
@@ -162,13 +168,16 @@ def evaluate(
     ):  # fmt: skip
         if number is not None and number < low:
             raise UsageError(f"--{name} must be at least {low}, got {number}")
+    checkpoints = listed(checkpoint)
     outs = [location(each) for each in out]
     shown = None if images is None or checkpoint is None else tile_set(images)
-    reads = [labels, masks, checkpoint, probabilities, config, images if checkpoint is None else shown]
+    reads = [labels, masks, *checkpoints, probabilities, config, images if checkpoint is None else shown]
     check_paths([output(each) for each in outs], reads, cover=cover)
     predicting = None
     if checkpoint is not None:
-        predicting = Predicting(checkpoint, tile_overlap, batch_size, device, precision, trust_model)
+        predicting = Predicting(
+            checkpoints, tile_overlap, batch_size, device, precision, trust_model, tta, threshold
+        )
     given = Given(location(labels), masks, images, probabilities, config, cover, predicting)
     return run(given, outs, width=Width.parse(boundary), block=block, seed=seed, workers=workers)
 
@@ -183,8 +192,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--labels", type=location, metavar="TILES", help="labels, as a flag")
     parser.add_argument("--masks", type=location, metavar="TILES", help="masks, as a flag")
     parser.add_argument(
-        "--checkpoint", type=location, action=Once, metavar="FILE",
-        help="checkpoint, or exported model, to predict with instead of --masks",
+        "--checkpoint", type=location, action="append", metavar="FILE",
+        help="checkpoint, or exported model, to predict with instead of --masks; several are an ensemble",
     )  # fmt: skip
     parser.add_argument(
         "--images", type=location, metavar="TILES",
@@ -214,7 +223,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pixels of neighbouring tiles to include on each side (default: the model's)",
     )  # fmt: skip
     group.add_argument("--batch_size", "--bs", type=int, metavar="N", help="tiles per batch on a GPU (default: 8)")
-    group.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    add_ensemble(group)
+    group.add_argument(
+        "--device", help="cpu, cuda (all GPUs), cuda:1, cuda:0,cuda:1, ... (default: all GPUs if there are any)"
+    )
     group.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="float32",
         help="what the network computes in (default: float32)",
@@ -224,6 +236,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def resolve(args: argparse.Namespace) -> None:
     """Give each of the places its meaning: labels, masks or images, and the outputs, less those given as flags."""
+    resolve_threshold(args)
     names = ["labels", "masks" if args.checkpoint is None else "images"]
     places, wanted = list(args.places), [name for name in names if getattr(args, name) is None]
     if len(places) < len(wanted) or (args.out is None) == (len(places) == len(wanted)):

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
+import numpy.typing as npt
 
 from rsp.shared.errors import ServingError, TileError, UsageError
-from rsp.shared.images import decode, decode_mask, encode_mask
+from rsp.shared.images import decode, decode_mask, encode, encode_mask
 from rsp.shared.learning.card import ModelCard
-from rsp.shared.learning.local import Answered, Local, ReadWindow
-from rsp.shared.learning.resize import resize_mask
+from rsp.shared.learning.ensemble import Answered
+from rsp.shared.learning.local import Local, ReadWindow
+from rsp.shared.learning.resize import resize_mask, resize_planes
 from rsp.shared.learning.windows import TileImages, Windows, in_strips
 from rsp.shared.parallel import parallel_map
 from rsp.shared.progress import progress
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import TileReader, TileWriter
 
-# A tile, and its mask as PNG or why there is none.
-Answer = tuple[Tile, bytes | TileError]
+
+class Encoded(NamedTuple):
+    """What is written of a tile: its mask as PNG, and its probabilities as TIFF where they are asked for."""
+
+    mask: bytes
+    probabilities: bytes | None = None
+
+
+# A tile, and what is written of it or why nothing is.
+Answer = tuple[Tile, Encoded | TileError]
 
 
 class Answerer(Protocol):
@@ -33,21 +43,26 @@ class Answerer(Protocol):
         """What it computes in: float32 or bfloat16."""
         ...
 
-    def answers(self, tiles: Iterable[Tile], read: ReadWindow, overlap: int) -> Iterator[Answer]:
+    def answers(
+        self, tiles: Iterable[Tile], read: ReadWindow, overlap: int, *, probabilities: bool = False
+    ) -> Iterator[Answer]:
         """Yield the answer for each tile, in order."""
         ...
 
 
 class Model(Local):
-    """A checkpoint or an exported model in this process; see `Local`."""
+    """Models in this process; see `Local`."""
 
     raw = False
 
-    def answers(self, tiles: Iterable[Tile], read: ReadWindow, overlap: int) -> Iterator[Answer]:
-        return self.each(tiles, read, overlap, self._encoded)
+    def answers(
+        self, tiles: Iterable[Tile], read: ReadWindow, overlap: int, *, probabilities: bool = False
+    ) -> Iterator[Answer]:
+        return self.each(tiles, read, overlap, self._encoded, probabilities=probabilities)
 
-    def _encoded(self, tile: Tile, found: Answered) -> bytes:
-        return encode_mask(found.mask, self.card.colors)
+    def _encoded(self, tile: Tile, found: Answered) -> Encoded:
+        mask = encode_mask(found.mask, self.card.colors)
+        return Encoded(mask, None if found.probabilities is None else encode_planes(found.probabilities))
 
     def __enter__(self) -> Self:
         return self
@@ -83,15 +98,27 @@ class Remote:
         if overlap > self.card.overlap:
             raise UsageError(f"--tile_overlap is {overlap}, the served model takes up to {self.card.overlap}")
 
-    def answers(self, tiles: Iterable[Tile], read: ReadWindow, overlap: int) -> Iterator[Answer]:
+    def answers(
+        self, tiles: Iterable[Tile], read: ReadWindow, overlap: int, *, probabilities: bool = False
+    ) -> Iterator[Answer]:
         return parallel_map(
-            lambda tile: (tile, self._answer(tile, read, overlap)), tiles, self.workers, threads=True
+            lambda tile: (tile, self._answer(tile, read, overlap, probabilities)),
+            tiles,
+            self.workers,
+            threads=True,
         )
 
-    def _answer(self, tile: Tile, read: ReadWindow, overlap: int) -> bytes | TileError:
+    def _answer(self, tile: Tile, read: ReadWindow, overlap: int, probabilities: bool) -> Encoded | TileError:
         try:
-            window = read(tile)
-            return self._checked(self.client.predict(self.client.encode(window), overlap=overlap), tile, read)
+            image = self.client.encode(read(tile))
+            mask = self._checked(self.client.predict(image, overlap=overlap), tile, read)
+            if not probabilities:
+                return Encoded(mask)
+            # Asked for by themselves: bytes that are equal do not tell which of two classes the mask has.
+            planes = self.client.probabilities(image, overlap=overlap)
+            if planes.shape != (len(self.card.classes), *(self.card.tile_size,) * 2):
+                raise TileError("the endpoint did not answer with the probabilities of this tile")
+            return Encoded(mask, encode_planes(resize_planes(planes, *read.shape(tile))))
         except TileError as error:
             return error
 
@@ -146,11 +173,17 @@ class Live(Remote):
                     f"and its border it {reason}; leave out --source, so that the pixels are sent"
                 )
 
-    def _answer(self, tile: Tile, read: ReadWindow, overlap: int) -> bytes | TileError:
+    def _answer(self, tile: Tile, read: ReadWindow, overlap: int, probabilities: bool) -> Encoded | TileError:
+        assert not probabilities  # the tool has refused them
         try:
-            return self._checked(self.client.live(self.source, tile, overlap=overlap), tile, read)
+            return Encoded(self._checked(self.client.live(self.source, tile, overlap=overlap), tile, read))
         except TileError as error:
             return error
+
+
+def encode_planes(planes: npt.NDArray[np.uint8]) -> bytes:
+    """Encode probabilities, shape (classes, height, width), as a TIFF of a band for each class."""
+    return encode(np.moveaxis(planes, 0, 2), "tif")
 
 
 def run(
@@ -159,8 +192,17 @@ def run(
     tiles: Sequence[Tile],
     writer: TileWriter,
     overlap: int,
+    probabilities: TileWriter | None = None,
 ) -> tuple[list[Tile], dict[Tile, str]]:
     """Predict tiles and write their masks.
+
+    Args:
+        answerer: What answers them.
+        readers: The tile set of each channel, by name.
+        tiles: The tiles.
+        writer: Of the masks. Those that it has are kept.
+        overlap: Pixels of the neighbours that a tile is predicted with.
+        probabilities: Writer of the probabilities; None where they are not wanted.
 
     Returns:
         The tiles that the output has now, and those that failed, with the reason.
@@ -171,16 +213,21 @@ def run(
     """
     card = answerer.card
     read = Windows(TileImages(readers, card.channels, card.tile_size, raw=answerer.raw), overlap)
-    todo = [tile for tile in in_strips(tiles) if tile not in writer.done]
+    done = writer.done if probabilities is None else writer.done & probabilities.done
+    todo = [tile for tile in in_strips(tiles) if tile not in done]
     if isinstance(answerer, Live):
         answerer.check_pixels(todo, read, overlap)
     failed: dict[Tile, str] = {}
-    answers = answerer.answers(todo, read, overlap)
+    answers = answerer.answers(todo, read, overlap, probabilities=probabilities is not None)
     for tile, answer in progress(answers, "predict", total=len(todo)):
         if isinstance(answer, TileError):
             failed[tile] = str(answer)
-        else:
-            writer.write(tile, answer)
+            continue
+        if probabilities is not None and tile not in probabilities.done:
+            assert answer.probabilities is not None
+            probabilities.write(tile, answer.probabilities)
+        if tile not in writer.done:
+            writer.write(tile, answer.mask)
     if todo and len(failed) == len(todo) and not writer.done:
         tile, reason = min(failed.items())
         raise TileError(f"none of {len(todo)} tiles could be predicted; {zxy(tile)}: {reason}")

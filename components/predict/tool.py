@@ -2,6 +2,9 @@
 
 rsp predict --checkpoint checkpoint.safetensors images masks
 rsp predict --checkpoint model.onnx --cover validation/cover images.pmtiles masks.pmtiles
+rsp predict --checkpoint a.safetensors --checkpoint b.safetensors --tta d4 --threshold building=0.4 images masks
+rsp predict --checkpoint checkpoint.safetensors --probabilities probabilities.pmtiles images masks
+rsp tile probabilities.pmtiles probabilities.tif
 rsp predict --endpoint http://127.0.0.1:8080 images masks
 rsp predict --endpoint http://127.0.0.1:8080 --source town images masks
 """
@@ -9,19 +12,31 @@ rsp predict --endpoint http://127.0.0.1:8080 --source town images masks
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from rsp.shared.arguments import Once, add_config, add_out, add_trust_model, add_web_ui, add_workers, require
+from rsp.shared.arguments import (
+    Once,
+    add_config,
+    add_ensemble,
+    add_out,
+    add_trust_model,
+    add_web_ui,
+    add_workers,
+    require,
+    resolve_threshold,
+)
 from rsp.shared.claims import check_paths, tile_set, tiles_output
-from rsp.shared.locations import Location, location
+from rsp.shared.locations import Location, listed, location
 from rsp.shared.report import Result
 
 if TYPE_CHECKING:
     from rsp.shared.learning.card import ModelCard
+    from rsp.shared.tileset import TileWriter
 
 
 @dataclass(kw_only=True)
@@ -32,7 +47,7 @@ class PredictResult(Result):
         tiles: How many tiles were predicted.
         kept: How many were there already (`--resume`).
         overlap: Pixels of the neighbouring tiles that each was predicted with.
-        model: UUID of the model.
+        model: UUID of the model; of several all, with commas between them.
         precision: What it computed in: float32, or bfloat16.
     """
 
@@ -47,7 +62,7 @@ def predict(
     tiles: Location,
     out: Location,
     *,
-    checkpoint: Location | None = None,
+    checkpoint: Location | Sequence[Location] | None = None,
     endpoint: str | None = None,
     source: str | None = None,
     config: Location | None = None,
@@ -55,6 +70,9 @@ def predict(
     tile_size: int | None = None,
     tile_overlap: int | None = None,
     cover: Location | None = None,
+    probabilities: Location | None = None,
+    tta: Literal["none", "flips", "d4"] = "none",
+    threshold: float | Mapping[str, float] | None = None,
     resume: bool = False,
     allow_empty: bool = False,
     batch_size: int | None = None,
@@ -75,7 +93,9 @@ def predict(
     Args:
         tiles: The tile set of images; for a model of several channels a folder that holds one for each, by name.
         out: The tile set of masks to write.
-        checkpoint: A checkpoint, or a model exported to ONNX, TorchScript or torch.export.
+        checkpoint: A checkpoint, or a model exported to ONNX, TorchScript or torch.export. Several are an
+            ensemble: the mean of their probabilities decides. They have the same channels, classes and size of
+            tiles, and see the largest of their overlaps.
         endpoint: Ask the model that TorchServe has at this URL instead, tile by tile.
         source: Name of the source of a live front (`endpoint`) that holds the same tiles: they are named to it,
             not sent. Whether it does is checked on some of them.
@@ -87,11 +107,25 @@ def predict(
         cover: Predict only the tiles of this cover (neighbours are still looked at). Those of which the list
             beside the images says that they do not exist, see `rsp.components.download.tool.download`, are no
             failure, and are listed beside the masks.
-        resume: Keep the masks that are there, if they are of the same model.
+        probabilities: The tile set of probabilities to write, too: TIFF of uint8, a band for each class in their
+            order, the background included; 255 is 1. Each byte is rounded by itself, so those of a pixel may sum
+            to a little more or less. Where tiles are brought to the size of the model, they are brought back as
+            masks are. `rsp evaluate --probabilities` reads them, and `rsp tile` makes a cloud-optimised GeoTIFF
+            of them. An endpoint is asked twice for each tile.
+        tta: Test-time augmentation: `none`, or the mean of the probabilities with which a window is seen in 4 ways
+            (`flips`: mirrored along either axis and both) or in 8 (`d4`: turned by quarters, too). It takes as
+            many times the time.
+        threshold: From what probability on a class is answered, by its title; one number for a model of a single
+            class and a background. A class that has a threshold is answered where its probability is at least
+            that, and only there: of several that reach theirs, the one that is the most times above it. Where none
+            does, the most probable class without a threshold is. The background has none.
+        resume: Keep the masks that are there, if they were made in the same way by the same model.
         allow_empty: There may be no image of the cover's tiles: the archive of masks is empty then.
         batch_size: Tiles that a GPU works on at once. A CPU takes each by itself.
         workers: Tiles worked on at once on a CPU; readers for a GPU; requests under way for an endpoint.
-        device: As `cpu`, `cuda`, `cuda:1`; a GPU if there is one where None.
+        device: As `cpu`, `cuda:1`, `cuda` for all GPUs that are visible, or several with commas between them
+            (`cuda:0,cuda:1`): each works on batches of its own. All GPUs where None, or the CPU where there is
+            none.
         precision: What the network computes in. bfloat16 takes less time where the processor or the GPU has it,
             and gives about one pixel in a thousand another class. An endpoint has a precision of its own.
         trust_model: Load an exported model even where it could run any code: only for files of your own.
@@ -100,15 +134,18 @@ def predict(
         web_ui: Write the web map.
 
     Raises:
-        UsageError: neither checkpoint nor endpoint, or arguments that are not the model's.
+        UsageError: neither checkpoint nor endpoint, arguments that are not the model's, or models that cannot
+            answer together.
+        ConfigError: a threshold of a class that there is not.
         ModelError: no model, a damaged one, or one that does not answer as its card says.
         ServingError: the endpoint does not answer.
-        TileSetError: no tile set, or one of another model's masks to resume.
+        TileSetError: no tile set, or masks to resume that another model made, or in another way.
         TileError: not one tile could be predicted, or exists.
     """
     from rsp.components.predict.answer import Live, Model, Remote, run
     from rsp.shared.covers import Cover
-    from rsp.shared.errors import TileError, TileSetError, UsageError
+    from rsp.shared.errors import TileError, UsageError
+    from rsp.shared.learning.card import warn_of_zoom
     from rsp.shared.learning.windows import open_channels
     from rsp.shared.parallel import cpu_count
     from rsp.shared.report import absent_cover, absent_of, note_absent, note_failures
@@ -121,6 +158,11 @@ def predict(
         raise UsageError("give exactly one of --checkpoint and --endpoint")
     if endpoint is not None and precision != "float32":
         raise UsageError("--precision is for --checkpoint; what serves the endpoint has its own (`rsp serve`)")
+    if endpoint is not None and (tta != "none" or threshold is not None):
+        flag = "tta" if tta != "none" else "threshold"
+        raise UsageError(f"--{flag} is for --checkpoint; an endpoint answers in one way")
+    if source is not None and probabilities is not None:
+        raise UsageError("--probabilities: a live front has none of its sources; leave out --source")
     if source is not None and endpoint is None:
         raise UsageError("--source is one of a live front: give its --endpoint")
     for name, value, low in (
@@ -130,8 +172,13 @@ def predict(
             raise UsageError(f"--{name} must be at least {low}, got {value}")
     if allow_empty and not is_archive(out):
         raise UsageError(f"--allow_empty is for archives: name the output {out}.pmtiles")
-    target = tiles_output(out, web_ui=web_ui)
-    check_paths([target], [tile_set(tiles), checkpoint, config, web_ui_template], cover=cover)
+    if allow_empty and probabilities is not None and not is_archive(probabilities):
+        raise UsageError(f"--allow_empty is for archives: name the probabilities {probabilities}.pmtiles")
+    checkpoints = listed(checkpoint)
+    targets = [tiles_output(out, web_ui=web_ui)]
+    if probabilities is not None:
+        targets.append(tiles_output(probabilities, web_ui=False))
+    check_paths(targets, [tile_set(tiles), *checkpoints, config, web_ui_template], cover=cover)
     # Refuse a cover that cannot be read before a network is loaded.
     wanted = None if cover is None else read_cover(cover)
     if wanted is not None:
@@ -141,14 +188,15 @@ def predict(
     if endpoint is not None:
         answerer = Remote(endpoint, count) if source is None else Live(endpoint, source, count)
     else:
-        assert checkpoint is not None
         answerer = Model(
-            checkpoint,
+            checkpoints,
             device=device,
             batch_size=batch_size,
             workers=count,
             precision=precision,
             trust_model=trust_model,
+            tta=tta,
+            threshold=threshold,
         )
     card = answerer.card
     _check(card, config, model, tile_size)
@@ -157,7 +205,7 @@ def predict(
     with ExitStack() as stack:
         stack.enter_context(answerer)
         readers = stack.enter_context(open_channels(tiles, card.channels, empty=allow_empty))
-        check_paths([target], [reader.path for reader in readers.values()])
+        check_paths(targets, [reader.path for reader in readers.values()])
         if wanted is None:
             wanted = sorted(reduce(or_, (reader.cover() for reader in readers.values())))
             if wanted or not allow_empty:
@@ -166,24 +214,33 @@ def predict(
         wanted = [tile for tile in wanted if tile not in absent]
         if not wanted and not allow_empty:
             raise TileError(f"none of {len(absent)} tiles exists in {tiles}, as {absent_cover(tiles)} says")
+        if wanted:
+            warn_of_zoom(card, wanted[0].z, tiles)
         readers = {name: in_squares(reader, wanted) for name, reader in readers.items()}
         writer = stack.enter_context(open_writer(out, "png", resume=resume, empty=allow_empty))
-        if writer.done and writer.metadata.get("model", card.uuid) != card.uuid:
-            raise TileSetError(
-                f"{out} has {len(writer.done)} masks of another model ({writer.metadata['model']}, this one is "
-                f"{card.uuid}): leave out --resume to make all of them with this one, or choose another output"
-            )
-        described = {"model": card.uuid, "classes": classes_metadata(card.classes)}
+        thresholds = {}
+        if isinstance(answerer, Model):
+            thresholds = {card.classes[index].title: least for index, least in answerer.thresholds.items()}
+        made = {"model": card.uuid, "precision": answerer.precision, "tta": tta, "threshold": thresholds}
+        _check_resumed(writer, "masks", made)
         background = {} if card.background else {"background": False}
-        writer.describe(described | {"precision": answerer.precision} | background)
-        done, failed = run(answerer, readers, wanted, writer, overlap)
+        writer.describe(made | {"classes": classes_metadata(card.classes)} | background)
+        planes = None
+        if probabilities is not None:
+            # Opened last and so closed first: where there are masks of a run, there are its probabilities.
+            planes = stack.enter_context(open_writer(probabilities, "tif", resume=resume, empty=allow_empty))
+            made.pop("threshold")
+            _check_resumed(planes, "probabilities", made)
+            planes.describe(made | {"bands": [entry.title for entry in card.classes]})
+        before = writer.done if planes is None else writer.done & planes.done
+        done, failed = run(answerer, readers, wanted, writer, overlap, planes)
     note_failures(out, failed)
     note_absent(out, absent)
     if web_ui:
         write_webmap(out, done, "png", base_url=web_ui_base_url, template=web_ui_template)
-    kept = len(writer.done & Cover.of(wanted))
+    kept = len(before & Cover.of(wanted))
     return PredictResult(
-        tiles=len(done) - len(writer.done),
+        tiles=len(done) - len(before),
         kept=kept,
         overlap=overlap,
         model=card.uuid,
@@ -191,6 +248,24 @@ def predict(
         failed=failed,
         absent=sorted(absent),
     )
+
+
+def _check_resumed(writer: TileWriter, what: str, made: Mapping[str, Any]) -> None:
+    """Raise `TileSetError` where a tile set to resume was made by another model, or in another way."""
+    from rsp.shared.errors import TileSetError
+
+    if not writer.done:
+        return
+    for name, ours in made.items():
+        # What an older version wrote does not say how: it had no choice.
+        theirs = writer.metadata.get(name, {"tta": "none", "threshold": {}}.get(name, ours))
+        if theirs == ours:
+            continue
+        other = "of another model" if name == "model" else f"of another {name}"
+        raise TileSetError(
+            f"{writer.path} has {len(writer.done)} {what} {other} ({theirs or 'none'}, this one is "
+            f"{ours or 'none'}): leave out --resume to make all of them with this one, or choose another output"
+        )
 
 
 def _check(card: ModelCard, config: Location | None, model: str | None, tile_size: int | None) -> None:
@@ -223,12 +298,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_out(parser, "tile set of masks to write (a directory, or a .pmtiles file)")
     parser.add_argument(
-        "--checkpoint",
-        type=location,
-        action=Once,
-        metavar="FILE",
-        help="checkpoint, or exported model (ONNX, TorchScript, pt2)",
-    )
+        "--checkpoint", type=location, action="append", metavar="FILE",
+        help="checkpoint, or exported model (ONNX, TorchScript, pt2); several are an ensemble",
+    )  # fmt: skip
     parser.add_argument(
         "--endpoint", action=Once, metavar="URL", help="URL of TorchServe, to use instead of --checkpoint"
     )
@@ -247,6 +319,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="pixels of neighbouring tiles to include on each side (default: the model's)",
     )  # fmt: skip
     parser.add_argument("--cover", type=location, metavar="FILE", help="predict only the tiles of this cover")
+    parser.add_argument(
+        "--probabilities", type=location, action=Once, metavar="TILES",
+        help="tile set of probabilities to write, too: uint8, a band for each class",
+    )  # fmt: skip
+    add_ensemble(parser)
     parser.add_argument("--resume", action="store_true", help="keep existing masks")
     parser.add_argument(
         "--allow_empty", action="store_true",
@@ -256,7 +333,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch_size", "--bs", type=int, metavar="N", help="tiles per batch on a GPU (default: 8)"
     )
     add_workers(parser, what="tiles in parallel")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)")
+    parser.add_argument(
+        "--device", help="cpu, cuda (all GPUs), cuda:1, cuda:0,cuda:1, ... (default: all GPUs if there are any)"
+    )
     parser.add_argument(
         "--precision", choices=("float32", "bfloat16"), default="float32",
         help="what the network computes in; bfloat16 is quicker where the processor has it (default: float32)",
@@ -266,5 +345,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def resolve(args: argparse.Namespace) -> None:
-    """Bring `out` and `--out` to one form."""
+    """Bring `out` and `--out` to one form, and thresholds to a table."""
     require(args, "out")
+    resolve_threshold(args)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from typing import Any
@@ -150,6 +151,16 @@ class ModelCard:
             return _card(data)
         except ConfigError as error:
             raise ModelError(str(error)) from error
+
+
+def warn_of_zoom(card: ModelCard, zoom: int, where: object) -> None:
+    """Print a warning where tiles are of another zoom than those that a model learnt from."""
+    if card.zoom is not None and zoom != card.zoom:
+        print(
+            f"warning: {where} is of zoom {zoom}, and the model was trained on zoom {card.zoom}, where things are "
+            f"{'smaller' if zoom > card.zoom else 'larger'}: its answers may be poor",
+            file=sys.stderr,
+        )
 
 
 def library_versions(*libraries: str) -> dict[str, str]:

@@ -22,3 +22,17 @@ def describe_devices() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "devices": devices,
     }
+
+
+def devices_of(text: str | None) -> list[str]:
+    """Return the devices that a person asks for.
+
+    Args:
+        text: As `cpu`, `cuda` for all GPUs that are visible, `cuda:1`, or several with commas between them; all
+            GPUs, or the CPU where there is none, for None.
+    """
+    if text is None:
+        text = "cuda" if torch.cuda.is_available() else "cpu"
+    if text == "cuda":
+        return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or [text]
+    return [part.strip() for part in text.split(",")]

@@ -14,7 +14,7 @@ from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.formats import window_side
 from rsp.shared.learning.inference import Predictor, Scores
 from rsp.shared.learning.normalise import pick_bands, stacked_type
-from rsp.shared.learning.resize import resize_mask, size_bands
+from rsp.shared.learning.resize import resize_mask, resize_planes, size_bands
 
 
 def sent_bands(card: ModelCard) -> int:
@@ -105,7 +105,7 @@ def _as_sent(array: Array, height: int, width: int) -> Array:
         return array
     if array.ndim == 2:
         return resize_mask(array, height, width)
-    return np.stack([resize_mask(plane, height, width) for plane in array])
+    return resize_planes(array, height, width)
 
 
 def predict_tiles(

@@ -8,6 +8,7 @@ the tile, by the class under the centre of each pixel; so does a label on its wa
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from rsp.shared.config import Channel
@@ -50,6 +51,13 @@ def resize_mask(mask: Mask, height: int, width: int) -> Mask:
         for wanted, length in zip((height, width), mask.shape, strict=True)
     ]
     return mask[np.ix_(rows, columns)]
+
+
+def resize_planes(planes: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Bring what a network says of each class, shape (classes, height, width), to a size as `resize_mask` does."""
+    if planes.shape[1:] == (height, width):
+        return planes
+    return np.stack([resize_mask(plane, height, width) for plane in planes])
 
 
 def size_bands(image: Array, channel: Channel, side: int) -> Array:

@@ -20,10 +20,11 @@ from PIL import Image
 from rsp.components.predict.answer import Model
 from rsp.components.predict.component import predict as predict_component
 from rsp.components.predict.tool import predict
+from rsp.serving.answers import PROBABILITIES
 from rsp.shared.config import Channel
 from rsp.shared.errors import ModelError, ServingError, TileError, UsageError
 from rsp.shared.images import decode_mask, encode
-from rsp.shared.learning.encoded import predict_tiles
+from rsp.shared.learning.encoded import predict_arrays, predict_tiles
 from rsp.shared.learning.inference import load_predictor
 from rsp.shared.learning.resize import resize_image
 from rsp.shared.learning.windows import TileImages, Windows, read_window
@@ -347,6 +348,8 @@ def serve():
             def answer(self, status: int, kind: str, body: bytes) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
+                if kind == PROBABILITIES:
+                    self.send_header("X-Shape", self.shape)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
@@ -358,6 +361,10 @@ def serve():
                 data = self.rfile.read(int(self.headers["Content-Length"]))
                 overlap = self.headers.get("X-Overlap")
                 overlaps.append(int(overlap or 0))
+                if self.headers["Accept"] == PROBABILITIES:
+                    (planes,) = predict_arrays(predictor, [data], int(overlap or 0), probabilities=True)
+                    self.shape = ",".join(map(str, planes.shape))
+                    return self.answer(200, PROBABILITIES, planes.tobytes())
                 (mask,) = predict_tiles(predictor, [data], int(overlap) if overlap else None)
                 if isinstance(mask, TileError):
                     body = json.dumps({"error": "bad tile", "detail": str(mask)}).encode()
@@ -385,6 +392,17 @@ def test_an_endpoint_gives_the_masks_of_its_model(models, images, tmp_path, rsp,
     predict(images, tmp_path / "local", checkpoint=models["checkpoint"], tile_overlap=overlap)
     assert contents(tmp_path / "remote") == contents(tmp_path / "local")
     assert set(overlaps) == {16 if overlap is None else overlap}
+
+
+@pytest.mark.parametrize("side", [64, 96])
+def test_an_endpoint_gives_the_probabilities_of_its_model(models, tmp_path, serve, side):
+    tiles = make_tileset(tmp_path / "t", BLOCK[:4], draw=lambda tile: noise(tile, side))
+    url, _ = serve(models["pt2"])
+    for name, where in (("remote", {"endpoint": url}), ("local", {"checkpoint": models["checkpoint"]})):
+        predict(tiles, tmp_path / name, probabilities=tmp_path / f"{name}.pmtiles", web_ui=False, **where)
+    assert (tmp_path / "remote.pmtiles").read_bytes() == (tmp_path / "local.pmtiles").read_bytes()
+    assert contents(tmp_path / "remote") == contents(tmp_path / "local")
+    assert len(contents(tmp_path / "remote.pmtiles")) == 4
 
 
 def test_an_endpoint_gets_all_bands_and_channels(tmp_path, serve):
@@ -443,6 +461,16 @@ def test_component(models, images, tmp_path, run_component):
     assert contents(step.path("masks")) == contents(tmp_path / "m")
     metadata = step.artifacts["masks"]["metadata"]
     assert (metadata["rsp_kind"], metadata["tiles"], metadata["overlap"]) == ("masks", 12, 16)
+
+
+def test_component_with_probabilities(models, images, tmp_path, run_component):
+    artifacts = {"images": images, "model": (models["pt2"], dsl.Model)}
+    how = {"tta": "flips", "threshold": {"building": 0.4}}
+    step = run_component(predict_component, artifacts, with_probabilities=True, **how)
+    predict(images, tmp_path / "m", checkpoint=models["pt2"], probabilities=tmp_path / "p", web_ui=False, **how)
+    assert contents(step.path("masks")) == contents(tmp_path / "m")
+    assert contents(step.path("probabilities")) == contents(tmp_path / "p")
+    assert step.artifacts["probabilities"]["metadata"]["rsp_kind"] == "probabilities"
 
 
 def test_component_with_endpoint_and_overlap(models, images, run_component, tmp_path, serve):
