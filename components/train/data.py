@@ -354,9 +354,10 @@ class Batches(Sampler[list[Key]]):
     """The batches of an epoch for one of several processes.
 
     For training, tiles are shuffled by seed and epoch; every process has the same number of batches of the same
-    sizes, since they wait for each other, and none but a batch size of 1 leads to a batch of one tile, of which
-    batch normalisation may find no variance: where tiles lack, the first ones of the shuffle come twice. For
-    validation, each tile comes once.
+    sizes, since they wait for each other, and together they have the tiles that one process with larger batches
+    would have. None but a batch size of 1 leads to a batch of one tile in all, of which batch normalisation may
+    find no variance: where tiles lack, the first ones of the shuffle come twice. For validation, each tile comes
+    once.
     """
 
     def __init__(
@@ -374,7 +375,8 @@ class Batches(Sampler[list[Key]]):
         if self.shuffled:
             order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist()
             each = -(-self.count // self.world)
-            if each % self.batch_size == 1 and self.batch_size > 1:
+            # Several processes normalise over the batches of all of them: theirs are those that one would have.
+            if each % self.batch_size == 1 and self.batch_size > 1 and self.world == 1:
                 each += 1
             order = [order[place % self.count] for place in range(each * self.world)]
         mine = order[self.rank :: self.world]

@@ -33,6 +33,7 @@ from rsp.components.train.start import (
     notes_on_filters,
     starting_point,
 )
+from rsp.components.train.syncnorm import gather_batch, synchronised
 from rsp.components.train.validation import share_buffers, validate
 from rsp.shared.errors import ModelError, PluginError, RspError
 from rsp.shared.learning.answers import check_logits, guarded_network
@@ -129,9 +130,11 @@ class Trainer:
         """Return the network as it is trained: over several processes their gradients are averaged."""
         if self.world.size == 1:
             return self.model
+        # A batch of one process is small; its statistics are taken over all of them.
         if self.device.type == "cuda":
-            # A batch on one device is small; its statistics are taken over all devices.
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # type: ignore[no-untyped-call]
+        else:
+            self.model = synchronised(self.model)
         devices = [self.device.index] if self.device.type == "cuda" else None
         # Some encoders have weights that no feature depends on.
         return DistributedDataParallel(self.model, device_ids=devices, find_unused_parameters=True)
@@ -238,9 +241,13 @@ class Trainer:
             images, labels, weights = self._batch(batch)
             with self._exchange(), enough_memory(len(images), images.shape[-1], self.device):
                 logits = self._forward(images)
-                self.divergence.see(logits, labels.long(), weights)
-                loss = self.loss(logits, labels.long(), weights)
-                self.optimiser.learn(loss, len(labels))
+                seen = logits, labels.long(), weights
+                if self.world.size > 1:
+                    seen = gather_batch(*seen)
+                self.divergence.see(*seen)
+                loss = self.loss(*seen)
+                # Gradients are averaged over processes, each of which has only those of its own tiles.
+                self.optimiser.learn(loss * self.world.size, len(labels))
             running.add(classes_of(logits.detach()), labels, loss, len(labels))
         self.optimiser.finish()
         return self.optimiser.rate, self._measured(running)

@@ -353,8 +353,16 @@ def test_training_batches_are_alike_in_every_process(count, world):
         shares.append(indices(batches))
         assert len(shares[-1]) == len(batches)
     sizes = [[len(batch) for batch in share] for share in shares]
-    assert all(size == sizes[0] for size in sizes) and min(sizes[0]) >= 2
+    assert all(size == sizes[0] for size in sizes) and world * min(sizes[0]) >= 2
     assert set(flat(flat(shares))) == set(range(count))
+
+
+@pytest.mark.parametrize("count", [16, 17, 18, 20, 21])
+def test_two_processes_take_the_batches_of_one(count):
+    one = indices(Batches(count, 4, shuffled=True, seed=3))
+    shares = [indices(Batches(count, 2, shuffled=True, seed=3, rank=rank, world=2)) for rank in range(2)]
+    both = [sorted(first + second) for first, second in zip(*shares, strict=True)]
+    assert both == [sorted(batch) for batch in one]
 
 
 def test_batches_of_one_are_what_was_asked_for():
