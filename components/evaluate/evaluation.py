@@ -104,11 +104,13 @@ def run(
     with ExitStack() as stack:
         local = None
         if given.predicting is not None:
+            # Labels or a cover that cannot be read are refused before a network is loaded.
+            common_tiles([given.labels], given.cover)
             local = _model(given.predicting, workers)
         classes = _classes(given, local.card.classes if local else None)
         background = _has_background(given, local.card if local else None)
         tally = Tally(classes, block, background=background)
-        masks = _predicted(given, local, outs[0], tally, stack) if local else _given(given)
+        masks = _predicted(given, local, outs[0], tally, width, stack) if local else _given(given)
         predicted = masks.predicted
         failed = dict(predicted.failed) if predicted else {}
         job = Job(
@@ -214,7 +216,7 @@ def _model(how: Predicting, workers: int | None) -> Local:
     )
 
 
-def _predicted(given: Given, local: Local, out: Location, tally: Tally, stack: ExitStack) -> Masks:
+def _predicted(given: Given, local: Local, out: Location, tally: Tally, width: Width, stack: ExitStack) -> Masks:
     """Return masks that a model makes now; they are removed with the stack."""
     from rsp.components.evaluate.predicted import predict_area
     from rsp.shared.learning.card import warn_of_zoom
@@ -228,7 +230,9 @@ def _predicted(given: Given, local: Local, out: Location, tally: Tally, stack: E
     area = common_tiles([given.labels, *sets], given.cover)
     warn_of_zoom(local.card, area.zooms[0], given.images)
     path = stack.enter_context(scratch(out)) / "masks.pmtiles"
-    predicted = predict_area(local, given.images, given.labels, area, path, overlap=overlap, ignored=tally.ignored)
+    predicted = predict_area(
+        local, given.images, given.labels, area, path, overlap=overlap, ignored=tally.ignored, width=width
+    )
     _check(tally, predicted.failed, left=len(predicted.area))
     first = local.card.channels[0].name
     return Masks(path, predicted.area, local.card.uuid, dict(zip(readers, sets, strict=True))[first], predicted)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rsp.components.evaluate.boundary import Width
 from rsp.components.evaluate.calibration import LEVELS, Levels, brier, ece, levels_of
 from rsp.components.evaluate.work import check_mask, in_order, read_label
 from rsp.shared.covers import Cover
@@ -52,6 +53,7 @@ def predict_area(
     *,
     overlap: int,
     ignored: tuple[int, ...],
+    width: Width,
 ) -> Predicted:
     """Predict the tiles of an area, write their masks, and compare their probabilities with the labels.
 
@@ -63,6 +65,7 @@ def predict_area(
         masks: The archive of masks to write.
         overlap: Pixels of the neighbours that a tile is predicted with.
         ignored: The classes whose pixels of the labels are not looked at.
+        width: How wide boundaries are; a tile that is too small for them fails.
     """
     card = local.card
     classes = len(card.classes)
@@ -78,6 +81,7 @@ def predict_area(
             assert answered.probabilities is not None
             label = read_label(truth, tile, classes, ignored)
             check_mask(answered.mask, label, classes)
+            width.pixels(tile, *label.shape)
             levels = levels_of(label, answered.mask, answered.probabilities)
             return encode_mask(answered.mask, card.colors), levels
 

@@ -394,6 +394,23 @@ def test_a_checkpoint_is_its_masks_and_probabilities(modelled, tmp_path):
             assert path.read_bytes() == (tmp_path / "x" / path.name).read_bytes(), path
 
 
+def test_tiles_that_are_too_small_for_a_boundary(modelled, tmp_path):
+    """They count in no number, the calibration of a model among them."""
+    m = modelled
+
+    def side(tile: Tile) -> int:
+        return 64 if tile.x < 103 else 16
+
+    images = make_tileset(tmp_path / "images", LABELLED, draw=lambda tile: noise(tile, side(tile)))
+    labels = make_tileset(
+        tmp_path / "labels", LABELLED, draw=lambda tile: bright(tile)[: side(tile), : side(tile)]
+    )
+    found = evaluate(labels, [tmp_path / "m.json"], checkpoint=m.model, images=images, boundary="20", workers=0)
+    assert len(found.failed) == 4 and "as wide as the tile" in min(found.failed.values())
+    bins = found.reliability["predicted class"]
+    assert sum(each["pixels"] for each in bins) == found.pixels == 64 * 64 * (len(LABELLED) - 4)
+
+
 def test_a_model_without_a_background_says_so_in_its_masks(modelled, tmp_path):
     model = make_blurred(tmp_path / "model.safetensors", background=False)
     predict(modelled.images, tmp_path / "masks", checkpoint=model, web_ui=False)
