@@ -21,23 +21,33 @@ class Recipe:
         "processor "
         "or the GPU has it. A training is resumed in the same."
     )  # fmt: skip
-    crop: int = key(0, "int", "Side in pixels of the random crops that it learns from; 0 takes whole tiles.")
+    crop: int = key(
+        0, "int", "Side in pixels of the random crops that it learns from, cut from tiles of `ts` across their "
+        "borders; an epoch has as many as cover the tiles once. 0 takes whole tiles."
+    )  # fmt: skip
     scale: tuple[float, ...] = key(
-        (1.0, 1.0), "floats", "The smallest and the largest factor by which a crop is enlarged, drawn at random."
+        (1.0, 1.0), "floats", "The smallest and the largest factor by which a crop is enlarged, drawn at random, "
+        "as `[0.75, 1.33]`."
+    )  # fmt: skip
+    rotate: float = key(
+        0.0, "weight", "The largest angle, in degrees, by which a crop is turned besides the moves of `da`."
     )
-    rotate: float = key(0.0, "weight", "The largest angle, in degrees, by which a crop is turned besides flips.")
-    cutmix: float = key(0.0, "fraction", "Probability that a part of a crop is that of another.")
-    balance: float = key(0.0, "fraction", "Fraction of the crops that are drawn around a pixel of a rare class.")
-    hard: float = key(
-        0.0, "weight", "How much more often tiles of a high loss are drawn: the power of their loss."
+    cutmix: float = key(
+        0.0,
+        "fraction",
+        "Probability that a rectangle of a crop is that of another (CutMix, arxiv.org/abs/1905.04899).",
     )
+    balance: float = key(
+        0.0, "fraction", "Fraction of the crops that are cut around a pixel of a rare class: of each but the most "
+        "frequent class equally often."
+    )  # fmt: skip
     weights: str | None = key(
         None, "str", "Name of a tile set in the training data that weighs pixels, as `rsp rasterize --weights` "
         "writes it."
     )  # fmt: skip
     weight_scale: float = key(4.0, "weight", "What a weight of 255 adds to the weight of a pixel, which is 1.")
     tile_weights: str | None = key(
-        None, "str", "A CSV file of x, y, z and a weight: how often each tile is drawn beside the others."
+        None, "str", "A CSV file of `x,y,z,weight`: how often tiles are drawn beside the others, which weigh 1."
     )
     classes_weights: str | None = key(
         None, "str", "`auto` measures weights of the classes on the labels, in place of those of `[[classes]]`."
@@ -72,6 +82,19 @@ class Recipe:
                 f"{where}: scale: expected two factors above 0 and up to 8, the smaller first, got "
                 f"{list(self.scale)}"
             )
+        asked = {
+            "scale": self.scale != (1.0, 1.0),
+            "rotate": self.rotate,
+            "cutmix": self.cutmix,
+            "balance": self.balance,
+        }
+        if not self.crop and any(asked.values()):
+            name = next(name for name, value in asked.items() if value)
+            raise ConfigError(
+                f"{where}: {name} is about crops: give crop, their side in pixels, as half that of tiles (`ts`)"
+            )
+        if self.rotate > 180:
+            raise ConfigError(f"{where}: rotate: expected degrees up to 180, got {self.rotate:g}")
         if self.crop % 32:
             raise ConfigError(f"{where}: crop: networks need a multiple of 32, got {self.crop}")
         if self.ema == 1:

@@ -8,7 +8,8 @@ only source of chance; it returns image and label of the same shapes. `height` e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,39 +20,76 @@ from rsp.shared.errors import PluginError
 from rsp.shared.images import Mask
 
 Floats = npt.NDArray[np.float32]
-Augmentation = Callable[[Floats, Mask, np.random.Generator], tuple[Floats, Mask]]
+Augmentation = Callable[..., tuple[Floats, Mask]]
+# The bands that are of images, and not planes of classes; None: all of them.
+Bands = Sequence[int] | None
+# Image, label, and the weights of its pixels where there are some.
+Item = tuple[Floats, Mask, Mask | None]
 
 
-def none(image: Floats, label: Mask, rng: np.random.Generator) -> tuple[Floats, Mask]:
+def none(image: Floats, label: Mask, rng: np.random.Generator, bands: Bands = None) -> tuple[Floats, Mask]:
     """Leave all as it is."""
     return image, label
 
 
-def flip(image: Floats, label: Mask, rng: np.random.Generator) -> tuple[Floats, Mask]:
+def flip(image: Floats, label: Mask, rng: np.random.Generator, bands: Bands = None) -> tuple[Floats, Mask]:
     """Turn by a multiple of 90 degrees and mirror: one of the seven moves of the square that change it."""
     move = int(rng.integers(1, 8))
-    image, label = np.rot90(image, move % 4, axes=(1, 2)), np.rot90(label, move % 4)
-    return (image[:, :, ::-1], label[:, ::-1]) if move >= 4 else (image, label)
+    return _moved(image, move), _moved(label, move)
 
 
-def strong(image: Floats, label: Mask, rng: np.random.Generator) -> tuple[Floats, Mask]:
-    """As `flip`, and change brightness, contrast, the balance of the bands, sharpness and noise of the image.
+def color(image: Floats, label: Mask, rng: np.random.Generator, bands: Bands = None) -> tuple[Floats, Mask]:
+    """As `flip`, or unturned, and change contrast, brightness and the balance of the bands of the image.
 
-    The amounts are in standard deviations of the band: the image is normalised.
+    The amounts are in standard deviations of the band: the image is normalised. Larger ones were worse.
     """
+    move = int(rng.integers(8))
+    image = np.array(_moved(image, move))
+    _change(image, bands, lambda part: _recolor(part, rng))
+    return image, _moved(label, move)
+
+
+def strong(image: Floats, label: Mask, rng: np.random.Generator, bands: Bands = None) -> tuple[Floats, Mask]:
+    """As `flip`, and change brightness, contrast, the balance of the bands, sharpness and noise of the image."""
     image, label = flip(image, label, rng)
-    bands = image.shape[0]
-    contrast = rng.uniform(0.75, 1.25)
+    image = np.array(image)
+
+    def change(part: Floats) -> None:
+        _recolor(part, rng)
+        if rng.random() < 0.3:
+            part[:] = _blur(part)
+        if rng.random() < 0.5:
+            part += np.float32(rng.uniform(0.02, 0.15)) * rng.standard_normal(part.shape, dtype=np.float32)
+
+    _change(image, bands, change)
+    return image, label
+
+
+def _moved(sheet: npt.NDArray[Any], move: int) -> npt.NDArray[Any]:
+    """Turn the last two axes by 90 degrees, so many times, and mirror from the fourth move on."""
+    sheet = np.rot90(sheet, move % 4, axes=(-2, -1))
+    return sheet[..., ::-1] if move >= 4 else sheet
+
+
+def _change(image: Floats, bands: Bands, change: Callable[[Floats], None]) -> None:
+    """Change some bands in place: planes of classes have no colour."""
+    if bands is None:
+        change(image)
+    elif bands:
+        part = image[list(bands)]
+        change(part)
+        image[list(bands)] = part
+
+
+def _recolor(image: Floats, rng: np.random.Generator) -> None:
+    """Change contrast, brightness and the balance of the bands in place."""
+    contrast = np.float32(rng.uniform(0.75, 1.25))
     brightness = rng.uniform(-0.3, 0.3)
-    balance = rng.uniform(-0.15, 0.15, (bands, 1, 1))
-    center = image.mean(axis=(1, 2), keepdims=True)
-    image = (image - center) * np.float32(contrast) + center + (brightness + balance).astype(np.float32)
-    if rng.random() < 0.3:
-        image = _blur(image)
-    if rng.random() < 0.5:
-        sigma = np.float32(rng.uniform(0.02, 0.15))
-        image = image + sigma * rng.standard_normal(image.shape, dtype=np.float32)
-    return image.astype(np.float32, copy=False), label
+    shift = (brightness + rng.uniform(-0.15, 0.15, (len(image), 1, 1))).astype(np.float32)
+    # The mean of each band stays where it is.
+    shift += image.mean(axis=(1, 2), keepdims=True) * (1 - contrast)
+    image *= contrast
+    image += shift
 
 
 def _blur(image: Floats) -> Floats:
@@ -64,7 +102,14 @@ def _blur(image: Floats) -> Floats:
 
 
 # `simple` and `rgb` are names of the seed's successors.
-BUILTIN: dict[str, Augmentation] = {"none": none, "flip": flip, "strong": strong, "simple": flip, "rgb": strong}
+BUILTIN: dict[str, Any] = {
+    "none": none,
+    "flip": flip,
+    "color": color,
+    "strong": strong,
+    "simple": flip,
+    "rgb": strong,
+}
 
 
 def load_augmentation(name: str) -> Augmentation:
@@ -76,11 +121,42 @@ def load_augmentation(name: str) -> Augmentation:
 
 
 def augment(
+    augmentation: Augmentation,
+    name: str,
+    image: Floats,
+    label: Mask,
+    weights: Mask | None,
+    rng: np.random.Generator,
+    bands: Bands = None,
+) -> Item:
+    """Augment a tile.
+
+    Args:
+        augmentation: What `load_augmentation` returned.
+        name: What the configuration calls it.
+        image: (bands, height, width) float32, normalised.
+        label: (height, width) uint8.
+        weights: Likewise, the weights of the pixels if there are some; moved as the label is.
+        rng: Its source of chance.
+        bands: See `Bands`; ours change the colours of no others.
+
+    Raises:
+        PluginError: that fails, or does not give a tile of this kind.
+    """
+    if name.lower() in BUILTIN:
+        if weights is None:
+            return *augmentation(image, label, rng, bands), None
+        image, sheets = augmentation(image, np.stack([label, weights]), rng, bands)
+        return image, sheets[0], sheets[1]
+    if weights is not None:  # moved by the same draws
+        weights = _called(augmentation, name, image.copy(), weights, copy.deepcopy(rng))[1]
+    return *_called(augmentation, name, image, label, rng), weights
+
+
+def _called(
     augmentation: Augmentation, name: str, image: Floats, label: Mask, rng: np.random.Generator
 ) -> tuple[Floats, Mask]:
-    """Augment a tile; raise `PluginError` where that fails or does not give a tile of this kind."""
-    if name.lower() in BUILTIN:
-        return augmentation(image, label, rng)
+    """Call an augmentation of someone else's, and check what it returns."""
     with plugins.guarded("augmentation", name):
         pair: Any = augmentation(image, label, rng)
     if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -92,3 +168,26 @@ def augment(
     if not np.isfinite(pair[0]).all():
         raise PluginError(f"the augmentation {name!r} returned an image that holds NaN or infinity")
     return pair[0], pair[1]
+
+
+def mix(item: Item, other: Item, rng: np.random.Generator) -> Item:
+    """Put a part of one tile into another, of the same size: CutMix (Yun et al., 2019, arxiv.org/abs/1905.04899).
+
+    The part is a rectangle of 0.3 to 0.7 times the side in each direction.
+
+    Args:
+        item: What it is put into.
+        other: Where it comes from: the same place in it.
+        rng: The source of chance.
+    """
+    height, width = item[1].shape
+    rows, columns = (round(side * rng.uniform(0.3, 0.7)) for side in (height, width))
+    top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
+
+    def mixed(sheet: npt.NDArray[Any], part: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        sheet = np.array(sheet)  # it may be that of a tile which is kept
+        sheet[..., top : top + rows, left : left + columns] = part[..., top : top + rows, left : left + columns]
+        return sheet
+
+    weights = None if item[2] is None or other[2] is None else mixed(item[2], other[2])
+    return mixed(item[0], other[0]), mixed(item[1], other[1]), weights

@@ -11,9 +11,8 @@ divisors of its tiles filled in, and `digest()`, as `rsp.shared.tileset.tiles_di
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import reduce
 from operator import and_
@@ -21,10 +20,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, get_worker_info
 
-from rsp.components.train.augmentation import augment, load_augmentation
+from rsp.components.train.augmentation import Floats, augment, load_augmentation, mix
+from rsp.components.train.crops import KEPT_BYTES, Crops, Sheets
 from rsp.components.train.pixelweights import PixelWeights
+from rsp.components.train.sampler import Sampler, read_tile_weights
 from rsp.shared import plugins
 from rsp.shared.config import Channel, Config
 from rsp.shared.errors import PluginError, RspError, TileError, TileSetError
@@ -38,10 +39,13 @@ from rsp.shared.metrics import IGNORE
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import TileReader, find_tileset, open_reader, tiles_digest
 
-# Which epoch, and which tile of the data set.
+# Which epoch, and which item of it.
 Key = tuple[int, int]
 # Image, label, and the weights of its pixels where there are some.
 Item = tuple[torch.Tensor, ...] | RspError
+
+# Sets the draws of what is mixed into an item apart from its other ones, [seed, epoch, index].
+MIXES = 2
 
 
 class Loader(Protocol):
@@ -176,10 +180,10 @@ def check_label(label: Mask, num_classes: int, where: str) -> None:
 class TileDataset(Dataset[Item]):
     """Tiles with their labels: normalised and augmented for training, as prediction sees them for validation.
 
-    An item is asked for by epoch and index, so that what is done to a tile follows from seed, epoch and tile
-    alone. For training it is (bands, side, side) float32 and (side, side) uint8, and the weights of the pixels
-    (side, side) uint8 if the recipe names some; for validation the image is the
-    tile with a border cut from its neighbours, (side + 2 * overlap, side + 2 * overlap, bands) of any type, since
+    An item is asked for by epoch and index, so that what is done to it follows from the seed and these alone. For
+    training it is a tile, or a crop if the recipe says so: (bands, side, side) float32 and (side, side) uint8, and
+    the weights of the pixels (side, side) uint8 if the recipe names some. For validation the image is the tile
+    with a border cut from its neighbours, (side + 2 * overlap, side + 2 * overlap, bands) of any type, since
     prediction normalises it, and the label has the size in which it lies. Classes to ignore are 255 in labels. In
     place of either stands the error that reading raised, which so keeps its words on the way out of a worker
     process.
@@ -194,14 +198,37 @@ class TileDataset(Dataset[Item]):
             self.channels = tuple(known)
         self.channels = tuple(replace(c, kind="image") if c.kind == "auto" else c for c in self.channels)
         self.config, self.training, self.seed = config, training, seed
+        self.places = frozenset(self.loader.tiles)
+        self.ignored = [index for index, entry in enumerate(config.classes) if entry.ignore]
+        self.notes = list(self.loader.notes)
+        self._crops: Crops | None = None
         self.augmentation = load_augmentation(config.model.da) if training else None
         name = config.recipe.weights if training else None
         self.weights = PixelWeights(folder, name, self.loader.tiles, config.model.ts) if name else None
-        self.places = frozenset(self.loader.tiles)
-        self.ignored = [index for index, entry in enumerate(config.classes) if entry.ignore]
+        self.sampler = self._make_sampler() if training else None
+
+    def _make_sampler(self) -> Sampler:
+        recipe, side, tiles = self.config.recipe, self.config.model.ts, self.loader.tiles
+        weights = counts = None
+        if recipe.tile_weights is not None:
+            weights, notes = read_tile_weights(recipe.tile_weights, tiles)
+            self.notes += notes
+        if recipe.balance:
+            counts = np.zeros((len(tiles), len(self.config.classes)), np.int64)
+            for index, tile in enumerate(tiles):
+                try:
+                    label = resize_mask(self.label(tile), side, side)
+                except TileError:
+                    continue  # whoever trains on that tile is told
+                counts[index] = np.bincount(label.ravel(), minlength=256)[: counts.shape[1]]
+        return Sampler(tiles, side, recipe, self.seed, weights, counts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Each process keeps tiles of its own.
+        return {**self.__dict__, "_crops": None}
 
     def __len__(self) -> int:
-        return len(self.loader.tiles)
+        return len(self.loader.tiles) if self.sampler is None else self.sampler.count
 
     @property
     def source_size(self) -> int | None:
@@ -253,26 +280,58 @@ class TileDataset(Dataset[Item]):
 
     def __getitem__(self, key: Key) -> Item:
         epoch, index = key
-        tile = self.loader.tiles[index]
         try:
-            image, label = self.read(tile) if self.training else self.window(tile)
-            weights = None if self.weights is None else self.weights.read(tile)
+            if self.sampler is None:
+                image, label = self.window(self.loader.tiles[index])
+                return torch.from_numpy(np.array(image)), torch.from_numpy(np.array(label))
+            pixels, label, weights = self._learned(self.sampler, epoch, index)
+            if self.config.recipe.cutmix:
+                rng = np.random.default_rng([self.seed, epoch, index, MIXES])
+                if rng.random() < self.config.recipe.cutmix:
+                    other = self._learned(self.sampler, epoch, int(rng.integers(len(self))))
+                    pixels, label, weights = mix((pixels, label, weights), other, rng)
         except RspError as error:
             return error
-        if self.augmentation is None:
-            return torch.from_numpy(np.array(image)), torch.from_numpy(np.array(label))
-        pixels = normalise(image, self.channels)
-        rng = np.random.default_rng([self.seed, epoch, tile.z, tile.x, tile.y])
-        if rng.random() < self.config.model.dap:
-            name, again = self.config.model.da, copy.deepcopy(rng)
-            try:
-                if weights is not None:  # moved as the label is, by the same draws
-                    _, weights = augment(self.augmentation, name, pixels, weights, again)
-                pixels, label = augment(self.augmentation, name, pixels, label, rng)
-            except RspError as error:
-                return error
         item = torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(np.array(label))
         return item if weights is None else (*item, torch.from_numpy(np.array(weights)))
+
+    def _learned(self, sampler: Sampler, epoch: int, index: int) -> tuple[Floats, Mask, Mask | None]:
+        """Return a tile or a crop, normalised and augmented: image, label and weights."""
+        classes = [at for at, kind in enumerate(self._kinds()) if kind == "classes"]
+        if self.config.recipe.crop:
+            rng = np.random.default_rng([self.seed, epoch, index])
+            crops = self._cutter()
+            place = sampler.place(epoch, index, rng, lambda tile: crops.tile(tile).label)
+            image, label, weights = crops.cut(place, classes)
+        elif sampler.weights is None:
+            tile = self.loader.tiles[index]
+            rng = np.random.default_rng([self.seed, epoch, tile.z, tile.x, tile.y])
+            image, label, weights = self._sheets(tile)
+        else:  # the same tile may come twice
+            rng = np.random.default_rng([self.seed, epoch, index])
+            image, label, weights = self._sheets(self.loader.tiles[sampler.tile(epoch, index)])
+        pixels = normalise(image, self.channels)
+        if self.augmentation is None or rng.random() >= self.config.model.dap:
+            return pixels, label, weights
+        bands = [at for at in range(len(pixels)) if at not in classes] if classes else None
+        return augment(self.augmentation, self.config.model.da, pixels, label, weights, rng, bands)
+
+    def _kinds(self) -> list[str]:
+        """Return what each band is of."""
+        return [channel.kind for channel in self.channels for _ in channel.bands]
+
+    def _sheets(self, tile: Tile) -> Sheets:
+        image, label = self.read(tile)
+        return Sheets(image, label, None if self.weights is None else self.weights.read(tile))
+
+    def _cutter(self) -> Crops:
+        if self._crops is None:
+            info = get_worker_info()
+            keep = KEPT_BYTES // (info.num_workers if info else 1)
+            self._crops = Crops(
+                self.places, self.config.model.ts, self.config.recipe.crop, self._sheets, keep=keep
+            )
+        return self._crops
 
 
 class _LoadedTiles:
@@ -332,67 +391,3 @@ def read_tile(loader: Loader, config: Config, tile: Tile) -> tuple[Array, Mask]:
     except TileError as error:
         raise PluginError(str(error)) from error
     return image, label
-
-
-def collate(items: list[Item]) -> tuple[torch.Tensor, ...] | RspError:
-    """Join items to a batch: (N, C, H, W), (N, H, W) and so on, or return the first error among them."""
-    joined = collect(items)
-    return joined if isinstance(joined, RspError) else tuple(torch.stack(part) for part in joined)
-
-
-def collect(items: list[Item]) -> tuple[list[torch.Tensor], ...] | RspError:
-    """Return the images, the labels and so on of items, or the first error among them."""
-    parts = []
-    for item in items:
-        if isinstance(item, RspError):
-            return item
-        parts.append(item)
-    return tuple(list(part) for part in zip(*parts, strict=True))
-
-
-class Batches(Sampler[list[Key]]):
-    """The batches of an epoch for one of several processes.
-
-    For training, tiles are shuffled by seed and epoch; every process has the same number of batches of the same
-    sizes, since they wait for each other, and together they have the tiles that one process with larger batches
-    would have. None but a batch size of 1 leads to a batch of one tile in all, of which batch normalisation may
-    find no variance: where tiles lack, the first ones of the shuffle come twice. For validation, each tile comes
-    once.
-    """
-
-    def __init__(
-        self, count: int, batch_size: int, *, shuffled: bool, seed: int = 0, rank: int = 0, world: int = 1
-    ) -> None:
-        self.count, self.batch_size, self.shuffled, self.seed = count, batch_size, shuffled, seed
-        self.rank, self.world, self.epoch = rank, world, 0
-
-    def __len__(self) -> int:
-        mine = -(-self.count // self.world) if self.shuffled else len(range(self.rank, self.count, self.world))
-        return -(-mine // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[Key]]:
-        order = list(range(self.count))
-        if self.shuffled:
-            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist()
-            each = -(-self.count // self.world)
-            # Several processes normalise over the batches of all of them: theirs are those that one would have.
-            if each % self.batch_size == 1 and self.batch_size > 1 and self.world == 1:
-                each += 1
-            order = [order[place % self.count] for place in range(each * self.world)]
-        mine = order[self.rank :: self.world]
-        for start in range(0, len(mine), self.batch_size):
-            yield [(self.epoch, index) for index in mine[start : start + self.batch_size]]
-
-
-def make_batches(dataset: TileDataset, batches: Batches, *, workers: int, pinned: bool) -> DataLoader[Any]:
-    """Return what loads the batches, by worker processes that live as long as it does (0: by this process)."""
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,
-        collate_fn=collate if dataset.training else collect,
-        num_workers=workers,
-        pin_memory=pinned,
-        persistent_workers=workers > 0,
-        # Forking a process in which torch or GDAL runs threads can deadlock.
-        multiprocessing_context="spawn" if workers else None,
-    )

@@ -14,7 +14,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from rsp.components.train.data import Batches, TileDataset, make_batches
+from rsp.components.train.batches import Batches, make_batches
+from rsp.components.train.data import TileDataset
 from rsp.components.train.folder import OutFolder, link_checkpoint
 from rsp.components.train.guard import Divergence, enough_memory
 from rsp.components.train.history import BEST, LAST, Log, Row, State, finite, write_history, write_state
@@ -68,7 +69,7 @@ class Trainer:
             TileDataset(self.config, plan.dataset / part, training=part == "training", seed=plan.seed)
             for part in ("training", "validation")
         ]
-        self.notes = [*self.training.loader.notes, *self.validation.loader.notes]
+        self.notes = [*self.training.notes, *self.validation.notes]
         self.training.check_same_values(self.validation)
         zooms = {tile.z for tile in self.training.loader.tiles}
         self.zoom = zooms.pop() if len(zooms) == 1 else None
@@ -295,10 +296,12 @@ class Trainer:
             f"{sum(len(c.bands) for c in self.config.channels)} bands, {len(self.config.classes)} classes"
         )
         self.log(
-            f"  {len(self.training)} training and {len(self.validation)} validation tiles of {model.ts} px; "
-            f"{model.bs} in a batch on each of {world.size} x {self.device.type}; "
+            f"  {len(self.training.loader.tiles)} training and {len(self.validation)} validation tiles of "
+            f"{model.ts} px; {model.bs} in a batch on each of {world.size} x {self.device.type}; "
             f"{model.optimizer}, lr {model.lr:g}, loss {model.loss}, seed {self.plan.seed}"
         )
+        if self.config.recipe.crop:
+            self.log(f"  {len(self.training)} crops of {self.config.recipe.crop} px in an epoch")
         if self.config.recipe.ema:
             self.log(f"  validated and kept is the moving average of the weights, ema {self.config.recipe.ema:g}")
 
@@ -396,7 +399,7 @@ class Trainer:
             loss=_number(part["loss"]),
             confusion=part["confusion"],
             checkpoint=self.plan.out / BEST,
-            training_tiles=len(self.training),
+            training_tiles=len(self.training.loader.tiles),
             validation_tiles=len(self.validation),
             seconds=round(seconds, 3),
             history=self.history,

@@ -52,7 +52,7 @@ def test_none_does_nothing():
 def test_names():
     assert load_augmentation("Strong") is load_augmentation("strong")
     assert load_augmentation("tests.components.train.test_augmentation:own")(IMAGE, LABEL, None) == (1, 2)
-    with pytest.raises(PluginError, match="unknown augmentation 'bend'; known: flip, none"):
+    with pytest.raises(PluginError, match="unknown augmentation 'bend'; known: color, flip, none"):
         load_augmentation("bend")
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rsp.components.train.data import Batches, TileDataset, TileLoader, collate, make_batches
+from rsp.components.train.batches import Batches, collate, make_batches
+from rsp.components.train.data import TileDataset, TileLoader
 from rsp.components.train.measure import count_labels, measure_channels
 from rsp.shared.config import Channel, ClassDef, load_config
 from rsp.shared.errors import TileError, TileSetError

@@ -1,0 +1,77 @@
+"""Items to batches: which of them an epoch has for each of several processes, and what loads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from rsp.components.train.data import Item, Key, TileDataset
+from rsp.shared.errors import RspError
+
+
+def collate(items: list[Item]) -> tuple[torch.Tensor, ...] | RspError:
+    """Join items to a batch: (N, C, H, W), (N, H, W) and so on, or return the first error among them."""
+    joined = collect(items)
+    return joined if isinstance(joined, RspError) else tuple(torch.stack(part) for part in joined)
+
+
+def collect(items: list[Item]) -> tuple[list[torch.Tensor], ...] | RspError:
+    """Return the images, the labels and so on of items, or the first error among them."""
+    parts = []
+    for item in items:
+        if isinstance(item, RspError):
+            return item
+        parts.append(item)
+    return tuple(list(part) for part in zip(*parts, strict=True))
+
+
+class Batches(Sampler[list[Key]]):
+    """The batches of an epoch for one of several processes.
+
+    For training, tiles are shuffled by seed and epoch; every process has the same number of batches of the same
+    sizes, since they wait for each other, and together they have the tiles that one process with larger batches
+    would have. None but a batch size of 1 leads to a batch of one tile in all, of which batch normalisation may
+    find no variance: where tiles lack, the first ones of the shuffle come twice. For validation, each tile comes
+    once.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, *, shuffled: bool, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        self.count, self.batch_size, self.shuffled, self.seed = count, batch_size, shuffled, seed
+        self.rank, self.world, self.epoch = rank, world, 0
+
+    def __len__(self) -> int:
+        mine = -(-self.count // self.world) if self.shuffled else len(range(self.rank, self.count, self.world))
+        return -(-mine // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = list(range(self.count))
+        if self.shuffled:
+            order = np.random.default_rng([self.seed, self.epoch]).permutation(self.count).tolist()
+            each = -(-self.count // self.world)
+            # Several processes normalise over the batches of all of them: theirs are those that one would have.
+            if each % self.batch_size == 1 and self.batch_size > 1 and self.world == 1:
+                each += 1
+            order = [order[place % self.count] for place in range(each * self.world)]
+        mine = order[self.rank :: self.world]
+        for start in range(0, len(mine), self.batch_size):
+            yield [(self.epoch, index) for index in mine[start : start + self.batch_size]]
+
+
+def make_batches(dataset: TileDataset, batches: Batches, *, workers: int, pinned: bool) -> DataLoader[Any]:
+    """Return what loads the batches, by worker processes that live as long as it does (0: by this process)."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        collate_fn=collate if dataset.training else collect,
+        num_workers=workers,
+        pin_memory=pinned,
+        persistent_workers=workers > 0,
+        # Forking a process in which torch or GDAL runs threads can deadlock.
+        multiprocessing_context="spawn" if workers else None,
+    )
