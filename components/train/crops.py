@@ -43,7 +43,7 @@ class Place:
         x: Its centre, in pixels to the right of the left edge of the tile.
         y: Likewise, down from the upper edge.
         scale: By how much it is enlarged.
-        angle: By how much it is turned clockwise, in radians.
+        angle: By how much it is turned counterclockwise, in radians.
     """
 
     tile: Tile

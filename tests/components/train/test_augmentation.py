@@ -44,6 +44,40 @@ def test_strong_changes_values_of_the_image_only():
         assert np.array_equal(changed, again)
 
 
+def test_color_moves_in_all_ways_and_changes_no_more_than_it_says():
+    rng = np.random.default_rng(0)
+    image = rng.standard_normal((3, 32, 32)).astype(np.float32)
+    image += np.array([0.5, -1, 0], np.float32)[:, None, None]
+    given, label = image.copy(), np.arange(1024, dtype=np.uint16).reshape(32, 32)
+    seen, contrasts, shifts = set(), [], []
+    for seed in range(80):
+        changed, moved = load_augmentation("color")(image, label, np.random.default_rng(seed))
+        assert changed.dtype == np.float32 and changed.base is None
+        seen.add(moved.tobytes())
+        for band in range(3):
+            # A line through the values at the place to which they moved.
+            contrast, start = np.polyfit(given[band].ravel()[moved.ravel()], changed[band].ravel(), 1)
+            mean = given[band].mean()
+            contrasts.append(contrast)
+            shifts.append(contrast * mean + start - mean)
+            line = contrast * given[band].ravel()[moved.ravel()] + start
+            np.testing.assert_allclose(changed[band].ravel(), line, atol=1e-4)
+    assert len(seen) == 8 and label.tobytes() in seen and np.array_equal(image, given)
+    assert 0.75 <= min(contrasts) < 0.8 and 1.2 < max(contrasts) <= 1.25
+    assert -0.45 <= min(shifts) < -0.25 and 0.25 < max(shifts) <= 0.45
+    assert np.std(np.reshape(shifts, (80, 3)), axis=1).mean() > 0.04  # bands apart from each other
+
+
+def test_colours_are_changed_in_bands_of_images_alone():
+    for name in ("color", "strong"):
+        rng = np.random.default_rng(3)
+        image, _ = load_augmentation(name)(IMAGE, LABEL, rng, [0, 2])
+        assert set(image[1].ravel()) == set(IMAGE[1].ravel()) and set(image[3].ravel()) == set(IMAGE[3].ravel())
+        assert set(image[0].ravel()) != set(IMAGE[0].ravel()) != set(image[2].ravel())
+        image, _ = load_augmentation(name)(IMAGE, LABEL, rng, [])
+        assert set(image.ravel()) == set(IMAGE.ravel())
+
+
 def test_none_does_nothing():
     image, label = load_augmentation("none")(IMAGE, LABEL, np.random.default_rng(0))
     assert image is IMAGE and label is LABEL

@@ -15,6 +15,7 @@ from rsp.shared.config import Channel, ClassDef, load_config
 from rsp.shared.errors import TileError, TileSetError
 from rsp.shared.images import encode, encode_mask
 from rsp.shared.learning.windows import TileImages, read_window
+from rsp.shared.recipe import Recipe
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import open_reader, open_writer
 from tests.tilesets import BLOCK, COLORS, make_tileset, noise, squares
@@ -185,7 +186,10 @@ def test_error_in_a_worker_keeps_its_words(tmp_path, config):
 
 @pytest.mark.parametrize("suffix", ["", ".pmtiles"])
 def test_workers_give_the_same_batches(tmp_path, config, suffix):
-    """Also over archives, whose memory map no process may inherit; and the same augmentation of each tile."""
+    """Also over archives, whose memory map no process may inherit; tiles or crops, and the same augmentation."""
+    if suffix:
+        recipe = Recipe(crop=48, scale=(0.8, 1.2), rotate=20.0, cutmix=0.5, balance=0.5)
+        config = dataclasses.replace(config, recipe=recipe)
     data = dataset(config, both(tmp_path, suffix=suffix), dap=0.75, da="strong")
     seen = []
     for workers in (0, 2):
@@ -195,7 +199,7 @@ def test_workers_give_the_same_batches(tmp_path, config, suffix):
             batches.epoch = epoch
             seen.append([(images.clone(), labels.clone()) for images, labels in loader])
     for alone, shared in ((seen[0], seen[2]), (seen[1], seen[3])):
-        assert len(alone) == 3
+        assert len(alone) == (5 if suffix else 3)
         for one, other in zip(alone, shared, strict=True):
             assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
     assert not torch.equal(seen[0][0][0], seen[1][0][0])

@@ -158,7 +158,10 @@ def test_the_same_seed_gives_the_same_weights(config, toy, tmp_path):
 def strong(tmp_path_factory):
     """A configuration with much that is random, and much to keep."""
     path = tmp_path_factory.mktemp("strong") / "config.toml"
-    recipe = "\n[train]\nema = 0.9\naccumulate = 2\nclip = 1.0\nlabel_smoothing = 0.05\n"
+    recipe = (
+        "\n[train]\nema = 0.9\naccumulate = 2\nclip = 1.0\nlabel_smoothing = 0.05\n"
+        "crop = 32\nscale = [0.75, 1.33]\nrotate = 30\ncutmix = 0.3\nbalance = 0.3\n"
+    )
     return make_config(path, CONFIG + recipe, lr="0.005", da='"strong"', loss='"lovasz_ce"')
 
 
@@ -204,6 +207,8 @@ def test_resumed_as_it_began_or_not_at_all(strong, whole, toy, tmp_path):
         ({"model": {"loss": "dice"}}, "loss was lovasz_ce, is dice"),
         ({"seed": 1}, "--seed was 0, is 1"),
         ({"recipe": {"ema": 0.5}}, r"\[train\] ema was 0.9, is 0.5"),
+        ({"recipe": {"crop": 64}}, r"\[train\] crop was 32, is 64"),
+        ({"recipe": {"scale": (0.5, 2.0)}}, r"\[train\] scale was \[0.75, 1.33\], is \[0.5, 2.0\]"),
     ):
         for place in ({"out": whole}, {"out": tmp_path, "checkpoint": whole / "last.safetensors"}):
             with pytest.raises(ModelError, match=f"a training goes on as it began: {message}"):
