@@ -311,6 +311,27 @@ def test_the_same_on_any_number_of_processes_and_after_an_interruption(tmp_path,
     assert together == {image.numpy().tobytes() for images, _ in seen[0] for image in images}
 
 
+def test_crops_of_one_tile_are_others_in_each_epoch(tmp_path, config):
+    data = dataset(config, both(tmp_path, BLOCK[:1]), recipe={"crop": 32})
+    assert len({data[epoch, index][0].numpy().tobytes() for epoch in range(5) for index in range(4)}) > 15
+
+
+def test_an_augmentation_of_ones_own_moves_the_weights_as_it_does_the_label(tmp_path, config):
+    folder = both(tmp_path)
+    make_tileset(folder / "near", BLOCK, "png", lambda tile: squares(tile)[:, :, None] * np.uint8(200))
+    name = "tests.components.train.test_sampler:turned"
+    data = dataset(config, folder, recipe={"crop": 32, "weights": "near"}, da=name, dap=1.0)
+    for index in range(12):
+        _, label, weights = data[1, index]
+        assert torch.equal(weights, label * 200)
+
+
+def turned(image, label, rng):
+    turns = int(rng.integers(4))
+    image *= np.float32(2)  # in place, as it may
+    return np.rot90(image, turns, axes=(1, 2)), np.rot90(label, turns)
+
+
 def darker(image, label, rng):
     return image - np.float32(rng.uniform(0, 0.5)), label
 
