@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import nn
 from rsp.components.train.history import Log, Row, State, read_state
 from rsp.components.train.plan import Plan
 from rsp.components.train.settings import check_settings
+from rsp.components.train.transfer import match_bands, transfer
 from rsp.shared.config import Channel, ModelConfig
 from rsp.shared.errors import ModelError, UsageError
 from rsp.shared.learning.card import ModelCard
@@ -86,6 +88,9 @@ def _from_checkpoint(plan: Plan, path: Location, log: Log, settings: Mapping[str
     if not plan.resume:
         _check_card(plan, card, str(path))
         log(f"fine-tuning from {path}")
+        model, notes = transfer(model, card, plan.config.channels, plan.config.classes)
+        for note in notes:
+            log(f"note: {note}")
         return StartingPoint(model, card=card)
     state: State | None = read_state(path.parent)
     # What the state beside it says holds for an earlier checkpoint of the same training, too.
@@ -109,10 +114,14 @@ def _resolved(place: Location) -> Location:
 
 
 def _check_card(plan: Plan, card: ModelCard, where: str) -> None:
-    """Raise where a checkpoint is of another network, other bands or other classes than the configuration."""
-    other = card.other_network(plan.config)
-    if other:
-        raise ModelError(f"{where} is of another network: {other}")
+    """Raise where a checkpoint is of another network than the configuration; bands and classes may be others."""
+    for name in ("nn", "encoder", "num_filters"):
+        theirs, ours = getattr(card, name), getattr(plan.config.model, name)
+        if theirs != ours:
+            raise ModelError(
+                f"{where} is of another network: its {name} is {theirs}, the configuration has {ours}; "
+                f"its weights can be fine-tuned with {name} = {theirs!r}, for other bands and classes, too"
+            )
 
 
 def choose_precision(wanted: str, resumed: ModelCard | None, device: torch.device) -> str:
@@ -138,39 +147,44 @@ def choose_precision(wanted: str, resumed: ModelCard | None, device: torch.devic
     return wanted
 
 
-def keep_statistics(channels: Sequence[Channel], card: ModelCard, *, resumed: bool) -> tuple[Channel, ...]:
+def keep_statistics(given: Sequence[Channel], channels: Sequence[Channel], card: ModelCard) -> tuple[Channel, ...]:
     """Return channels with the means and deviations that weights are used to, where none are given.
 
     Args:
-        channels: Of the training, some without means.
-        card: Of the weights.
-        resumed: The training of the card goes on, so that nothing may differ.
-
-    Raises:
-        ModelError: what is given differs from what a resumed training had.
+        given: The channels as the configuration has them, some without means.
+        channels: The same, or what was measured of them.
+        card: Of the weights. The bands that it knows, of values of the same kind, have theirs.
     """
+    places = iter(match_bands(given, card.channels))
+    owners = [channel for channel in card.channels for _ in channel.bands]
     kept = []
-    for index, channel in enumerate(channels):
-        theirs = card.channels[index] if index < len(card.channels) else None
-        if theirs is None or theirs.bands != channel.bands:
+    for ours, channel in zip(given, channels, strict=True):
+        known: list[int | None] = []
+        for place in islice(places, len(ours.bands)):
+            owner = None if place is None else owners[place]
+            alike = owner and owner.kind == ours.kind and (owner.divisor or ours.divisor) == ours.divisor
+            known.append(place if alike else None)
+        if ours.mean or not (channel.mean or all(place is not None for place in known)):
             kept.append(channel)
             continue
-        for name in ("kind", "value_type", "divisor", "mean", "std"):
-            ours, other = getattr(channel, name), getattr(theirs, name)
-            if resumed and ours and other and ours != other:
-                raise ModelError(
-                    f"the training that is to be resumed had the {name} {_shown(other)} for {channel.name!r}, "
-                    f"now it "
-                    f"is {_shown(ours)}: a training goes on as it began; without --resume, its weights are "
-                    f"fine-tuned"
-                )
-        filled = channel if channel.mean else replace(channel, mean=theirs.mean, std=theirs.std)
-        kept.append(filled)
+        mean, std = (
+            tuple(own[index] if place is None else theirs[place] for index, place in enumerate(known))
+            for own, theirs in ((channel.mean, card.mean), (channel.std, card.std))
+        )
+        kept.append(replace(channel, mean=mean, std=std))
     return tuple(kept)
 
 
-def _shown(value: object) -> str:
-    return str(list(value)) if isinstance(value, tuple) else str(value)
+def check_values(channels: Sequence[Channel], card: ModelCard) -> None:
+    """Raise `ModelError` where tiles hold other values than those of a training that is to be resumed."""
+    for channel, theirs in zip(channels, card.channels, strict=True):
+        for name in ("kind", "value_type", "divisor"):
+            ours, other = getattr(channel, name), getattr(theirs, name)
+            if ours and other and ours != other:
+                raise ModelError(
+                    f"the training that is to be resumed had the {name} {other} for {channel.name!r}, now it is "
+                    f"{ours}: a training goes on as it began; without --resume, its weights are fine-tuned"
+                )
 
 
 def _check_left(plan: Plan, epoch: int, where: str) -> None:

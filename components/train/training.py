@@ -29,6 +29,7 @@ from rsp.components.train.result import TrainResult
 from rsp.components.train.settings import settings_of
 from rsp.components.train.stages import Frozen, check_stages
 from rsp.components.train.start import (
+    check_values,
     choose_precision,
     keep_statistics,
     notes_on_filters,
@@ -120,10 +121,15 @@ class Trainer:
 
     def _use_channels(self, card: ModelCard | None) -> None:
         """Settle how the bands are normalised: as the weights are used to, as is said, or as is measured."""
-        channels = self.training.channels
+        given = self.training.channels
+        if card is not None and self.done:
+            check_values(given, card)
         if card is not None:
-            self.training.channels = keep_statistics(channels, card, resumed=self.done > 0)
+            # Where all are known, no tile needs to be read.
+            self.training.channels = keep_statistics(given, given, card)
         channels, notes = measure_channels(self.training)
+        if card is not None:
+            channels = keep_statistics(given, channels, card)
         self.training.channels = self.validation.channels = channels
         self.notes += notes
 

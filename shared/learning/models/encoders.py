@@ -88,7 +88,7 @@ def encoder_config(encoder: str) -> PretrainedConfig:
 def build_backbone(
     encoder: str, in_channels: int, pretrained: bool, plan: dict[str, Any] | None
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Build a backbone for any number of bands.
+    """Build a backbone for any number of bands, also where its plan was for another.
 
     Pretrained weights are for three bands: those of the first layer are repeated over the bands (R, G, B, R, ...)
     and scaled by 3 / bands, so that its answers keep their size.
@@ -96,11 +96,8 @@ def build_backbone(
     Returns:
         The backbone, and the plan that builds it again without hub or folder.
     """
-    if plan is not None:
-        config = config_of(plan)
-    else:
-        config = encoder_config(encoder)
-        config.num_channels = in_channels
+    config = encoder_config(encoder) if plan is None else config_of(plan)
+    config.num_channels = in_channels
     backbone: nn.Module = AutoBackbone.from_config(config)  # type: ignore[no-untyped-call]
     if pretrained:
         hub = ENCODERS[encoder][0] if encoder in ENCODERS else encoder

@@ -54,13 +54,14 @@ class Segmentation(nn.Module):
         """
         source = _source(model)
         if plan is not None:
-            config = config_of(plan)
+            config = config_of(plan)  # it may have been for other bands and classes
         else:
             config = _config(model, source)
-            _set_bands(config, in_channels)
-            config.num_labels = num_classes
             if hasattr(config, "use_auxiliary_head"):
                 config.use_auxiliary_head = False  # only its main answer is trained and used
+        _set_bands(config, in_channels)
+        if config.num_labels != num_classes or plan is None:
+            config.num_labels = num_classes
         network: nn.Module = AutoModelForSemanticSegmentation.from_config(config)  # type: ignore[no-untyped-call]
         if model.pretrained:
             if source is None:
