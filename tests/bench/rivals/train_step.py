@@ -1,0 +1,100 @@
+"""Print what a training image costs: in `rsp train`, and in a bare loop over the same network.
+
+    python train_step.py PRECISION DATASET      ours and the bare loop
+    python train_step.py first DATASET          the loop of the first landing
+
+The bare loop is given batches that are decoded, normalised and in memory. From the same weights both must come to
+the same ones. The first landing had planes one behind the other, float32, and the allocator as it comes.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from rsp.components.train import training
+from rsp.components.train.plan import Plan
+from rsp.components.train.processes import join
+from rsp.shared.config import parse_config
+
+ROUNDS, RATE, SIDE = 3, 0.001, 256
+CONFIG: dict[str, Any] = {
+    "channels": [{"name": "images", "bands": [1, 2, 3], "kind": "image", "mean": [0.5] * 3, "std": [0.25] * 3}],
+    "classes": [{"title": "background", "color": "white"}, {"title": "building", "color": "red"}],
+    "model": {
+        "nn": "unet", "encoder": "tiny", "pretrained": False, "ts": SIDE, "bs": 8, "loss": "cross_entropy", "dap": 0
+    },
+    "train": {
+        "optimizer": {"name": "AdamW", "lr": RATE, "weight_decay": 0.0, "fused": True}, "schedule": "constant",
+        "warmup": 0.0,
+    },
+}  # fmt: skip
+
+
+def bare(network: nn.Module, batches: list[Any], layout: torch.memory_format, half: bool, fused: bool) -> Any:
+    """Return a function that trains an epoch, as one would write it without this project."""
+    network = copy.deepcopy(network).to(memory_format=layout).train()  # type: ignore[call-overload]
+    batches = [(images.contiguous(memory_format=layout), labels.long()) for images, labels in batches]
+    optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.0, fused=fused)
+
+    def epoch() -> nn.Module:
+        for images, labels in batches:
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                logits = network(images)
+            F.cross_entropy(logits.float(), labels).backward()
+            optimizer.step()
+        return network
+
+    return epoch
+
+
+def cost(work: Any, count: int) -> float:
+    """Return the milliseconds of CPU time of each of so many images."""
+    start = time.process_time()
+    work()
+    return (time.process_time() - start) / count * 1000
+
+
+def main() -> None:
+    """Measure and print."""
+    precision, dataset = sys.argv[1], Path(sys.argv[2])
+    first = precision == "first"
+    CONFIG["train"]["precision"] = "float32" if first else precision
+    torch.set_num_threads(1)
+    if first:
+        training.keep_memory = lambda: None
+    with join(torch.device("cpu")) as world:
+        torch.set_num_threads(1)
+        trainer = training.Trainer(Plan(parse_config(CONFIG), dataset, dataset / "out", 100), world, None)
+        trainer.batches.epoch = 1
+        batches = list(trainer.training_loader)
+        count = sum(len(labels) for _, labels in batches)
+        if first:
+            loop = bare(trainer.model, batches, torch.contiguous_format, False, fused=False)
+            loop()
+            print(json.dumps([cost(loop, count) for _ in range(ROUNDS)]))
+            return
+        loop = bare(trainer.model, batches, torch.channels_last, precision == "bfloat16", fused=True)
+        trainer._train(1)
+        theirs = dict(loop().named_parameters())
+        ours = trainer.model.named_parameters()
+        difference = max(float((value - theirs[name]).abs().max()) for name, value in ours)
+        pairs = [
+            (cost(lambda epoch=number: trainer._train(epoch), count), cost(loop, count))
+            for number in range(2, 2 + ROUNDS)
+        ]
+        validation = cost(lambda: trainer._validate(1), len(trainer.validation))
+    print(json.dumps({"difference": difference, "validation": validation, "pairs": pairs}))
+
+
+if __name__ == "__main__":
+    main()
