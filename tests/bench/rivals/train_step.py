@@ -30,7 +30,8 @@ CONFIG: dict[str, Any] = {
     "channels": [{"name": "images", "bands": [1, 2, 3], "kind": "image", "mean": [0.5] * 3, "std": [0.25] * 3}],
     "classes": [{"title": "background", "color": "white"}, {"title": "building", "color": "red"}],
     "model": {
-        "nn": "unet", "encoder": "tiny", "pretrained": False, "ts": SIDE, "bs": 8, "loss": "cross_entropy", "dap": 0
+        "nn": "unet", "encoder": "tiny", "pretrained": False, "ts": SIDE, "bs": 8, "loss": "cross_entropy",
+        "dap": 0.0,
     },
     "train": {
         "optimizer": {"name": "AdamW", "lr": RATE, "weight_decay": 0.0, "fused": True}, "schedule": "constant",
