@@ -101,7 +101,9 @@ class ModelConfig:
     dap: float = key(0.75, "fraction", "Probability that a tile is augmented.", "data_augmentation")
     loader: str = key("tiles", "str", "Loader of the data set: a built-in name or a plug-in.")
     metrics: tuple[str, ...] = key(("iou", "mcc"), "strs", "Metrics shown for every epoch.")
-    ms: int = key(64, "int", "Overlap into the neighbouring tiles in prediction, in pixels.")
+    ms: int = key(
+        128, "int", "Overlap into the neighbouring tiles in prediction, in pixels; at most half a tile is used."
+    )
     background: bool = key(
         True,
         "bool",
@@ -114,7 +116,10 @@ class ModelConfig:
 
     @property
     def overlap(self) -> int:
-        """The overlap that is used: at most half a tile."""
+        """The overlap that is used: at most half a tile, as wider windows are mostly not of the tile.
+
+        Multiples of 32 keep the grid on which the network halves the resolution where it is in one whole image.
+        """
         return min(self.ms, self.ts // 2)
 
 

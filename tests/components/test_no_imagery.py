@@ -80,8 +80,9 @@ class Sharded:
             )  # fmt: skip
             images = Path(at).read_text()
             predict_step.python_func(
-                masks, at, failed, images_at=images, model_at=str(model), cover_at=block["own"], **options
-            )
+                masks, at, failed, artifact(place / "probabilities"), str(place / "probabilities_at"),
+                images_at=images, model_at=str(model), cover_at=block["own"], **options,
+            )  # fmt: skip
             self.sets.append((tiles, masks))
             self.parts.append(vectorize_block.python_func(Path(at).read_text(), block["seen"], root))
 

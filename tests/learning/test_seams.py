@@ -1,0 +1,44 @@
+"""The default overlap: masks of tiles are those of one whole image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rsp.shared.config import ModelConfig
+from rsp.shared.learning.inference import Predictor
+from tests.bench.seams import BAR, seams
+from tests.networks import make_card, make_network
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    card = make_card(tile_size=256, overlap=ModelConfig(ts=256).overlap)
+    return Predictor(make_network(card), card)
+
+
+@pytest.fixture(scope="module")
+def image():
+    """Areas within areas, so that what is far away has a say."""
+    rng = np.random.default_rng(0)
+    areas = np.zeros((1024, 1024, 3))
+    for step in (4, 32, 128):
+        areas += np.kron(rng.integers(0, 256, (1024 // step, 1024 // step, 3)), np.ones((step, step, 1)))
+    return (areas / 3).astype(np.uint8)
+
+
+def test_tiles_of_the_default_overlap_have_no_seams(predictor, image):
+    (whole,) = predictor.masks([image])
+    assert 0.1 < whole.mean() < 0.9
+    default = seams(predictor, image, whole, 256, ModelConfig(ts=256).overlap, 256)
+    assert default.differing < BAR and abs(default.across / default.whole - 1) < 0.01
+    # It is the smallest that does.
+    narrower = seams(predictor, image, whole, 256, ModelConfig(ts=256).overlap - 32, 256)
+    assert narrower.differing > BAR
+
+
+def test_an_overlap_is_at_most_half_a_tile():
+    assert [ModelConfig(ts=side).overlap for side in (64, 256, 512)] == [32, 128, 128]
+    assert replace(ModelConfig(ts=256), ms=32).overlap == 32
