@@ -18,12 +18,15 @@ class Recipe:
 
     precision: str = key(
         "auto", "str", "What the network computes in: `float32`, `bfloat16`, or `auto`: bfloat16 where the "
-        "processor "
-        "or the GPU has it. A training is resumed in the same."
+        "processor or the GPU has it. A training is resumed in the same."
     )  # fmt: skip
     crop: int = key(
         0, "int", "Side in pixels of the random crops that it learns from, cut from tiles of `ts` across their "
         "borders; an epoch has as many as cover the tiles once. 0 takes whole tiles."
+    )  # fmt: skip
+    passes: int = key(
+        1, "count", "How often an epoch goes through the training tiles: more where there are few of them, since "
+        "each epoch ends with a validation and is saved."
     )  # fmt: skip
     scale: tuple[float, ...] = key(
         (1.0, 1.0), "floats", "The smallest and the largest factor by which a crop is enlarged, drawn at random, "

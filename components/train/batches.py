@@ -16,7 +16,14 @@ from rsp.shared.errors import RspError
 def collate(items: list[Item]) -> tuple[torch.Tensor, ...] | RspError:
     """Join items to a batch: (N, C, H, W), (N, H, W) and so on, or return the first error among them."""
     joined = collect(items)
-    return joined if isinstance(joined, RspError) else tuple(torch.stack(part) for part in joined)
+    if isinstance(joined, RspError):
+        return joined
+    images, *others = joined
+    # Channels last, as the network wants them: otherwise each batch would be copied once more.
+    batch = torch.empty((len(images), *images[0].shape), memory_format=torch.channels_last)
+    for place, image in zip(batch, images, strict=True):
+        place.copy_(image)
+    return batch, *map(torch.stack, others)
 
 
 def collect(items: list[Item]) -> tuple[list[torch.Tensor], ...] | RspError:

@@ -303,7 +303,7 @@ class TileDataset(Dataset[Item]):
             crops = self._cutter()
             place = sampler.place(epoch, index, rng, lambda tile: crops.tile(tile).label)
             image, label, weights = crops.cut(place, classes)
-        elif sampler.weights is None:
+        elif sampler.weights is None and self.config.recipe.passes == 1:
             tile = self.loader.tiles[index]
             rng = np.random.default_rng([self.seed, epoch, tile.z, tile.x, tile.y])
             image, label, weights = self._sheets(tile)

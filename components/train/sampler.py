@@ -1,7 +1,7 @@
 """What an epoch sees: which tiles, how often, and where in them crops are cut.
 
-An epoch has as many crops as cover the area of the tiles once. All of it follows from seed, epoch and the number
-of the crop: the same on any number of processes, and after an interruption.
+An epoch has as many crops as cover the area of the tiles as often as `passes` says. All of it follows from seed,
+epoch and the number of the crop: the same on any number of processes, and after an interruption.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Sampler:
     Args:
         tiles: Those that are trained on.
         side: Of each of them, in pixels.
-        recipe: Of it `crop`, `scale`, `rotate` and `balance` are used.
+        recipe: Of it `crop`, `passes`, `scale`, `rotate` and `balance` are used.
         seed: Of all that is drawn.
         weights: (tiles,), how often each tile is drawn beside the others; None: all alike.
         counts: (tiles, classes), the pixels of each class, for `balance`; 0 for classes that are ignored.
@@ -51,7 +51,8 @@ class Sampler:
         counts: Counts | None = None,
     ) -> None:
         self.tiles, self.side, self.recipe, self.seed, self.weights = tiles, side, recipe, seed, weights
-        self.count = math.ceil(len(tiles) * side**2 / recipe.crop**2) if recipe.crop else len(tiles)
+        each = side**2 / recipe.crop**2 if recipe.crop else 1
+        self.count = math.ceil(len(tiles) * recipe.passes * each)
         self._rare = [] if counts is None else rare_classes(counts, weights)
         self._drawn: tuple[int, npt.NDArray[np.int64]] | None = None
 

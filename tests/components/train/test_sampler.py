@@ -55,6 +55,21 @@ def epoch_of(data, epoch, rank=0, world=1):
 # --- how much, and how often ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("crop", [0, 32])
+def test_an_epoch_of_several_passes(tmp_path, config, crop):
+    once, thrice = (
+        dataset(config, both(tmp_path / str(passes)), dap=0.75, recipe={"crop": crop, "passes": passes})
+        for passes in (1, 3)
+    )
+    assert len(thrice) == 3 * len(once)
+    drawn = [thrice.sampler.tile(2, number) for number in range(len(thrice))]
+    each = len(thrice) // 12
+    assert sorted(drawn) == [tile for tile in range(12) for _ in range(each)]
+    # A tile that comes again is augmented otherwise.
+    first = [number for number, tile in enumerate(drawn) if tile == drawn[0]]
+    assert len({thrice[2, number][0].numpy().tobytes() for number in first}) > 1
+
+
 @pytest.mark.parametrize(("crop", "count"), [(0, 12), (32, 48), (64, 12), (96, 6), (160, 2), (448, 1)])
 def test_an_epoch_covers_the_area_of_the_tiles_once(tmp_path, config, crop, count):
     data = dataset(config, both(tmp_path), recipe={"crop": crop})
