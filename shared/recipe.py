@@ -69,7 +69,9 @@ class Recipe:
         1.0, "positive", "Factor of the rate from each stage of the encoder to the one before."
     )
     freeze: int = key(0, "int", "Stages of the encoder, from the input (its stem), that are not trained.")
-    tensorboard: bool = key(False, "bool", "Write the metrics for TensorBoard, too.")
+    tensorboard: bool = key(
+        False, "bool", "Write the metrics for TensorBoard, too, as an event file beside the history."
+    )
 
     def check(self, where: str) -> Recipe:
         """Return the recipe; raise `ConfigError` where a value is none of those that it can be."""

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rsp.components.train.cluster import Cluster, number
+from rsp.components.train.signals import terminated
 from rsp.shared.errors import ClusterError, RspError
 
 # Seconds from one look at a training to the next.
@@ -96,7 +94,7 @@ def run(
         ClusterError: the training failed or vanished, its pods cannot start, or the API refuses.
     """
     name = manifest["metadata"]["name"]
-    with _terminated():
+    with terminated():
         made = True  # from here on: a signal, or a broken connection, may come when it is made and not yet known
         try:
             try:
@@ -109,24 +107,6 @@ def run(
         finally:
             if made:
                 _end(cluster, name, out, poll)
-
-
-@contextmanager
-def _terminated() -> Iterator[None]:
-    """Let SIGTERM raise within the block, so that its `finally` clauses run; later signals do not disturb them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # handlers of signals belong to the main thread
-        return
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _end(cluster: Cluster, name: str, out: Say, poll: float) -> None:

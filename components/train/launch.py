@@ -83,12 +83,13 @@ def read_error(path: Path) -> errors.RspError:
 def worker(folder: Path, device: str) -> int:
     """Train as one of several processes, and leave the result or the error in the folder."""
     from rsp.components.train.processes import join
+    from rsp.components.train.signals import terminated
     from rsp.components.train.training import train_model
 
     plan = Plan.from_json((folder / PLAN).read_text("utf-8"))
     rank = os.environ["RANK"]
     try:
-        with join(device) as world:
+        with terminated(), join(device) as world:
             result = train_model(plan, world)
     except errors.RspError as error:
         write_error(folder / f"error-{rank}.json", error)

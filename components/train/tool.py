@@ -8,7 +8,8 @@ DATASET holds training/ and validation/, each with one tile set for every [[chan
 and one named `labels`: directories, or archives (images.pmtiles, labels.pmtiles). OUT gets best.safetensors
 (by the IoU on the validation tiles), last.safetensors, checkpoint-EPOCH-of-EPOCHS.pth (a link to the last),
 history.json, history.csv, the log, and state.pt, from which --resume goes on. Both may be in S3 (s3://bucket/key):
-all but the link is uploaded after every epoch, and --resume goes on from there on any machine.
+all but the link is uploaded after every epoch, and --resume goes on from there on any machine. SIGTERM ends a
+training at once, with exit code 143: the epochs that were finished are kept, and --resume goes on after them.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def train(
     from rsp.components.train.launch import launch
     from rsp.components.train.plan import Plan
     from rsp.components.train.processes import choose, join, started_by_torchrun
+    from rsp.components.train.signals import terminated
     from rsp.components.train.training import train_model
     from rsp.shared.config import load_config
 
@@ -98,10 +100,11 @@ def train(
     check_paths([Output(out, FOLDER)], read, inside=[config, checkpoint])
     plan.check()
     chosen, processes = choose(device, gpus)
-    if processes > 1 and not started_by_torchrun():
-        return launch(plan, chosen, processes)
-    with join(chosen) as world:
-        return train_model(plan, world)
+    with terminated():
+        if processes > 1 and not started_by_torchrun():
+            return launch(plan, chosen, processes)
+        with join(chosen) as world:
+            return train_model(plan, world)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from rsp.components.train.batches import Batches, make_batches
 from rsp.components.train.data import TileDataset
+from rsp.components.train.events import Events
 from rsp.components.train.folder import OutFolder, link_checkpoint
 from rsp.components.train.guard import Divergence, enough_memory
 from rsp.components.train.history import BEST, LAST, Log, Row, State, finite, write_history, write_state
@@ -27,6 +28,7 @@ from rsp.components.train.plan import Plan
 from rsp.components.train.processes import World
 from rsp.components.train.result import TrainResult
 from rsp.components.train.settings import settings_of
+from rsp.components.train.signals import Terminated
 from rsp.components.train.stages import Frozen, check_stages
 from rsp.components.train.start import (
     check_values,
@@ -36,6 +38,7 @@ from rsp.components.train.start import (
     starting_point,
 )
 from rsp.components.train.syncnorm import gather_batch, synchronised
+from rsp.components.train.usage import peak_memory, reset_peak
 from rsp.components.train.validation import share_buffers, validate
 from rsp.shared.errors import ModelError, PluginError, RspError
 from rsp.shared.learning.answers import check_logits, guarded_network
@@ -95,6 +98,7 @@ class Trainer:
         )
         start = starting_point(plan, self.log, self.settings)
         self.history, self.done, self.best_from = start.history, start.epoch, start.best_from
+        self.kept = start.epoch
         self.precision = choose_precision(
             self.config.recipe.precision, start.card if start.epoch else None, self.device
         )
@@ -162,13 +166,26 @@ class Trainer:
 
     def run(self) -> TrainResult:
         """Train up to the last epoch."""
+        try:
+            return self._run()
+        except Terminated:
+            kept = f"epoch {self.kept} is kept in {self.plan.out}" if self.kept else "no epoch was finished"
+            self.log(f"stopped by SIGTERM: {kept}; the same command with --resume goes on from there")
+            raise
+
+    def _run(self) -> TrainResult:
         start = time.monotonic()
         self._describe()
+        events = None
+        if self.folder and self.config.recipe.tensorboard:
+            events = Events(self.folder.path, self.history)
         for epoch in range(self.done + 1, self.plan.epochs + 1):
             if self._is_stalled():
                 break
             began = time.monotonic()
+            reset_peak(self.device)
             rate, training = self._train(epoch)
+            speed = sum(map(len, self.batches)) * self.world.size / (time.monotonic() - began)
             # What is kept is the state before it, from which one can go on.
             self.divergence.check(epoch, training["loss"], self.config.model.lr)
             validation = self._validate(epoch)
@@ -176,6 +193,8 @@ class Trainer:
                 "epoch": epoch,
                 "lr": rate,
                 "seconds": round(time.monotonic() - began, 3),
+                "images_per_second": round(speed, 2),
+                "peak_memory": peak_memory(self.device),
                 "training": training,
                 "validation": validation,
             }
@@ -183,8 +202,11 @@ class Trainer:
                 row["ema"] = self.config.recipe.ema  # what was validated is the average
             self.history.append(finite(row))
             self._report(row)
+            if events:
+                events.add(self.history[-1])
             if self.folder:
                 self._save(epoch, self.folder)
+            self.kept = epoch
         return self._result(time.monotonic() - start)
 
     def _is_stalled(self) -> bool:
@@ -312,7 +334,10 @@ class Trainer:
             self.log(f"  validated and kept is the moving average of the weights, ema {self.config.recipe.ema:g}")
 
     def _report(self, row: Row) -> None:
-        self.log(f"Epoch {row['epoch']}/{self.plan.epochs} ({row['seconds']:.1f} s)")
+        self.log(
+            f"Epoch {row['epoch']}/{self.plan.epochs} ({row['seconds']:.1f} s, "
+            f"{row['images_per_second']:.1f} images/s, peak memory {row['peak_memory'] / 2**20:.0f} MB)"
+        )
         titles = self.classes
         for name, part in (("training", row["training"]), ("validation", row["validation"])):
             shown = [f"loss {part['loss']:.4f}", f"mIoU {part['miou']:.3f}"]

@@ -16,6 +16,7 @@ import torch
 from kfp import dsl
 
 from rsp.components.train.component import train as train_component
+from rsp.components.train.history import read_state
 from rsp.components.train.launch import launch, read_error, write_error
 from rsp.components.train.plan import Plan
 from rsp.components.train.tool import train
@@ -217,6 +218,45 @@ def test_launched_processes_learn_what_one_does_and_bring_back_their_result(tmp_
     assert result.training_tiles == 18 and np.sum(result.confusion) == 6 * 64 * 64
     assert result.classes == ["background", "building"]
     assert result.checkpoint == tmp_path / "two" / "best.safetensors"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_sigterm_ends_it_at_once_and_keeps_what_is_finished(toy, tmp_path, config, processes):
+    """As Kubernetes ends a pod: a signal to the first process alone, while the second epoch is trained."""
+    out = tmp_path / "out"
+    if processes == 1:
+        command = ["-m", "rsp.shared.cli", "train", "--gpus", "0", "--config", config, "--dataset", toy]
+        command += ["--epochs", "500", out]
+    else:
+        plan = Plan(load_config(config), toy, out, epochs=500).to_json()
+        command = ["-c", LAUNCHED, plan]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, *map(str, command)], stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    ) as running:
+        assert any("Epoch 2/500" in line for line in running.stdout)
+        running.terminate()
+        said = running.stdout.read()
+        assert running.wait() == 143
+    assert "stopped by SIGTERM: epoch " in said and "--resume goes on from there" in said
+    assert said.strip().splitlines()[-1] in (out / "log").read_text()
+    assert not list(out.glob(".rsp-*"))
+    done = read_state(out).epoch
+    assert done >= 1 and read_card(out / "last.safetensors").epoch == done
+    assert f"epoch {done} is kept in {out}" in said
+    if processes == 1:
+        again = train(out, config=config, dataset=toy, epochs=done + 1, resume=True, gpus=0)
+        assert [row["epoch"] for row in again.history] == list(range(1, done + 2))
+
+
+LAUNCHED = """
+import sys
+from rsp.components.train.launch import launch
+from rsp.components.train.plan import Plan
+from rsp.components.train.signals import terminated
+with terminated():
+    launch(Plan.from_json(sys.argv[1]), "cpu", 2)
+"""
 
 
 def test_launch_brings_back_the_error(toy, tmp_path, config):
