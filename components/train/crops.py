@@ -22,8 +22,8 @@ from rsp.shared.images import Array, Mask
 from rsp.shared.kept import Kept
 from rsp.shared.tiles import Tile, zxy
 
-# Bytes of decoded tiles that are kept, by all worker processes of a loader together.
-KEPT_BYTES = 1 << 30
+# Bytes of decoded tiles that are kept: some 500 of 512 px. Of more, a crop decodes the two or three it is on.
+KEPT_BYTES = 512 << 20
 
 
 class Sheets(NamedTuple):

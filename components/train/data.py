@@ -327,7 +327,7 @@ class TileDataset(Dataset[Item]):
     def _cutter(self) -> Crops:
         if self._crops is None:
             info = get_worker_info()
-            keep = KEPT_BYTES // (info.num_workers if info else 1)
+            keep = KEPT_BYTES // (2 if info else 1)  # workers are several
             self._crops = Crops(
                 self.places, self.config.model.ts, self.config.recipe.crop, self._sheets, keep=keep
             )
