@@ -32,7 +32,7 @@ from rsp.shared.learning.formats import write_model
 from rsp.shared.learning.inference import Predictor, load_predictor
 from rsp.shared.tiles import Tile, write_cover, zxy
 from rsp.shared.tileset import open_reader
-from tests.bench.harness import ROOT, Line
+from tests.bench.harness import ROOT, Growth, Line, Row, rsp
 from tests.networks import make_card, make_checkpoint
 from tests.tilesets import make_tileset
 
@@ -40,6 +40,8 @@ RUNS = 5
 SIDE, OVERLAP = 256, 32
 # Tiles of a measurement in this process, and through HTTP.
 TILES, REQUESTS = 12, 128
+# Tiles that `rsp predict` is measured with.
+RUN = 2000
 # Times that requests are measured, between measurements in this process.
 ROUNDS = 3
 # Java compiles what it has called 200 times.
@@ -66,6 +68,23 @@ for tile in tiles:
     times.append(time.process_time() - start)
     (folder / f"first{len(times):03d}.mask").write_bytes(mask)
 print(sorted(times)[len(times) // 2] * 1000)
+"""
+# The network and nothing else, with the memory kept as we keep it.
+BARE = """
+import sys
+from pathlib import Path
+import torch
+from rsp.shared.learning.checkpoint import load_checkpoint
+from rsp.shared.memory import keep_memory
+torch.set_num_threads(1)
+keep_memory()
+network, card = load_checkpoint(Path(sys.argv[1]))
+network = network.to(memory_format=torch.channels_last)
+side = card.tile_size + 2 * card.overlap
+window = torch.rand(1, 3, side, side).contiguous(memory_format=torch.channels_last)
+with torch.inference_mode():
+    for _ in range(int(sys.argv[2])):
+        network(window)
 """
 LOAD = """
 import sys, time
@@ -347,8 +366,46 @@ def bench_live(folder: Path, model: Path) -> Iterator[Line]:
     )  # fmt: skip
 
 
-def rows(folder: Path) -> Iterator[Line]:
+def bench_run(folder: Path) -> Iterator[Row | Growth]:
+    """`rsp predict`, its start included, against a loop that forwards as many windows and does nothing else."""
+    card = replace(make_card(tile_size=SIDE, overlap=OVERLAP), num_filters=16)
+    checkpoint = make_checkpoint(folder / "loop.safetensors", card)
+    pictures = [make_areas(seed, SIDE) for seed in range(8)]
+
+    def tiles_of(count: int, side: int) -> Path:
+        tiles = [Tile(4000 + number % 50, 4000 + number // 50, 14) for number in range(count)]
+        path = folder / f"{count}-{side}.pmtiles"
+        return make_tileset(path, tiles, "webp", lambda tile: pictures[(tile.x * 7 + tile.y) % 8][:side, :side])
+
+    masks = folder / "run.pmtiles"
+
+    def predicted(model: Path, tiles: Path, *flags: object) -> list[object]:
+        return rsp("predict", "--workers", 1, "--no_web_ui", "--checkpoint", model, *flags, tiles, masks)
+
+    def every_tile() -> None:
+        with open_reader(masks) as reader:
+            assert len(reader) == RUN, "tiles are missing"
+
+    yield Row(
+        f"predict: {RUN:,} tiles of {SIDE} px",
+        predicted(checkpoint, tiles_of(RUN, SIDE)),
+        [sys.executable, "-c", BARE, checkpoint, RUN],
+        "the bare network, channels last, on as many windows",
+        1 / 0.9,
+        every_tile,
+        fresh=(masks,),
+        runs=2,
+    )
+    small = make_checkpoint(folder / "small.safetensors", make_card(tile_size=64, overlap=16))
+    for name, flags in (("", ()), (", and their probabilities", ("--probabilities", folder / "shares.pmtiles"))):
+        few, many = (predicted(small, tiles_of(count, 64), *flags) for count in (1000, 10_000))
+        fresh = masks, folder / "shares.pmtiles"
+        yield Growth(f"predict: 10,000 tiles of 64 px{name}", few, many, tiles=9000, fresh=fresh)
+
+
+def rows(folder: Path) -> Iterator[Line | Row | Growth]:
     """Yield the rows, measured one after the other."""
+    yield from bench_run(folder)
     torch.set_num_threads(1)
     card = replace(make_card(tile_size=SIDE, overlap=OVERLAP), num_filters=16)  # the demo's network
     checkpoint = make_checkpoint(folder / "model.safetensors", card)
