@@ -232,6 +232,10 @@ def test_resume_keeps_what_is_there(models, images, tmp_path, rsp, form):
     assert rsp(*argv, "--resume", "--report", report).code == 0
     assert json.loads(report.read_text())["kept"] == 1 and json.loads(report.read_text())["tiles"] == 11
     assert contents(tmp_path / form)[BLOCK[0]] == kept and len(contents(tmp_path / form)) == 12
+    # What is kept is not predicted either: its image would fail now.
+    spoilt = make_tileset(tmp_path / "spoilt")
+    (spoilt / "15" / "100" / "200.png").write_bytes(b"rubbish")
+    assert rsp(*argv[:3], spoilt, *argv[4:], "--resume").code == 0
     assert rsp(*argv).code == 0
     assert contents(tmp_path / form)[BLOCK[0]] != kept
 
