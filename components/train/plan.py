@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rsp.shared.config import Channel, ClassDef, Config, ModelConfig
-from rsp.shared.errors import ConfigError, UsageError
+from rsp.shared.errors import UsageError
 from rsp.shared.locations import Location, location
 from rsp.shared.recipe import Recipe
 
@@ -39,7 +39,7 @@ class Plan:
     seed: int = 0
 
     def check(self) -> None:
-        """Raise `UsageError` or `ConfigError` where no network can be trained so."""
+        """Raise `UsageError` where no network can be trained so."""
         if self.epochs < 1:
             raise UsageError(f"--epochs must be at least 1, got {self.epochs}")
         if self.seed < 0:
@@ -49,14 +49,6 @@ class Plan:
             raise UsageError(
                 f"the tile size is {side}; networks need a multiple of 32, as {round(side / 32) * 32 or 32} "
                 "(tiles of other sizes are resized to it)"
-            )
-
-        learned = [entry for entry in self.config.classes if not entry.ignore]
-        if self.config.recipe.classes_weights is None and sum(entry.weight > 0 for entry in learned) < 2:
-            without = ", ".join(repr(entry.title) for entry in learned if not entry.weight)
-            raise ConfigError(
-                f"[[classes]]: weight = 0 of {without} leaves a single class to learn, and every mask would be of "
-                "it: give two classes or more a weight above 0 (`ignore = true` leaves the pixels of a class out)"
             )
 
     def to_json(self) -> str:

@@ -64,7 +64,7 @@ BUILDING = 'title = "building"\ncolor = "deeppink"'
         (CONFIG.replace(BUILDING, f"{BUILDING}\nignore = true"), {}, 1, "nothing can be told apart"),
         (
             CONFIG.replace(BUILDING, f"{BUILDING}\nweight = 0"), {}, 1,
-            "weight = 0 of 'building' leaves a single class to learn, and every mask would be of it",
+            "only 'background' weighs anything by [[classes]] weight: nothing can be told apart",
         ),
         # The network.
         (CONFIG, {"nn": '"unett"'}, 1, "unknown network 'unett'; known: "),
