@@ -51,8 +51,8 @@ class Sampler:
         counts: Counts | None = None,
     ) -> None:
         self.tiles, self.side, self.recipe, self.seed, self.weights = tiles, side, recipe, seed, weights
-        each = side**2 / recipe.crop**2 if recipe.crop else 1
-        self.count = math.ceil(len(tiles) * recipe.passes * each)
+        seen = len(tiles) * recipe.passes
+        self.count = math.ceil(seen * side**2 / recipe.crop**2) if recipe.crop else seen
         self._rare = [] if counts is None else rare_classes(counts, weights)
         self._drawn: tuple[int, npt.NDArray[np.int64]] | None = None
 
