@@ -7,7 +7,7 @@ STAMP := $(VENV)/.made
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos mutants coverage lint docs pipelines images push test-images test-scale manifests bench clean
+.PHONY: help setup demo test chaos mutants coverage lint docs pipelines images push test-images test-scale manifests banepa bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ test-scale: setup ## Predict 100,000 tiles in blocks, killed ten times (TILES=<n
 
 manifests: setup ## Print the manifests of OVERLAY (gpu, local, front ...) with the images of this commit, for kubectl apply -f -
 	@$(BIN)/python -m rsp.components.container k8s/overlays/$(or $(OVERLAY),gpu)
+
+banepa: setup ## Train on real drone imagery in DATA=<folder> three times and evaluate (60 CPU-minutes; FLAGS=--inner)
+	$(BIN)/python -m examples.banepa.run --data '$(DATA)' --out banepa $(FLAGS)
 
 bench: setup ## Measure against rivals, in one run, as ratios of CPU time; WORDS="cover tile" runs some, else docs/benchmarks.md is written
 	@tests/install.sh

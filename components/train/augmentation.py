@@ -45,11 +45,12 @@ def flip(image: Floats, label: Mask, rng: np.random.Generator, bands: Bands = No
 def color(image: Floats, label: Mask, rng: np.random.Generator, bands: Bands = None) -> tuple[Floats, Mask]:
     """As `flip`, or unturned, and change contrast, brightness and the balance of the bands of the image.
 
-    The amounts are in standard deviations of the band: the image is normalised. Larger ones were worse.
+    The amounts are in standard deviations of the band: the image is normalised. Larger ones, as those of `strong`,
+    were worse on small data sets.
     """
     move = int(rng.integers(8))
     image = np.array(_moved(image, move))
-    _change(image, bands, lambda part: _recolor(part, rng))
+    _change(image, bands, lambda part: _recolor(part, rng, contrast=0.1, brightness=0.1, balance=0.05))
     return image, _moved(label, move)
 
 
@@ -59,7 +60,7 @@ def strong(image: Floats, label: Mask, rng: np.random.Generator, bands: Bands = 
     image = np.array(image)
 
     def change(part: Floats) -> None:
-        _recolor(part, rng)
+        _recolor(part, rng, contrast=0.25, brightness=0.3, balance=0.15)
         if rng.random() < 0.3:
             part[:] = _blur(part)
         if rng.random() < 0.5:
@@ -85,14 +86,16 @@ def _change(image: Floats, bands: Bands, change: Callable[[Floats], None]) -> No
         image[list(bands)] = part
 
 
-def _recolor(image: Floats, rng: np.random.Generator) -> None:
-    """Change contrast, brightness and the balance of the bands in place."""
-    contrast = np.float32(rng.uniform(0.75, 1.25))
-    brightness = rng.uniform(-0.3, 0.3)
-    shift = (brightness + rng.uniform(-0.15, 0.15, (len(image), 1, 1))).astype(np.float32)
+def _recolor(
+    image: Floats, rng: np.random.Generator, *, contrast: float, brightness: float, balance: float
+) -> None:
+    """Change contrast, brightness and the balance of the bands in place, each by up to so much."""
+    factor = np.float32(rng.uniform(1 - contrast, 1 + contrast))
+    shift = rng.uniform(-brightness, brightness) + rng.uniform(-balance, balance, (len(image), 1, 1))
+    shift = shift.astype(np.float32)
     # The mean of each band stays where it is.
-    shift += image.mean(axis=(1, 2), keepdims=True) * (1 - contrast)
-    image *= contrast
+    shift += image.mean(axis=(1, 2), keepdims=True) * (1 - factor)
+    image *= factor
     image += shift
 
 
