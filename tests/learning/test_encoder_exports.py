@@ -1,0 +1,39 @@
+"""Encoders of every kind through every export, which compares the answers: small ones of the same operators."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rsp.components.export.tool import export
+from rsp.shared.config import Channel, ClassDef, ModelConfig
+from rsp.shared.learning.card import ModelCard
+from rsp.shared.learning.checkpoint import fingerprint, save_checkpoint
+from rsp.shared.learning.models import build_model, encoders
+
+pytestmark = pytest.mark.slow
+
+# ResNet is what the tests of export take.
+SMALL = {
+    "swin": {"depths": [1] * 4, "num_heads": [1, 2, 2, 4], "embed_dim": 16},
+    "convnextv2": {"depths": [1] * 4, "hidden_sizes": [16, 16, 32, 32]},
+}
+
+
+def test_no_kind_is_left_out():
+    assert {kind for _, kind, _ in encoders.ENCODERS.values()} == {"resnet", *SMALL}
+
+
+@pytest.mark.parametrize(
+    ("encoder", "kind"), [("swin", "onnx"), ("swin", "jit"), ("swin", "pt2"), ("convnextv2", "onnx")]
+)
+def test_encoders_can_be_exported(tmp_path, monkeypatch, encoder, kind):
+    monkeypatch.setitem(encoders.ENCODERS, "small", (None, encoder, SMALL[encoder]))
+    torch.manual_seed(0)
+    model = build_model(ModelConfig(encoder="small", pretrained=False), 3, 2).eval()
+    channels = (Channel("images", (1, 2, 3), (0.5,) * 3, (0.25,) * 3, "uint8", 255.0),)
+    classes = (ClassDef("background", (0, 0, 0)), ClassDef("building", (255, 0, 0)))
+    card = ModelCard("unet", "small", 32, channels, classes, 64, 0, uuid=fingerprint(model))
+    save_checkpoint(tmp_path / "c.safetensors", model, card)
+    result = export(tmp_path / "c.safetensors", tmp_path / f"model.{kind}", kind=kind)
+    assert result.differing <= 1 and result.max_difference < 1e-4 and not result.refused
