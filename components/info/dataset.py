@@ -23,6 +23,7 @@ from rsp.shared.covers import Cover
 from rsp.shared.errors import TileError, TileSetError, UsageError
 from rsp.shared.images import decode, decode_mask, value_type
 from rsp.shared.locations import Address, Location
+from rsp.shared.metrics import IGNORE
 from rsp.shared.parallel import cpu_count, parallel_map
 from rsp.shared.progress import progress
 from rsp.shared.tilekeys import Keys, columns
@@ -208,6 +209,7 @@ class _Sums:
         self.sizes: dict[str, Counter[tuple[int, int]]] = {}
         self.values: dict[str, Counter[tuple[int, str]]] = {}
         self.pixels = np.zeros(256, np.int64)
+        self.unknown = 0
         self.empty: list[Tile] = []
         self.beyond: list[Tile] = []
         self.broken: list[tuple[Tile, str]] = []
@@ -219,11 +221,14 @@ class _Sums:
             self.sizes.setdefault(name, Counter())[size] += 1
         for name, kind in look.values.items():
             self.values.setdefault(name, Counter())[kind] += 1
-        self.pixels += look.pixels
+        known = look.pixels.copy()
+        self.unknown += int(known[IGNORE])
+        known[IGNORE] = 0
+        self.pixels += known
         if LABELS in look.sizes:
-            if self.titles and look.pixels[len(self.titles) :].any():
+            if self.titles and known[len(self.titles) :].any():
                 self.beyond.append(tile)
-            if not look.pixels[1:].any():
+            if not known[1:].any():
                 self.empty.append(tile)
 
     def tell(self, found: Findings, about: dict[str, Any]) -> None:
@@ -245,6 +250,7 @@ class _Sums:
             )
             for index in range(max(len(self.titles), last + 1))
         }
+        about["unknown_pixels"] = self.unknown
         for tile, reason in self.broken[:NAMED]:
             found.problems.append(f"{name}, tile {zxy(tile)}: {reason}")
         if len(self.broken) > NAMED:
@@ -270,6 +276,8 @@ class _Sums:
     def _values(self, found: Findings) -> None:
         needed: dict[str, int] = {}
         for channel in self.config.channels if self.config else ():
+            if channel.kind == "classes":
+                continue  # its bands are indices of classes
             needed[channel.name] = max(needed.get(channel.name, 0), *channel.bands)
         for key, each in self.values.items():
             if len(each) > 1:

@@ -192,7 +192,7 @@ def test_tiles_that_cannot_be_read_in_both_parts(folder):
 
 def test_what_the_configuration_does_not_know(folder):
     text = (folder.parent / "config.toml").read_text()
-    (folder.parent / "config.toml").write_text(text.replace("bands = [1, 2, 3]", "bands = [1, 4]"))
+    (folder.parent / "config.toml").write_text(text.replace("bands = [1, 2, 3]", "bands = [1, 2, 4]"))
     again(folder / "training/labels", TRAINING, draw=lambda tile: squares(tile) * 2)
     found = checked(folder)
     assert found.problems == [
@@ -201,12 +201,33 @@ def test_what_the_configuration_does_not_know(folder):
         "training/images: tiles have 3 bands, the configuration takes band 4",
         "validation/images: tiles have 3 bands, the configuration takes band 4",
     ]
-    assert found.parts["training"]["classes"]["class 2"] > 0
+    assert found.parts["training"]["classes"]["class 2"] > 0 and found.parts["training"]["unknown_pixels"] == 0
     (folder.parent / "config.toml").write_text(text.replace('"building"', '"road"'))
     again(folder / "training/labels", TRAINING, draw=squares)  # of no class that they name
     assert checked(folder).problems == [
         "validation/labels are of the classes background, building, the configuration has background, road"
     ]
+
+
+def test_pixels_of_which_nothing_is_known_are_no_class(folder):
+    def label(tile):
+        return np.where(squares(tile) == 1, 1, np.where(np.arange(64) < 8, 255, 0)).astype(np.uint8)[
+            :, :, np.newaxis
+        ]
+
+    import shutil
+
+    before = checked(folder).problems
+    shutil.rmtree(folder / "training/labels")
+    with open_writer(folder / "training/labels", "png") as writer:
+        writer.describe({"classes": classes_metadata(load_config(folder.parent / "config.toml").classes)})
+        for tile in TRAINING:
+            writer.write(tile, encode(label(tile), "png"))
+    found = checked(folder)
+    assert found.problems == before
+    counted = sum(int((label(tile) == 255).sum()) for tile in TRAINING)
+    assert found.parts["training"]["unknown_pixels"] == counted > 0
+    assert set(found.parts["training"]["classes"]) == {"background", "building"}
 
 
 def test_values_and_sizes(folder):
