@@ -250,7 +250,8 @@ class _Sums:
             )
             for index in range(max(len(self.titles), last + 1))
         }
-        about["unknown_pixels"] = self.unknown
+        if self.unknown:
+            about["unknown_pixels"] = self.unknown
         for tile, reason in self.broken[:NAMED]:
             found.problems.append(f"{name}, tile {zxy(tile)}: {reason}")
         if len(self.broken) > NAMED:
