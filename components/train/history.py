@@ -105,6 +105,17 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def best_row(history: list[Row], first: int) -> Row:
+    """Return the row of the best epoch from one on: by the IoU, then by the loss; the first of equals."""
+
+    def score(row: Row) -> tuple[float, float]:
+        part = row["validation"]
+        value = next((part[key] for key in ("iou", "miou") if part[key] is not None), -1.0)
+        return value, -part["loss"] if part["loss"] is not None else -math.inf
+
+    return max((row for row in history if row["epoch"] >= first), key=score)
+
+
 def write_history(out: Path, history: list[Row]) -> None:
     """Write the history as JSON, and its numbers as CSV: one line an epoch, columns as `validation_iou`."""
     with atomic_text(out / HISTORY_JSON) as file:

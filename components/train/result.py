@@ -11,6 +11,11 @@ from rsp.shared.locations import Location, location
 from rsp.shared.report import Result
 
 
+def number(value: float | None) -> float:
+    """Return a metric of a row, NaN where it is undefined."""
+    return math.nan if value is None else float(value)
+
+
 @dataclass(kw_only=True)
 class TrainResult(Result):
     """What `train` did. Metrics are those of the best epoch on the validation tiles; NaN where undefined.
@@ -46,6 +51,28 @@ class TrainResult(Result):
     seconds: float
     history: list[dict[str, Any]]
     notes: list[str]
+
+    @classmethod
+    def of(cls, best: dict[str, Any], *, history: list[dict[str, Any]], **others: Any) -> TrainResult:
+        """Return what a training ended with.
+
+        Args:
+            best: The row of its best epoch.
+            history: All rows.
+            others: What the rows do not say.
+        """
+        part = best["validation"]
+        return cls(
+            iou=number(part["iou"]),
+            miou=number(part["miou"]),
+            mcc=number(part["mcc"]),
+            loss=number(part["loss"]),
+            epochs=history[-1]["epoch"],
+            best_epoch=best["epoch"],
+            confusion=part["confusion"],
+            history=history,
+            **others,
+        )
 
     def measures(self) -> dict[str, float]:
         """Return the metrics that are defined."""

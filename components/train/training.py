@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,19 +13,30 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from rsp.components.train import lines
 from rsp.components.train.batches import Batches, make_batches
 from rsp.components.train.data import TileDataset
 from rsp.components.train.events import Events
 from rsp.components.train.folder import OutFolder, link_checkpoint
 from rsp.components.train.guard import Divergence, enough_memory
-from rsp.components.train.history import BEST, LAST, Log, Row, State, finite, write_history, write_state
+from rsp.components.train.history import (
+    BEST,
+    LAST,
+    Log,
+    Row,
+    State,
+    best_row,
+    finite,
+    write_history,
+    write_state,
+)
 from rsp.components.train.losses import build_loss, class_weights
 from rsp.components.train.measure import count_labels, measure_channels
 from rsp.components.train.metrics import RunningMetrics, counted, load_metrics, measure
 from rsp.components.train.optimise import Optimiser
 from rsp.components.train.plan import Plan
 from rsp.components.train.processes import World
-from rsp.components.train.result import TrainResult
+from rsp.components.train.result import TrainResult, number
 from rsp.components.train.settings import settings_of
 from rsp.components.train.signals import Terminated
 from rsp.components.train.stages import Frozen, check_stages
@@ -315,60 +325,30 @@ class Trainer:
     # --- what it tells and keeps ----------------------------------------------------------------------------
 
     def _describe(self) -> None:
-        model, world = self.config.model, self.world
-        weights = sum(weight.numel() for weight in self.model.parameters())
         for note in self.notes:
             self.log(f"note: {note}")
-        self.log(
-            f"rsp train: {model.nn} {model.encoder}, {weights / 1e6:.2f} million weights, "
-            f"{sum(len(c.bands) for c in self.config.channels)} bands, {len(self.config.classes)} classes"
-        )
-        self.log(
-            f"  {len(self.training.loader.tiles)} training and {len(self.validation)} validation tiles of "
-            f"{model.ts} px; {model.bs} in a batch on each of {world.size} x {self.device.type}; "
-            f"{model.optimizer}, lr {model.lr:g}, loss {model.loss}, seed {self.plan.seed}"
-        )
-        if self.config.recipe.crop:
-            self.log(f"  {len(self.training)} crops of {self.config.recipe.crop} px in an epoch")
-        if self.config.recipe.ema:
-            self.log(f"  validated and kept is the moving average of the weights, ema {self.config.recipe.ema:g}")
+        weights = sum(weight.numel() for weight in self.model.parameters())
+        parts = len(self.training.loader.tiles), len(self.validation)
+        crops = len(self.training) if self.config.recipe.crop else None
+        where = f"{self.world.size} x {self.device.type}"
+        for line in lines.of_plan(self.plan, weights=weights, tiles=parts, crops=crops, where=where):
+            self.log(line)
 
     def _report(self, row: Row) -> None:
-        self.log(
-            f"Epoch {row['epoch']}/{self.plan.epochs} ({row['seconds']:.1f} s, "
-            f"{row['images_per_second']:.1f} images/s, peak memory {row['peak_memory'] / 2**20:.0f} MB)"
-        )
-        titles = self.classes
-        for name, part in (("training", row["training"]), ("validation", row["validation"])):
-            shown = [f"loss {part['loss']:.4f}", f"mIoU {part['miou']:.3f}"]
-            shown += [
-                f"{title} IoU {part['iou_of'][title]:.3f}" for title in titles[self.config.model.background :]
-            ]
-            shown += [f"MCC {part['mcc']:.3f}"]
-            extra = [key for key in self.metrics if key not in ("iou", "miou", "mcc")]
-            shown += [f"{key} {part[key]:.3f}" for key in extra]
-            self.log(f"  {name:<10}  {', '.join(shown)}")
+        more = [name for name in self.metrics if name not in ("iou", "miou", "mcc")]
+        shown = self.classes[self.config.model.background :]
+        for line in lines.of_epoch(row, self.plan.epochs, titles=shown, metrics=more):
+            self.log(line)
         if row["epoch"] == self.done + 1:
-            for name, part in (("training", row["training"]), ("validation", row["validation"])):
-                for title, counts in zip(titles, part["confusion"], strict=True):
-                    if not sum(counts):
-                        self._note(
-                            f"no pixel of the {name} labels is {title!r}: nothing can be learned or said of it"
-                        )
+            for text in lines.of_absent_classes(row, self.classes):
+                self._note(text)
 
     def _note(self, text: str) -> None:
         self.notes.append(text)
         self.log(f"note: {text}")
 
     def _best(self) -> Row:
-        """Return the row of the best epoch: by foreground IoU, then by loss; the first of equals."""
-
-        def score(row: Row) -> tuple[float, float]:
-            part = row["validation"]
-            value = next((part[key] for key in ("iou", "miou") if part[key] is not None), -1.0)
-            return value, -part["loss"] if part["loss"] is not None else -math.inf
-
-        return max((row for row in self.history if row["epoch"] >= self.best_from), key=score)
+        return best_row(self.history, self.best_from)
 
     def _card(self, epoch: int) -> ModelCard:
         """Return the card of the network after an epoch, but for what it reached."""
@@ -397,7 +377,7 @@ class Trainer:
         part = row["validation"]
         kept = self.optimiser.kept
         identity = fingerprint(kept)
-        metrics = {name: _number(part[name]) for name in ("loss", *self.metrics)}
+        metrics = {name: number(part[name]) for name in ("loss", *self.metrics)}
         card = replace(self._card(epoch), metrics=metrics, uuid=identity)
         if self._best() is row:
             save_checkpoint(out / BEST, kept, card)
@@ -418,28 +398,16 @@ class Trainer:
         folder.publish()
 
     def _result(self, seconds: float) -> TrainResult:
-        best = self._best()
-        part = best["validation"]
-        return TrainResult(
+        return TrainResult.of(
+            self._best(),
+            history=self.history,
             classes=self.classes,
-            epochs=self.history[-1]["epoch"],
-            best_epoch=best["epoch"],
-            iou=_number(part["iou"]),
-            miou=_number(part["miou"]),
-            mcc=_number(part["mcc"]),
-            loss=_number(part["loss"]),
-            confusion=part["confusion"],
             checkpoint=self.plan.out / BEST,
             training_tiles=len(self.training.loader.tiles),
             validation_tiles=len(self.validation),
             seconds=round(seconds, 3),
-            history=self.history,
             notes=self.notes,
         )
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def train_model(plan: Plan, world: World) -> TrainResult:
