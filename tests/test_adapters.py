@@ -85,7 +85,7 @@ LEFT_OUT = {
     ("subset", "subset"): {"kind", "mode", "resume", "workers", *WEB},
     ("tile", "tile"): {"resume", "workers", *WEB},
     # What else there is to say about training stands in the configuration.
-    ("train", "train"): {"bs", "device", "loss", "lr", "model", "resume", "ts", "workers"},
+    ("train", "train"): {"bs", "classes_weights", "device", "loss", "lr", "model", "resume", "ts", "workers"},
     ("export", "export"): {"config", "seed", "tiles"},
     ("predict", "predict"): {
         "batch_size", "config", "device", "model", "precision", "resume", "source", "tile_size",

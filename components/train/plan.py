@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rsp.shared.config import Channel, ClassDef, Config, ModelConfig
-from rsp.shared.errors import UsageError
+from rsp.shared.errors import ConfigError, UsageError
 from rsp.shared.locations import Location, location
 from rsp.shared.recipe import Recipe
 
@@ -79,6 +80,31 @@ class Plan:
             ),
             **{**data, **paths},
         )
+
+
+def with_weights(config: Config, text: str) -> Config:
+    """Return a configuration with other weights of the classes.
+
+    Args:
+        config: The configuration.
+        text: `auto`, or one number for each class, as `1,2.5`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if text == "auto":
+        return replace(config, recipe=replace(config.recipe, classes_weights="auto"))
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError:
+        weights = []
+    if len(weights) != len(config.classes) or not all(0 <= weight < math.inf for weight in weights):
+        titles = ", ".join(entry.title for entry in config.classes)
+        raise ConfigError(
+            f"--classes_weights: expected auto, or a number from 0 for each of the classes {titles}, got {text!r}"
+        )
+    classes = tuple(replace(entry, weight=weight) for entry, weight in zip(config.classes, weights, strict=True))
+    return replace(config, classes=classes, recipe=replace(config.recipe, classes_weights=None))
 
 
 def _tuples(row: dict[str, Any]) -> dict[str, Any]:

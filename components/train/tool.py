@@ -36,6 +36,7 @@ def train(
     ts: int | None = None,
     model: str | None = None,
     loss: str | None = None,
+    classes_weights: str | None = None,
     epochs: int = 10,
     resume: bool = False,
     checkpoint: Location | None = None,
@@ -51,12 +52,14 @@ def train(
         config: The configuration file (default: `$RSP_CONFIG`, then `~/.rsp_config`).
         dataset: Folder with `training` and `validation` (default: `[dataset] path`). Archives in S3 are fetched
             whole, where the cache has room.
-        bs: Tiles in a batch, on each device (default: the configuration's, as all that follow up to `loss`).
+        bs: Tiles in a batch, on each device (default: the configuration's, as all that follow up to
+            `classes_weights`).
         lr: Peak of the learning rate, which climbs over the first tenth of the steps and then falls along a
             cosine.
         ts: Side of a tile in pixels; tiles of other sizes are resized.
         model: The network.
         loss: The loss.
+        classes_weights: `auto` measures them on the training labels; or numbers, one a class, as `1,2.5`.
         epochs: Up to which epoch to train.
         resume: Go on from `checkpoint`, or else from what `out` holds; from the beginning if it holds nothing.
         checkpoint: First weights. With `resume` its epochs count and its optimizer goes on; without, it is
@@ -79,7 +82,7 @@ def train(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
     from rsp.components.train.launch import launch
-    from rsp.components.train.plan import Plan
+    from rsp.components.train.plan import Plan, with_weights
     from rsp.components.train.processes import choose, join, started_by_torchrun
     from rsp.components.train.signals import terminated
     from rsp.components.train.training import train_model
@@ -89,6 +92,8 @@ def train(
     given: dict[str, Any] = {"bs": bs, "lr": lr, "ts": ts, "nn": model, "loss": loss}
     changes = {key: value for key, value in given.items() if value is not None}
     settings = replace(settings, model=replace(settings.model, **changes))
+    if classes_weights is not None:
+        settings = with_weights(settings, classes_weights)
     folder = dataset or settings.dataset
     if folder is None:
         raise UsageError("no data set: give one with --dataset, or as `path` in [dataset] of the configuration")
@@ -135,6 +140,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--loss", metavar="NAME",
         help="lovasz, lovasz_ce, cross_entropy, focal, dice, tversky, miou, module:attribute, a plug-in, or a "
         "sum: 'cross_entropy + 0.5 dice'",
+    )  # fmt: skip
+    group.add_argument(
+        "--classes_weights", metavar="WEIGHTS",
+        help="weights of the classes in the loss: auto, measured on the training labels, or one number a class: "
+        "1,2.5",
     )  # fmt: skip
     parser.add_argument("--epochs", type=int, default=10, help="train up to this epoch (default: 10)")
     parser.add_argument(

@@ -89,7 +89,8 @@ def test_as_the_readme_writes_it(rsp, toy, tmp_path, monkeypatch):
 
 def test_flags_take_the_place_of_the_configuration(rsp, toy, tmp_path, config):
     out, report = tmp_path / "out", tmp_path / "report.json"
-    flags = ["--batch_size", 3, "--tile_size", 32, "--lr", 0.001, "--loss", "dice", "--model", "segformer"]
+    flags = ["--batch_size", 3, "--tile_size", 32, "--lr", 0.001, "--loss", "dice", "--model", "segformer",
+             "--classes_weights", "1,2.5"]  # fmt: skip
     ran = rsp(
         "train", "--config", config, "--dataset", toy, *flags, "--epochs", 1, "--out", out, "--report", report
     )
@@ -97,6 +98,7 @@ def test_flags_take_the_place_of_the_configuration(rsp, toy, tmp_path, config):
     assert "3 in a batch" in ran.stdout and "32 px" in ran.stdout and "loss dice" in ran.stdout
     card = read_card(out / "last.safetensors")
     assert (card.nn, card.tile_size) == ("segformer", 32)
+    assert [entry.weight for entry in card.classes] == [1, 2.5]
     assert (card.channels[0].value_type, card.channels[0].divisor) == ("uint8", 255)
     assert card.zoom == TRAINING[0].z
     with (

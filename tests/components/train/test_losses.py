@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tomllib
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from rsp.components.train.losses import balanced_weights, build_loss, class_weights, parse_loss
+from rsp.components.train.plan import with_weights
 from rsp.components.train.terms import TERMS
-from rsp.shared.config import ClassDef
+from rsp.shared.config import ClassDef, parse_config
 from rsp.shared.errors import ConfigError, PluginError
 from rsp.shared.metrics import IGNORE
+from tests.tilesets import CONFIG
 
 EVEN = torch.ones(3)
 HERE = "tests.components.train.test_losses:"
@@ -425,3 +428,14 @@ def test_plug_in_that_is_none():
         build_loss("lovas", EVEN)
     with pytest.raises(PluginError, match="cannot be made"):
         build_loss("math:sqrt", EVEN)
+
+
+def test_weights_by_a_flag():
+    config = parse_config(tomllib.loads(CONFIG))
+    found = with_weights(config, "1,2.5")
+    assert [entry.weight for entry in found.classes] == [1, 2.5] and found.recipe.classes_weights is None
+    assert with_weights(found, "auto").recipe.classes_weights == "auto"
+    assert with_weights(with_weights(config, "auto"), "0,1").recipe.classes_weights is None
+    for wrong in ("", "1", "1,2,3", "1,x", "1,-1", "nan,1", "1,inf", "Auto"):
+        with pytest.raises(ConfigError, match="--classes_weights: expected auto, or a number from 0 for each of"):
+            with_weights(config, wrong)
