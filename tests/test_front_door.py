@@ -202,7 +202,7 @@ def cases(tool: str, root: Path) -> list[tuple[str, str]]:
         lines += [(f"labels {name} --out", "") for name in archives]
         lines += [(f"labels masks --cover {name} --out", said) for name, said in covers]
         return [
-            *lines, ("--checkpoint model.safetensors --checkpoint model.safetensors labels images --out", "given twice"),
+            *lines, ("--checkpoint model.safetensors --checkpoint model.safetensors labels images --out", "give each once"),
             ("labels masks --cover zooms --out", "mixes the zooms|lacks"), ("--out", "LABELS MASKS, got nothing"),
             ("labels masks --probabilities images --out", "expected probabilities"),
         ]  # fmt: skip
@@ -211,7 +211,7 @@ def cases(tool: str, root: Path) -> list[tuple[str, str]]:
         lines += [(f"--checkpoint model.safetensors {name}", "") for name in archives]
         return [
             *lines, ("--checkpoint model.safetensors images --cover zooms", "mixes the zooms"),
-            ("--checkpoint model.safetensors --checkpoint model.safetensors images", "given twice"),
+            ("--checkpoint model.safetensors --checkpoint model.safetensors images", "give each once"),
         ]  # fmt: skip
     # A byte turned among the weights may make another good model, whose export takes long.
     models = [name for name in models if name[:2] not in ("x0", "x2")]

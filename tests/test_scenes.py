@@ -39,9 +39,9 @@ def write(path: Path, pixels: np.ndarray, crs: str = UTM, transform=None, **opti
 
 def learn(rsp, folder: Path, bands: int) -> None:
     """Train on what is in `training`, predict it, and put the masks together."""
-    (folder / "config.toml").write_text(
-        CONFIG.replace("bands = [1, 2, 3]", f"bands = {list(range(1, bands + 1))}")
-    )
+    text = CONFIG.replace("bands = [1, 2, 3]", f"bands = {list(range(1, bands + 1))}")
+    lines = [line for line in text.splitlines() if not line.startswith(("mean", "std"))]  # they are measured
+    (folder / "config.toml").write_text("\n".join(lines))
 
     def run(*arguments: object) -> None:
         ran = rsp(*arguments)

@@ -92,7 +92,7 @@ def named(run: LocalRun, step: str) -> Any:
 
 def test_night_after_night(nights, rsp, tmp_path):
     # The first night: nothing serves yet, and the bar alone decides.
-    first = nights.run(**trained(6, 0.003))
+    first = nights.run(**trained(4, 0.003))
     one = sha8(named(first, "export").outputs["model"].path)
     assert named(first, "changed").parameters == {"Output": "train"}
     assert named(first, "champion").parameters == {"version": "", "checkpoint_at": ""}
@@ -116,7 +116,7 @@ def test_night_after_night(nights, rsp, tmp_path):
             assert served.read(tile) == predicted.read(tile)
 
     # Nothing has changed: nothing is trained, and the run says so.
-    second = nights.run(**trained(6, 0.003))
+    second = nights.run(**trained(4, 0.003))
     assert named(second, "changed").parameters == {"Output": "unchanged"}
     assert {"split", "champion", "train", "judge", "deploy"} <= set(second.skipped)
     assert "unchanged: images, labels and settings are those of" in second.log.read_text()
@@ -140,7 +140,7 @@ def test_night_after_night(nights, rsp, tmp_path):
     with Load(nights.server.inference, 2, NAME, pause=1.0, size=256) as load:
         load.wait_for(1)
         # A better one, from where the champion stopped, deployed while it is asked.
-        fourth = nights.run(**trained(4, 0.001), warm_start=True)
+        fourth = nights.run(**trained(8, 0.002), warm_start=True)
         three = sha8(named(fourth, "export").outputs["model"].path)
         assert named(fourth, "champion").parameters["checkpoint_at"].startswith(nights.given["store"])
         assert "fine-tuning from" in fourth.log.read_text()
