@@ -33,9 +33,9 @@ from rsp.shared.filecache import nearby
 from rsp.shared.images import Array, Mask, decode, decode_mask, natural_divisor, palette_of, value_type
 from rsp.shared.learning.normalise import normalise
 from rsp.shared.learning.resize import resize_mask
-from rsp.shared.learning.windows import TileImages, read_window
+from rsp.shared.learning.windows import Decoded, TileImages, read_window
 from rsp.shared.locations import Location
-from rsp.shared.metrics import IGNORE
+from rsp.shared.metrics import IGNORE, leave_out
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import TileReader, find_tileset, open_reader, tiles_digest
 
@@ -253,30 +253,21 @@ class TileDataset(Dataset[Item]):
     def read(self, tile: Tile) -> tuple[Array, Mask]:
         """Return image and label of a tile at the side of the network, and 255 where a pixel is to be ignored."""
         image, label = read_tile(self.loader, self.config, tile)
-        return image, self._known(label)
+        return image, leave_out(label, self.ignored)
 
     def label(self, tile: Tile) -> Mask:
         """Return the label of a tile, of whatever size, and 255 where a pixel is to be ignored."""
         if isinstance(self.loader, TileLoader):
-            return self._known(self.loader.label(tile))
+            return leave_out(self.loader.label(tile), self.ignored)
         return self.read(tile)[1]
 
     def window(self, tile: Tile) -> tuple[Array, Mask]:
         """Return a tile as prediction sees it, and its label as it lies."""
-        overlap = self.config.model.overlap
-        if isinstance(self.loader, TileLoader):
-            image, label = read_window(self.loader.images(), tile, overlap), self.loader.label(tile)
-        else:
-            image, label = (
-                read_window(_LoadedTiles(self), tile, overlap),
-                read_tile(self.loader, self.config, tile)[1],
-            )
-        return image, self._known(label)
+        return read_window(self.decoded(), tile, self.config.model.overlap), self.label(tile)
 
-    def _known(self, label: Mask) -> Mask:
-        if not self.ignored:
-            return label
-        return np.where(np.isin(label, self.ignored), np.uint8(IGNORE), label)
+    def decoded(self) -> Decoded:
+        """Return what gives the images of tiles, at the side of the network."""
+        return self.loader.images() if isinstance(self.loader, TileLoader) else _LoadedTiles(self)
 
     def __getitem__(self, key: Key) -> Item:
         epoch, index = key

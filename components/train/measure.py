@@ -55,9 +55,10 @@ def measure_channels(dataset: TileDataset) -> tuple[tuple[Channel, ...], list[st
         return channels, []
     total: Sums | None = None
     reason: TileError | None = None
+    images = dataset.decoded()
     for tile in sample_of(dataset):
         try:
-            image, _ = dataset.read(tile)
+            image = images.get(tile)
         except TileError as error:
             reason = reason or error
             continue

@@ -88,7 +88,9 @@ def predict_arrays(
     else:
         arrays = predictor.masks(decoded, border)
     for index, array, (height, width) in zip(images, arrays, shapes, strict=True):
-        answers[index] = array if border else _as_sent(array, height, width)
+        if not border:
+            array = resize_mask(array, height, width) if array.ndim == 2 else resize_planes(array, height, width)
+        answers[index] = array
     return answers
 
 
@@ -97,15 +99,6 @@ def _sized(image: Array, card: ModelCard, overlap: int) -> Array:
     if overlap or image.shape[0] == card.tile_size:
         return image
     return size_bands(image, card.channels[0], card.tile_size)
-
-
-def _as_sent(array: Array, height: int, width: int) -> Array:
-    """Bring a mask, or the planes of probabilities, to the size of the tile."""
-    if array.shape[-2:] == (height, width):
-        return array
-    if array.ndim == 2:
-        return resize_mask(array, height, width)
-    return resize_planes(array, height, width)
 
 
 def predict_tiles(

@@ -124,18 +124,9 @@ class Local:
 
     def _window(self, tile: Tile, read: ReadWindow) -> Array | TileError:
         try:
-            window = read(tile)
+            return read(tile)
         except TileError as error:
             return error
-        height, width = window.shape[:2]
-        small = self.ensembles[0].too_small(height, width)
-        if small is not None:
-            return TileError(
-                f"with its borders it has {width}x{height} pixels, the exported model takes "
-                f"{small.window}x{small.window} at most (tiles of {self.card.tile_size}); the "
-                "checkpoint takes tiles of any size"
-            )
-        return window
 
     def _batched(
         self, tiles: Iterable[Tile], read: ReadWindow, overlap: int, use: Use[Done], probabilities: bool

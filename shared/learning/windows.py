@@ -142,12 +142,16 @@ class TileImages:
         """Return a decoded tile, or what is wrong with it."""
         images: list[Array] = []
         shape = (0, 0)
+        whole: dict[tuple[int, bool], Array] = {}  # several channels may take bands of one tile set
         for reader, channel in self._sources:
             where = f"{reader.path}, tile {zxy(tile)}: " if self._named else ""
             if tile not in reader:
                 return TileError(f"{where}the channel {channel.name!r} has no such tile in {reader.path}")
             try:
-                image = reader.mask(tile)[:, :, np.newaxis] if channel.kind == "classes" else reader.image(tile)
+                key = id(reader), channel.kind == "classes"
+                if key not in whole:
+                    whole[key] = reader.mask(tile)[:, :, np.newaxis] if key[1] else reader.image(tile)
+                image = whole[key]
                 check_type(image, channel)
                 shape = shape if images else (image.shape[0], image.shape[1])
                 images.append(self._sized(image if self._raw else pick_bands(image, channel), channel))

@@ -647,3 +647,19 @@ def test_a_class_to_ignore_is_never_answered():
         np.testing.assert_array_equal(mask, np.where(each[2] > each[0], 2, 0))
         assert (score[1] == 0).all()
         np.testing.assert_allclose(score.sum(0), 1, rtol=1e-6)
+
+
+def test_a_tile_set_of_several_channels_is_decoded_once(tmp_path):
+    class Counted(DirectoryReader):
+        decoded = 0
+
+        def image(self, tile):
+            self.decoded += 1
+            return super().image(tile)
+
+    path = make_tileset(tmp_path / "images")
+    reader = Counted(path)
+    channels = [replace(IMAGES, bands=(3, 1), mean=(0.5,) * 2, std=(0.5,) * 2), replace(IMAGES, bands=(2,))]
+    image = TileImages({"images": reader}, channels).get(BLOCK[0])
+    np.testing.assert_array_equal(image, noise(BLOCK[0])[:, :, [2, 0, 1]])
+    assert reader.decoded == 1
