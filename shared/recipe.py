@@ -56,6 +56,10 @@ class Recipe:
         None, "str", "`auto` measures weights of the classes on the labels, in place of those of `[[classes]]`."
     )
     label_smoothing: float = key(0.0, "fraction", "Part of a label that cross-entropy spreads over all classes.")
+    hard: float = key(
+        1.0, "fraction", "Part of the pixels of a batch, those of the highest loss, that cross-entropy and focal "
+        "loss learn from (arxiv.org/abs/1604.03540), but at least 1024; 1: all."
+    )  # fmt: skip
     ema: float = key(
         0.0, "fraction", "Decay of the moving average of the weights, which is what is kept; 0: none."
     )
@@ -104,6 +108,10 @@ class Recipe:
             raise ConfigError(f"{where}: crop: networks need a multiple of 32, got {self.crop}")
         if self.ema == 1:
             raise ConfigError(f"{where}: ema: 1 would keep the first weights for ever; expected a number below 1")
+        if self.hard == 0:
+            raise ConfigError(
+                f"{where}: hard: 0 leaves no pixel to learn from; expected a part above 0, 1 for all"
+            )
         if self.label_smoothing == 1:
             raise ConfigError(f"{where}: label_smoothing: 1 leaves nothing of the labels; expected less")
         return self

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rsp.components.train.terms import TERMS, Batch
+from rsp.components.train.terms import OVER_PIXELS, TERMS, Batch
 from rsp.shared import plugins
 from rsp.shared.config import ClassDef
 from rsp.shared.errors import ConfigError, PluginError
@@ -51,14 +51,16 @@ class Part:
 class Loss:
     """A weighted sum of terms; see the module."""
 
-    def __init__(self, terms: Sequence[tuple[float, Term]], classes: torch.Tensor, smoothing: float) -> None:
-        self.terms, self.classes, self.smoothing = terms, classes, smoothing
+    def __init__(
+        self, terms: Sequence[tuple[float, Term]], classes: torch.Tensor, smoothing: float, hard: float
+    ) -> None:
+        self.terms, self.classes, self.smoothing, self.hard = terms, classes, smoothing, hard
         self.even = bool((classes == 1).all())
 
     def __call__(
         self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None = None
     ) -> torch.Tensor:
-        batch = Batch.of(logits, labels, weights, self.classes, self.even, self.smoothing)
+        batch = Batch.of(logits, labels, weights, self.classes, self.even, self.smoothing, self.hard)
         total: torch.Tensor | None = None
         for factor, term in self.terms:
             value = term(batch) if factor == 1 else factor * term(batch)
@@ -116,26 +118,36 @@ def _number(text: str, written: str, what: str) -> float:
     return value
 
 
-def build_loss(text: str, classes: torch.Tensor, *, smoothing: float = 0.0, weighted: bool = False) -> Loss:
+def build_loss(
+    text: str, classes: torch.Tensor, *, smoothing: float = 0.0, hard: float = 1.0, weighted: bool = False
+) -> Loss:
     """Make a loss.
 
     Args:
         text: As in the configuration.
         classes: (K,), the weight of each class.
         smoothing: The part of each label, 0 to 1, that cross entropy spreads over all classes.
+        hard: The part of the pixels, those of the highest loss, that cross entropy and focal loss learn from.
         weighted: Whether batches come with weights of pixels.
 
     Raises:
-        ConfigError: the text cannot be read.
+        ConfigError: the text cannot be read, or no part of it has a loss of single pixels where `hard` is below 1.
         PluginError: there is no such loss, it cannot be made, or it takes no weights where there are some.
     """
     terms: list[tuple[float, Term]] = []
-    for part in parse_loss(text):
+    parts = parse_loss(text)
+    if hard < 1 and not any(part.name.lower() in OVER_PIXELS for part in parts):
+        raise ConfigError(
+            f"[train] hard: the loss {text!r} has no part that is a mean over pixels, whose hardest could be "
+            f"taken; those are {', '.join(OVER_PIXELS)}: add one, as {text + ' + cross_entropy'!r}, or leave hard "
+            "out"
+        )
+    for part in parts:
         if part.name.lower() in TERMS:
             terms.append((part.factor, partial(TERMS[part.name.lower()], **part.options)))
         else:
             terms.append((part.factor, PlugIn(part.name, classes, weighted=weighted)))
-    return Loss(terms, classes, smoothing)
+    return Loss(terms, classes, smoothing, hard)
 
 
 class PlugIn:

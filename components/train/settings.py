@@ -16,6 +16,8 @@ from rsp.shared.tiles import Tile
 
 # Of the recipe: what changes nothing that is learned, and the precision, which the card knows.
 _FREE_OF_RECIPE = {"patience", "tensorboard", "precision"}
+# What a state says nothing of, being older than the key, was as the key is now where it is left out.
+_LATER = {"[train] hard": 1.0}
 # What may be changed on purpose: a longer training, or one that is to go on more carefully.
 LR, EPOCHS = "--lr", "--epochs"
 VALIDATION = "validation tiles"
@@ -86,6 +88,7 @@ def check_settings(
     """
     found = _differences(plan, card)
     if before:
+        before = {**_LATER, **before}
         found += [
             (name, before.get(name), now.get(name))
             for name in {**now, **before}

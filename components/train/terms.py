@@ -1,10 +1,10 @@
 """What losses are made of: each term is a function of a `Batch` and returns a scalar tensor.
 
 All of them leave out what is ignored as if it were not there, and take the weights of pixels and classes in one
-way. Terms over pixels (cross entropy, focal) are weighted means. Terms over regions (Dice, Tversky, Lovász, mean
-IoU) are taken over the whole batch, as the IoU of a data set is over all of its tiles, and averaged over the
-classes that are in its labels: one that is not there has no overlap to gain, and would only add a constant. Where
-nothing is left to count, they are 0, and so is their gradient.
+way. Terms over pixels (cross entropy, focal) are weighted means, of all pixels or of the hardest. Terms over
+regions (Dice, Tversky, Lovász, mean IoU) are taken over the whole batch, as the IoU of a data set is over all of
+its tiles, and averaged over the classes that are in its labels: one that is not there has no overlap to gain, and
+would only add a constant. Where nothing is left to count, they are 0, and so is their gradient.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from functools import cached_property
 import torch
 
 from rsp.shared.metrics import IGNORE
+
+# A mean over fewer pixels would be mostly noise.
+LEAST_PIXELS = 1024
 
 
 @dataclass
@@ -29,6 +32,7 @@ class Batch:
         classes: (K,), the weight of each class.
         even: Whether all classes weigh 1.
         smoothing: The part of each label that cross entropy spreads over all classes.
+        hard: The part of the pixels, those of the highest loss, that terms over pixels are means of.
     """
 
     logits: torch.Tensor
@@ -37,6 +41,7 @@ class Batch:
     classes: torch.Tensor
     even: bool = False
     smoothing: float = 0.0
+    hard: float = 1.0
 
     @classmethod
     def of(
@@ -47,6 +52,7 @@ class Batch:
         classes: torch.Tensor,
         even: bool = False,
         smoothing: float = 0.0,
+        hard: float = 1.0,
     ) -> Batch:
         """Make a batch of labels that may be `IGNORE`.
 
@@ -57,6 +63,7 @@ class Batch:
             classes: (K,), the weight of each class.
             even: Whether all of them are 1.
             smoothing: See `Batch`.
+            hard: Likewise.
         """
         pixels = None if weights is None else weights.to(logits.dtype)
         logits = logits.contiguous()
@@ -65,7 +72,7 @@ class Batch:
             ignored = labels == IGNORE
             pixels = (~ignored).to(logits.dtype) if pixels is None else pixels * ~ignored
             labels = labels.masked_fill(ignored, 0)
-        return cls(logits, labels, pixels, classes.to(logits.dtype), even, smoothing)
+        return cls(logits, labels, pixels, classes.to(logits.dtype), even, smoothing, hard)
 
     @cached_property
     def log_probabilities(self) -> torch.Tensor:
@@ -102,8 +109,13 @@ class Batch:
 
     def per_weight(self, values: torch.Tensor) -> torch.Tensor:
         """Return the same where the values are multiplied by the weight of the class already."""
-        total = values.sum() if self.pixels is None else (values * self.pixels).sum()
-        return _ratio(total, (self.counts * self.classes).sum())
+        values = values if self.pixels is None else values * self.pixels
+        if self.hard == 1:
+            return _ratio(values.sum(), (self.counts * self.classes).sum())
+        with torch.no_grad():
+            weights = self.classes[self.labels] if self.pixels is None else self.classes[self.labels] * self.pixels
+            shares = hardest(values.detach(), weights > 0, self.hard)
+        return _ratio((values * shares).sum(), (weights * shares).sum())
 
     def over_classes(self, values: torch.Tensor) -> torch.Tensor:
         """Return the mean of (K,) values over the classes that are there, by their weights."""
@@ -119,6 +131,29 @@ class Batch:
         """Return (K,) the soft intersections of prediction and labels, and the soft areas of the prediction."""
         chance = self.probabilities if self.pixels is None else self.probabilities * self.pixels[:, None]
         return (chance * self.truth).sum((0, 2, 3)), chance.sum((0, 2, 3))
+
+
+def hardest(values: torch.Tensor, counted: torch.Tensor, part: float) -> torch.Tensor:
+    """Return which pixels have the highest loss: 1 for them, 0 for all others (Shrivastava et al., 2016).
+
+    Pixels that share the last place share what is left of it, so that the answer is the same in whatever order
+    they come, as from one process or from several.
+
+    Args:
+        values: (N, H, W), the loss of each pixel, 0 or more.
+        counted: (N, H, W) bool, which of them count at all.
+        part: How many are taken, of those that count; never fewer than `LEAST_PIXELS`, if there are so many.
+    """
+    ranked = values.masked_fill(~counted, -1).flatten()
+    count = counted.sum()
+    wanted = (count * part).ceil().clamp_min(LEAST_PIXELS).minimum(count).clamp_min(1)
+    if values.is_cuda:  # asking it for a number would wait for it
+        limit = ranked.sort(descending=True).values.gather(0, wanted.long()[None] - 1)
+    else:
+        limit = ranked.kthvalue(len(ranked) - int(wanted) + 1).values
+    above, last = ranked > limit, (ranked == limit) & counted.flatten()
+    left = (wanted - above.sum()) / last.sum().clamp_min(1)
+    return (above + last * left).to(values.dtype).view_as(values)
 
 
 def _ratio(above: torch.Tensor, below: torch.Tensor) -> torch.Tensor:
@@ -236,3 +271,6 @@ TERMS: dict[str, Callable[..., torch.Tensor]] = {
     "miou": miou,
     "tversky": tversky,
 }
+
+# Those in which single pixels have a loss, if only in part.
+OVER_PIXELS = ("cross_entropy", "focal", "lovasz_ce", "miou")

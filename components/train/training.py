@@ -99,6 +99,7 @@ class Trainer:
                 self.device
             ),
             smoothing=recipe.label_smoothing,
+            hard=recipe.hard,
             weighted=recipe.weights is not None,
         )
         self.divergence = Divergence(self.loss)

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from rsp.components.train import terms
 from rsp.components.train.losses import balanced_weights, build_loss, class_weights, parse_loss
 from rsp.components.train.plan import with_weights
-from rsp.components.train.terms import TERMS
+from rsp.components.train.terms import OVER_PIXELS, TERMS
+from rsp.components.train.terms import hardest as hardest_pixels
 from rsp.shared.config import ClassDef, parse_config
 from rsp.shared.errors import ConfigError, PluginError
 from rsp.shared.metrics import IGNORE
@@ -69,32 +71,34 @@ def region(name, both, area, told, options):
     return 1 - both / (area + told - both)
 
 
-def expected(name, logits, labels, weights, classes, smoothing=0.0, **options):
-    """What a loss is worth, of the pixels that count."""
+def hardest(terms, weight, part, least):
+    """The mean of the largest terms: one pixel after another until there are enough of them."""
+    there = sorted(((term, w) for term, w in zip(terms, weight, strict=True) if w > 0), reverse=True)
+    wanted = min(len(there), max(math.ceil(part * len(there)), least))
+    return sum(term for term, _ in there[:wanted]) / sum(w for _, w in there[:wanted])
+
+
+def expected(name, logits, labels, weights, classes, smoothing=0.0, hard=None, **options):
+    """What a loss is worth, of the pixels that count; `hard` is the part of them, and the fewest."""
     counted = (labels != IGNORE).numpy()
     truth = labels.numpy()[counted]
     raw = logits.detach().double().movedim(1, -1).numpy()[counted]
     weight = np.ones(len(truth)) if weights is None else weights.double().numpy()[counted]
     chance = np.exp(raw) / np.exp(raw).sum(1, keepdims=True)
     importance, count = classes.double().numpy(), raw.shape[1]
-    if name == "cross_entropy":
-        above = below = 0.0
+    if name in ("cross_entropy", "focal"):
+        parts = []
         for p, t, w in zip(chance, truth, weight, strict=True):
-            target = np.full(count, smoothing / count)
-            target[t] += 1 - smoothing
-            above += w * sum(-target[c] * importance[c] * math.log(p[c]) for c in range(count))
-            below += w * importance[t]
-        return above / below
-    if name == "focal":
-        gamma = options.get("gamma", 2.0)
-        terms = [
-            w * importance[t] * (1 - p[t]) ** gamma * -math.log(p[t])
-            for p, t, w in zip(chance, truth, weight, strict=True)
-        ]
-        return sum(terms) / sum(weight * importance[truth])
+            target = np.full(count, smoothing / count if name == "cross_entropy" else 0)
+            target[t] += 1 - smoothing if name == "cross_entropy" else 1
+            missing = (1 - p[t]) ** options.get("gamma", 2.0) if name == "focal" else 1
+            parts.append(w * missing * sum(-target[c] * importance[c] * math.log(p[c]) for c in range(count)))
+        weight = weight * importance[truth]
+        return sum(parts) / sum(weight) if hard is None else hardest(parts, weight, *hard)
     if name == "lovasz_ce":
         both = [
-            expected(each, logits, labels, weights, classes, smoothing) for each in ("lovasz", "cross_entropy")
+            expected(each, logits, labels, weights, classes, smoothing, hard)
+            for each in ("lovasz", "cross_entropy")
         ]
         return sum(both) / 2
     values = {}
@@ -110,7 +114,7 @@ def expected(name, logits, labels, weights, classes, smoothing=0.0, **options):
             values[c] = extension(np.abs(mine - chance[:, c]), mine, weight)
     mean = sum(importance[c] * value for c, value in values.items()) / sum(importance[c] for c in values)
     return (
-        max(mean, expected("cross_entropy", logits, labels, weights, classes, smoothing))
+        max(mean, expected("cross_entropy", logits, labels, weights, classes, smoothing, hard))
         if name == "miou"
         else mean
     )
@@ -131,6 +135,86 @@ def test_worth_what_its_definition_says(name, classes, weighted):
     assert float(single(logits.float(), labels, weights.float() if weighted else None)) == pytest.approx(
         wanted, rel=1e-5
     )
+
+
+# --- the hardest pixels -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("classes", [2, 4])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("part", "least"), [(0.3, 1), (0.01, 1), (0.01, 20), (0.3, 10**6)])
+def test_only_the_hardest_pixels_count(monkeypatch, name, classes, weighted, part, least):
+    monkeypatch.setattr(terms, "LEAST_PIXELS", least)
+    logits, labels, weights = some(classes, ignored=0.25 if weighted else 0.0)
+    importance = torch.linspace(0.5, 1.5, classes, dtype=torch.float64)
+    importance[-1] *= classes == 2  # of many classes, one does not count
+    if weighted:
+        weights[0, :2] = 0
+    given, smoothing = weights if weighted else None, 0.1 if weighted else 0.0
+    found = importance, smoothing, (part, least)
+    if name in OVER_PIXELS:
+        value = build_loss(name, importance, smoothing=smoothing, hard=part)(logits, labels, given)
+        assert float(value) == pytest.approx(expected(name, logits, labels, given, *found), rel=1e-9)
+    text = f"{name} + focal(gamma=0.5)"  # the overlap of regions is that of all pixels
+    value = build_loss(text, importance, smoothing=smoothing, hard=part)(logits, labels, given)
+    wanted = expected("focal", logits, labels, given, *found, gamma=0.5)
+    wanted += expected(name, logits, labels, given, *found)
+    assert float(value) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_hard_is_left_alone_where_it_is_all():
+    logits, labels, weights = some(3, side=40)
+    for given in (None, weights):
+        whole = build_loss("cross_entropy + focal", EVEN)(logits, labels, given)
+        assert torch.equal(build_loss("cross_entropy + focal", EVEN, hard=1.0)(logits, labels, given), whole)
+        assert build_loss("cross_entropy + focal", EVEN, hard=0.999)(logits, labels, given) > whole
+    few = build_loss("cross_entropy", EVEN, hard=0.01)(logits[:, :, :20, :20], labels[:, :20, :20])
+    all_of_them = build_loss("cross_entropy", EVEN)(logits[:, :, :20, :20], labels[:, :20, :20])
+    assert torch.allclose(few, all_of_them)  # 800 are fewer than there must be
+
+
+@pytest.mark.parametrize("name", OVER_PIXELS)
+def test_gradient_of_the_hardest(monkeypatch, name):
+    monkeypatch.setattr(terms, "LEAST_PIXELS", 1)
+    logits, labels, weights = some(3, side=3)
+    loss = build_loss(name, torch.linspace(0.5, 1.5, 3, dtype=torch.float64), smoothing=0.1, hard=0.4)
+    assert torch.autograd.gradcheck(lambda x: loss(x, labels, weights), logits.requires_grad_())
+    if name in ("cross_entropy", "focal"):
+        loss(logits, labels, weights).backward()
+        learned = int((logits.grad != 0).any(1).sum())
+        assert learned == math.ceil(0.4 * int((labels != IGNORE).sum()))
+
+
+def test_equals_share_the_last_places(monkeypatch):
+    """So that no order, as that of tiles from several processes, decides which of them are learned from."""
+    monkeypatch.setattr(terms, "LEAST_PIXELS", 1)
+    values = torch.tensor([[[3.0, 1.0, 1.0, 0.0, 1.0, 9.0]]])
+    counted = torch.tensor([[[True, True, True, True, True, False]]])
+    shares = hardest_pixels(values, counted, 0.6)
+    torch.testing.assert_close(shares, torch.tensor([[[1, 2 / 3, 2 / 3, 0, 2 / 3, 0]]]))
+    order = torch.tensor([4, 5, 1, 0, 3, 2])
+    torch.testing.assert_close(hardest_pixels(values[..., order], counted[..., order], 0.6), shares[..., order])
+    assert not hardest_pixels(values, torch.zeros_like(counted), 0.6).any()
+    # Sure of nearly all: those that cost nothing fill the places that are left, and no more.
+    torch.testing.assert_close(
+        hardest_pixels(torch.tensor([[[0.0, 0.0, 0.0, 4.0]]]), torch.ones(1, 1, 4, dtype=torch.bool), 0.5),
+        torch.tensor([[[1 / 3, 1 / 3, 1 / 3, 1.0]]]),
+    )
+
+
+def test_what_is_not_a_number_is_not_passed_over(monkeypatch):
+    monkeypatch.setattr(terms, "LEAST_PIXELS", 1)
+    logits, labels, _ = some(3, ignored=0)
+    logits[0, 0, 0, 0] = math.nan
+    assert build_loss("cross_entropy", EVEN, hard=0.1)(logits, labels).isnan()
+
+
+@pytest.mark.parametrize("text", ["lovasz", "dice + tversky", HERE + "own"])
+def test_hard_where_no_pixel_has_a_loss_of_its_own(text):
+    with pytest.raises(ConfigError, match=r"\[train\] hard: the loss .* has no part that is a mean over pixels"):
+        build_loss(text, EVEN, hard=0.5)
+    build_loss(text + " + cross_entropy", EVEN, hard=0.5)
 
 
 @pytest.mark.parametrize(
@@ -201,12 +285,16 @@ def test_gradient(name, classes, weighted):
     )
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "hard"), [*((name, False) for name in NAMES), *((name, True) for name in OVER_PIXELS)]
+)
 @pytest.mark.parametrize("classes", [2, 3])
-def test_ignored_pixels_are_not_there(name, classes):
+def test_ignored_pixels_are_not_there(monkeypatch, name, classes, hard):
     """Neither what the network says of them nor that they are there at all makes a difference."""
+    monkeypatch.setattr(terms, "LEAST_PIXELS", 1)
     logits, labels, weights = some(classes)
-    loss = build_loss(name, torch.linspace(0.5, 1.5, classes, dtype=torch.float64), smoothing=0.1)
+    importance = torch.linspace(0.5, 1.5, classes, dtype=torch.float64)
+    loss = build_loss(name, importance, smoothing=0.1, hard=0.5 if hard else 1)
     ignored = labels == IGNORE
 
     def learned(logits, labels, weights):
@@ -239,10 +327,11 @@ def test_nothing_to_count(name, classes, weight):
     labels = torch.full((2, 4, 4), IGNORE if weight is None or weight else 1)
     weights = None if weight is None else torch.full((2, 4, 4), weight)
     logits = torch.randn(2, classes, 4, 4, requires_grad=True)
-    value = build_loss(name, torch.ones(classes), smoothing=0.1)(logits, labels, weights)
-    value.backward()
-    assert value == 0
-    assert not logits.grad.any()
+    for hard in (1.0, 0.5) if name in OVER_PIXELS else (1.0,):
+        value = build_loss(name, torch.ones(classes), smoothing=0.1, hard=hard)(logits, labels, weights)
+        value.backward()
+        assert value == 0
+        assert not logits.grad.any()
 
 
 @pytest.mark.parametrize("name", TERMS)

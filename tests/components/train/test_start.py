@@ -75,6 +75,7 @@ def resumed(plan, before, **now):
         ({"mean": 0.25}, r"mean of 'images' was \[0.485, 0.456, 0.406\], is \[0.25, 0.25, 0.25\]"),
         ({"recipe": {"ema": 0.9}}, r"\[train\] ema was 0, is 0.9"),
         ({"recipe": {"crop": 32}}, r"\[train\] crop was 0, is 32"),
+        ({"recipe": {"hard": 0.25}}, r"\[train\] hard was 1, is 0.25"),
         ({"recipe": {"clip": 1.0}}, r"\[train\] clip was 0, is 1"),
         ({"recipe": {"warmup": 0.2}}, r"\[train\] warmup was 0.1, is 0.2"),
         ({"recipe": {"accumulate": 2}}, r"\[train\] accumulate was 1, is 2"),
@@ -102,6 +103,15 @@ def test_training_on_other_data_or_processes(plan, now, message):
     with pytest.raises(ModelError, match=message):
         resumed(plan, plan, **now)
     assert resumed(plan, plan, validation=None) == []  # a process that does not write has not measured it
+
+
+def test_a_state_from_before_a_key_was_trained_without_it(plan):
+    before = settings_of(plan, **BEFORE)
+    del before["[train] hard"]
+    assert check_settings(plan, settings_of(plan, **BEFORE), before, card_of(plan), "out") == []
+    hard = changed(plan, recipe={"hard": 0.5})
+    with pytest.raises(ModelError, match=r"\[train\] hard was 1, is 0.5"):
+        check_settings(hard, settings_of(hard, **BEFORE), before, card_of(plan), "out")
 
 
 def test_every_difference_is_named_at_once(plan):

@@ -17,7 +17,7 @@ from rsp.components.train import optimise, processes
 from rsp.components.train.history import read_state
 from rsp.components.train.plan import Plan
 from rsp.components.train.processes import World, choose
-from rsp.components.train.training import train_model
+from rsp.components.train.training import Trainer, train_model
 from rsp.shared.config import load_config
 from rsp.shared.errors import ConfigError, ModelError, PluginError, StorageError, TileError, UsageError
 from rsp.shared.images import decode_mask
@@ -238,6 +238,17 @@ def test_weights_of_pixels_and_classes_are_learned_from(config, toy, tmp_path):
     # Pixels of the background weigh 51, so that fewer are taken for foreground; classes alike take more for it.
     taken = {name: sum(row[1] for row in matrix) for name, matrix in found.items()}
     assert taken["pixels"] < taken["none"] < taken["classes"]
+
+
+def test_hard_pixels_are_learned_from(config, toy, tmp_path):
+    recipe = replace(config.recipe, hard=0.25)
+    model = replace(config.model, loss="cross_entropy")
+    trainer = Trainer(Plan(replace(config, model=model, recipe=recipe), toy, tmp_path / "out"), CPU, None)
+    logits, labels = torch.randn(2, 2, 64, 64), torch.randint(0, 2, (2, 64, 64))
+    logits[:, :, 20:] = 30 * torch.nn.functional.one_hot(labels, 2).movedim(-1, 1)[:, :, 20:]  # known for sure
+    whole = replace(config, model=model)
+    even = Trainer(Plan(whole, toy, tmp_path / "out"), CPU, None).loss(logits, labels)
+    assert trainer.loss(logits, labels) == pytest.approx(4 * float(even), rel=0.01)
 
 
 def test_training_stops_where_nothing_gets_better(config, toy, tmp_path, monkeypatch):
