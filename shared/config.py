@@ -22,6 +22,9 @@ from rsp.shared.recipe import Recipe, recipe_of
 # What the tiles of a channel hold.
 KINDS = ("auto", "image", "classes")
 
+# What networks normalise over.
+NORMS = ("batch", "group")
+
 # What other forms of the file call our loader.
 LOADERS = {"semseg": "tiles", "semsegtiles": "tiles"}
 
@@ -87,6 +90,12 @@ class ModelConfig:
     encoder: str = key("resnet50", "str", "Encoder: a built-in name, a hub id, or a local folder.")
     pretrained: bool = key(True, "bool", "Start from pretrained encoder weights (from the hub or a folder).")
     num_filters: int = key(32, "count", "Width of the decoder.")
+    norm: str = key(
+        "batch",
+        "str",
+        "How features are normalised: `batch`, or `group` in place of it, which needs no other tiles: for batches "
+        "of 1, and for several processes that exchange no statistics.",
+    )
     ts: int = key(512, "size", "Side of a tile in pixels.", "tile_size")
     loss: str = key(
         "lovasz",
@@ -374,6 +383,8 @@ def _model(data: Mapping[str, Any], where: str) -> ModelConfig:
     }  # fmt: skip
     model |= {name: value for name, value in given.items() if value is not None}
     model["optimizer_options"] = {key: value for key, value in optimizer.items() if key not in found}
+    if model["norm"] not in NORMS:
+        raise ConfigError(f"{where}: [model] norm: expected one of {', '.join(NORMS)}, got {model['norm']!r}")
     model["loader"] = LOADERS.get(model["loader"].lower(), model["loader"])
     return ModelConfig(**model)
 

@@ -119,6 +119,7 @@ def _differences(plan: Plan, card: ModelCard) -> list[tuple[str, Any, Any]]:
         ("nn", card.nn, model.nn),
         ("encoder", card.encoder, model.encoder),
         ("num_filters", card.num_filters, model.num_filters),
+        ("norm", card.norm, model.norm),
         ("[[classes]] title", [c.title for c in card.classes], [c.title for c in plan.config.classes]),
         ("[[channels]] name", [c.name for c in theirs], [c.name for c in ours]),
     ]

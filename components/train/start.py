@@ -115,7 +115,7 @@ def _resolved(place: Location) -> Location:
 
 def _check_card(plan: Plan, card: ModelCard, where: str) -> None:
     """Raise where a checkpoint is of another network than the configuration; bands and classes may be others."""
-    for name in ("nn", "encoder", "num_filters"):
+    for name in ("nn", "encoder", "num_filters", "norm"):
         theirs, ours = getattr(card, name), getattr(plan.config.model, name)
         if theirs != ours:
             raise ModelError(

@@ -254,7 +254,7 @@ class Trainer:
             if "more than 1 value per channel" in str(error):
                 raise ModelError(
                     f"the network {name!r} normalises over the batch, and cannot be trained with a single tile in "
-                    "it: take --bs 2 or more"
+                    'it: take --bs 2 or more, or norm = "group" in [model]'
                 ) from error
             if "view size is not compatible" in str(error) and self._layout == torch.channels_last:
                 # A plug-in that looks at its input by `view`, which only works on planes one behind the other.
@@ -358,6 +358,7 @@ class Trainer:
             nn=config.model.nn,
             encoder=config.model.encoder,
             num_filters=config.model.num_filters,
+            norm=config.model.norm,
             channels=self.training.channels,
             classes=config.classes,
             tile_size=config.model.ts,

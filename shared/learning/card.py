@@ -17,7 +17,7 @@ from importlib.metadata import version
 from typing import Any
 
 from rsp import __version__
-from rsp.shared.config import Channel, ClassDef, Config, ModelConfig, make_channel, make_class
+from rsp.shared.config import NORMS, Channel, ClassDef, Config, ModelConfig, make_channel, make_class
 from rsp.shared.errors import ConfigError, ModelError
 from rsp.shared.images import VALUE_TYPES
 from rsp.shared.keys import Key, read_table
@@ -25,8 +25,8 @@ from rsp.shared.tiles import MAX_ZOOM
 
 # 0: cards that do not say a version. 1: value types, divisors, zoom, and the digest of the validation tiles.
 # 2: kinds of channels, classes to ignore, whether there is a background, the side of the tiles as they lay, and
-# the precision of the training.
-VERSION = 2
+# the precision of the training. 3: what features are normalised over.
+VERSION = 3
 
 # A card of 255 classes and 100 channels is some 60 KB; what claims more is not a card.
 MAX_BYTES = 1 << 20
@@ -57,6 +57,7 @@ class ModelCard:
         source_size: Side of the tiles of the training as they lay; None where it is not known.
         background: Whether the first class is the background.
         precision: What it was trained in, `float32` or `bfloat16`; None where it is not known.
+        norm: What features are normalised over: `batch`, or `group` in place of it.
         version: Of the card; a card that was read has the current one.
     """
 
@@ -77,6 +78,7 @@ class ModelCard:
     source_size: int | None = None
     background: bool = True
     precision: str | None = None
+    norm: str = "batch"
     version: int = VERSION
 
     @property
@@ -111,7 +113,9 @@ class ModelCard:
 
     def model_config(self) -> ModelConfig:
         """Return the configuration that builds the network, never with pretrained weights."""
-        return ModelConfig(nn=self.nn, encoder=self.encoder, pretrained=False, num_filters=self.num_filters)
+        return ModelConfig(
+            nn=self.nn, encoder=self.encoder, pretrained=False, num_filters=self.num_filters, norm=self.norm
+        )
 
     def other_network(self, config: Config) -> str | None:
         """Return in what the network is another than that of a configuration; None where it is the same."""
@@ -119,6 +123,7 @@ class ModelCard:
             ("nn", self.nn, config.model.nn),
             ("encoder", self.encoder, config.model.encoder),
             ("num_filters", self.num_filters, config.model.num_filters),
+            ("norm", self.norm, config.model.norm),
             ("bands", [list(c.bands) for c in self.channels], [list(c.bands) for c in config.channels]),
             ("classes", [c.title for c in self.classes], [c.title for c in config.classes]),
         ):
@@ -177,7 +182,7 @@ _CARD = (
     Key("channels", "rows"), Key("classes", "rows"), Key("metrics", "table"), Key("versions", "table"),
     Key("zoom", "int", None, high=MAX_ZOOM), Key("validation", "str", None),
     Key("source_size", "count", None, high=MAX_SIDE), Key("background", "bool", True),
-    Key("precision", "str", None),
+    Key("precision", "str", None), Key("norm", "str", "batch"),
 )  # fmt: skip
 _CHANNEL = (
     Key("name", "str"), Key("bands", "indices"), Key("mean", "floats"), Key("std", "floats"),
@@ -201,6 +206,8 @@ def _card(data: Any) -> ModelCard:
     values = read_table(data, _CARD, where) | {"version": VERSION}
     if values["precision"] not in (None, "float32", "bfloat16"):
         raise ModelError(f"{where}: precision: expected float32, bfloat16, or null")
+    if values["norm"] not in NORMS:
+        raise ModelError(f"{where}: norm: expected one of {', '.join(NORMS)}")
     digest = values["validation"]
     if digest is not None and not _DIGEST.fullmatch(digest):
         raise ModelError(f"{where}: validation: expected a SHA-256 digest of 64 hexadecimal digits, or null")

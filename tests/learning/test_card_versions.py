@@ -32,30 +32,44 @@ CARD = make_card(channels=(BYTES,))
 
 
 @pytest.fixture(scope="module")
-def old(tmp_path_factory) -> Path:
-    """Models that were written when the card had no version."""
-    folder = tmp_path_factory.mktemp("card_v0")
-    with tarfile.open(FIXTURES / "card_v0" / "models.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
-    return folder
+def old(tmp_path_factory) -> dict[int, Path]:
+    """Models that were written with each older version of the card."""
+    folders = {}
+    for version in range(VERSION):
+        folders[version] = tmp_path_factory.mktemp(f"card_v{version}")
+        with tarfile.open(FIXTURES / f"card_v{version}" / "models.tar.xz") as archive:
+            archive.extractall(folders[version], filter="data")
+    return folders
 
 
+# What the cards of the fixtures say, or do not know; all that came with a later version is as it was then.
+KNOWN = {
+    0: {"zoom": None, "validation": None, "source_size": None, "background": True, "precision": None},
+    1: {"zoom": 18, "validation": "0" * 64, "source_size": None, "background": True, "precision": None},
+    2: {"zoom": 18, "validation": "0" * 64, "source_size": 64, "background": False, "precision": "float32"},
+}
+
+
+@pytest.mark.parametrize("version", KNOWN)
 @pytest.mark.parametrize("form", ["safetensors", "jit", "pt2", "onnx"])
-def test_models_of_card_version_0_give_the_mask_that_they_gave(old, form):
-    predictor = load_predictor(old / f"model.{form}")
-    (mask,) = predict_tiles(predictor, [(FIXTURES / "card_v0" / "image.png").read_bytes()])
+def test_models_of_older_card_versions_give_the_mask_that_they_gave(old, form, version):
+    predictor = load_predictor(old[version] / f"model.{form}")
+    folder = FIXTURES / f"card_v{version}"
+    (mask,) = predict_tiles(predictor, [(folder / "image.png").read_bytes()])
     pixels = decode_mask(mask)
-    np.testing.assert_array_equal(pixels, decode_mask((FIXTURES / "card_v0" / "mask.png").read_bytes()))
+    np.testing.assert_array_equal(pixels, decode_mask((folder / "mask.png").read_bytes()))
     assert len(np.unique(pixels)) == 2
     card = predictor.card
-    assert (card.version, card.zoom, card.validation) == (VERSION, None, None)
-    assert [(channel.value_type, channel.divisor) for channel in card.channels] == [(None, None)]
-    assert card.metrics["iou"] == 0.5
+    assert {name: getattr(card, name) for name in KNOWN[version]} == KNOWN[version]
+    assert (card.version, card.norm, card.metrics["iou"]) == (VERSION, "batch", 0.5)
+    values = ("uint8", 255.0) if version else (None, None)
+    assert [(channel.value_type, channel.divisor) for channel in card.channels] == [values]
+    assert [entry.ignore for entry in card.classes] == ([False, False, True] if version == 2 else [False, False])
 
 
 def test_a_model_of_card_version_0_takes_what_it_took(old):
     """Its card does not know what it was trained on; complex numbers fit none."""
-    predictor = load_predictor(old / "model.safetensors")
+    predictor = load_predictor(old[0] / "model.safetensors")
     ramp = np.linspace(0, 65535, 64 * 64 * 3).reshape(64, 64, 3)
     for kind in (np.uint16, np.float32):
         assert isinstance(predict_tiles(predictor, [encode(ramp.astype(kind), "tif")])[0], bytes)
@@ -64,17 +78,21 @@ def test_a_model_of_card_version_0_takes_what_it_took(old):
 
 
 def test_card_says_its_version_and_all_that_is_new():
-    card = replace(CARD, zoom=18, validation=DIGEST)
+    card = replace(CARD, zoom=18, validation=DIGEST, norm="group")
     data = json.loads(card.to_json())
-    assert data["version"] == VERSION == 2 and data["zoom"] == 18 and data["validation"] == DIGEST
-    assert data["channels"][0]["value_type"] == "uint8" and data["channels"][0]["divisor"] == 255
+    assert data["version"] == VERSION == 3 and data["zoom"] == 18 and data["validation"] == DIGEST
+    assert (
+        data["norm"] == "group"
+        and data["channels"][0]["value_type"] == "uint8"
+        and data["channels"][0]["divisor"] == 255
+    )
     assert ModelCard.from_json(card.to_json()) == card
 
 
 def test_newer_card_is_refused_and_says_what_to_do(tmp_path):
     path = make_checkpoint(tmp_path / "a.safetensors", replace(CARD, version=VERSION + 1))
     with pytest.raises(
-        ModelError, match=r"a.safetensors: .* has version 3, .* up to version 2: upgrade"
+        ModelError, match=r"a.safetensors: .* has version 4, .* up to version 3: upgrade"
     ) as raised:
         read_model_card(path)
     assert f"rsp ({__version__})" in str(raised.value)

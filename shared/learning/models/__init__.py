@@ -14,6 +14,7 @@ from torch import nn
 from rsp.shared import plugins
 from rsp.shared.config import ModelConfig
 from rsp.shared.errors import ModelError, PluginError, RspError
+from rsp.shared.learning.models.norms import with_group_norms
 from rsp.shared.learning.models.segmentation import FAMILIES, Segmentation
 from rsp.shared.learning.models.unet import UNet
 
@@ -29,13 +30,13 @@ def build_model(
     """Build a network.
 
     Args:
-        model: Of it `nn`, `encoder`, `num_filters` and `pretrained` are used.
+        model: Of it `nn`, `encoder`, `num_filters`, `norm` and `pretrained` are used.
         in_channels: How many bands the input has.
         num_classes: How many classes are told apart, the background included.
         plan: What `plan_of` gave for this network once; it then asks neither hub nor folder.
 
     Raises:
-        ModelError: an unknown encoder, or weights that cannot be had.
+        ModelError: an unknown encoder, weights that cannot be had, or norms that cannot be replaced.
         PluginError: no such network, or a plug-in that fails or returns no network.
     """
     make = plugins.load(model.nn, "rsp.models", BUILTIN)
@@ -52,7 +53,7 @@ def build_model(
         raise kind(f"the network {model.nn!r} cannot be built: {type(error).__name__}: {reason}") from error
     if not isinstance(built, nn.Module):
         raise plugins.unexpected("network", model.nn, built, "a torch.nn.Module")
-    return built
+    return built if model.norm == "batch" else with_group_norms(built, model.nn)
 
 
 def is_plugin(name: str) -> bool:

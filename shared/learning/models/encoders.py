@@ -11,6 +11,7 @@ from transformers import AutoBackbone, AutoConfig, PretrainedConfig
 from transformers.utils import logging
 
 from rsp.shared.errors import ModelError
+from rsp.shared.learning.models.norms import check_pretrained
 
 # Hub id of pretrained weights, type of the backbone, and its shape.
 Known = tuple[str | None, str, dict[str, Any]]
@@ -86,7 +87,7 @@ def encoder_config(encoder: str) -> PretrainedConfig:
 
 
 def build_backbone(
-    encoder: str, in_channels: int, pretrained: bool, plan: dict[str, Any] | None
+    encoder: str, in_channels: int, pretrained: bool, plan: dict[str, Any] | None, norm: str = "batch"
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Build a backbone for any number of bands, also where its plan was for another.
 
@@ -105,6 +106,8 @@ def build_backbone(
             raise ModelError(
                 f"no pretrained weights exist for the encoder {encoder!r}; set pretrained = false in [model]"
             )
+        if norm == "group":
+            check_pretrained(backbone, f"the encoder {encoder!r}")
         # Not AutoBackbone.from_pretrained: that asks the hub whether it has such a repository, even for a folder.
         source = fetch(type(backbone), hub, out_indices=list(config.out_indices))
         backbone.load_state_dict(fit_bands(source.state_dict(), backbone.state_dict(), hub))

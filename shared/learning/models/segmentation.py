@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATI
 from rsp.shared.config import ModelConfig
 from rsp.shared.errors import ModelError
 from rsp.shared.learning.models.encoders import config_of, encoder_config, fetch, fit_bands
+from rsp.shared.learning.models.norms import check_pretrained
 
 FAMILIES: tuple[str, ...] = tuple(sorted(MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES))
 
@@ -69,6 +70,8 @@ class Segmentation(nn.Module):
                     f"no pretrained weights exist for {model.nn} with the encoder {model.encoder!r}; set "
                     "pretrained = false in [model], or give a hub id or local folder as the encoder"
                 )
+            if model.norm == "group":
+                check_pretrained(network.base_model, f"{model.nn} {model.encoder!r}")  # type: ignore[arg-type]
             # Asked for with our classes, so that a head with other classes is replaced and not refused.
             pretrained = fetch(
                 AutoModelForSemanticSegmentation, source, num_labels=num_classes, ignore_mismatched_sizes=True

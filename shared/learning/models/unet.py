@@ -91,7 +91,7 @@ class UNet(nn.Module):
         cls, model: ModelConfig, in_channels: int, num_classes: int, plan: dict[str, Any] | None = None
     ) -> Self:
         """Build the network; see `rsp.shared.learning.models.build_model`."""
-        backbone, plan = build_backbone(model.encoder, in_channels, model.pretrained, plan)
+        backbone, plan = build_backbone(model.encoder, in_channels, model.pretrained, plan, model.norm)
         channels, strides = _probe(backbone, in_channels, model.encoder)
         return cls(backbone, channels, strides, in_channels, num_classes, model.num_filters, plan)
 

@@ -22,6 +22,7 @@ from rsp.shared.config import load_config
 from rsp.shared.errors import ConfigError, ModelError, PluginError, StorageError, TileError, UsageError
 from rsp.shared.images import decode_mask
 from rsp.shared.learning.checkpoint import load_checkpoint, read_card
+from rsp.shared.learning.models.norms import has_batch_norm
 from rsp.shared.learning.windows import TileImages, read_window
 from rsp.shared.metrics import confusion, foreground_iou, miou
 from rsp.shared.tileset import open_reader, open_writer
@@ -347,6 +348,7 @@ def test_the_best_epoch_is_kept_where_later_ones_are_worse(config, toy, trained,
     [
         ({"encoder": "resnet18"}, "its encoder is tiny, the configuration has resnet18"),
         ({"nn": "segformer"}, "its nn is unet"),
+        ({"norm": "group"}, "its norm is batch, the configuration has group"),
     ],
 )
 def test_checkpoint_of_another_network(config, toy, trained, tmp_path, change, message):
@@ -415,6 +417,17 @@ def test_one_tile_is_trained_on(config, tmp_path):
     assert outcome.training_tiles == outcome.validation_tiles == 1
     with pytest.raises(ModelError, match="take --bs 2 or more"):
         fit(config, tmp_path / "toy", tmp_path / "out", epochs=1, model={"ts": 32, "bs": 1})
+
+
+def test_group_norms_learn_from_one_tile_at_a_time(config, toy, tmp_path):
+    one = {"norm": "group", "bs": 1, "ts": 32, "ms": 0}
+    with pytest.raises(ModelError, match='take --bs 2 or more, or norm = "group"'):
+        fit(config, toy, tmp_path / "batch", epochs=1, model={**one, "norm": "batch"})
+    outcome = fit(config, toy, tmp_path / "out", epochs=2, model=one)
+    assert outcome.iou > 0.5
+    model, card = load_checkpoint(tmp_path / "out" / "last.safetensors")
+    assert card.norm == "group" and not has_batch_norm(model)
+    fit(config, toy, tmp_path / "out", epochs=3, model=one, resume=True)
 
 
 def test_last_batch_of_one_tile(config, toy, tmp_path):

@@ -70,6 +70,11 @@ BUILDING = 'title = "building"\ncolor = "deeppink"'
         (CONFIG, {"nn": '"unett"'}, 1, "unknown network 'unett'; known: "),
         (CONFIG, {"encoder": '"resnet19"'}, 1, "unknown encoder 'resnet19'; built in are tiny, resnet18"),
         (CONFIG, {"pretrained": "true"}, 1, "no pretrained weights exist for the encoder 'tiny'"),
+        (CONFIG + 'norm = "layer"\n', {}, 1, "[model] norm: expected one of batch, group"),
+        (
+            CONFIG + 'norm = "group"\n', {"encoder": '"resnet18"', "pretrained": "true"}, 1,
+            "the pretrained weights of the encoder 'resnet18' were trained with batch normalisation",
+        ),
         (CONFIG, {"ts": "100"}, 2, "the tile size is 100; networks need a multiple of 32, as 96"),
         # How it learns.
         (CONFIG, {"loss": '"lovazs"'}, 1, "unknown loss 'lovazs'; known: "),
