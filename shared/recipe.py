@@ -9,6 +9,7 @@ from rsp.shared.errors import ConfigError
 from rsp.shared.keys import key
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+MOST_PROFILED = 200
 SCHEDULES = ("cosine", "constant")
 
 
@@ -77,6 +78,11 @@ class Recipe:
         False, "bool", "Write the metrics for TensorBoard, too, as an event file beside the history."
     )
 
+    profile: int = key(
+        0, "int", "Steps, after the first few, whose parts and operators are timed: the tables are in "
+        "`profile.txt`, beside the log. 0: none."
+    )  # fmt: skip
+
     def check(self, where: str) -> Recipe:
         """Return the recipe; raise `ConfigError` where a value is none of those that it can be."""
         for name, choices in (("precision", PRECISIONS), ("schedule", SCHEDULES)):
@@ -108,6 +114,11 @@ class Recipe:
             raise ConfigError(f"{where}: crop: networks need a multiple of 32, got {self.crop}")
         if self.ema == 1:
             raise ConfigError(f"{where}: ema: 1 would keep the first weights for ever; expected a number below 1")
+        if self.profile > MOST_PROFILED:
+            raise ConfigError(
+                f"{where}: profile: expected up to {MOST_PROFILED} steps, which say as much as more would, got "
+                f"{self.profile}"
+            )
         if self.hard == 0:
             raise ConfigError(
                 f"{where}: hard: 0 leaves no pixel to learn from; expected a part above 0, 1 for all"

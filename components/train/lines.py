@@ -46,7 +46,7 @@ def of_epoch(row: Row, epochs: int, *, titles: Sequence[str], metrics: Sequence[
     """
     yield (
         f"Epoch {row['epoch']}/{epochs} ({row['seconds']:.1f} s, {row['images_per_second']:.1f} images/s, "
-        f"peak memory {row['peak_memory'] / 2**20:.0f} MB)"
+        f"{row['waiting']:.0%} of it waiting for them, peak memory {row['peak_memory'] / 2**20:.0f} MB)"
     )
     for name in PARTS:
         part = row[name]

@@ -15,7 +15,7 @@ from rsp.shared.learning.card import ModelCard
 from rsp.shared.tiles import Tile
 
 # Of the recipe: what changes nothing that is learned, and the precision, which the card knows.
-_FREE_OF_RECIPE = {"patience", "tensorboard", "precision"}
+_FREE_OF_RECIPE = {"patience", "tensorboard", "profile", "precision"}
 # What a state says nothing of, being older than the key, was as the key is now where it is left out.
 _LATER = {"[train] hard": 1.0}
 # What may be changed on purpose: a longer training, or one that is to go on more carefully.

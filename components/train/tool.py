@@ -80,6 +80,8 @@ def train(
     # Before torch is imported. On cores that others use, too, OpenMP's threads that spin while they wait took 57 s
     # of CPU time for an epoch of 20 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # torch's profiler writes to stderr whenever it starts and stops.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
     from rsp.components.train.launch import launch
     from rsp.components.train.plan import Plan, with_weights

@@ -36,6 +36,7 @@ from rsp.components.train.metrics import RunningMetrics, counted, load_metrics, 
 from rsp.components.train.optimise import Optimiser
 from rsp.components.train.plan import Plan
 from rsp.components.train.processes import World
+from rsp.components.train.profiling import watch_of
 from rsp.components.train.result import TrainResult, number
 from rsp.components.train.settings import settings_of
 from rsp.components.train.signals import Terminated
@@ -132,6 +133,8 @@ class Trainer:
         if start.optimizer is not None:
             self.optimiser.load_state_dict(start.optimizer)
 
+        self.watch = watch_of(recipe.profile, self.log, self.wrapped, self.optimiser.optimizer, self.device)
+
     # --- what it trains with --------------------------------------------------------------------------------
 
     def _use_channels(self, card: ModelCard | None) -> None:
@@ -196,7 +199,8 @@ class Trainer:
             began = time.monotonic()
             reset_peak(self.device)
             rate, training = self._train(epoch)
-            speed = sum(map(len, self.batches)) * self.world.size / (time.monotonic() - began)
+            learned = time.monotonic() - began
+            speed = sum(map(len, self.batches)) * self.world.size / learned
             # What is kept is the state before it, from which one can go on.
             self.divergence.check(epoch, training["loss"], self.config.model.lr)
             validation = self._validate(epoch)
@@ -205,6 +209,7 @@ class Trainer:
                 "lr": rate,
                 "seconds": round(time.monotonic() - began, 3),
                 "images_per_second": round(speed, 2),
+                "waiting": round(self.watch.waited / learned, 4),
                 "peak_memory": peak_memory(self.device),
                 "training": training,
                 "validation": validation,
@@ -277,7 +282,7 @@ class Trainer:
         torch.manual_seed((self.plan.seed * 1_000_003 + epoch) * 4099 + self.world.rank)
         running = RunningMetrics(len(self.config.classes), self.device)
         name = f"epoch {epoch}/{self.plan.epochs}, training"
-        for batch in self._shown(self.training_loader, name):
+        for batch in self.watch.batches(self._shown(self.training_loader, name), len(self.batches)):
             images, labels, weights = self._batch(batch)
             with self._exchange(), enough_memory(len(images), images.shape[-1], self.device):
                 logits = self._forward(images)

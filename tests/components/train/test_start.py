@@ -130,7 +130,7 @@ def test_rate_and_epochs_may_be_changed_and_are_told(plan):
     # Where a file lies is not what it holds.
     there, here = (changed(plan, recipe={"tile_weights": f"{folder}/weights.csv"}) for folder in ("a", "b"))
     assert resumed(there, here) == []
-    assert resumed(changed(plan, recipe={"patience": 3, "tensorboard": True}), plan) == []
+    assert resumed(changed(plan, recipe={"patience": 3, "tensorboard": True, "profile": 9}), plan) == []
 
 
 def test_settings_come_back_from_the_state(plan):

@@ -139,13 +139,22 @@ def test_history_and_log(trained):
         table = list(csv.DictReader(file))
     assert [float(row["validation_iou"]) for row in table] == ious
     assert float(table[2]["training_loss"]) == rows[2]["training"]["loss"]
+    assert all(0 < row["waiting"] < 1 for row in rows) and float(table[2]["waiting"]) == rows[2]["waiting"]
     log = (out / "log").read_text()
-    assert log.count("Epoch ") == 6 and "building IoU" in log and "MCC" in log and "mIoU" in log
+    assert (
+        log.count("Epoch ") == log.count("waiting for") == 6
+        and "building IoU" in log
+        and "MCC" in log
+        and "mIoU" in log
+    )
 
 
 def test_the_same_seed_gives_the_same_weights(config, toy, tmp_path):
     for name, seed, workers in (("a", 3, 0), ("b", 3, 2), ("c", 4, 0)):
-        fit(config, toy, tmp_path / name, epochs=2, seed=seed, workers=workers)
+        recipe = {"profile": 2 * (name == "b")}  # looking on changes nothing
+        fit(config, toy, tmp_path / name, epochs=2, seed=seed, workers=workers, recipe=recipe)
+    assert "Steps 3 to 4 on cpu" in (tmp_path / "b" / "profile.txt").read_text()
+    assert not (tmp_path / "a" / "profile.txt").exists()
     assert same(tmp_path / "a" / "last.safetensors", tmp_path / "b" / "last.safetensors")
     assert not same(tmp_path / "a" / "last.safetensors", tmp_path / "c" / "last.safetensors")
     first, second = [(tmp_path / name / "last.safetensors").read_bytes() for name in "ab"]
@@ -246,7 +255,7 @@ def test_hard_pixels_are_learned_from(config, toy, tmp_path):
     model = replace(config.model, loss="cross_entropy")
     trainer = Trainer(Plan(replace(config, model=model, recipe=recipe), toy, tmp_path / "out"), CPU, None)
     logits, labels = torch.randn(2, 2, 64, 64), torch.randint(0, 2, (2, 64, 64))
-    logits[:, :, 20:] = 30 * torch.nn.functional.one_hot(labels, 2).movedim(-1, 1)[:, :, 20:]  # known for sure
+    logits[:, :, 16:] = 30 * torch.nn.functional.one_hot(labels, 2).movedim(-1, 1)[:, :, 16:]  # known for sure
     whole = replace(config, model=model)
     even = Trainer(Plan(whole, toy, tmp_path / "out"), CPU, None).loss(logits, labels)
     assert trainer.loss(logits, labels) == pytest.approx(4 * float(even), rel=0.01)

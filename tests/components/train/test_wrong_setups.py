@@ -88,6 +88,7 @@ BUILDING = 'title = "building"\ncolor = "deeppink"'
         (train_table("scale = [1.5, 0.5]"), {}, 1, "expected two factors above 0 and up to 8, the smaller first"),
         (train_table("crop = 50"), {}, 1, "crop: networks need a multiple of 32, got 50"),
         (train_table("ema = 1.0"), {}, 1, "ema: 1 would keep the first weights for ever"),
+        (train_table("profile = 1000"), {}, 1, "profile: expected up to 200 steps"),
         (train_table("hard = 0"), {}, 1, "hard: 0 leaves no pixel to learn from"),
         (train_table("hard = 0.5"), {}, 1, "hard: the loss 'lovasz' has no part that is a mean over pixels"),
         (train_table("freeze = 9"), {}, 1, "freeze: the encoder has 5 stages"),
