@@ -14,6 +14,15 @@ NETWORKS = {
     "upernet": "UPerNet over any encoder below",
 }
 
+# Shares of the pixels that differ from one whole image, by the overlap.
+SEEN = """
+| encoder | 64 | 96 | 128 | 160 |
+|---|---|---|---|---|
+| `tiny` | 0.040 (0.075) % | 0.0030 (0.0056) % | **0.0002** (0.0004) % | 0 % |
+| `convnextv2-atto` | 0.36 (0.63) % | 0.14 (0.25) % | 0.024 (0.041) % | **0.0085** (0.014) % |
+| SegFormer `mit-b0` | 2.0 (1.9) % | 1.9 (1.9) % | **2.0** (2.2) % | 2.2 (2.1) % |
+"""
+
 
 def models() -> str:
     """Return the page."""
@@ -22,6 +31,7 @@ def models() -> str:
     from rsp.components.train.data import BUILTIN as LOADERS
     from rsp.components.train.metrics import builtin as builtin_metrics
     from rsp.components.train.terms import TERMS as LOSSES
+    from rsp.shared.config import DEEP_OVERLAP, OVERLAP
     from rsp.shared.learning.models import BUILTIN as KNOWN
     from rsp.shared.learning.models.segmentation import FAMILIES
 
@@ -43,6 +53,15 @@ def models() -> str:
         *_encoders(),
         "### SegFormer's own",
         *_segformer(),
+        "## Overlap: `ms`",
+        "`rsp predict` and a server see so many pixels of the neighbouring tiles. Where `ms` is not given, it is "
+        f"{DEEP_OVERLAP} for a U-Net over a ResNet or ConvNeXt and {OVERLAP} for all others, never more than half "
+        "a tile; the model keeps what it was trained with. Pixels that differ from one whole image, Banepa, "
+        "trained for a short while but for `tiny`, tiles of 512 px (of 256 px in brackets):",
+        SEEN.strip(),
+        "SegFormer, UPerNet and Swin see all of a window, or divide it in their own way, and so answer otherwise "
+        "in a larger one however wide its border is. Smaller tiles want as wide a border for fewer pixels: where "
+        "that counts, take tiles of 512 px for deep encoders.",
         "## Losses: `loss`",
         *_table("name", "loss", _described(LOSSES)),
         "All of them take the `weight` of each class, and leave out pixels that are ignored. `focal(gamma=3)` and "

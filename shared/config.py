@@ -82,6 +82,10 @@ class ClassDef:
     ignore: bool = False
 
 
+# Of the tiny encoder and of what is not known; and of convolutional encoders with more layers.
+OVERLAP, DEEP_OVERLAP = 128, 160
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The network and how it is trained; `[model]` of the configuration."""
@@ -110,9 +114,11 @@ class ModelConfig:
     dap: float = key(0.75, "fraction", "Probability that a tile is augmented.", "data_augmentation")
     loader: str = key("tiles", "str", "Loader of the data set: a built-in name or a plug-in.")
     metrics: tuple[str, ...] = key(("iou", "mcc"), "strs", "Metrics shown for every epoch.")
-    ms: int = key(
-        128, "int", "Overlap into the neighbouring tiles in prediction, in pixels; at most half a tile is used."
-    )
+    ms: int | None = key(
+        None, "int",
+        "Overlap into the neighbouring tiles in prediction, in pixels; at most half a tile is used. Where it is "
+        "not given, it follows from the encoder: see docs/models.md.",
+    )  # fmt: skip
     background: bool = key(
         True,
         "bool",
@@ -129,7 +135,19 @@ class ModelConfig:
 
         Multiples of 32 keep the grid on which the network halves the resolution where it is in one whole image.
         """
-        return min(self.ms, self.ts // 2)
+        return min(usual_overlap(self.nn, self.encoder) if self.ms is None else self.ms, self.ts // 2)
+
+
+def usual_overlap(nn: str, encoder: str) -> int:
+    """Return how many pixels of the neighbours a network wants to see.
+
+    With so many, fewer than one pixel in ten thousand is another than in one whole image, for tiles of 512 px:
+    docs/models.md has what was measured. Networks with attention see all of a window, and so no overlap brings
+    them there.
+    """
+    name = encoder.rpartition("/")[2].lower()
+    deep = nn.lower() in ("unet", "albunet") and ("resnet" in name or "convnext" in name)
+    return DEEP_OVERLAP if deep else OVERLAP
 
 
 KEYS: dict[str, tuple[Key, ...]] = {

@@ -14,7 +14,7 @@ from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.ensemble import Answered
 from rsp.shared.learning.local import Local, ReadWindow
 from rsp.shared.learning.resize import resize_mask, resize_planes
-from rsp.shared.learning.windows import TileImages, Windows, in_strips
+from rsp.shared.learning.windows import Block, TileImages, Windows, in_blocks, tiles_of
 from rsp.shared.parallel import parallel_map
 from rsp.shared.progress import progress
 from rsp.shared.tiles import Tile, zxy
@@ -44,9 +44,9 @@ class Answerer(Protocol):
         ...
 
     def answers(
-        self, tiles: Iterable[Tile], read: ReadWindow, overlap: int, *, probabilities: bool = False
+        self, tiles: Iterable[Tile | Block], read: ReadWindow, overlap: int, *, probabilities: bool = False
     ) -> Iterator[Answer]:
-        """Yield the answer for each tile, in order."""
+        """Yield the answer for each tile, and for those of each block, in order."""
         ...
 
 
@@ -56,7 +56,7 @@ class Model(Local):
     raw = False
 
     def answers(
-        self, tiles: Iterable[Tile], read: ReadWindow, overlap: int, *, probabilities: bool = False
+        self, tiles: Iterable[Tile | Block], read: ReadWindow, overlap: int, *, probabilities: bool = False
     ) -> Iterator[Answer]:
         return self.each(tiles, read, overlap, self._encoded, probabilities=probabilities)
 
@@ -93,17 +93,18 @@ class Remote:
         """What the server said that it computes in; one that does not say so has only ever had float32."""
         return self.client.precision or "float32"
 
-    def check_overlap(self, overlap: int) -> None:
+    def check_overlap(self, overlap: int, span: int = 1) -> None:
         """Raise where the model does not take borders of this width, rather than failing on every tile."""
+        assert span == 1  # the tool has refused others
         if overlap > self.card.overlap:
             raise UsageError(f"--tile_overlap is {overlap}, the served model takes up to {self.card.overlap}")
 
     def answers(
-        self, tiles: Iterable[Tile], read: ReadWindow, overlap: int, *, probabilities: bool = False
+        self, tiles: Iterable[Tile | Block], read: ReadWindow, overlap: int, *, probabilities: bool = False
     ) -> Iterator[Answer]:
         return parallel_map(
             lambda tile: (tile, self._answer(tile, read, overlap, probabilities)),
-            tiles,
+            [tile for item in tiles for tile in tiles_of(item)],
             self.workers,
             threads=True,
         )
@@ -193,6 +194,7 @@ def run(
     writer: TileWriter,
     overlap: int,
     probabilities: TileWriter | None = None,
+    span: int = 1,
 ) -> tuple[list[Tile], dict[Tile, str]]:
     """Predict tiles and write their masks.
 
@@ -203,6 +205,8 @@ def run(
         writer: Of the masks. Those that it has are kept.
         overlap: Pixels of the neighbours that a tile is predicted with.
         probabilities: Writer of the probabilities; None where they are not wanted.
+        span: Tiles along a side of the blocks that are predicted at once. They follow from all of the tiles, so
+            that what is resumed is what it would have been.
 
     Returns:
         The tiles that the output has now, and those that failed, with the reason.
@@ -212,13 +216,16 @@ def run(
         ServingError: the source of the front has other pixels than the tile set.
     """
     card = answerer.card
-    read = Windows(TileImages(readers, card.channels, card.tile_size, raw=answerer.raw), overlap)
+    read = Windows(TileImages(readers, card.channels, card.tile_size, raw=answerer.raw, span=span), overlap)
     done = writer.done if probabilities is None else writer.done & probabilities.done
-    todo = [tile for tile in in_strips(tiles) if tile not in done]
+    items = [item for item in in_blocks(tiles, span) if any(tile not in done for tile in tiles_of(item))]
+    todo = [tile for item in items for tile in tiles_of(item) if tile not in done]
     if isinstance(answerer, Live):
         answerer.check_pixels(todo, read, overlap)
     failed: dict[Tile, str] = {}
-    answers = answerer.answers(todo, read, overlap, probabilities=probabilities is not None)
+    answers = answerer.answers(items, read, overlap, probabilities=probabilities is not None)
+    if span > 1:  # some tiles of a block may be there already
+        answers = (answer for answer in answers if answer[0] not in done)
     for tile, answer in progress(answers, "predict", total=len(todo)):
         if isinstance(answer, TileError):
             failed[tile] = str(answer)

@@ -19,6 +19,7 @@ def predict(
     cover: dsl.Input[dsl.Dataset] = None,
     cover_at: str = "",
     overlap: int = -1,
+    window: int = 1,
     with_probabilities: bool = False,
     tta: str = "none",
     threshold: dict = {},
@@ -44,6 +45,7 @@ def predict(
         cover: Predict only these tiles of the tile set, CSV; the others are still seen as their neighbours.
         cover_at: The same by address, in its place.
         overlap: Pixels of the neighbouring tiles that are seen on each side; -1 for the model's.
+        window: Tiles along a side of what the network sees at once: 1, 2 or 4; not with exported models.
         with_probabilities: Write the probabilities, too.
         tta: Test-time augmentation: `none`, `flips` (4 ways to see a tile) or `d4` (8); not with an endpoint.
         threshold: From what probability on a class is answered, by its title; not with an endpoint.
@@ -64,7 +66,7 @@ def predict(
     weights = given(model, model_at, "model")
     wanted = given(cover, cover_at, "cover") if cover or cover_at else None
     what = {"images": tiles, "model": weights, "cover": wanted, "overlap": overlap, "endpoint": endpoint}
-    what |= {"tta": tta, "threshold": threshold}
+    what |= {"tta": tta, "threshold": threshold, "window": window}
     target = Target("predict", masks, masks_at, data_root, refresh, what, failed)
     shares = None
     if with_probabilities:
@@ -81,6 +83,7 @@ def predict(
             checkpoint=None if endpoint else weights,
             endpoint=endpoint or None,
             tile_overlap=None if int(overlap) < 0 else int(overlap),
+            window=int(window),
             cover=wanted,
             probabilities=shares.out if shares else None,
             tta=tta,

@@ -69,6 +69,7 @@ def predict(
     model: str | None = None,
     tile_size: int | None = None,
     tile_overlap: int | None = None,
+    window: Literal[1, 2, 4] = 1,
     cover: Location | None = None,
     probabilities: Location | None = None,
     tta: Literal["none", "flips", "d4"] = "none",
@@ -104,6 +105,11 @@ def predict(
         tile_size: Side of the tiles that the network sees; where given, it must be the model's. Tiles of
             other sizes are brought to it, as in the training, and their masks back to theirs.
         tile_overlap: Pixels of the neighbours on each side; the model's where None, none where 0.
+        window: Tiles along a side of the windows that the network sees at once: with 2 a block of four tiles has
+            one border around it, not each of them its own, which takes less time. Where not all tiles of a block
+            are wanted and can be read, they come one by one. About one pixel in ten thousand, those that borders
+            have an effect on, may get another class than with 1. Not for exported models, whose windows have one
+            size.
         cover: Predict only the tiles of this cover (neighbours are still looked at). Those of which the list
             beside the images says that they do not exist, see `rsp.components.download.tool.download`, are no
             failure, and are listed beside the masks.
@@ -146,7 +152,7 @@ def predict(
     from rsp.shared.covers import Cover
     from rsp.shared.errors import TileError, UsageError
     from rsp.shared.learning.card import warn_of_zoom
-    from rsp.shared.learning.windows import open_channels
+    from rsp.shared.learning.windows import SPANS, open_channels
     from rsp.shared.parallel import cpu_count
     from rsp.shared.report import absent_cover, absent_of, note_absent, note_failures
     from rsp.shared.tiles import read_cover, zoom_of
@@ -161,6 +167,10 @@ def predict(
     if endpoint is not None and (tta != "none" or threshold is not None):
         flag = "tta" if tta != "none" else "threshold"
         raise UsageError(f"--{flag} is for --checkpoint; an endpoint answers in one way")
+    if window not in SPANS:
+        raise UsageError(f"--window must be one of {', '.join(map(str, SPANS))}, got {window}")
+    if endpoint is not None and window != 1:
+        raise UsageError("--window is for --checkpoint; an endpoint answers tile by tile")
     if source is not None and probabilities is not None:
         raise UsageError("--probabilities: a live front has none of its sources; leave out --source")
     if source is not None and endpoint is None:
@@ -201,7 +211,7 @@ def predict(
     card = answerer.card
     _check(card, config, model, tile_size)
     overlap = card.overlap if tile_overlap is None else tile_overlap
-    answerer.check_overlap(overlap)
+    answerer.check_overlap(overlap, window)
     with ExitStack() as stack:
         stack.enter_context(answerer)
         readers = stack.enter_context(open_channels(tiles, card.channels, empty=allow_empty))
@@ -221,7 +231,8 @@ def predict(
         thresholds = {}
         if isinstance(answerer, Model):
             thresholds = {card.classes[index].title: least for index, least in answerer.thresholds.items()}
-        made = {"model": card.uuid, "precision": answerer.precision, "tta": tta, "threshold": thresholds}
+        made: dict[str, Any] = {"model": card.uuid, "precision": answerer.precision, "tta": tta}
+        made |= {"threshold": thresholds, "window": window}
         _check_resumed(writer, "masks", made)
         background = {} if card.background else {"background": False}
         writer.describe(made | {"classes": classes_metadata(card.classes)} | background)
@@ -233,7 +244,7 @@ def predict(
             _check_resumed(planes, "probabilities", made)
             planes.describe(made | {"bands": [entry.title for entry in card.classes]})
         before = writer.done if planes is None else writer.done & planes.done
-        done, failed = run(answerer, readers, wanted, writer, overlap, planes)
+        done, failed = run(answerer, readers, wanted, writer, overlap, planes, window)
     note_failures(out, failed)
     note_absent(out, absent)
     if web_ui:
@@ -258,7 +269,7 @@ def _check_resumed(writer: TileWriter, what: str, made: Mapping[str, Any]) -> No
         return
     for name, ours in made.items():
         # What an older version wrote does not say how: it had no choice.
-        theirs = writer.metadata.get(name, {"tta": "none", "threshold": {}}.get(name, ours))
+        theirs = writer.metadata.get(name, {"tta": "none", "threshold": {}, "window": 1}.get(name, ours))
         if theirs == ours:
             continue
         other = "of another model" if name == "model" else f"of another {name}"
@@ -317,6 +328,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tile_overlap", type=int, metavar="PIXELS",
         help="pixels of neighbouring tiles to include on each side (default: the model's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--window", type=int, choices=(1, 2, 4), default=1,
+        help="tiles along a side of what the network sees at once: 2 and 4 take less time, and give one pixel in "
+        "ten thousand another class (default: 1)",
     )  # fmt: skip
     parser.add_argument("--cover", type=location, metavar="FILE", help="predict only the tiles of this cover")
     parser.add_argument(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
+
+import numpy as np
 
 from rsp.shared.errors import TileError, UsageError
 from rsp.shared.images import Array
@@ -13,6 +15,7 @@ from rsp.shared.learning.devices import devices_of
 from rsp.shared.learning.ensemble import Answered, Ensemble, Turns, join_cards, make_thresholds
 from rsp.shared.learning.inference import GPU_BATCH, Precision, load_predictor
 from rsp.shared.learning.resize import resize_mask, resize_planes
+from rsp.shared.learning.windows import Block
 from rsp.shared.locations import Location, listed
 from rsp.shared.parallel import parallel_map
 from rsp.shared.tiles import Tile
@@ -23,8 +26,12 @@ Done = TypeVar("Done")
 class ReadWindow(Protocol):
     """What gives the windows of tiles, as `rsp.shared.learning.windows.Windows` does."""
 
-    def __call__(self, tile: Tile) -> Array:
-        """Return the pixels of a tile with its border, at the side of the model; raise `TileError`."""
+    def __call__(self, tile: Tile, span: int = 1) -> Array:
+        """Return the pixels of a tile, or of a block, with their border, at the side of the model.
+
+        Raises:
+            TileError: a tile of it cannot be had.
+        """
         ...
 
     def shape(self, tile: Tile) -> tuple[int, int]:
@@ -81,12 +88,23 @@ class Local:
                 self.thresholds = make_thresholds(self.card, threshold)
             self.ensembles.append(Ensemble(predictors, tta, self.thresholds))
 
-    def check_overlap(self, overlap: int) -> None:
-        """Raise where windows with this overlap do not fit the model, rather than failing on every tile."""
-        side = self.card.tile_size + 2 * overlap
+    def check_overlap(self, overlap: int, span: int = 1) -> None:
+        """Raise where windows with this overlap do not fit the model, rather than failing on every tile.
+
+        Args:
+            overlap: Width of their borders.
+            span: Tiles along a side of a window.
+        """
+        side = span * self.card.tile_size + 2 * overlap
         small = self.ensembles[0].too_small(side, side)
-        if small is not None and overlap > small.card.overlap:
-            model = "this model" if len(self.ensembles[0].predictors) == 1 else f"the model {small.card.uuid}"
+        if small is None:
+            return
+        model = "this model" if len(self.ensembles[0].predictors) == 1 else f"the model {small.card.uuid}"
+        if span > 1:
+            raise UsageError(
+                f"--window is {span}, {model} was exported for windows of one tile; use the checkpoint"
+            )
+        if overlap > small.card.overlap:
             raise UsageError(
                 f"--tile_overlap is {overlap}, {model} was exported for up to {small.card.overlap}; use the "
                 "checkpoint"
@@ -94,7 +112,7 @@ class Local:
 
     def each(
         self,
-        tiles: Iterable[Tile],
+        tiles: Iterable[Tile | Block],
         read: ReadWindow,
         overlap: int,
         use: Use[Done],
@@ -104,54 +122,57 @@ class Local:
         """Answer tiles, use each answer in the thread that has it, and yield what comes of it, in order.
 
         Args:
-            tiles: The tiles.
-            read: Returns the window of a tile, with its borders; may raise `TileError`.
+            tiles: The tiles, and blocks of them. Where one of a block cannot be read, the others are answered one
+                by one.
+            read: Returns the window of a tile or block, with its border; may raise `TileError`.
             overlap: Width of these borders.
-            use: Makes of an answer what is wanted; may raise `TileError`.
+            use: Makes of the answer for a tile what is wanted; may raise `TileError`.
             probabilities: Answer with the probabilities, too.
         """
         if len(self.ensembles) == 1 and self.ensembles[0].device.type == "cpu":
+            (ensemble,) = self.ensembles
 
-            def work(tile: Tile) -> tuple[Tile, Done | TileError]:
-                window = self._window(tile, read)
-                if isinstance(window, TileError):
-                    return tile, window
-                (answered,) = self.ensembles[0].answers([window], overlap, probabilities=probabilities)
-                return _used(tile, answered, read, use)
+            def work(item: Tile | Block) -> list[tuple[Tile, Done | TileError]]:
+                done: list[tuple[Tile, Done | TileError]] = []
+                for block, window in _windows(item, read):
+                    answered: Answered | TileError
+                    if isinstance(window, TileError):
+                        answered = window
+                    else:
+                        (answered,) = ensemble.answers([window], overlap, probabilities=probabilities)
+                    done += _used(block, answered, read, use)
+                return done
 
-            return parallel_map(work, tiles, self.workers, threads=True)
+            return chain.from_iterable(parallel_map(work, tiles, self.workers, threads=True))
         return self._batched(tiles, read, overlap, use, probabilities)
 
-    def _window(self, tile: Tile, read: ReadWindow) -> Array | TileError:
-        try:
-            return read(tile)
-        except TileError as error:
-            return error
-
     def _batched(
-        self, tiles: Iterable[Tile], read: ReadWindow, overlap: int, use: Use[Done], probabilities: bool
+        self, tiles: Iterable[Tile | Block], read: ReadWindow, overlap: int, use: Use[Done], probabilities: bool
     ) -> Iterator[tuple[Tile, Done | TileError]]:
         """Keep GPUs busy: threads read ahead and use what is answered while they work on batches."""
-        windows = parallel_map(lambda tile: (tile, self._window(tile, read)), tiles, self.workers, threads=True)
-        answers = self._of_batches(windows, overlap, probabilities)
-        return parallel_map(lambda item: _used(*item, read, use), answers, self.workers, threads=True)
+        windows = parallel_map(lambda item: _windows(item, read), tiles, self.workers, threads=True)
+        answers = self._of_batches(chain.from_iterable(windows), overlap, probabilities)
+        used = parallel_map(lambda found: _used(*found, read, use), answers, self.workers, threads=True)
+        return chain.from_iterable(used)
 
     def _of_batches(
-        self, windows: Iterable[tuple[Tile, Array | TileError]], overlap: int, probabilities: bool
-    ) -> Iterator[tuple[Tile, Answered | TileError]]:
+        self, windows: Iterable[tuple[Block, Array | TileError]], overlap: int, probabilities: bool
+    ) -> Iterator[tuple[Block, Answered | TileError]]:
         """Yield answers, of a batch at a time. Whichever device is free takes the next."""
         free: SimpleQueue[Ensemble] = SimpleQueue()
         for ensemble in self.ensembles:
             free.put(ensemble)
 
-        def answer(batch: list[tuple[Tile, Array | TileError]]) -> list[tuple[Tile, Answered | TileError]]:
+        def answer(
+            batch: list[tuple[Block, Array | TileError]],
+        ) -> list[tuple[Block, Answered | TileError]]:
             whole = [window for _, window in batch if not isinstance(window, TileError)]
             ensemble = free.get()
             try:
                 answers = iter(ensemble.answers(whole, overlap, probabilities=probabilities))
             finally:
                 free.put(ensemble)
-            return [(tile, window if isinstance(window, TileError) else next(answers)) for tile, window in batch]
+            return [(block, window if isinstance(window, TileError) else next(answers)) for block, window in batch]
 
         windows = iter(windows)
         batches = iter(lambda: list(islice(windows, self.ensembles[0].batch_size)), [])
@@ -159,16 +180,33 @@ class Local:
             yield from answers
 
 
-def _used(
-    tile: Tile, answered: Answered | TileError, read: ReadWindow, use: Use[Done]
-) -> tuple[Tile, Done | TileError]:
-    if isinstance(answered, TileError):
-        return tile, answered
+def _windows(item: Tile | Block, read: ReadWindow) -> list[tuple[Block, Array | TileError]]:
+    """Return the window of a tile or block, or why there is none; of a block that has none those of its tiles."""
+    block = item if isinstance(item, Block) else Block(item)
     try:
-        height, width = read.shape(tile)
-        mask, scores = resize_mask(answered.mask, height, width), answered.probabilities
-        if scores is not None:
-            scores = resize_planes(scores, height, width)
-        return tile, use(tile, Answered(mask, scores))
+        return [(block, read(block.tile, block.span))]
     except TileError as error:
-        return tile, error
+        if block.span == 1:
+            return [(block, error)]
+    return [found for tile in block.tiles() for found in _windows(tile, read)]
+
+
+def _used(
+    block: Block, answered: Answered | TileError, read: ReadWindow, use: Use[Done]
+) -> list[tuple[Tile, Done | TileError]]:
+    """Bring what was answered to the tiles of a block as they lie, and use it."""
+    if isinstance(answered, TileError):
+        return [(tile, answered) for tile in block.tiles()]
+    height, width = (side // block.span for side in answered.mask.shape)
+    done: list[tuple[Tile, Done | TileError]] = []
+    for column, row, tile in block.places():
+        part = np.s_[..., row * height : (row + 1) * height, column * width : (column + 1) * width]
+        try:
+            shape = read.shape(tile)
+            mask, scores = resize_mask(answered.mask[part], *shape), answered.probabilities
+            if scores is not None:
+                scores = resize_planes(scores[part], *shape)
+            done.append((tile, use(tile, Answered(mask, scores))))
+        except TileError as error:
+            done.append((tile, error))
+    return done

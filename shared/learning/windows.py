@@ -1,4 +1,7 @@
-"""Windows upon tile sets: a tile with a border cut from its eight neighbours, mirrored where there is none."""
+"""Windows upon tile sets: a tile with a border cut from its eight neighbours, mirrored where there is none.
+
+A window may hold a block of tiles instead (`Block`), so that less of what the network sees is border.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,14 @@ from rsp.shared.tileset import TileReader, find_tileset, is_archive, open_reader
 # Tiles side by side that are worked through row by row (`in_strips`): the border columns of a strip are decoded
 # twice, and three rows of it must be kept.
 STRIP = 16
-# Four rows of a strip, with its neighbours: the fourth is for the workers that are ahead.
-KEPT_TILES = 4 * (STRIP + 2)
 KEPT_BYTES = 512 << 20
+# Tiles along a side of a block. They divide a strip.
+SPANS = (1, 2, 4)
+
+
+def kept_tiles(span: int = 1) -> int:
+    """Return how many decoded tiles are kept: what a row of blocks and the next see of a strip, and around it."""
+    return (2 * span + 2) * (STRIP + 2)
 
 
 @contextmanager
@@ -97,6 +105,7 @@ class TileImages:
         raw: Leave the bands of the (only) channel as they are, for a reader that picks them itself.
         revision: Tells what a tile is now, for tiles that may change: one of another revision is read again.
         keep: Bytes of decoded tiles to keep.
+        span: Tiles along a side of the blocks that windows will hold.
     """
 
     def __init__(
@@ -109,6 +118,7 @@ class TileImages:
         raw: bool = False,
         revision: Callable[[Tile], Hashable] | None = None,
         keep: int = KEPT_BYTES,
+        span: int = 1,
     ) -> None:
         self._sources = [(readers[channel.name], channel) for channel in channels]
         self._side, self._named = side, named
@@ -116,7 +126,9 @@ class TileImages:
         self._revision = revision
         # An error is kept as well, since its neighbours ask for a tile too.
         self._kept: Kept[Loaded | TileError] = Kept(
-            lambda loaded: 0 if isinstance(loaded, TileError) else loaded.image.nbytes, keep, KEPT_TILES
+            lambda loaded: 0 if isinstance(loaded, TileError) else loaded.image.nbytes,
+            keep,
+            kept_tiles(span),
         )
 
     def get(self, tile: Tile) -> Array:
@@ -168,9 +180,48 @@ class TileImages:
         return image if self._side is None else size_bands(image, channel, self._side)
 
 
+class Block(NamedTuple):
+    """Tiles that one window holds: `span` by `span`, of which `tile` is the one in the upper left corner."""
+
+    tile: Tile
+    span: int = 1
+
+    def places(self) -> Iterator[tuple[int, int, Tile]]:
+        """Yield column, row and tile, row by row; both count from 0."""
+        x, y, z = self.tile
+        for row in range(self.span):
+            for column in range(self.span):
+                yield column, row, Tile(x + column, y + row, z)
+
+    def tiles(self) -> list[Tile]:
+        """Return the tiles, row by row."""
+        return [tile for _, _, tile in self.places()]
+
+
 def in_strips(tiles: Iterable[Tile]) -> list[Tile]:
     """Order tiles so that neighbours come close to each other: strips of columns, each row by row."""
     return sorted(tiles, key=lambda tile: (tile.z, tile.x // STRIP, tile.y, tile.x))
+
+
+def in_blocks(tiles: Iterable[Tile], span: int = 1) -> list[Tile | Block]:
+    """Join tiles to blocks, in strips; those of a block that is not whole come one by one.
+
+    Which blocks there are follows from the tiles alone: their corners lie at multiples of `span`.
+    """
+    if span == 1:
+        return [*in_strips(tiles)]
+    members = set(tiles)
+    found: list[Tile | Block] = []
+    for corner in in_strips({Tile(tile.x - tile.x % span, tile.y - tile.y % span, tile.z) for tile in members}):
+        block = Block(corner, span)
+        there = [tile for tile in block.tiles() if tile in members]
+        found += [block] if len(there) == span * span else there
+    return found
+
+
+def tiles_of(item: Tile | Block) -> list[Tile]:
+    """Return the tiles of a block, or the one tile."""
+    return item.tiles() if isinstance(item, Block) else [item]
 
 
 class Decoded(Protocol):
@@ -181,56 +232,92 @@ class Decoded(Protocol):
         ...
 
 
-def read_window(images: Decoded, tile: Tile, overlap: int) -> Array:
-    """Return a tile with `overlap` pixels of its eight neighbours around it.
+def read_window(images: Decoded, tile: Tile, overlap: int, span: int = 1) -> Array:
+    """Return a tile, or a block of tiles, with `overlap` pixels of its neighbours around it.
 
     Where a neighbour is absent, cannot be decoded, or is of another size or type, what is there is mirrored.
 
+    Args:
+        images: The decoded tiles.
+        tile: The tile; of a block the one in the upper left corner.
+        overlap: Width of the border in pixels.
+        span: Tiles along a side of the block.
+
     Returns:
-        Array of shape (height + 2 * overlap, width + 2 * overlap, bands).
+        Array of shape (span * height + 2 * overlap, span * width + 2 * overlap, bands).
 
     Raises:
-        TileError: the tile itself cannot be had, or is not larger than the overlap.
+        TileError: a tile of the block cannot be had, is not larger than the overlap, or differs from the first in
+            size or type.
     """
-    centre = images.get(tile)
+    centre = images.get(tile) if span == 1 else _joined(images, Block(tile, span))
     if overlap == 0:
         return centre
-    height, width = centre.shape[:2]
+    height, width = (side // span for side in centre.shape[:2])
     if overlap >= min(height, width):
         raise TileError(f"it has {width}x{height} pixels, too few for an overlap of {overlap}")
     around: dict[tuple[int, int], Array] = {}
-    for offset, neighbour in neighbours(tile).items():
+    for (column, row), neighbour in _ring(tile, span).items():
         try:
             image = images.get(neighbour)
         except TileError:
             continue
-        if image.shape == centre.shape and image.dtype == centre.dtype:
-            around[offset] = image
+        if image.shape == (height, width, centre.shape[2]) and image.dtype == centre.dtype:
+            around[column, row] = image
     window = np.pad(centre, ((overlap, overlap), (overlap, overlap), (0, 0)), mode="reflect")
-    # Of a window's rows (and columns): before, in and behind the tile; and where a neighbour has those pixels.
-    rows = {-1: slice(0, overlap), 0: slice(overlap, overlap + height), 1: slice(overlap + height, None)}
-    columns = {-1: slice(0, overlap), 0: slice(overlap, overlap + width), 1: slice(overlap + width, None)}
-    inside = {-1: slice(-overlap, None), 0: slice(None), 1: slice(0, overlap)}
-    for (dx, dy), image in around.items():
-        window[rows[dy], columns[dx]] = image[inside[dy], inside[dx]]
-    for dx in (-1, 1):
-        for dy in (-1, 1):
-            if (dx, dy) in around:
+    # Of a window's rows (and columns): before, in and behind the block; and where a neighbour has those pixels.
+    rows, columns = _parts(height, overlap, span), _parts(width, overlap, span)
+    inside = {-1: slice(-overlap, None), span: slice(0, overlap)}
+    whole = slice(None)
+    for (column, row), image in around.items():
+        window[rows[row], columns[column]] = image[inside.get(row, whole), inside.get(column, whole)]
+    for column, beside in ((-1, 0), (span, span - 1)):
+        for row, under in ((-1, 0), (span, span - 1)):
+            if (column, row) in around:
                 continue
             # A corner without a tile: go on from the edge beside it that has one, so that no seam is drawn.
-            if (0, dy) in around:
-                edge = around[0, dy][inside[dy]]
-                window[rows[dy], columns[dx]] = (
-                    edge[:, overlap:0:-1] if dx < 0 else edge[:, -2 : -overlap - 2 : -1]
+            if (beside, row) in around:
+                edge = around[beside, row][inside[row]]
+                window[rows[row], columns[column]] = (
+                    edge[:, overlap:0:-1] if column < 0 else edge[:, -2 : -overlap - 2 : -1]
                 )
-            elif (dx, 0) in around:
-                edge = around[dx, 0][:, inside[dx]]
-                window[rows[dy], columns[dx]] = edge[overlap:0:-1] if dy < 0 else edge[-2 : -overlap - 2 : -1]
+            elif (column, under) in around:
+                edge = around[column, under][:, inside[column]]
+                window[rows[row], columns[column]] = (
+                    edge[overlap:0:-1] if row < 0 else edge[-2 : -overlap - 2 : -1]
+                )
     return window
 
 
+def _joined(images: Decoded, block: Block) -> Array:
+    """Return the pixels of a block; raise `TileError` where its tiles are not all alike."""
+    found = [images.get(tile) for tile in block.tiles()]
+    if len({(image.shape, image.dtype) for image in found}) > 1:
+        raise TileError("the tiles of its block differ in size or type")
+    rows = [found[first : first + block.span] for first in range(0, len(found), block.span)]
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows], axis=0)
+
+
+def _ring(tile: Tile, span: int) -> dict[tuple[int, int], Tile]:
+    """Return the tiles around a block, by column and row: those of the block count from 0 to `span` - 1."""
+    found: dict[tuple[int, int], Tile] = {}
+    for column, row, member in Block(tile, span).places():
+        for (dx, dy), neighbour in neighbours(member).items():
+            place = column + dx, row + dy
+            if not all(0 <= each < span for each in place):
+                found[place] = neighbour
+    return found
+
+
+def _parts(side: int, overlap: int, span: int) -> dict[int, slice]:
+    """Return where in a window the tiles of a block and those beside it lie, along one axis."""
+    end = overlap + span * side
+    inner = {number: slice(overlap + number * side, overlap + (number + 1) * side) for number in range(span)}
+    return {-1: slice(0, overlap), **inner, span: slice(end, end + overlap)}
+
+
 class Windows:
-    """The windows of tiles at one overlap.
+    """The windows of tiles, and of blocks of them, at one overlap.
 
     Args:
         images: The decoded tiles.
@@ -240,9 +327,9 @@ class Windows:
     def __init__(self, images: TileImages, overlap: int) -> None:
         self._images, self._overlap = images, overlap
 
-    def __call__(self, tile: Tile) -> Array:
-        """Return the pixels of a tile with its border; raises as `read_window` does."""
-        return read_window(self._images, tile, self._overlap)
+    def __call__(self, tile: Tile, span: int = 1) -> Array:
+        """Return the pixels of a tile, or of a block, with their border; raises as `read_window` does."""
+        return read_window(self._images, tile, self._overlap, span)
 
     def shape(self, tile: Tile) -> tuple[int, int]:
         """Return (height, width) of a tile as it lies; raises as `TileImages.get` does."""

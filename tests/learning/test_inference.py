@@ -25,9 +25,9 @@ from rsp.shared.learning.formats import MAX_BATCH, load_network, read_model_card
 from rsp.shared.learning.inference import Predictor, _batches, load_predictor
 from rsp.shared.learning.normalise import normalise, normalise_batch, normalise_pixels, pick_bands, stack_bands
 from rsp.shared.learning.windows import (
-    KEPT_TILES,
     TileImages,
     in_strips,
+    kept_tiles,
     open_channels,
     read_window,
 )
@@ -570,7 +570,7 @@ def test_each_tile_is_decoded_about_once(tmp_path):
     for tile in in_strips(tiles):
         read_window(images, tile, 2)
     assert reader.reads <= 1.15 * len(tiles)
-    assert len(images._kept) <= KEPT_TILES
+    assert len(images._kept) <= kept_tiles()
 
 
 def test_windows_read_by_many_threads_are_the_same(tmp_path):
