@@ -46,7 +46,7 @@ def models() -> str:
         f"And any other semantic segmentation network of `transformers`, with a hub id or a local folder as its "
         f"`encoder`: {', '.join(f'`{name}`' for name in others)}.",
         "## Encoders: `encoder`",
-        "With `pretrained = true`, the default, weights come from the hub (once; then from its cache). Any other "
+        "With `pretrained = true` weights come from the hub (once; then from its cache). Any other "
         "hub id of a `transformers` backbone (`facebook/dinov2-small`) works too, and so does a local folder with "
         "`config.json` and `model.safetensors`. Weights for three bands are adapted to any number of bands. The "
         "sizes are those of the encoder alone.",

@@ -12,16 +12,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 CONFIG: dict[str, Any] = {
     "channels": [{"name": "images", "bands": [1, 2, 3]}],
     "classes": [{"title": "background", "color": "white"}, {"title": "building", "color": "deeppink"}],
-    "model": {
-        "nn": "unet",
-        "encoder": "resnet50",
-        "pretrained": True,
-        "loss": "lovasz",
-        "ts": 512,
-        "bs": 2,
-        "lr": 0.000025,
-        "dap": 0.75,
-    },
+    "model": {"encoder": "tiny"},
 }
 # What device plug-ins of NVIDIA taint their nodes with.
 TOLERATIONS: list[dict[str, str]] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]

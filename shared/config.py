@@ -17,7 +17,7 @@ from typing import Any
 from rsp.shared.errors import ConfigError
 from rsp.shared.keys import NO_DEFAULT, Key, describe_keys, key, keys_of, read_table
 from rsp.shared.locations import Location, location, read_text
-from rsp.shared.recipe import Recipe, recipe_of
+from rsp.shared.recipe import Auto, Recipe, recipe_of
 
 # What the tiles of a channel hold.
 KINDS = ("auto", "image", "classes")
@@ -28,6 +28,9 @@ NORMS = ("batch", "group")
 # What other forms of the file call our loader.
 LOADERS = {"semseg": "tiles", "semsegtiles": "tiles"}
 
+# Side of a tile in pixels where nothing says another.
+SIDE = 512
+
 # What each table is about.
 TABLES = {
     "channels": "Input of the network; written `[[channels]]`, once for each folder of tiles. Their bands are "
@@ -36,7 +39,10 @@ TABLES = {
     "A white background is put before them where there is only one, and where none has the title `background` "
     "in a file of the form that leaves it out (one without `[dataset]`, `[train]`, `[auth]`, `model.name` and "
     "`model.background`).",
-    "model": "The network, and how it is trained.",
+    "model": "The network, and how it is trained. Every key may be left out: what is done then learns from "
+    "scratch, on a CPU or a GPU. A file of a form of RoboSat.pink, which has no `[train]` and says all of `nn`, "
+    "`encoder`, `pretrained`, `loss`, `bs`, `lr` and `dap` here, means what it meant: Adam, flips, whole tiles, "
+    "each once in an epoch, and no average of the weights.",
     "train": "The later place of the keys about training. What stands here is taken in place of `[model]`.",
     "dataset": "Places of data.",
     "auth": "Logins. Further keys, for providers of imagery, are not used.",
@@ -91,8 +97,12 @@ class ModelConfig:
     """The network and how it is trained; `[model]` of the configuration."""
 
     nn: str = key("unet", "str", "Network: a built-in name, `module:attribute`, or a plug-in.", "name")
-    encoder: str = key("resnet50", "str", "Encoder: a built-in name, a hub id, or a local folder.")
-    pretrained: bool = key(True, "bool", "Start from pretrained encoder weights (from the hub or a folder).")
+    encoder: str = key("tiny", "str", "Encoder: a built-in name, a hub id, or a local folder.")
+    pretrained: bool = key(
+        False,
+        "bool",
+        "Start from pretrained encoder weights, from the hub or a folder. There are none of `tiny`.",
+    )
     num_filters: int = key(32, "count", "Width of the decoder.")
     norm: str = key(
         "batch",
@@ -100,18 +110,29 @@ class ModelConfig:
         "How features are normalised: `batch`, or `group` in place of it, which needs no other tiles: for batches "
         "of 1, and for several processes that exchange no statistics.",
     )
-    ts: int = key(512, "size", "Side of a tile in pixels.", "tile_size")
+    ts: int | Auto = key(
+        "auto",
+        "auto_size",
+        "Side in pixels of the tiles that the network sees; others are resized to it. `auto` is the side of the "
+        "training tiles, to the next multiple of 32 and at most 1024, and 512 for tools that know no tiles.",
+        "tile_size",
+    )
     loss: str = key(
-        "lovasz",
+        "cross_entropy + dice",
         "str",
         "Loss: a built-in name, `module:attribute`, a plug-in, or a weighted sum of several: "
         "`cross_entropy + 0.5 dice`.",
     )
-    bs: int = key(2, "count", "Tiles in a batch, on each device.", "batch_size")
-    lr: float = key(0.000025, "positive", "Learning rate. Take about 1e-4 or more without pretrained weights.")
-    decay: float = key(0.0, "weight", "Weight decay.")
-    da: str = key("flip", "str", "Augmentation: a built-in name, `module:attribute`, or a plug-in.")
-    dap: float = key(0.75, "fraction", "Probability that a tile is augmented.", "data_augmentation")
+    bs: int = key(8, "count", "Tiles or crops in a batch, on each device.", "batch_size")
+    lr: float = key(0.002, "positive", "Learning rate, at its highest.")
+    decay: float | None = key(
+        None,
+        "weight",
+        "Weight decay, of all weights but biases and those of norms; where none is given, what torch gives the "
+        "optimizer: 0.01 for AdamW, 0 for most others.",
+    )
+    da: str = key("color", "str", "Augmentation: a built-in name, `module:attribute`, or a plug-in.")
+    dap: float = key(1.0, "fraction", "Probability that a tile or crop is augmented.", "data_augmentation")
     loader: str = key("tiles", "str", "Loader of the data set: a built-in name or a plug-in.")
     metrics: tuple[str, ...] = key(("iou", "mcc"), "strs", "Metrics shown for every epoch.")
     ms: int | None = key(
@@ -126,8 +147,13 @@ class ModelConfig:
         "given, the list of classes is taken as it stands.",
     )
     # `[train] optimizer` sets these.
-    optimizer: str = "Adam"
+    optimizer: str = "AdamW"
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def side(self) -> int:
+        """Side of a tile in pixels: `ts`, or 512 as long as no tile is known."""
+        return SIDE if self.ts == "auto" else self.ts
 
     @property
     def overlap(self) -> int:
@@ -135,7 +161,7 @@ class ModelConfig:
 
         Multiples of 32 keep the grid on which the network halves the resolution where it is in one whole image.
         """
-        return min(usual_overlap(self.nn, self.encoder) if self.ms is None else self.ms, self.ts // 2)
+        return min(usual_overlap(self.nn, self.encoder) if self.ms is None else self.ms, self.side // 2)
 
 
 def usual_overlap(nn: str, encoder: str) -> int:
@@ -186,12 +212,17 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("loss", "str", None, "As `model.loss`."),
         Key("metrics", "strs", None, "As `model.metrics`."),
         Key("da", "table", None, "`{name=..., p=...}`: as `model.da` and `model.dap`."),
-        Key("optimizer", "table", None, "`{name=\"Adam\", lr=..., ...}`: an optimizer of `torch.optim` and its "
-            "arguments."),
+        Key("optimizer", "table", None, "`{name=\"AdamW\", lr=..., ...}`: an optimizer of `torch.optim` and its "
+            "arguments; `AdamW` where none is named."),
         *keys_of(Recipe),
     ),
 }  # fmt: skip
 
+
+# What [model] says in the forms of RoboSat.pink. What they cannot say, or may leave out, is as it was in them.
+EARLIER = {"nn", "encoder", "pretrained", "loss", "bs", "lr", "dap"}
+_EARLIER_MODEL = {"da": "flip", "ts": SIDE}
+_EARLIER_RECIPE = {"crop": 0, "passes": 1, "scale": (1.0, 1.0), "ema": 0.0, "encoder_rate": 1.0}
 
 # What the tables within [train] hold; further keys of the optimizer are its arguments.
 _DA = (Key("name", "str", None), Key("p", "fraction", None))
@@ -288,13 +319,16 @@ def parse_config(data: Mapping[str, Any], where: str = "the configuration") -> C
     dataset = read_table(data.get("dataset", {}), KEYS["dataset"], f"{where}: [dataset]")
     auth = read_table(data.get("auth", {}), KEYS["auth"], f"{where}: [auth]", others=True)
     place = f"{where}: [train]"
+    train = read_table(data.get("train", {}), KEYS["train"], place)
+    if _is_earlier(data):
+        train |= _EARLIER_RECIPE
     return Config(
         channels=tuple(channels),
         classes=tuple(classes),
         model=_model(data, where),
         dataset=location(dataset["path"]).expanduser() if dataset["path"] else None,
         pg_dsn=auth["pg"] or dataset["pg_dsn"],
-        recipe=recipe_of(read_table(data.get("train", {}), KEYS["train"], place), place),
+        recipe=recipe_of(train, place),
     )
 
 
@@ -307,6 +341,19 @@ def _leaves_background_out(data: Mapping[str, Any], titles: Sequence[str], where
         raise ConfigError(f"{where}: the class `background` must be the first of [[classes]]")
     oldest = isinstance(model, Mapping) and "name" in model  # it lists the background, under any title
     return len(titles) == 1 or not (oldest or {"dataset", "train", "auth"} & set(data))
+
+
+def _is_earlier(data: Mapping[str, Any]) -> bool:
+    """Tell whether a file is of a form of RoboSat.pink, by all that these say in `[model]`."""
+    model = data.get("model")
+    if "train" in data or not isinstance(model, Mapping):
+        return False
+    return _said(model) >= EARLIER
+
+
+def _said(model: Mapping[str, Any]) -> set[str]:
+    """Return the keys that stand in `[model]`, by our spelling."""
+    return {key.name for key in KEYS["model"] if {key.name, *key.aliases} & set(model)}
 
 
 def _rows(data: Mapping[str, Any], name: str, where: str) -> list[tuple[Any, str]]:
@@ -389,6 +436,10 @@ def _class(values: dict[str, Any], where: str) -> ClassDef:
 def _model(data: Mapping[str, Any], where: str) -> ModelConfig:
     """Join [model] and the later [train]."""
     model = read_table(data.get("model", {}), KEYS["model"], f"{where}: [model]")
+    if _is_earlier(data):
+        said = _said(data["model"])
+        model |= {name: value for name, value in _EARLIER_MODEL.items() if name not in said}
+        model["optimizer"] = "Adam"
     train = read_table(data.get("train", {}), KEYS["train"], f"{where}: [train]")
     for name in ("pretrained", "bs", "loss", "metrics"):
         if train[name] is not None:

@@ -54,6 +54,10 @@ EXPECTED = {
     "ints": "a list of whole numbers from 1",
     "indices": "a list of whole numbers",
     "measured": 'a list of numbers, or "auto"',
+    "auto_int": 'a whole number, 0 or more, or "auto"',
+    "auto_count": 'a whole number, 1 or more, or "auto"',
+    "auto_size": 'a positive whole number, two equal ones, or "auto"',
+    "auto_weight": 'a number, 0 or more, or "auto"',
     "floats": "a list of numbers",
     "strs": "a list of texts",
     "rgb": "three whole numbers 0 to 255",
@@ -113,17 +117,23 @@ def read_table(row: Any, keys: Sequence[Key], where: str, *, others: bool = Fals
 
 def typed(value: Any, key: Key, where: str) -> Any:
     """Return a value as the type of its key; raise `ConfigError` that names what was expected."""
-    value = _whole(value, key.holds)
+    if key.holds.startswith("auto_"):
+        holds = key.holds.removeprefix("auto_")
+        if value == "auto":
+            return value
+    else:
+        holds = key.holds
+    value = _whole(value, holds)
     number = _is_finite(value)
-    match key.holds, value:
+    match holds, value:
         case "bool", bool():
             return value
         case "str", str() if len(value) <= MAX_TEXT:
             return value
-        case "int" | "count" | "size", int() if number and (key.holds != "int") <= value <= key.high:
+        case "int" | "count" | "size", int() if number and (holds != "int") <= value <= key.high:
             return value
         case "positive" | "fraction" | "weight" | "difference", int() | float() if number and _in_range(
-            key.holds, value
+            holds, value
         ):
             return float(value)
         case "size", [int(width), int(height)] if width == height and 0 < width <= key.high:

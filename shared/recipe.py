@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rsp.shared.errors import ConfigError
 from rsp.shared.keys import key
@@ -11,6 +11,17 @@ from rsp.shared.keys import key
 PRECISIONS = ("auto", "float32", "bfloat16")
 MOST_PROFILED = 200
 SCHEDULES = ("cosine", "constant")
+
+# What the keys that may be left to the program hold until it knows the data set.
+Auto = Literal["auto"]
+
+# Crops of this side, in pixels, see what is around a house, and eight of them fit anywhere.
+CROP = 256
+SCALE = (0.75, 1.33)
+# Batches of an epoch, at least: each ends with a validation and is saved, which should cost little beside it.
+BATCHES = 100
+# Of the learning rate for an encoder that has been trained already: the whole of it unlearns what it knows.
+PRETRAINED_RATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -21,17 +32,19 @@ class Recipe:
         "auto", "str", "What the network computes in: `float32`, `bfloat16`, or `auto`: bfloat16 where the "
         "processor or the GPU has it. A training is resumed in the same."
     )  # fmt: skip
-    crop: int = key(
-        0, "int", "Side in pixels of the random crops that it learns from, cut from tiles of `ts` across their "
-        "borders; an epoch has as many as cover the tiles once. 0 takes whole tiles."
+    crop: int | Auto = key(
+        "auto", "auto_int", "Side in pixels of the random crops that it learns from, cut from tiles of `ts` "
+        "across their borders; an epoch has as many as cover the tiles once. 0 takes whole tiles; `auto` is 256, "
+        "or `ts` where that is less."
     )  # fmt: skip
-    passes: int = key(
-        1, "count", "How often an epoch goes through the training tiles: more where there are few of them, since "
-        "each epoch ends with a validation and is saved."
+    passes: int | Auto = key(
+        "auto", "auto_count", "How often an epoch goes through the training tiles: more where there are few of "
+        "them, since each epoch ends with a validation and is saved. `auto`: as often as makes 100 batches, and "
+        "once where one pass has more."
     )  # fmt: skip
-    scale: tuple[float, ...] = key(
-        (1.0, 1.0), "floats", "The smallest and the largest factor by which a crop is enlarged, drawn at random, "
-        "as `[0.75, 1.33]`."
+    scale: tuple[float, ...] | Auto = key(
+        "auto", "measured", "The smallest and the largest factor by which a crop is enlarged, drawn at random. "
+        "`auto` is `[0.75, 1.33]` for crops; whole tiles are not enlarged."
     )  # fmt: skip
     rotate: float = key(
         0.0, "weight", "The largest angle, in degrees, by which a crop is turned besides the moves of `da`."
@@ -62,14 +75,17 @@ class Recipe:
         "loss learn from (arxiv.org/abs/1604.03540), but at least 1024; 1: all."
     )  # fmt: skip
     ema: float = key(
-        0.0, "fraction", "Decay of the moving average of the weights, which is what is kept; 0: none."
+        0.99, "fraction", "Decay of the moving average of the weights, which is what is kept; 0: none."
     )
     warmup: float = key(0.1, "fraction", "Fraction of the steps in which the learning rate climbs.")
     schedule: str = key("cosine", "str", "What the learning rate does then: `cosine` or `constant`.")
     clip: float = key(0.0, "weight", "Largest norm of the gradients; 0 leaves them as they are.")
     accumulate: int = key(1, "count", "Batches whose gradients are joined for one step.")
     patience: int = key(0, "int", "Epochs without a better one after which training stops; 0 goes on to the end.")
-    encoder_rate: float = key(1.0, "weight", "Factor of the learning rate for the encoder.")
+    encoder_rate: float | Auto = key(
+        "auto", "auto_weight", "Factor of the learning rate for the encoder; `auto` is 0.1 where it is "
+        "`pretrained`, and else 1."
+    )  # fmt: skip
     layer_decay: float = key(
         1.0, "positive", "Factor of the rate from each stage of the encoder to the one before."
     )
@@ -92,13 +108,13 @@ class Recipe:
                 )
         if self.classes_weights not in (None, "auto"):
             raise ConfigError(f"{where}: classes_weights: expected auto, got {self.classes_weights!r}")
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1] <= 8:
+        scale = SCALE if self.scale == "auto" else self.scale
+        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 8:
             raise ConfigError(
-                f"{where}: scale: expected two factors above 0 and up to 8, the smaller first, got "
-                f"{list(self.scale)}"
+                f"{where}: scale: expected two factors above 0 and up to 8, the smaller first, got {list(scale)}"
             )
         asked = {
-            "scale": self.scale != (1.0, 1.0),
+            "scale": self.scale not in ("auto", (1.0, 1.0)),
             "rotate": self.rotate,
             "cutmix": self.cutmix,
             "balance": self.balance,
@@ -110,7 +126,7 @@ class Recipe:
             )
         if self.rotate > 180:
             raise ConfigError(f"{where}: rotate: expected degrees up to 180, got {self.rotate:g}")
-        if self.crop % 32:
+        if self.crop != "auto" and self.crop % 32:
             raise ConfigError(f"{where}: crop: networks need a multiple of 32, got {self.crop}")
         if self.ema == 1:
             raise ConfigError(f"{where}: ema: 1 would keep the first weights for ever; expected a number below 1")
@@ -126,6 +142,39 @@ class Recipe:
         if self.label_smoothing == 1:
             raise ConfigError(f"{where}: label_smoothing: 1 leaves nothing of the labels; expected less")
         return self
+
+    def settled(self, *, side: int, tiles: int, batch: int) -> Settled:
+        """Return what is done to a data set: the same for the same tiles, on any number of processes.
+
+        Args:
+            side: Of the tiles, in pixels.
+            tiles: How many there are to learn from.
+            batch: Crops in a batch of all processes.
+        """
+        crop = min(CROP, side) if self.crop == "auto" else self.crop
+        scale = self.scale
+        if scale == "auto":
+            scale = SCALE if crop else (1.0, 1.0)
+        passes = self.passes
+        if passes == "auto":
+            # As few as have more crops than all but the last of the batches hold.
+            passes = (BATCHES - 1) * batch * (crop or side) ** 2 // (tiles * side**2) + 1
+        return Settled(**{**vars(self), "crop": crop, "scale": scale, "passes": passes})
+
+    def rate_of_encoder(self, pretrained: bool) -> float:
+        """Return the factor of the learning rate for the encoder, of a network that starts so."""
+        if self.encoder_rate == "auto":
+            return PRETRAINED_RATE if pretrained else 1.0
+        return self.encoder_rate
+
+
+@dataclass(frozen=True)
+class Settled(Recipe):
+    """A recipe for a known data set: nothing about its crops is left open."""
+
+    crop: int = 0
+    passes: int = 1
+    scale: tuple[float, ...] = (1.0, 1.0)
 
 
 def recipe_of(values: dict[str, Any], where: str) -> Recipe:

@@ -38,9 +38,11 @@ nn = "unet"
 encoder = "tiny"
 pretrained = false
 num_filters = 16
+loss = "lovasz"
 ts = 128
 bs = 4
 lr = 0.002
+dap = 0.75
 ms = 16
 """
 

@@ -38,6 +38,8 @@ loss = "lovasz"
 ts = 64
 bs = 4
 lr = 0.001
+da = "flip"
+dap = 0.75
 ms = 16
 """
 

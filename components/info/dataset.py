@@ -296,7 +296,7 @@ class _Sums:
             found.problems.append(f"{self.name}: tiles are not square: {_told(sizes)}")
         elif len(sizes) > 1:
             found.warnings.append(f"{self.name}: tiles differ in size and are resized: {_told(sizes)}")
-        elif self.config and sizes and next(iter(sizes))[0] != self.config.model.ts:
+        elif self.config and sizes and self.config.model.ts not in ("auto", next(iter(sizes))[0]):
             found.warnings.append(
                 f"{self.name}: tiles are {_told(sizes)}, and resized to the {self.config.model.ts} of the "
                 "configuration"

@@ -289,7 +289,7 @@ def _settings(
     settings = load_config(config) if config or connecting or told.classes is None or size is None else None
     if size is None:
         assert settings is not None
-        size = settings.model.ts
+        size = settings.model.side
     if present is not None and told.classes is not None:
         classes = find_classes(config, [present], extended=True)
     else:

@@ -63,7 +63,7 @@ def tile(
 
     source = content(raster)
     tables = read_config(config, config_uri)
-    size = int(tile_size) or (parse_config(tables).model.ts if tables else 512)
+    size = int(tile_size) or (parse_config(tables).model.side if tables else 512)
     wanted = given(cover, cover_at, "cover") if cover or cover_at else None
     what = {
         "raster": source,

@@ -27,7 +27,7 @@ from rsp.components.train.crops import KEPT_BYTES, Crops, Sheets
 from rsp.components.train.pixelweights import PixelWeights
 from rsp.components.train.sampler import Sampler, read_tile_weights
 from rsp.shared import plugins
-from rsp.shared.config import Channel, Config
+from rsp.shared.config import SIDE, Channel, Config
 from rsp.shared.errors import PluginError, RspError, TileError, TileSetError
 from rsp.shared.filecache import nearby
 from rsp.shared.images import Array, Mask, decode, decode_mask, natural_divisor, palette_of, value_type
@@ -43,6 +43,9 @@ from rsp.shared.tileset import TileReader, find_tileset, open_reader, tiles_dige
 Key = tuple[int, int]
 # Image, label, and the weights of its pixels where there are some.
 Item = tuple[torch.Tensor, ...] | RspError
+
+# Larger tiles are made smaller where nothing says another: the memory for one with its neighbours has to be there.
+LARGEST_SIDE = 1024
 
 # Sets the draws of what is mixed into an item apart from its other ones, [seed, epoch, index].
 MIXES = 2
@@ -118,6 +121,10 @@ class TileLoader:
             return replace(channel, kind="image", value_type=kind, divisor=divisor)
         return channel
 
+    def resize(self, side: int) -> None:
+        """Bring tiles to another side from now on."""
+        self.tile_size, self._images = side, None
+
     def images(self) -> TileImages:
         """Return the decoded tiles of the channels, at the side of the network; the last ones are kept."""
         if self._images is None or self._images[0] != os.getpid():
@@ -187,10 +194,29 @@ class TileDataset(Dataset[Item]):
     prediction normalises it, and the label has the size in which it lies. Classes to ignore are 255 in labels. In
     place of either stands the error that reading raised, which so keeps its words on the way out of a worker
     process.
+
+    Attributes:
+        config: The configuration, with what was left to be settled by these tiles settled: their side, the recipe.
     """
 
-    def __init__(self, config: Config, folder: Location, *, training: bool, seed: int = 0) -> None:
+    def __init__(
+        self, config: Config, folder: Location, *, training: bool, seed: int = 0, processes: int = 1
+    ) -> None:
+        """Open the tiles.
+
+        Args:
+            config: The configuration.
+            folder: `dataset/training` or `dataset/validation`.
+            training: Which of them it is.
+            seed: Of all that is drawn.
+            processes: How many train together, each on batches of its own.
+        """
         self.loader = make_loader(config, folder)
+        if config.model.ts == "auto":
+            config = replace(config, model=replace(config.model, ts=self._choose_side()))
+        batch, count = config.model.bs * processes, len(self.loader.tiles)
+        self.recipe = config.recipe.settled(side=config.model.side, tiles=count, batch=batch)
+        config = replace(config, recipe=self.recipe)
         # With what the loader knows of the values of the tiles.
         known = getattr(self.loader, "channels", None)
         self.channels: tuple[Channel, ...] = config.channels
@@ -204,11 +230,19 @@ class TileDataset(Dataset[Item]):
         self._crops: Crops | None = None
         self.augmentation = load_augmentation(config.model.da) if training else None
         name = config.recipe.weights if training else None
-        self.weights = PixelWeights(folder, name, self.loader.tiles, config.model.ts) if name else None
+        self.weights = PixelWeights(folder, name, self.loader.tiles, config.model.side) if name else None
         self.sampler = self._make_sampler() if training else None
 
+    def _choose_side(self) -> int:
+        """Let the network see tiles as they lie, as far as it can; return their side."""
+        if not isinstance(self.loader, TileLoader) or self.loader.source_size is None:
+            return SIDE
+        side = min(LARGEST_SIDE, max(1, round(self.loader.source_size / 32)) * 32)
+        self.loader.resize(side)
+        return side
+
     def _make_sampler(self) -> Sampler:
-        recipe, side, tiles = self.config.recipe, self.config.model.ts, self.loader.tiles
+        recipe, side, tiles = self.recipe, self.config.model.side, self.loader.tiles
         weights = counts = None
         if recipe.tile_weights is not None:
             weights, notes = read_tile_weights(recipe.tile_weights, tiles)
@@ -233,7 +267,7 @@ class TileDataset(Dataset[Item]):
     @property
     def source_size(self) -> int | None:
         """Side of the tiles as they lie; None where that is not known."""
-        return self.loader.source_size if isinstance(self.loader, TileLoader) else self.config.model.ts
+        return self.loader.source_size if isinstance(self.loader, TileLoader) else self.config.model.side
 
     def digest(self) -> str | None:
         """Return what identifies the tiles and their labels; None for a loader that cannot say."""
@@ -276,9 +310,9 @@ class TileDataset(Dataset[Item]):
                 image, label = self.window(self.loader.tiles[index])
                 return torch.from_numpy(np.array(image)), torch.from_numpy(np.array(label))
             pixels, label, weights = self._learned(self.sampler, epoch, index)
-            if self.config.recipe.cutmix:
+            if self.recipe.cutmix:
                 rng = np.random.default_rng([self.seed, epoch, index, MIXES])
-                if rng.random() < self.config.recipe.cutmix:
+                if rng.random() < self.recipe.cutmix:
                     other = self._learned(self.sampler, epoch, int(rng.integers(len(self))))
                     pixels, label, weights = mix((pixels, label, weights), other, rng)
         except RspError as error:
@@ -289,12 +323,12 @@ class TileDataset(Dataset[Item]):
     def _learned(self, sampler: Sampler, epoch: int, index: int) -> tuple[Floats, Mask, Mask | None]:
         """Return a tile or a crop, normalised and augmented: image, label and weights."""
         classes = [at for at, kind in enumerate(self._kinds()) if kind == "classes"]
-        if self.config.recipe.crop:
+        if self.recipe.crop:
             rng = np.random.default_rng([self.seed, epoch, index])
             crops = self._cutter()
             place = sampler.place(epoch, index, rng, lambda tile: crops.tile(tile).label)
             image, label, weights = crops.cut(place, classes)
-        elif sampler.weights is None and self.config.recipe.passes == 1:
+        elif sampler.weights is None and self.recipe.passes == 1:
             tile = self.loader.tiles[index]
             rng = np.random.default_rng([self.seed, epoch, tile.z, tile.x, tile.y])
             image, label, weights = self._sheets(tile)
@@ -319,9 +353,7 @@ class TileDataset(Dataset[Item]):
         if self._crops is None:
             info = get_worker_info()
             keep = KEPT_BYTES // (2 if info else 1)  # workers are several
-            self._crops = Crops(
-                self.places, self.config.model.ts, self.config.recipe.crop, self._sheets, keep=keep
-            )
+            self._crops = Crops(self.places, self.config.model.side, self.recipe.crop, self._sheets, keep=keep)
         return self._crops
 
 
@@ -346,7 +378,7 @@ def make_loader(config: Config, folder: Location) -> Loader:
     name = config.model.loader
     make = plugins.load(name, "rsp.loaders", BUILTIN)
     with plugins.guarded("loader", name):
-        loader: Any = make(folder, config.channels, len(config.classes), config.model.ts)
+        loader: Any = make(folder, config.channels, len(config.classes), config.model.side)
         tiles = getattr(loader, "tiles", None)
         known = isinstance(tiles, Sequence) and len(tiles) and all(isinstance(tile, Tile) for tile in tiles)
     if not known or not callable(getattr(loader, "read", None)):
@@ -364,7 +396,7 @@ def make_loader(config: Config, folder: Location) -> Loader:
 
 def read_tile(loader: Loader, config: Config, tile: Tile) -> tuple[Array, Mask]:
     """Return image and label of a tile; raise `PluginError` where the loader gives something else."""
-    name, side = config.model.loader, config.model.ts
+    name, side = config.model.loader, config.model.side
     if name.lower() in BUILTIN:
         return loader.read(tile)
     with plugins.guarded("loader", name):

@@ -26,7 +26,7 @@ def of_plan(plan: Plan, *, weights: int, tiles: tuple[int, int], crops: int | No
         f"{sum(len(channel.bands) for channel in config.channels)} bands, {len(config.classes)} classes"
     )
     yield (
-        f"  {tiles[0]} training and {tiles[1]} validation tiles of {model.ts} px; {model.bs} in a batch on each "
+        f"  {tiles[0]} training and {tiles[1]} validation tiles of {model.side} px; {model.bs} in a batch on each "
         f"of {where}; {model.optimizer}, lr {model.lr:g}, loss {model.loss}, seed {plan.seed}"
     )
     if crops is not None:

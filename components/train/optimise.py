@@ -218,8 +218,10 @@ def make_optimizer(model: nn.Module, config: ModelConfig, recipe: Recipe) -> tor
         raise ConfigError(
             f"[train] optimizer.lr: {config.lr:g} is too long a step to learn by; expected 1 or less"
         )
-    options = {**({"weight_decay": config.decay} if config.decay else {}), **config.optimizer_options}
     known = inspect.signature(kinds[name]).parameters
+    options = dict(config.optimizer_options)
+    if config.decay or (config.decay is not None and "weight_decay" in known):
+        options.setdefault("weight_decay", config.decay)
     if name in ("Adam", "AdamW") and not {"foreach", "fused", "capturable", "differentiable"} & set(options):
         # Half the time of the loop over weights, on a CPU, too; SGD is quicker without.
         options["fused"] = all(weight.is_floating_point() for weight in model.parameters())
@@ -245,7 +247,7 @@ def parameter_groups(
 
     Args:
         model: The network.
-        config: Of it `nn` is used, in messages.
+        config: Of it `pretrained` is used, and `nn` in messages.
         recipe: Of it the two rates are used.
         decays: Whether there is any weight decay.
 
@@ -253,8 +255,9 @@ def parameter_groups(
         ConfigError: rates for an encoder that a network does not have.
     """
     for key in ("encoder_rate", "layer_decay"):
-        if getattr(recipe, key) != 1:
+        if getattr(recipe, key) not in (1, "auto"):
             check_stages(model, config.nn, key)
+    rate = recipe.rate_of_encoder(config.pretrained)
     stages = stages_of(model)
     last = max(stages.values(), default=0)
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
@@ -263,7 +266,7 @@ def parameter_groups(
             continue
         factor = 1.0
         if name in stages:
-            factor = recipe.encoder_rate * recipe.layer_decay ** (last - stages[name])
+            factor = rate * recipe.layer_decay ** (last - stages[name])
         plain = decays and weight.dim() < 2
         group = groups.setdefault((factor, plain), {"params": [], "factor": factor})
         group["params"].append(weight)

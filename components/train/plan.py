@@ -45,7 +45,7 @@ class Plan:
             raise UsageError(f"--epochs must be at least 1, got {self.epochs}")
         if self.seed < 0:
             raise UsageError(f"--seed must be 0 or more, got {self.seed}")
-        side = self.config.model.ts
+        side = self.config.model.side
         if side % 32:
             raise UsageError(
                 f"the tile size is {side}; networks need a multiple of 32, as {round(side / 32) * 32 or 32} "

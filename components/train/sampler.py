@@ -17,7 +17,7 @@ from rsp.shared.errors import ConfigError, CoverError
 from rsp.shared.images import Mask
 from rsp.shared.locations import location, read_text
 from rsp.shared.metrics import Counts
-from rsp.shared.recipe import Recipe
+from rsp.shared.recipe import Settled
 from rsp.shared.tiles import Tile, tile_of
 
 Weights = npt.NDArray[np.float64]
@@ -45,7 +45,7 @@ class Sampler:
         self,
         tiles: Sequence[Tile],
         side: int,
-        recipe: Recipe,
+        recipe: Settled,
         seed: int,
         weights: Weights | None = None,
         counts: Counts | None = None,

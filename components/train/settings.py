@@ -29,7 +29,7 @@ def settings_of(
     """Return what decides how a training goes on, by the names that users know.
 
     Args:
-        plan: What to train.
+        plan: What to train; its recipe is settled.
         processes: How many train together.
         tiles: The training tiles.
         validation: What identifies the validation tiles and their labels, where that is known.
@@ -40,7 +40,7 @@ def settings_of(
         EPOCHS: plan.epochs,
         "--seed": plan.seed,
         "tiles in a batch (--bs times processes)": model.bs * processes,
-        "--ts": model.ts,
+        "--ts": model.side,
         "ms": model.overlap,
         "loss": model.loss,
         "[[classes]] weight": [entry.weight for entry in config.classes],
@@ -59,6 +59,7 @@ def settings_of(
         if name not in _FREE_OF_RECIPE:
             # Where a file lies may differ from machine to machine.
             settings[f"[train] {name}"] = PurePath(value).name if name == "tile_weights" and value else value
+    settings["[train] encoder_rate"] = config.recipe.rate_of_encoder(model.pretrained)
     same: dict[str, Any] = json.loads(json.dumps(settings, default=str))  # as a state holds them
     return same
 

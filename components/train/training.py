@@ -74,16 +74,18 @@ class Trainer:
             world: This process among those that train together.
             folder: Where to write; None in all processes but the main one.
         """
-        self.plan, self.world, self.config = plan, world, plan.config
-        self.device = world.device
+        self.world, self.device = world, world.device
         keep_memory()
         plan.check()
         self.folder = folder
         self.log = Log(self.folder.path if self.folder else None)
-        self.training, self.validation = [
-            TileDataset(self.config, plan.dataset / part, training=part == "training", seed=plan.seed)
-            for part in ("training", "validation")
-        ]
+        self.training = TileDataset(
+            plan.config, plan.dataset / "training", training=True, seed=plan.seed, processes=world.size
+        )
+        # What was left to be settled by the training tiles is settled.
+        self.plan = plan = replace(plan, config=self.training.config)
+        self.config = plan.config
+        self.validation = TileDataset(self.config, plan.dataset / "validation", training=False, seed=plan.seed)
         self.notes = [*self.training.notes, *self.validation.notes]
         self.training.check_same_values(self.validation)
         zooms = {tile.z for tile in self.training.loader.tiles}
@@ -366,7 +368,7 @@ class Trainer:
             norm=config.model.norm,
             channels=self.training.channels,
             classes=config.classes,
-            tile_size=config.model.ts,
+            tile_size=config.model.side,
             overlap=config.model.overlap,
             epoch=epoch,
             epochs=self.plan.epochs,

@@ -196,8 +196,8 @@ def test_launched_processes_learn_what_one_does_and_bring_back_their_result(tmp_
 
     Two batches are joined for a step, and gradients exchanged after the second of them.
     """
-    recipe = 'accumulate = 2\nema = 0.5\nhard = 0.4\nprecision = "float32"\n'
-    recipe += 'optimizer = {name = "SGD", momentum = 0.9}'
+    recipe = "accumulate = 2\nema = 0.5\ncrop = 0\npasses = 1\nhard = 0.4\n"
+    recipe += 'precision = "float32"\noptimizer = {name = "SGD", momentum = 0.9}'
     config = make_config(tmp_path / "joined.toml", f"{CONFIG}\n[train]\n{recipe}\n", lr="0.05", loss='"lovasz_ce"')
     toy = make_dataset(tmp_path / "toy", archives=False)
     shutil.rmtree(toy / "training" / "labels")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from rsp.shared.classes import class_index
-from rsp.shared.config import KEYS, TABLES, ClassDef, describe, find_config, load_config
+from rsp.shared.config import KEYS, TABLES, ClassDef, ModelConfig, describe, find_config, load_config
 from rsp.shared.errors import ConfigError
 from rsp.shared.keys import EXPECTED
+from rsp.shared.recipe import Recipe
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -131,7 +133,7 @@ def test_what_only_one_form_has(tmp_path):
 
 def test_the_projects_own_file():
     config = load_config(Path(__file__).parents[2] / "config.toml")
-    assert (config.model.ts, config.model.bs, config.model.lr) == (512, 2, 0.000025)
+    assert (config.model, config.recipe) == (ModelConfig(), Recipe())  # it says nothing but the defaults
     assert class_index(config.classes, "building") == 1
     with pytest.raises(ConfigError, match="no class 'road'; the classes are background, building"):
         class_index(config.classes, "road")
@@ -140,7 +142,64 @@ def test_the_projects_own_file():
 def test_defaults(tmp_path):
     config = load(tmp_path, '[[channels]]\nname="a"\nbands=[4,1]\n[[classes]]\ntitle="x"\ncolor="red"\n')
     assert config.channels[0].mean == () and config.channels[0].std == ()
-    assert config.model.nn == "unet" and config.model.ts == 512
+    assert (config.model, config.recipe) == (ModelConfig(), Recipe())
+    model, recipe = config.model, config.recipe
+    assert (model.nn, model.encoder, model.pretrained, model.ts) == ("unet", "tiny", False, "auto")
+    assert (model.side, model.overlap) == (512, 128)
+    assert (model.loss, model.bs, model.da, model.dap) == ("cross_entropy + dice", 8, "color", 1)
+    assert (model.optimizer, model.lr, model.decay, model.optimizer_options) == ("AdamW", 0.002, None, {})
+    assert (recipe.crop, recipe.scale, recipe.passes, recipe.encoder_rate) == ("auto",) * 4
+    assert (recipe.ema, recipe.warmup, recipe.schedule) == (0.99, 0.1, "cosine")
+
+
+@pytest.mark.parametrize("text", [SEED, V04, V05], ids=["seed", "0.4", "0.5"])
+def test_what_forms_of_the_seed_leave_out_is_as_it_was(tmp_path, text):
+    config = load(tmp_path, text)
+    assert (config.model.optimizer, config.model.da) == ("Adam", "flip")
+    recipe = config.recipe
+    assert (recipe.crop, recipe.passes, recipe.scale, recipe.ema) == (0, 1, (1.0, 1.0), 0.0)
+    assert recipe.rate_of_encoder(pretrained=True) == 1
+    sizes = [line for line in text.splitlines() if line.startswith(("ts =", "tile_size ="))]
+    assert load(tmp_path, text.replace(sizes[0], "")).model.ts == 512
+    assert load(tmp_path, text.replace('da = "flip"', 'da = "none"')).model.da == (
+        "flip" if text == SEED else "none"
+    )
+
+
+@pytest.mark.parametrize(
+    "change", [("dap = 0.5", ""), ("lr = 0.0001", ""), ("decay = 0.01", "[train]\nema = 0.9")]
+)
+def test_files_that_leave_more_out_take_the_defaults(tmp_path, change):
+    config = load(tmp_path, V04.replace(*change))
+    assert config.model.optimizer == "AdamW" and config.recipe.crop == "auto"
+    assert config.model.loss == "lovasz" and config.model.bs == 4
+
+
+@pytest.mark.parametrize(
+    ("said", "data", "expected"),
+    [
+        # side, tiles, batch; crop, scale, passes
+        ({}, (512, 36, 8), (256, (0.75, 1.33), 6)),
+        ({}, (512, 198, 8), (256, (0.75, 1.33), 2)),  # 792 crops are 99 batches
+        ({}, (512, 199, 8), (256, (0.75, 1.33), 1)),
+        ({}, (512, 10_000, 8), (256, (0.75, 1.33), 1)),
+        ({}, (64, 1, 8), (64, (0.75, 1.33), 793)),
+        ({"crop": 0}, (512, 36, 8), (0, (1.0, 1.0), 23)),
+        ({"crop": 128, "scale": (0.5, 2.0)}, (512, 36, 8), (128, (0.5, 2.0), 2)),
+        ({"passes": 2}, (64, 1, 8), (64, (0.75, 1.33), 2)),
+        ({}, (96, 5, 3), (96, (0.75, 1.33), 60)),
+    ],
+)
+def test_what_is_left_to_be_settled_by_the_tiles(said, data, expected):
+    side, tiles, batch = data
+    recipe = Recipe(**said).settled(side=side, tiles=tiles, batch=batch)
+    assert (recipe.crop, recipe.scale, recipe.passes) == expected
+    assert recipe.settled(side=32, tiles=1, batch=1) == recipe
+    assert recipe.ema == 0.99
+    if "passes" not in said:
+        crops = tiles * (side / (recipe.crop or side)) ** 2
+        batches = [math.ceil(math.ceil(passes * crops) / batch) for passes in (recipe.passes - 1, recipe.passes)]
+        assert batches[1] >= 100 > batches[0]
 
 
 CHANNEL = '[[channels]]\nname="a"\nbands=[1]\n'
@@ -176,7 +235,7 @@ def test_the_background_where_the_form_leaves_it_out(tmp_path, text, titles):
         (
             "tile_size = 256",
             "tile_size = [256, 512]",
-            "tile_size: expected a positive whole number, or two equal ones",
+            'tile_size: expected a positive whole number, two equal ones, or "auto"',
         ),
         ("tile_size = 256", "tile_size = 256\nts = 256", "'ts' repeats 'ts'"),
         ("pretrained = true", 'pretrained = "yes"', "pretrained: expected true or false, got 'yes'"),
@@ -299,4 +358,4 @@ def test_the_description_has_every_key():
         for key in keys:
             assert f"| `{key.name}` |" in text and key.text in text and key.holds in EXPECTED
             assert all(f"`{alias}`" in text for alias in key.aliases)
-    assert "`0.000025`" in text and "None" not in text
+    assert "| `0.002` |" in text and "None" not in text

@@ -35,7 +35,7 @@ CONFIG: dict[str, Any] = {
     },
     "train": {
         "optimizer": {"name": "AdamW", "lr": RATE, "weight_decay": 0.0, "fused": True}, "schedule": "constant",
-        "warmup": 0.0,
+        "warmup": 0.0, "crop": 0, "passes": 1, "ema": 0.0,
     },
 }  # fmt: skip
 

@@ -58,6 +58,7 @@ loss = "cross_entropy"
 ts = {side}
 bs = 3
 lr = 0.005
+dap = 0.75
 ms = 16
 """
 PLACES = {"training": TRAINING, "validation": VALIDATION}
@@ -158,7 +159,7 @@ def test_b2_h10_five_bands_of_12_bits_three_classes_and_one_to_ignore(tmp_path):
     write(tmp_path / "d", "images", deep, "tif")
     write(tmp_path / "d", "labels", many)
     config = configured(tmp_path / "config.toml", MANY)
-    result = train(tmp_path / "out", config=config, dataset=tmp_path / "d", epochs=12)
+    result = train(tmp_path / "out", config=config, dataset=tmp_path / "d", epochs=16)
     assert result.classes == ["background", "building", "water"] and len(result.confusion) == 3
     known = sum(int(np.isin(many(tile), (0, 1, 2)).sum()) for tile in VALIDATION)
     assert np.sum(result.confusion) == known

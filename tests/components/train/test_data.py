@@ -188,7 +188,7 @@ def test_error_in_a_worker_keeps_its_words(tmp_path, config):
 def test_workers_give_the_same_batches(tmp_path, config, suffix):
     """Also over archives, whose memory map no process may inherit; tiles or crops, and the same augmentation."""
     if suffix:
-        recipe = Recipe(crop=48, scale=(0.8, 1.2), rotate=20.0, cutmix=0.5, balance=0.5)
+        recipe = Recipe(crop=48, passes=1, scale=(0.8, 1.2), rotate=20.0, cutmix=0.5, balance=0.5)
         config = dataclasses.replace(config, recipe=recipe)
     data = dataset(config, both(tmp_path, suffix=suffix), dap=0.75, da="strong")
     seen = []

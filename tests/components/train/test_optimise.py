@@ -99,8 +99,10 @@ def test_biases_and_norms_do_not_decay():
         "3.bias": (1, 0),
     }  # fmt: skip
     # AdamW decays unless it is told not to; Adam does not.
-    assert factors(toy(), Recipe(), replace(ADAMW, decay=0.0))["0.weight"] == (1, 0.01)
-    assert len(make_optimizer(toy(), ModelConfig(), Recipe()).param_groups) == 1
+    assert factors(toy(), Recipe(), replace(ADAMW, decay=None))["0.weight"] == (1, 0.01)
+    assert factors(toy(), Recipe(), replace(ADAMW, decay=0.0))["0.weight"] == (1, 0)
+    assert len(make_optimizer(toy(), ModelConfig(optimizer="Adam"), Recipe()).param_groups) == 1
+    assert len(make_optimizer(toy(), ModelConfig(optimizer="Rprop", decay=0.0), Recipe()).param_groups) == 1
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +116,23 @@ def test_rates_of_the_encoder_by_stage(unet):
     assert found["backbone.encoder.stages.3.layers.0.layer.0.convolution.weight"] == (0.5, 0.1)
     assert found["backbone.encoder.stages.1.layers.0.layer.0.normalization.bias"] == (pytest.approx(0.005), 0)
     assert found["backbone.embedder.embedder.convolution.weight"] == (pytest.approx(0.00005), 0.1)
+
+
+def test_what_is_pretrained_learns_at_a_tenth_of_the_rate(unet):
+    pretrained = replace(ADAMW, pretrained=True)
+    for config, recipe, factor in (
+        (pretrained, Recipe(), 0.1),
+        (ADAMW, Recipe(), 1),
+        (pretrained, Recipe(encoder_rate=1.0), 1),
+        (pretrained, Recipe(layer_decay=0.5), 0.1),
+    ):
+        found = factors(unet, recipe, config)
+        assert found["head.weight"] == (1, 0.1)
+        assert found["backbone.encoder.stages.3.layers.0.layer.0.convolution.weight"] == (factor, 0.1)
+    # A network of one's own may have none.
+    assert set(factors(toy(), Recipe(), replace(pretrained, nn="own:net"))) == {
+        "0.weight", "0.bias", "3.weight", "3.bias"
+    }  # fmt: skip
 
 
 def test_the_rate_of_the_encoder_is_taken(unet):
@@ -176,7 +195,7 @@ def test_more_stages_than_there_are(unet):
 
 
 def test_optimizers_of_the_configuration():
-    assert type(make_optimizer(toy(), ModelConfig(), Recipe())) is torch.optim.Adam  # the seed's
+    assert type(make_optimizer(toy(), ModelConfig(), Recipe())) is torch.optim.AdamW
     made = make_optimizer(toy(), replace(ADAMW, optimizer_options={"amsgrad": True}), Recipe())
     assert type(made) is torch.optim.AdamW
     assert made.defaults["weight_decay"] == 0.1 and made.defaults["amsgrad"] and made.defaults["lr"] == 0.01
@@ -261,10 +280,21 @@ def test_average_of_the_weights():
     assert not average.model.training and not any(weight.requires_grad for weight in average.model.parameters())
 
 
+def test_an_average_of_few_steps_has_forgotten_the_first_weights():
+    """With a decay of 0.99 from the start, nine tenths of them would be left after ten steps."""
+    model = nn.Linear(1, 1)
+    nn.init.ones_(model.weight)
+    average = Average(model, 0.99)
+    nn.init.zeros_(model.weight)
+    for _ in range(10):
+        average.update()
+    assert 0 < float(average.model.weight) < 1e-4
+
+
 def test_averaged_weights_are_kept_and_the_others_learn():
     averaged, plain = toy(), toy()
     optimiser = Optimiser(averaged, SGD, Recipe(ema=0.5), batches=4, epochs=1)
-    other = Optimiser(plain, SGD, Recipe(), batches=4, epochs=1)
+    other = Optimiser(plain, SGD, Recipe(ema=0.0), batches=4, epochs=1)
     batches = [tiles(seed) for seed in range(4)]
     assert train(averaged, optimiser, batches) == train(plain, other, batches)
     assert torch.equal(flat(averaged), flat(plain))
@@ -312,7 +342,7 @@ def test_goes_on_as_if_it_had_never_stopped(config):
 
 def test_state_of_other_weights_is_refused():
     def made(model, **recipe):
-        return Optimiser(model, ADAMW, Recipe(**recipe), batches=1, epochs=1)
+        return Optimiser(model, ADAMW, Recipe(**{"ema": 0.0, **recipe}), batches=1, epochs=1)
 
     encoded = build_model(ModelConfig(encoder="tiny", pretrained=False), 3, 2)
     for ours, theirs in (

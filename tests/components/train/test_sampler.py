@@ -15,7 +15,7 @@ from rsp.components.train.data import TileDataset
 from rsp.components.train.sampler import Sampler, rare_classes, read_tile_weights
 from rsp.shared.config import Channel, load_config, parse_config
 from rsp.shared.errors import ConfigError
-from rsp.shared.recipe import Recipe
+from rsp.shared.recipe import Settled
 from rsp.shared.tiles import Tile
 from tests.tilesets import BLOCK, CONFIG, make_tileset, noise, squares
 from tests.toy import make_config
@@ -81,20 +81,22 @@ def test_an_epoch_covers_the_area_of_the_tiles_once(tmp_path, config, crop, coun
 def test_each_tile_comes_equally_often_and_none_again_before_all_came():
     tiles = [Tile(x, 0, 5) for x in range(10)]
     for crop, each in ((32, 4), (64, 1), (48, 16 / 9), (96, 4 / 9)):
-        sampler = Sampler(tiles, 64, Recipe(crop=crop), seed=3)
+        sampler = Sampler(tiles, 64, Settled(crop=crop), seed=3)
         total = np.zeros(10)
         for epoch in range(200):
             counts = np.bincount([sampler.tile(epoch, number) for number in range(sampler.count)], minlength=10)
             assert set(counts) <= {math.floor(each), math.ceil(each)}
             total += counts
         assert np.abs(total / 200 / (sampler.count / 10) - 1).max() < 0.25
-    orders = [[Sampler(tiles, 64, Recipe(crop=32), seed).tile(epoch, 0) for epoch in range(12)] for seed in (1, 2)]
+    orders = [
+        [Sampler(tiles, 64, Settled(crop=32), seed).tile(epoch, 0) for epoch in range(12)] for seed in (1, 2)
+    ]
     assert len(set(orders[0])) > 3 and orders[0] != orders[1]
 
 
 def test_tiles_that_weigh_more_are_drawn_more_often():
     tiles = [Tile(x, 0, 5) for x in range(4)]
-    sampler = Sampler(tiles, 64, Recipe(crop=32), 0, weights=np.array([0.0, 1.0, 2.0, 5.0]))
+    sampler = Sampler(tiles, 64, Settled(crop=32), 0, weights=np.array([0.0, 1.0, 2.0, 5.0]))
     for epoch in range(50):
         counts = np.bincount([sampler.tile(epoch, number) for number in range(16)], minlength=4)
         assert counts.tolist() == [0, 2, 4, 10]
@@ -183,7 +185,7 @@ def test_each_rare_class_is_drawn_equally_often_however_rare():
     assert rare_classes(counts[:, :1], None) == []
     labels = {Tile(index, 0, 5): np.repeat(np.arange(4), row).reshape(25, 40) for index, row in enumerate(counts)}
     labels = {tile: np.pad(label, ((0, 15), (0, 0))) for tile, label in labels.items()}
-    sampler = Sampler(list(labels), 40, Recipe(crop=32, balance=1.0), 0, counts=counts)
+    sampler = Sampler(list(labels), 40, Settled(crop=32, balance=1.0), 0, counts=counts)
     seen = []
     for number in range(300):
         place = sampler.place(1, 0, np.random.default_rng(number), labels.__getitem__)
@@ -358,13 +360,16 @@ def darker(image, label, rng):
     ("line", "message"),
     [
         ("crop = 100", "crop: networks need a multiple of 32, got 100"),
-        ("scale = [0.5, 2]", "scale is about crops: give crop"),
-        ("rotate = 5", "rotate is about crops"),
-        ("cutmix = 0.5", "cutmix is about crops"),
-        ("balance = 0.5", "balance is about crops"),
-        ("crop = 64\nrotate = 200", "rotate: expected degrees up to 180, got 200"),
-        ("crop = 64\nscale = [2, 0.5]", "scale: expected two factors"),
-        ("crop = 64\nhard = 1", "unknown key 'hard'"),
+        ("crop = 0\nscale = [0.5, 2]", "scale is about crops: give crop"),
+        ("crop = 0\nrotate = 5", "rotate is about crops"),
+        ("crop = 0\ncutmix = 0.5", "cutmix is about crops"),
+        ("crop = 0\nbalance = 0.5", "balance is about crops"),
+        ("rotate = 200", "rotate: expected degrees up to 180, got 200"),
+        ("scale = [2, 0.5]", "scale: expected two factors"),
+        ('crop = "all"', "crop: expected a whole number, 0 or more, or \"auto\", got 'all'"),
+        ("passes = 0", 'passes: expected a whole number, 1 or more, or "auto", got 0'),
+        ("encoder_rate = -1", 'encoder_rate: expected a number, 0 or more, or "auto", got -1'),
+        ('scale = "small"', "scale: expected a list of numbers, or \"auto\", got 'small'"),
     ],
 )
 def test_recipes_that_cannot_be(line, message):

@@ -65,7 +65,7 @@ def resumed(plan, before, **now):
         ({"model": {"loss": "dice"}}, "loss was lovasz, is dice"),
         ({"model": {"optimizer": "SGD"}}, "optimizer was Adam, is SGD"),
         ({"model": {"optimizer_options": {"betas": [0.5, 0.9]}}}, r"optimizer.betas was None, is \[0.5, 0.9\]"),
-        ({"model": {"decay": 0.5}}, "decay was 0, is 0.5"),
+        ({"model": {"decay": 0.5}}, "decay was None, is 0.5"),
         ({"model": {"bs": 7}}, r"tiles in a batch \(--bs times processes\) was 8, is 14"),
         ({"model": {"ts": 96}}, "--ts was 64, is 96"),
         ({"model": {"da": "strong"}}, "da was flip, is strong"),

@@ -170,7 +170,7 @@ def strong(tmp_path_factory):
     path = tmp_path_factory.mktemp("strong") / "config.toml"
     recipe = (
         "\n[train]\nema = 0.9\naccumulate = 2\nclip = 1.0\nlabel_smoothing = 0.05\n"
-        "crop = 32\nscale = [0.75, 1.33]\nrotate = 30\ncutmix = 0.3\nbalance = 0.3\n"
+        "crop = 32\npasses = 1\nscale = [0.75, 1.33]\nrotate = 30\ncutmix = 0.3\nbalance = 0.3\n"
     )
     return make_config(path, CONFIG + recipe, lr="0.005", da='"strong"', loss='"lovasz_ce"')
 
@@ -212,7 +212,7 @@ def test_resumed_as_it_began_or_not_at_all(strong, whole, toy, tmp_path):
     for options, message in (
         (
             {"model": {"optimizer": "SGD", "optimizer_options": {"momentum": 0.9}}},
-            "optimizer was Adam, is SGD",
+            "optimizer was AdamW, is SGD",
         ),
         ({"model": {"loss": "dice"}}, "loss was lovasz_ce, is dice"),
         ({"seed": 1}, "--seed was 0, is 1"),
