@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoBackbone, AutoConfig, AutoModelForSemanticSegmentation
 
 from rsp.shared.config import ModelConfig
 from rsp.shared.errors import ModelError, PluginError
 from rsp.shared.learning.models import build_model, plan_of
 from rsp.shared.learning.models.encoders import ENCODERS
+from rsp.shared.learning.models.unet import ConvBlock, UNet
 
 
 def make(nn="unet", encoder="tiny", bands=3, classes=2, **options):
@@ -56,6 +58,27 @@ def test_gradients_reach_every_weight(encoder):
     network = make(encoder=encoder).train()
     network(torch.rand(2, 3, 64, 64)).square().mean().backward()
     assert not [name for name, weight in network.named_parameters() if weight.grad is None]
+
+
+def test_training_takes_a_shorter_way_to_the_same():
+    network = make(bands=2, classes=3).double().train()
+    images = torch.rand(2, 2, 64, 96, dtype=torch.float64)
+
+    def learn():
+        network.zero_grad()
+        with FlopCounterMode(display=False) as counter:
+            answer = network(images)
+        answer.square().mean().backward()
+        return counter.get_total_flops(), [answer.detach(), *(weight.grad for weight in network.parameters())]
+
+    few, short = learn()
+    for module in network.modules():
+        if isinstance(module, UNet | ConvBlock):
+            module.training = False  # takes the plain way, with norms that still train
+    many, plain = learn()
+    assert few < 0.8 * many
+    for ours, expected in zip(short, plain, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_seed_of_torch_decides_the_first_weights():
