@@ -156,8 +156,9 @@ def augment(
         image, sheets = augmentation(image, np.stack([label, weights]), rng, bands)
         return image, sheets[0], sheets[1]
     if weights is not None:  # moved by the same draws
-        weights = _called(augmentation, name, image.copy(), weights, copy.deepcopy(rng))[1]
-    return *_called(augmentation, name, image, label, rng), weights
+        weights = _called(augmentation, name, image.copy(), weights.copy(), copy.deepcopy(rng))[1]
+    # Copies, as the label may be that of a tile which is kept.
+    return *_called(augmentation, name, image, label.copy(), rng), weights
 
 
 def _called(

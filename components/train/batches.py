@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,14 @@ def collate(items: list[Item]) -> tuple[torch.Tensor, ...] | RspError:
     if isinstance(joined, RspError):
         return joined
     images, *others = joined
-    # Channels last, as the network wants them: otherwise each batch would be copied once more.
-    batch = torch.empty((len(images), *images[0].shape), memory_format=torch.channels_last)
-    for place, image in zip(batch, images, strict=True):
-        place.copy_(image)
-    return batch, *map(torch.stack, others)
+    # Channels last, as the network wants them: otherwise each batch would be copied once more. By numpy, since for
+    # each thread that computes torch starts more of its own.
+    batch = np.stack([np.moveaxis(image.numpy(), 0, 2) for image in images])
+    return torch.from_numpy(batch).permute(0, 3, 1, 2), *map(_stack, others)
+
+
+def _stack(sheets: list[torch.Tensor]) -> torch.Tensor:
+    return torch.from_numpy(np.stack([sheet.numpy() for sheet in sheets]))
 
 
 def collect(items: list[Item]) -> tuple[list[torch.Tensor], ...] | RspError:
@@ -68,6 +72,25 @@ class Batches(Sampler[list[Key]]):
         mine = order[self.rank :: self.world]
         for start in range(0, len(mine), self.batch_size):
             yield [(self.epoch, index) for index in mine[start : start + self.batch_size]]
+
+
+def ahead(loader: DataLoader[Any]) -> Generator[Any, None, None]:
+    """Yield the batches of a loader, the next of them made by a thread while one is learned from.
+
+    That pays where a step has several threads, which do not have something to do all of the time. With one, or
+    where worker processes make the batches, it is the loader alone. An error comes in place of its batch. Once it
+    is closed, the thread has ended.
+    """
+    if loader.num_workers or torch.get_num_threads() == 1:
+        yield from loader
+        return
+    batches = iter(loader)  # in this thread: it draws from the source of chance that the network draws from
+    end = object()
+    with ThreadPoolExecutor(1, "batches") as thread:
+        coming = thread.submit(next, batches, end)
+        while (batch := coming.result()) is not end:
+            coming = thread.submit(next, batches, end)
+            yield batch
 
 
 def make_batches(dataset: TileDataset, batches: Batches, *, workers: int, pinned: bool) -> DataLoader[Any]:

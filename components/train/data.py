@@ -31,7 +31,7 @@ from rsp.shared.config import SIDE, Channel, Config
 from rsp.shared.errors import PluginError, RspError, TileError, TileSetError
 from rsp.shared.filecache import nearby
 from rsp.shared.images import Array, Mask, decode, decode_mask, natural_divisor, palette_of, value_type
-from rsp.shared.learning.normalise import normalise
+from rsp.shared.learning.normalise import normalise, normalise_pixels
 from rsp.shared.learning.resize import resize_mask
 from rsp.shared.learning.windows import Decoded, TileImages, read_window
 from rsp.shared.locations import Location
@@ -317,7 +317,9 @@ class TileDataset(Dataset[Item]):
                     pixels, label, weights = mix((pixels, label, weights), other, rng)
         except RspError as error:
             return error
-        item = torch.from_numpy(np.ascontiguousarray(pixels)), torch.from_numpy(np.array(label))
+        # Mirrored arrays run backwards, which tensors cannot.
+        pixels = pixels if min(pixels.strides) > 0 else np.ascontiguousarray(pixels)
+        item = torch.from_numpy(pixels), torch.from_numpy(np.array(label))
         return item if weights is None else (*item, torch.from_numpy(np.array(weights)))
 
     def _learned(self, sampler: Sampler, epoch: int, index: int) -> tuple[Floats, Mask, Mask | None]:
@@ -331,13 +333,13 @@ class TileDataset(Dataset[Item]):
         elif sampler.weights is None and self.recipe.passes == 1:
             tile = self.loader.tiles[index]
             rng = np.random.default_rng([self.seed, epoch, tile.z, tile.x, tile.y])
-            image, label, weights = self._sheets(tile)
+            image, label, weights = self._cutter().tile(tile)
         else:  # the same tile may come twice
             rng = np.random.default_rng([self.seed, epoch, index])
-            image, label, weights = self._sheets(self.loader.tiles[sampler.tile(epoch, index)])
-        pixels = normalise(image, self.channels)
+            image, label, weights = self._cutter().tile(self.loader.tiles[sampler.tile(epoch, index)])
         if self.augmentation is None or rng.random() >= self.config.model.dap:
-            return pixels, label, weights
+            return np.moveaxis(normalise_pixels(image, self.channels), 2, 0), label, weights
+        pixels = normalise(image, self.channels)
         bands = [at for at in range(len(pixels)) if at not in classes] if classes else None
         return augment(self.augmentation, self.config.model.da, pixels, label, weights, rng, bands)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
 
 from rsp.components.train import lines
-from rsp.components.train.batches import Batches, make_batches
+from rsp.components.train.batches import Batches, ahead, make_batches
 from rsp.components.train.data import TileDataset
 from rsp.components.train.events import Events
 from rsp.components.train.folder import OutFolder, link_checkpoint
@@ -270,9 +270,9 @@ class Trainer:
             raise
         return check_logits(answer, name, (len(images), len(self.config.classes), *images.shape[2:])).float()
 
-    def _shown(self, loader: DataLoader[Any], what: str) -> Any:
+    def _shown(self, batches: Iterable[Any], what: str, total: int) -> Iterable[Any]:
         """Return the batches, with progress in the main process."""
-        return progress(loader, what, total=len(loader), unit="step") if self.world.is_main else loader
+        return progress(batches, what, total=total, unit="step") if self.world.is_main else batches
 
     def _train(self, epoch: int) -> tuple[float, dict[str, Any]]:
         """Train an epoch; return the last learning rate and the metrics."""
@@ -284,18 +284,20 @@ class Trainer:
         torch.manual_seed((self.plan.seed * 1_000_003 + epoch) * 4099 + self.world.rank)
         running = RunningMetrics(len(self.config.classes), self.device)
         name = f"epoch {epoch}/{self.plan.epochs}, training"
-        for batch in self.watch.batches(self._shown(self.training_loader, name), len(self.batches)):
-            images, labels, weights = self._batch(batch)
-            with self._exchange(), enough_memory(len(images), images.shape[-1], self.device):
-                logits = self._forward(images)
-                seen = logits, labels.long(), weights
-                if self.world.size > 1:
-                    seen = gather_batch(*seen)
-                self.divergence.see(*seen)
-                loss = self.loss(*seen)
-                # Gradients are averaged over processes, each of which has only those of its own tiles.
-                self.optimiser.learn(loss * self.world.size, len(labels))
-            running.add(classes_of(logits.detach()), labels, loss, len(labels))
+        with closing(ahead(self.training_loader)) as batches:
+            shown = self._shown(batches, name, len(self.training_loader))
+            for batch in self.watch.batches(shown, len(self.batches)):
+                images, labels, weights = self._batch(batch)
+                with self._exchange(), enough_memory(len(images), images.shape[-1], self.device):
+                    logits = self._forward(images)
+                    seen = logits, labels.long(), weights
+                    if self.world.size > 1:
+                        seen = gather_batch(*seen)
+                    self.divergence.see(*seen)
+                    loss = self.loss(*seen)
+                    # Gradients are averaged over processes, each of which has only those of its own tiles.
+                    self.optimiser.learn(loss * self.world.size, len(labels))
+                running.add(classes_of(logits.detach()), labels, loss, len(labels))
         self.optimiser.finish()
         return self.optimiser.rate, self._measured(running)
 
@@ -319,8 +321,9 @@ class Trainer:
             batch_size=self.config.model.bs,
         )
         running = RunningMetrics(len(self.config.classes), self.device)
-        shown = self._shown(self.validation_loader, f"epoch {epoch}/{self.plan.epochs}, validation")
-        validate(predictor, shown, self.loss, running)
+        name = f"epoch {epoch}/{self.plan.epochs}, validation"
+        with closing(ahead(self.validation_loader)) as batches:
+            validate(predictor, self._shown(batches, name, len(self.validation_loader)), self.loss, running)
         return self._measured(running)
 
     def _measured(self, running: RunningMetrics) -> dict[str, Any]:

@@ -343,6 +343,21 @@ def test_an_augmentation_of_ones_own_moves_the_weights_as_it_does_the_label(tmp_
         assert torch.equal(weights, label * 200)
 
 
+@pytest.mark.parametrize("recipe", [{}, {"crop": 64}])
+def test_an_augmentation_of_ones_own_may_write_into_what_it_is_given(tmp_path, config, recipe):
+    """Tiles are kept from epoch to epoch; what is done to one item is not done to the next."""
+    folder = both(tmp_path)
+    plain = dataset(config, folder, recipe=recipe)
+    data = dataset(config, folder, recipe=recipe, da="tests.components.train.test_sampler:inverted", dap=1.0)
+    for epoch in (1, 2, 3):
+        assert torch.equal(data[epoch, 4][1], 1 - plain[epoch, 4][1])
+
+
+def inverted(image, label, rng):
+    label ^= 1
+    return image, label
+
+
 def turned(image, label, rng):
     turns = int(rng.integers(4))
     image *= np.float32(2)  # in place, as it may
