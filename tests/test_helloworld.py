@@ -117,7 +117,7 @@ def test_hello_world(scene, scene_server, tmp_path):
 def test_step_by_step(tmp_path):
     """As in a checkout; the model is good enough to find buildings after one short training."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    script = changed(blocks("Step by step"), [("--tiles 40", "--tiles 16"), ("--epochs 6", "--epochs 3")])
+    script = changed(blocks("Step by step"), [("--tiles 40", "--tiles 16"), ("--epochs 3", "--epochs 1")])
     assert "http" not in script
     paste(script, tmp_path)
     town = tmp_path / "demo" / "town"

@@ -37,7 +37,7 @@ BAR = 0.0001
 ACROSS = 0.02
 # Pixels beside a border, on either side of it.
 BESIDE = 8
-TILES, EPOCHS = 120, 6
+TILES, EPOCHS = 120, 2
 
 
 class Seams(NamedTuple):
