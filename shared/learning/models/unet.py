@@ -130,12 +130,12 @@ def double(x: torch.Tensor, skip: torch.Tensor, block: ConvBlock) -> torch.Tenso
     """
     if not _is_short(block, x):
         return block(torch.cat([F.interpolate(x, scale_factor=2.0, mode="nearest"), skip], dim=1))
-    convolution, *others = block
-    upper, lower = convolution.weight.split([x.shape[1], skip.shape[1]], dim=1)
+    weight, channels = block.get_parameter("0.weight"), x.shape[1]
     # A transposed convolution looks at its weights from the other end.
-    wide = F.avg_pool2d(F.pad(upper.flip(2, 3), (1, 1, 1, 1)), 2, stride=1, divisor_override=1)
+    wide = F.avg_pool2d(F.pad(weight[:, :channels].flip(2, 3), (1, 1, 1, 1)), 2, stride=1, divisor_override=1)
     y = F.conv_transpose2d(x, wide.transpose(0, 1), stride=2, padding=1)
-    y = y.add_(F.conv2d(skip, lower, padding=1))
+    y = y.add_(F.conv2d(skip, weight[:, channels:], padding=1))
+    _, *others = block.children()
     for layer in others:
         y = layer(y)
     return y
