@@ -48,8 +48,9 @@ def models() -> str:
         "## Encoders: `encoder`",
         "With `pretrained = true` weights come from the hub (once; then from its cache). Any other "
         "hub id of a `transformers` backbone (`facebook/dinov2-small`) works too, and so does a local folder with "
-        "`config.json` and `model.safetensors`. Weights for three bands are adapted to any number of bands. The "
-        "sizes are those of the encoder alone.",
+        "`config.json` and `model.safetensors`. Weights for three bands are adapted to any number of bands. An "
+        "encoder that takes images of one size alone (Hiera) is refused before training begins, unless `ts` and "
+        "`ms` are such. The sizes are those of the encoder alone.",
         *_encoders(),
         "### SegFormer's own",
         *_segformer(),

@@ -15,8 +15,8 @@ TABLE_ROWS = 200
 CLASSES = 12
 
 HOW_MEASURED = (
-    "Validation takes each tile alone, with its edges mirrored. rsp predict and the server also see the "
-    "neighbours of a tile, so rsp compare usually measures a slightly higher IoU of the same model and tiles."
+    "Validation sees tiles as rsp predict does, with their neighbours: rsp evaluate finds the same numbers for "
+    "the same model and tiles."
 )
 
 

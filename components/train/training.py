@@ -40,6 +40,7 @@ from rsp.components.train.profiling import watch_of
 from rsp.components.train.result import TrainResult, number
 from rsp.components.train.settings import settings_of
 from rsp.components.train.signals import Terminated
+from rsp.components.train.sizes import check_sizes
 from rsp.components.train.stages import Frozen, check_stages
 from rsp.components.train.start import (
     check_values,
@@ -118,6 +119,7 @@ class Trainer:
         )
         self._use_channels(start.card)
         self.model = start.model.to(self.device)
+        check_sizes(self.model, self.config, self.training.recipe.crop)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Convolutions are quicker so, on a CPU (102.7 CPU-ms an image of 256 px become 61.8) and on a GPU.
         self._layout = torch.channels_last

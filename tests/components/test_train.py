@@ -322,7 +322,7 @@ def test_component(run_component, toy):
     assert step.artifacts["checkpoint"]["metadata"]["rsp_kind"] == "checkpoint"
     assert step.artifacts["checkpoint"]["metadata"]["training_tiles"] == 18
     page = step.path("history").read_text()
-    assert "Validation takes each tile alone" in page  # predict sees neighbours, and compare measures more
+    assert "Validation sees tiles as rsp predict does" in page
     assert (
         page.count("<svg") == 2 and "http" not in page.replace("http://www.w3.org", "") and "<script" not in page
     )

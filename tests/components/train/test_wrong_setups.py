@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from rsp.components.train.guard import Divergence
 from rsp.shared.errors import ModelError
@@ -105,6 +106,15 @@ def test_wrong_configurations(rsp, toy, tmp_path, text, changes, code, message):
     assert ran.code == code and last.startswith("rsp train: error: ") and message in last, ran.stderr
     assert "Traceback" not in ran.stderr
     assert not list(tmp_path.glob("out/*.safetensors")) and not list(tmp_path.glob("out/state.pt"))
+
+
+def test_an_encoder_that_takes_no_tiles_of_this_size(rsp, toy, tmp_path):
+    shape = {"embed_dim": 8, "depths": [1] * 4, "num_heads": [1, 1, 2, 2]}
+    AutoConfig.for_model("hiera", **shape).save_pretrained(tmp_path / "hiera")
+    config = make_config(tmp_path / "config.toml", CONFIG, encoder=f'"{tmp_path / "hiera"}"')
+    ran = rsp("train", "--config", config, "--dataset", toy, "--epochs", 1, "--gpus", 0, tmp_path / "out")
+    assert ran.code == 1 and "takes no images of 96 px (prediction, with the borders of tiles)" in ran.stderr
+    assert "Epoch" not in ran.stdout and not list(tmp_path.glob("out/*.safetensors"))
 
 
 @pytest.mark.parametrize(
