@@ -141,8 +141,10 @@ def add_ensemble(parser: argparse._ActionsContainer) -> None:
 
 
 def _threshold(text: str) -> tuple[str, float]:
-    title, _, number = text.rpartition("=")
+    title, equals, number = text.rpartition("=")
     try:
+        if equals and not title:
+            raise ValueError
         return title, float(number)
     except ValueError:
         raise argparse.ArgumentTypeError(

@@ -394,9 +394,9 @@ def make_channel(values: Mapping[str, Any], where: str) -> Channel:
 def make_class(
     title: str, color: tuple[int, int, int], weight: float, transparent: bool, ignore: bool, where: str
 ) -> ClassDef:
-    """Return a class; raise `ConfigError` where its title is empty."""
-    if not title.strip():
-        raise ConfigError(f"{where}: title: expected a name, got {title!r}")
+    """Return a class; raise `ConfigError` where its title is empty, or of several lines."""
+    if not title.strip() or any(ord(letter) < 32 or ord(letter) == 127 for letter in title):
+        raise ConfigError(f"{where}: title: expected a name in one line, got {title!r}")
     return ClassDef(title, color, weight, transparent, ignore)
 
 

@@ -154,7 +154,10 @@ def typed(value: Any, key: Key, where: str) -> Any:
             return dict(value)
         case "rows", list():
             return value
-    raise ConfigError(f"{where}: expected {EXPECTED[key.holds]}, got {shortened(value)}")
+    expected = EXPECTED[key.holds]
+    if type(value) is int and value > key.high:
+        expected += f", up to {key.high}"
+    raise ConfigError(f"{where}: expected {expected}, got {shortened(value)}")
 
 
 def _whole(value: Any, holds: str) -> Any:

@@ -11,6 +11,9 @@ from rsp.shared.keys import key
 PRECISIONS = ("auto", "float32", "bfloat16")
 MOST_PROFILED = 200
 SCHEDULES = ("cosine", "constant")
+# Far more than any network learns from at once; what is cut for a crop has its side divided by the scale.
+MOST_CROP = 4096
+LEAST_SCALE, MOST_SCALE = 0.125, 8.0
 
 # What the keys that may be left to the program hold until it knows the data set.
 Auto = Literal["auto"]
@@ -109,9 +112,10 @@ class Recipe:
         if self.classes_weights not in (None, "auto"):
             raise ConfigError(f"{where}: classes_weights: expected auto, got {self.classes_weights!r}")
         scale = SCALE if self.scale == "auto" else self.scale
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 8:
+        if len(scale) != 2 or not LEAST_SCALE <= scale[0] <= scale[1] <= MOST_SCALE:
             raise ConfigError(
-                f"{where}: scale: expected two factors above 0 and up to 8, the smaller first, got {list(scale)}"
+                f"{where}: scale: expected two factors from {LEAST_SCALE:g} to {MOST_SCALE:g}, the smaller first, "
+                f"got {list(scale)}"
             )
         asked = {
             "scale": self.scale not in ("auto", (1.0, 1.0)),
@@ -128,6 +132,8 @@ class Recipe:
             raise ConfigError(f"{where}: rotate: expected degrees up to 180, got {self.rotate:g}")
         if self.crop != "auto" and self.crop % 32:
             raise ConfigError(f"{where}: crop: networks need a multiple of 32, got {self.crop}")
+        if self.crop != "auto" and self.crop > MOST_CROP:
+            raise ConfigError(f"{where}: crop: expected up to {MOST_CROP} pixels, got {self.crop}")
         if self.ema == 1:
             raise ConfigError(f"{where}: ema: 1 would keep the first weights for ever; expected a number below 1")
         if self.profile > MOST_PROFILED:

@@ -62,11 +62,11 @@ def describe_channel(
         raise TileSetError(f"no tile of {path} can be read; the first: {next(iter(broken.values()), 'no values')}")
     ((kind, bands),) = kinds
     scale = divisor or natural_divisor(kind)
-    means, spread = total.mean_and_std(scale)
+    means, spread = total.rounded(scale)
     return {
         "kind": "channel", "name": PurePosixPath(str(path)).stem, "tiles": len(tiles) - len(broken),
         "pixels": max(total.pixels), "bands": list(range(1, bands + 1)), "value_type": kind, "divisor": scale,
-        "mean": [round(value, 6) for value in means], "std": [round(value, 6) for value in spread],
+        "mean": means, "std": spread,
         "unreadable": broken,
     }  # fmt: skip
 

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import torch
 from torch.nn import functional
 
+from rsp.components.train.history import Row
 from rsp.components.train.losses import Loss
-from rsp.shared.errors import ModelError
+from rsp.shared.errors import ModelError, TileSetError
 from rsp.shared.metrics import IGNORE
 
 # How many times the loss of a network that knows nothing an epoch may have. Steps that are too bold reach a few
@@ -73,6 +74,19 @@ class Divergence:
         self._last = None
         entropy = functional.cross_entropy(logits, labels, ignore_index=IGNORE)
         return float(entropy), math.log(logits.shape[1])
+
+
+def check_counted(row: Row) -> None:
+    """Raise `TileSetError` where no pixel counted in an epoch: nothing was learned, or no epoch is the best.
+
+    Args:
+        row: The epoch.
+    """
+    for part, so in (("training", "there is nothing to learn"), ("validation", "no epoch can be told the best")):
+        if not any(map(sum, row[part]["confusion"])):
+            raise TileSetError(
+                f"no pixel of the {part} labels counts: all are {IGNORE}, or of a class to ignore; {so}"
+            )
 
 
 @contextmanager

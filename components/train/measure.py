@@ -78,7 +78,7 @@ def measure_channels(dataset: TileDataset) -> tuple[tuple[Channel, ...], list[st
             filled.append(channel)
             continue
         scaled = not np.issubdtype(np.dtype(total.kind), np.integer)
-        mean, std = part.mean_and_std(1.0 if scaled else channel.divisor or natural_divisor(total.kind))
+        mean, std = part.rounded(1.0 if scaled else channel.divisor or natural_divisor(total.kind))
         for band, value in zip(channel.bands, std, strict=True):
             if not value:
                 notes.append(
@@ -87,8 +87,8 @@ def measure_channels(dataset: TileDataset) -> tuple[tuple[Channel, ...], list[st
         filled.append(
             replace(
                 channel,
-                mean=tuple(round(value, 6) for value in mean),
-                std=tuple(round(value, 6) or 1.0 for value in std),
+                mean=tuple(mean),
+                std=tuple(value or 1.0 for value in std),
             )
         )
     return tuple(filled), notes

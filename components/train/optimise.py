@@ -204,12 +204,15 @@ class Optimiser:
 
 
 def make_optimizer(model: nn.Module, config: ModelConfig, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the optimizer of the configuration: any of `torch.optim` but LBFGS, which needs a closure."""
+    """Return the optimizer of the configuration: any of `torch.optim` that takes steps from gradients alone.
+
+    LBFGS needs a closure, and SparseAdam gradients of another kind.
+    """
     kinds: dict[str, Any] = {
         name: kind
         for name, kind in vars(torch.optim).items()
         if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
-        if name not in ("Optimizer", "LBFGS")
+        if name not in ("Optimizer", "LBFGS", "SparseAdam")
     }
     name = config.optimizer
     if name not in kinds:

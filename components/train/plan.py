@@ -9,6 +9,7 @@ from typing import Any
 
 from rsp.shared.config import Channel, ClassDef, Config, ModelConfig
 from rsp.shared.errors import ConfigError, UsageError
+from rsp.shared.learning.card import MAX_SIDE
 from rsp.shared.locations import Location, location
 from rsp.shared.recipe import Recipe
 
@@ -51,6 +52,8 @@ class Plan:
                 f"the tile size is {side}; networks need a multiple of 32, as {round(side / 32) * 32 or 32} "
                 "(tiles of other sizes are resized to it)"
             )
+        if side > MAX_SIDE:
+            raise UsageError(f"the tile size is {side}; networks see tiles of up to {MAX_SIDE} pixels")
 
     def to_json(self) -> str:
         """Return the plan as text for `from_json`, in another process of this program."""

@@ -142,13 +142,19 @@ def read_tile_weights(path: str, tiles: Sequence[Tile]) -> tuple[Weights, list[s
         except CoverError as error:
             raise ConfigError(str(error)) from error
         except (IndexError, ValueError):
-            raise ConfigError(f"{place}: expected `x,y,z,weight`, got {line[:60]!r}") from None
+            fields = []
+        if len(fields) != 4:  # of five, the last two are a number with a decimal comma
+            raise ConfigError(f"{place}: expected `x,y,z,weight`, got {line[:60]!r}")
         if not (math.isfinite(weight) and weight >= 0):
             raise ConfigError(f"{place}: the weight is {fields[3]}; expected a number from 0")
         if tile is None or tile in found:
             raise ConfigError(f"{place}: the tile {','.join(fields[:3])} stands there twice")
         found[tile] = weight
+    if not found:
+        raise ConfigError(f"{where}: no tile is listed; expected lines of `x,y,z,weight`")
     weights = np.array([found.get(tile, 1.0) for tile in tiles])
+    if not math.isfinite(sum(weights.tolist())):
+        raise ConfigError(f"{where}: the weights are too large to be added up; only their ratios matter")
     if not weights.any():
         raise ConfigError(f"{where}: all training tiles weigh 0: nothing is left to learn from")
     others = len(found.keys() - set(tiles))

@@ -18,7 +18,7 @@ from rsp.components.train.batches import Batches, ahead, make_batches
 from rsp.components.train.data import TileDataset
 from rsp.components.train.events import Events
 from rsp.components.train.folder import OutFolder, link_checkpoint
-from rsp.components.train.guard import Divergence, enough_memory
+from rsp.components.train.guard import Divergence, check_counted, enough_memory
 from rsp.components.train.history import (
     BEST,
     LAST,
@@ -220,6 +220,8 @@ class Trainer:
             }
             if self.config.recipe.ema:
                 row["ema"] = self.config.recipe.ema  # what was validated is the average
+            if epoch == self.done + 1:
+                check_counted(row)
             self.history.append(finite(row))
             self._report(row)
             if events:

@@ -17,7 +17,16 @@ from importlib.metadata import version
 from typing import Any
 
 from rsp import __version__
-from rsp.shared.config import NORMS, Channel, ClassDef, Config, ModelConfig, make_channel, make_class
+from rsp.shared.config import (
+    NORMS,
+    Channel,
+    ClassDef,
+    Config,
+    ModelConfig,
+    check_classes,
+    make_channel,
+    make_class,
+)
 from rsp.shared.errors import ConfigError, ModelError
 from rsp.shared.images import VALUE_TYPES
 from rsp.shared.keys import Key, read_table
@@ -30,7 +39,9 @@ VERSION = 3
 
 # A card of 255 classes and 100 channels is some 60 KB; what claims more is not a card.
 MAX_BYTES = 1 << 20
-MAX_SIDE = 1 << 14
+# Of the tiles that a network sees: a window of them with their borders takes a few GB, not more than there is.
+MAX_SIDE = 4096
+MAX_SOURCE, MAX_FILTERS = 1 << 14, 1 << 14
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -176,12 +187,12 @@ def library_versions(*libraries: str) -> dict[str, str]:
 # What came with a later version has the default "not known".
 _CARD = (
     Key("version", "int", 0),
-    Key("nn", "str"), Key("encoder", "str"), Key("num_filters", "count", high=MAX_SIDE), Key("uuid", "str"),
-    Key("tile_size", "count", high=MAX_SIDE), Key("overlap", "int", high=MAX_SIDE),
+    Key("nn", "str"), Key("encoder", "str"), Key("num_filters", "count", high=MAX_FILTERS), Key("uuid", "str"),
+    Key("tile_size", "count", high=MAX_SIDE), Key("overlap", "int", high=MAX_SIDE // 2),
     Key("epoch", "int"), Key("epochs", "int"),
     Key("channels", "rows"), Key("classes", "rows"), Key("metrics", "table"), Key("versions", "table"),
     Key("zoom", "int", None, high=MAX_ZOOM), Key("validation", "str", None),
-    Key("source_size", "count", None, high=MAX_SIDE), Key("background", "bool", True),
+    Key("source_size", "count", None, high=MAX_SOURCE), Key("background", "bool", True),
     Key("precision", "str", None), Key("norm", "str", "batch"),
 )  # fmt: skip
 _CHANNEL = (
@@ -220,6 +231,7 @@ def _card(data: Any) -> ModelCard:
     values["classes"] = tuple(
         _class(row, f"{where}: class {number}") for number, row in enumerate(values["classes"], 1)
     )
+    check_classes(values["classes"], where)
     for name, kinds in (("metrics", (int, float, type(None))), ("versions", (str,))):
         if not all(type(value) in kinds for value in values[name].values()):
             raise ModelError(f"{where}: {name}: expected an object of plain values")

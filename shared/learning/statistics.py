@@ -38,6 +38,14 @@ class Sums(NamedTuple):
             spread.append(math.sqrt(max(0, count * squares - total * total)) / count / divisor)
         return means, spread
 
+    def rounded(self, divisor: float) -> tuple[list[float], list[float]]:
+        """Return what `mean_and_std` does, to six decimals, or as many as four digits of the deviation need."""
+        means, spread = self.mean_and_std(divisor)
+        # Of reflectances of 0.00001, six decimals would leave nothing.
+        decimals = [max(6, 3 - math.floor(math.log10(std))) if std else 6 for std in spread]
+        digits = list(zip(means, spread, decimals, strict=True))
+        return [round(mean, left) for mean, _, left in digits], [round(std, left) for _, std, left in digits]
+
 
 def sums_of(image: Array) -> Sums:
     """Return the sums of an image (height, width, bands): exact for whole numbers of up to 32 bits.

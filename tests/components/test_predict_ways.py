@@ -255,6 +255,7 @@ def test_thresholds_that_mean_nothing(models, images, tmp_path, rsp):
         (("--threshold", "0"), 2, "above 0"),
         (("--threshold", "background=0.3"), 2, "the background takes what no other class reaches"),
         (("--threshold", "building"), 2, "CLASS=NUMBER"),
+        (("--threshold", "=0.3"), 2, "CLASS=NUMBER"),
         (("--threshold", "0.3", "--threshold", "building=0.4"), 2, "one number, or each class once"),
         (("--threshold", "building=0.3", "--threshold", "building=0.4"), 2, "each class once"),
     ):

@@ -248,6 +248,7 @@ def test_the_background_where_the_form_leaves_it_out(tmp_path, text, titles):
         ('"deeppink"', "[255, 20, 147]", r"color: expected a text, got \[255, 20, 147\]"),
         ('title = "building"', "", r"\[\[classes\]\] 2: the key 'title' is missing: Name of the class"),
         ('title = "building"', 'title = ""', "title: expected a name"),
+        ('title = "building"', r'title = "build\ning"', "title: expected a name in one line"),
         ('title = "building"', 'title = "background"', "same title"),
         (
             "bands = [1, 2, 3]",

@@ -281,6 +281,19 @@ def test_paletted_tiles_are_classes_unless_they_are_to_be_colours(tmp_path, conf
         np.testing.assert_array_equal(loader.read(BLOCK[0])[0], colours[:, :, [band - 1 for band in bands]])
 
 
+def test_small_values_are_measured_as_well(tmp_path, config):
+    def faint(tile):
+        return (noise(tile)[:, :, :1] * np.float32(1e-9)).astype(np.float32)
+
+    make_tileset(tmp_path / "labels", BLOCK, draw=squares)
+    make_tileset(tmp_path / "faint", BLOCK, "tif", faint)
+    data = dataset(dataclasses.replace(config, channels=(Channel("faint", (1,), (), ()),)), tmp_path)
+    ((found,), notes) = measure_channels(data)
+    pixels = np.stack([faint(tile) for tile in BLOCK]).astype(np.float64)
+    assert found.mean[0] == pytest.approx(pixels.mean(), rel=2e-3) and not notes
+    assert found.std[0] == pytest.approx(pixels.std(), rel=2e-3)
+
+
 def test_means_and_deviations_are_measured_where_none_are_given(tmp_path, config):
     def scene(tile):
         values = np.random.default_rng(tile.x * tile.y).integers(0, 4096, (64, 64, 6)).astype(np.uint16)  # 12 bits

@@ -133,6 +133,10 @@ def test_weights_of_tiles_from_a_file(tmp_path, config):
         ("1,2\n", "line 1: expected `x,y,z`, got '1,2'"),
         ("1,2,15\n", "line 1: expected `x,y,z,weight`, got '1,2,15'"),
         ("1,2,15,much\n", "line 1: expected `x,y,z,weight`, got '1,2,15,much'"),
+        ("1,2,15,1,5\n", "line 1: expected `x,y,z,weight`, got '1,2,15,1,5'"),  # a decimal comma
+        ("", "no tile is listed"),
+        ("x,y,z,weight\n", "no tile is listed"),
+        ("".join(f"{t.x},{t.y},{t.z},1e308\n" for t in BLOCK[:2]), "the weights are too large to be added up"),
         ("1,2,15,1\n1,2,15,-1\n", "line 2: the weight is -1; expected a number from 0"),
         ("1,2,15,nan\n", "line 1: the weight is nan"),
         ("1,2,15,1\n1,2,15,2\n", "line 2: the tile 1,2,15 stands there twice"),
@@ -380,11 +384,15 @@ def darker(image, label, rng):
         ("crop = 0\ncutmix = 0.5", "cutmix is about crops"),
         ("crop = 0\nbalance = 0.5", "balance is about crops"),
         ("rotate = 200", "rotate: expected degrees up to 180, got 200"),
-        ("scale = [2, 0.5]", "scale: expected two factors"),
+        ("scale = [2, 0.5]", "scale: expected two factors from 0.125 to 8, the smaller first"),
         ('crop = "all"', "crop: expected a whole number, 0 or more, or \"auto\", got 'all'"),
         ("passes = 0", 'passes: expected a whole number, 1 or more, or "auto", got 0'),
         ("encoder_rate = -1", 'encoder_rate: expected a number, 0 or more, or "auto", got -1'),
         ('scale = "small"', "scale: expected a list of numbers, or \"auto\", got 'small'"),
+        # Thousands of pixels in each direction would be cut for a crop.
+        ("scale = [0.12, 1]", "scale: expected two factors"),
+        ("scale = [1, 8.1]", "scale: expected two factors"),
+        ("crop = 4128", "crop: expected up to 4096 pixels, got 4128"),
     ],
 )
 def test_recipes_that_cannot_be(line, message):

@@ -77,6 +77,7 @@ BUILDING = 'title = "building"\ncolor = "deeppink"'
             "the pretrained weights of the encoder 'resnet18' were trained with batch normalisation",
         ),
         (CONFIG, {"ts": "100"}, 2, "the tile size is 100; networks need a multiple of 32, as 96"),
+        (CONFIG, {"ts": "8192"}, 2, "the tile size is 8192; networks see tiles of up to 4096 pixels"),
         # How it learns.
         (CONFIG, {"loss": '"lovazs"'}, 1, "unknown loss 'lovazs'; known: "),
         (CONFIG, {"loss": '"dice + -2 focal"'}, 1, "focal is multiplied by -2; expected a number above 0"),
@@ -86,7 +87,7 @@ BUILDING = 'title = "building"\ncolor = "deeppink"'
         (train_table('optimizer = {name = "Adam", momentum = 0.9}'), {}, 1, "momentum"),
         (train_table('schedule = "linear"'), {}, 1, "schedule: expected one of cosine, constant, got 'linear'"),
         (train_table('precision = "half"'), {}, 1, "precision: expected one of auto, float32, bfloat16"),
-        (train_table("scale = [1.5, 0.5]"), {}, 1, "expected two factors above 0 and up to 8, the smaller first"),
+        (train_table("scale = [1.5, 0.5]"), {}, 1, "expected two factors from 0.125 to 8, the smaller first"),
         (train_table("crop = 50"), {}, 1, "crop: networks need a multiple of 32, got 50"),
         (train_table("ema = 1.0"), {}, 1, "ema: 1 would keep the first weights for ever"),
         (train_table("profile = 1000"), {}, 1, "profile: expected up to 200 steps"),
@@ -155,6 +156,22 @@ def test_wrong_labels(rsp, tmp_path, part, tiles, colors, message):
             writer.write(tile, encode_mask(squares(tile) * (colors - 1), [(0, 0, 0)] * colors))
     ran = rsp("train", "--config", config, "--dataset", tmp_path / "toy", "--epochs", 1, tmp_path / "out")
     assert ran.code == 1 and message in ran.stderr and "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("training", "no pixel of the training labels counts: all are 255, or of a class to ignore"),
+        ("validation", "no pixel of the validation labels counts: all are 255, or of a class to ignore"),
+    ],
+)
+def test_labels_of_which_nothing_counts(rsp, tmp_path, part, message):
+    config = make_config(tmp_path / "config.toml")
+    make_dataset(tmp_path / "toy", archives=False)
+    for path in (tmp_path / "toy" / part / "labels").glob("15/*/*.png"):
+        path.write_bytes(encode_mask(squares(TRAINING[0]) * 0 + 255, [(0, 0, 0)] * 256))
+    ran = rsp("train", "--config", config, "--dataset", tmp_path / "toy", "--epochs", 1, tmp_path / "out")
+    assert ran.code == 1 and message in ran.stderr and not list((tmp_path / "out").glob("*.safetensors"))
 
 
 class Wild(torch.nn.Module):
