@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from rsp.shared.config import Channel
 from rsp.shared.tiles import Tile
 
 
@@ -153,6 +154,28 @@ class LoaderOfImages(Loader):
 class LoaderWithoutTiles(Loader):
     def __init__(self, folder, channels, num_classes, tile_size) -> None:
         self.tiles, self.notes = [], []
+
+
+class LoaderOfOneNote(Loader):
+    notes = "all is well"
+
+
+class LoaderOfOtherChannels(Loader):
+    channels = (Channel("images", (1,), (), ()),)
+
+
+class LoaderOfNames(Loader):
+    channels = ("images",)
+
+
+class LoaderOfADigest(Loader):
+    def digest(self):
+        return "today"  # a card could not hold it
+
+
+class LoaderOfNoDigest(Loader):
+    def digest(self):
+        raise KeyError("labels")
 
 
 class LoaderRaising(Loader):

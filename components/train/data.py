@@ -31,6 +31,7 @@ from rsp.shared.config import SIDE, Channel, Config
 from rsp.shared.errors import PluginError, RspError, TileError, TileSetError
 from rsp.shared.filecache import nearby
 from rsp.shared.images import Array, Mask, decode, decode_mask, natural_divisor, palette_of, value_type
+from rsp.shared.learning.card import DIGEST
 from rsp.shared.learning.normalise import normalise, normalise_pixels
 from rsp.shared.learning.resize import resize_mask
 from rsp.shared.learning.windows import Decoded, TileImages, read_window
@@ -218,10 +219,7 @@ class TileDataset(Dataset[Item]):
         self.recipe = config.recipe.settled(side=config.model.side, tiles=count, batch=batch)
         config = replace(config, recipe=self.recipe)
         # With what the loader knows of the values of the tiles.
-        known = getattr(self.loader, "channels", None)
-        self.channels: tuple[Channel, ...] = config.channels
-        if isinstance(known, list | tuple) and all(isinstance(channel, Channel) for channel in known):
-            self.channels = tuple(known)
+        self.channels: tuple[Channel, ...] = tuple(getattr(self.loader, "channels", config.channels))
         self.channels = tuple(replace(c, kind="image") if c.kind == "auto" else c for c in self.channels)
         self.config, self.training, self.seed = config, training, seed
         self.places = frozenset(self.loader.tiles)
@@ -272,7 +270,15 @@ class TileDataset(Dataset[Item]):
     def digest(self) -> str | None:
         """Return what identifies the tiles and their labels; None for a loader that cannot say."""
         digest = getattr(self.loader, "digest", None)
-        return str(digest()) if callable(digest) else None
+        if not callable(digest):
+            return None
+        with plugins.guarded("loader", self.config.model.loader):
+            found = digest()
+        if not isinstance(found, str) or not DIGEST.fullmatch(found):
+            # A card that held it could not be read.
+            wanted = "by `digest()` a SHA-256 in 64 hexadecimal digits"
+            raise plugins.unexpected("loader", self.config.model.loader, found, wanted)
+        return found
 
     def check_same_values(self, other: TileDataset) -> None:
         """Raise `TileSetError` where the tiles of another part of the data set have values of another type."""
@@ -392,6 +398,13 @@ def make_loader(config: Config, folder: Location) -> Loader:
         )
     if not hasattr(loader, "notes"):
         loader.notes = []
+    channels = getattr(loader, "channels", config.channels)
+    for what, value, kind in (("notes", loader.notes, str), ("channels", channels, Channel)):
+        if not isinstance(value, list | tuple) or not all(isinstance(each, kind) for each in value):
+            raise plugins.unexpected("loader", name, value, f"as `{what}` a list of {kind.__name__}")
+    ours, theirs = [[(each.name, each.bands) for each in every] for every in (config.channels, channels)]
+    if ours != theirs:
+        raise PluginError(f"the loader {name!r} has the channels {theirs}; the configuration has {ours}")
     found: Loader = loader
     return found
 

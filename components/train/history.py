@@ -89,11 +89,39 @@ def read_state(folder: Location) -> State | None:
                 f"resume with that version, or fine-tune its weights, --checkpoint {folder / LAST} without "
                 "--resume, into another folder"
             )
-        return State(**{**data, **{name: json.loads(data[name]) for name in ("settings", "history")}})
+        state = State(**{**data, **{name: json.loads(data[name]) for name in ("settings", "history")}})
+        _check(state)
+        return state
     except (ModelError, StorageError):
         raise
     except Exception as error:  # torch raises what it likes on a damaged file
         raise ModelError(f"{path} is damaged, so there is nothing to resume from: {error}") from error
+
+
+# What rows have of all versions, and each of their two parts.
+_ROW = {"epoch", "lr", "seconds", "training", "validation"}
+_PART = {"loss", "iou", "miou", "mcc", "iou_of", "confusion"}
+
+
+def _check(state: State) -> None:
+    """Raise `ValueError` where a state is not one that `write_state` wrote, whoever made it."""
+    for name, kind in (("epoch", int), ("uuid", str), ("card", str), ("settings", dict), ("history", list)):
+        if not isinstance(getattr(state, name), kind):
+            raise ValueError(f"{name} is no {kind.__name__}")
+    json.loads(state.plan)
+    weights, optimizer = state.weights, state.optimizer
+    if not isinstance(weights, dict) or not all(isinstance(each, torch.Tensor) for each in weights.values()):
+        raise ValueError("weights are no tensors by name")
+    if not isinstance(optimizer, dict):
+        raise ValueError("optimizer is no dict")
+    for number, row in enumerate(state.history, 1):
+        if not (isinstance(row, dict) and row.keys() >= _ROW and row["epoch"] == number):
+            raise ValueError(f"row {number} of the history is none of epoch {number}")
+        for part in (row["training"], row["validation"]):
+            if not isinstance(part, dict) or part.keys() < _PART or not isinstance(part["iou_of"], dict):
+                raise ValueError(f"row {number} of the history lacks measures")
+        if not all(value is None or isinstance(value, int | float) for value in flatten(row).values()):
+            raise ValueError(f"row {number} of the history holds what is no number")
 
 
 def finite(value: Any) -> Any:

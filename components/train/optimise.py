@@ -48,6 +48,10 @@ def learning_rate(step: int, steps: int, rate: float, *, warmup: float = 0.1, sc
     return rate * (FLOOR + (1 - FLOOR) * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
+# What optimizers keep of each weight, of its shape; torch would find out in the next step.
+_LIKE_WEIGHTS = {"exp_avg", "exp_avg_sq", "momentum_buffer"}
+
+
 class Average:
     """A moving average of the weights, which is smoother than they are and mostly better.
 
@@ -193,14 +197,25 @@ class Optimiser:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` gave; raise `ModelError` where it was for other weights."""
+        """Go on from what `state_dict` gave; raise `ModelError` where it was for other weights, or is damaged."""
         ours = [self._names[weight] for weight in self._weights]
-        if state["weights"] != ours or (state["average"] is None) != (self.average is None):
-            raise ModelError("the state of the optimizer is of another network, or of other groups of its weights")
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average:
-            self.average.model.load_state_dict(state["average"])
-            self.average.updates = state["updates"]
+        try:
+            if state["weights"] != ours or (state["average"] is None) != (self.average is None):
+                raise ModelError(
+                    "the state of the optimizer is of another network, or of other groups of its weights"
+                )
+            self.optimizer.load_state_dict(state["optimizer"])
+            for weight, kept in self.optimizer.state.items():
+                for name in _LIKE_WEIGHTS & kept.keys():
+                    if kept[name] is not None and kept[name].shape != weight.shape:
+                        raise ValueError(f"{name} of {self._names[weight]} has another shape")
+            if self.average:
+                self.average.model.load_state_dict(state["average"])
+                if not isinstance(state["updates"], int):
+                    raise TypeError(f"updates is {state['updates']!r}")
+                self.average.updates = state["updates"]
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise ModelError(f"the state of the optimizer is damaged: {type(error).__name__}: {error}") from error
 
 
 def make_optimizer(model: nn.Module, config: ModelConfig, recipe: Recipe) -> torch.optim.Optimizer:

@@ -42,7 +42,8 @@ MAX_BYTES = 1 << 20
 # Of the tiles that a network sees: a window of them with their borders takes a few GB, not more than there is.
 MAX_SIDE = 4096
 MAX_SOURCE, MAX_FILTERS = 1 << 14, 1 << 14
-_DIGEST = re.compile("[0-9a-f]{64}")
+# Of validation tiles, as `rsp.shared.tileset.tiles_digest` writes it.
+DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def _card(data: Any) -> ModelCard:
     if values["norm"] not in NORMS:
         raise ModelError(f"{where}: norm: expected one of {', '.join(NORMS)}")
     digest = values["validation"]
-    if digest is not None and not _DIGEST.fullmatch(digest):
+    if digest is not None and not DIGEST.fullmatch(digest):
         raise ModelError(f"{where}: validation: expected a SHA-256 digest of 64 hexadecimal digits, or null")
     for name, low, high in (("channels", 1, 1024), ("classes", 2, 255)):
         if not low <= len(values[name]) <= high:

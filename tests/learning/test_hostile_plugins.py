@@ -143,6 +143,11 @@ def test_metrics(toy, tmp_path, name, message):
         ("LoaderOfLongs", "returned ndarray of int64 .*; expected as the label"),
         ("LoaderOfManyClasses", r"tile 5/\d/0 that holds class 9; the configuration has 2 classes"),
         ("LoaderOfImages", "expected a pair: image and label"),
+        ("LoaderOfOneNote", "returned .*; expected as `notes` a list of str"),
+        ("LoaderOfOtherChannels", r"has the channels \[\('images', \(1,\)\)\]; the configuration has"),
+        ("LoaderOfNames", "expected as `channels` a list of Channel"),
+        ("LoaderOfADigest", r"expected by `digest\(\)` a SHA-256 in 64 hexadecimal digits"),
+        ("LoaderOfNoDigest", "failed: KeyError"),
         ("LoaderRaising", "failed: FileNotFoundError"),
     ],
 )

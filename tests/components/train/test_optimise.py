@@ -352,3 +352,33 @@ def test_state_of_other_weights_is_refused():
     ):
         with pytest.raises(ModelError, match="of another network, or of other groups of its weights"):
             ours.load_state_dict(through_a_file(theirs.state_dict()))
+
+
+def test_damaged_state_is_refused():
+    model = toy()
+    optimiser = Optimiser(model, ADAMW, Recipe(ema=0.9), batches=1, epochs=1)
+    train(model, optimiser, [tiles(0, 2)], 1)
+
+    def drop(state):
+        del state["updates"]
+
+    def empty(state):
+        state["optimizer"] = {}
+
+    def widen(state):
+        state["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
+
+    def rename(state):
+        state["average"] = {"other": torch.zeros(1)}
+
+    for damage, message in (
+        (drop, "KeyError: 'updates'"),
+        (empty, "KeyError"),
+        (widen, "exp_avg of .* has another shape"),
+        (rename, "RuntimeError: Error.*in loading state_dict"),
+    ):
+        state = through_a_file(optimiser.state_dict())
+        damage(state)
+        other = Optimiser(toy(), ADAMW, Recipe(ema=0.9), batches=1, epochs=1)
+        with pytest.raises(ModelError, match=f"the state of the optimizer is damaged: .*{message}"):
+            other.load_state_dict(state)

@@ -375,6 +375,18 @@ def darker(image, label, rng):
 # --- the configuration ------------------------------------------------------------------------------------------
 
 
+def test_crops_shrink_as_often_as_they_grow_and_turn_either_way():
+    sampler = Sampler(BLOCK, 64, Recipe(crop=32, scale=(0.25, 4.0), rotate=30.0), 0)
+    rng = np.random.default_rng(0)
+    places = [sampler.place(0, number % sampler.count, rng, squares) for number in range(2000)]
+    for values, reach in (
+        (np.log2([place.scale for place in places]), 2),
+        (np.degrees([place.angle for place in places]), 30),
+    ):
+        assert -reach <= values.min() < -0.98 * reach and 0.98 * reach < values.max() <= reach
+        assert abs(values.mean()) < 0.05 * reach
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -149,6 +150,39 @@ def test_state_of_an_older_version(plan):
         read_state(plan.out)
     torch.save({**old, "version": 99}, plan.out / "state.pt")
     with pytest.raises(ModelError, match="a newer version of rsp"):
+        read_state(plan.out)
+
+
+PART = {"loss": 1, "iou": None, "miou": 0.5, "mcc": 0.5, "iou_of": {"a": None}, "confusion": [[1]]}
+ROW = {"epoch": 1, "lr": 0.1, "seconds": 1.0, "training": PART, "validation": PART}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": "1"}, "epoch is no int"),
+        ({"plan": "{"}, "Expecting property name"),
+        ({"settings": "[]"}, "settings is no dict"),
+        ({"weights": {"a": 3}}, "weights are no tensors"),
+        ({"optimizer": [1]}, "optimizer is no dict"),
+        ({"history": "{}"}, "history is no list"),
+        ({"history": json.dumps([{"epoch": 1}])}, "row 1 of the history is none of epoch 1"),
+        ({"history": json.dumps([ROW, ROW])}, "row 2 of the history is none of epoch 2"),
+        ({"history": json.dumps([ROW | {"validation": {"loss": 1}}])}, "row 1 of the history lacks measures"),
+        ({"history": json.dumps([ROW | {"lr": "fast"}])}, "row 1 of the history holds what is no number"),
+        ({"more": 1}, "unexpected keyword argument 'more'"),
+    ],
+)
+def test_state_that_somebody_else_wrote(plan, change, message):
+    plan.out.mkdir()
+    good = {
+        "version": 2, "epoch": 1, "uuid": "", "card": "", "plan": "null", "settings": "{}",
+        "history": json.dumps([ROW]), "weights": {"a": torch.zeros(1)}, "optimizer": {},
+    }  # fmt: skip
+    torch.save(good, plan.out / "state.pt")
+    assert read_state(plan.out).history == [ROW]
+    torch.save(good | change, plan.out / "state.pt")
+    with pytest.raises(ModelError, match=f"state.pt is damaged, so there is nothing to resume from: .*{message}"):
         read_state(plan.out)
 
 
