@@ -169,6 +169,9 @@ def test_bands_of_any_type_and_planes_of_classes(angle):
         assert image.dtype == kind
         assert np.abs(image[:, :, 0] / factor - expected).max() < tolerance
         assert np.array_equal(image[:, :, 1], label)
+        # Whole numbers are rounded, not cut off.
+        exact = crops(picture=picture.astype(np.float32)).cut(at, classes=[1]).image
+        assert np.abs(image.astype(float) - exact).max() <= 0.5
     holes = np.stack([PICTURE[:, :, 0].astype(np.float32)] * 2, axis=2)
     holes[100, 120, 0] = np.nan
     image, *_ = crops(picture=holes).cut(at)
