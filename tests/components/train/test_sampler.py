@@ -376,7 +376,7 @@ def darker(image, label, rng):
 
 
 def test_crops_shrink_as_often_as_they_grow_and_turn_either_way():
-    sampler = Sampler(BLOCK, 64, Recipe(crop=32, scale=(0.25, 4.0), rotate=30.0), 0)
+    sampler = Sampler(BLOCK, 64, Settled(crop=32, scale=(0.25, 4.0), rotate=30.0), 0)
     rng = np.random.default_rng(0)
     places = [sampler.place(0, number % sampler.count, rng, squares) for number in range(2000)]
     for values, reach in (
