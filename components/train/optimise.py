@@ -205,7 +205,8 @@ class Optimiser:
                     "the state of the optimizer is of another network, or of other groups of its weights"
                 )
             self.optimizer.load_state_dict(state["optimizer"])
-            for weight, kept in self.optimizer.state.items():
+            for weight in self._weights:
+                kept = self.optimizer.state.get(weight, {})
                 for name in _LIKE_WEIGHTS & kept.keys():
                     if kept[name] is not None and kept[name].shape != weight.shape:
                         raise ValueError(f"{name} of {self._names[weight]} has another shape")
