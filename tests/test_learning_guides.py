@@ -46,7 +46,7 @@ passes = 1
 @pytest.mark.slow
 def test_the_commands_run_one_after_the_other(rsp, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks(TRAINING, "toml")
+    example, *_ = blocks(TRAINING, "toml")
     Path("config.toml").write_text(example)
     load_config("config.toml")
     Path("config.toml").write_text(example + SMALL)
