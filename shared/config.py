@@ -89,7 +89,7 @@ class ClassDef:
 
 
 # Of the tiny encoder and of what is not known; and of convolutional encoders with more layers.
-OVERLAP, DEEP_OVERLAP = 128, 160
+OVERLAP, DEEP_OVERLAP = 128, 192
 
 
 @dataclass(frozen=True)

@@ -398,9 +398,11 @@ def bench_run(folder: Path) -> Iterator[Row | Growth]:
     )
     small = make_checkpoint(folder / "small.safetensors", make_card(tile_size=64, overlap=16))
     for name, flags in (("", ()), (", and their probabilities", ("--probabilities", folder / "shares.pmtiles"))):
-        few, many = (predicted(small, tiles_of(count, 64), *flags) for count in (1000, 10_000))
+        few, many = (predicted(small, tiles_of(count, 64), *flags) for count in (100, 10_000))
         fresh = masks, folder / "shares.pmtiles"
-        yield Growth(f"predict: 10,000 tiles of 64 px{name}", few, many, tiles=9000, fresh=fresh)
+        yield Growth(
+            f"predict: 10,000 tiles of 64 px{name}", few, many, factor=100, tiles=9900, fresh=fresh, bar=100
+        )
 
 
 def rows(folder: Path) -> Iterator[Line | Row | Growth]:

@@ -57,8 +57,7 @@ def test_the_overlap_follows_from_the_encoder():
             ("my_nets:thin", "resnet50"), ("unet", "resnets/mine"),
         )
     }  # fmt: skip
-    assert list(found.values()) == [128, 160, 160, 160, 160, 128, 128, 128, 128, 128]
-    assert ModelConfig().overlap == 160
+    assert list(found.values()) == [128, 192, 192, 192, 192, 128, 128, 128, 128, 128]
     given = tomllib.loads(CONFIG.replace("ts = 64", "ts = 512"))
     assert parse_config(given).model.overlap == 16
     del given["model"]["ms"]
