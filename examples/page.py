@@ -51,7 +51,7 @@ class Made:
         masks: Masks of the validation tiles.
         features: GeoJSON of what was found in the area.
         metrics: What `compare` measured on the validation tiles.
-        training: What training measured on the same tiles, each seen alone.
+        training: What training measured on the same tiles, of whose neighbours it knows only validation tiles.
         overlap: How many pixels of its neighbours each tile was predicted with.
         epochs: How many epochs it trained.
         served: How many masks over HTTP are the same as the pipeline's, and how many were asked for.
@@ -302,14 +302,13 @@ def _numbers(made: Made, titles: Sequence[str], matrix: Counts, features: int) -
 
 def _note(made: Made) -> str:
     """Return why training's own number differs."""
-    alone = made.training.get("iou")
-    if not isinstance(alone, int | float):
+    iou = made.training.get("iou")
+    if not isinstance(iou, int | float):
         return ""
     return (
         f"Measured by <code>rsp compare</code> on the validation tiles, which training never saw. Training itself "
-        f"reports an IoU of {alone:.3f} for the same model and tiles: it sees each tile alone, with its edges "
-        "mirrored, while <code>rsp predict</code> and the server also see "
-        f"{made.overlap} pixels of its neighbours."
+        f"reports an IoU of {iou:.3f} for the same model and tiles: a tile is seen with {made.overlap} pixels of "
+        "its neighbours, and of these training knows only those that are validation tiles, too."
     )
 
 

@@ -54,7 +54,7 @@ def test_own_tiles_end_to_end(own_tiles, tmp_path, capsys):
     page = (out / "index.html").read_text("utf-8")
     assert f"  {out / 'index.html'}\n" in text
     assert f"<strong>{numbers['metrics']['iou']:.3f}</strong>" in page
-    assert f"reports an IoU of {numbers['training_iou_of_lone_tiles']:.3f}" in page
+    assert f"reports an IoU of {numbers['training_iou']:.3f}" in page
     links = re.findall(r'<a href="([^"]+)"', page)
     assert len(links) == len(named) - 1
     for link in links:
