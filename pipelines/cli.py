@@ -140,6 +140,7 @@ def _run(args: argparse.Namespace) -> int:
     for left_out in run.skipped:
         print(f"{left_out}: skipped", file=sys.stderr)
     artifacts = {f"{step.name}.{name}": each for step in run.steps.values() for name, each in step.outputs.items()}
+    artifacts = dict(sorted(artifacts.items()))  # steps that do not wait for each other run in any order
     for name, artifact in artifacts.items():
         if not artifact.schema.endswith("Metrics"):
             print(f"{name}: {artifact.path}")
