@@ -4,7 +4,8 @@
     python train_step.py first DATASET          the loop of the first landing
 
 The bare loop is given batches that are decoded, normalised and in memory. From the same weights both must come to
-the same ones. The first landing had planes one behind the other, float32, and the allocator as it comes.
+the same ones. The first landing had planes one behind the other, float32, the plain way through the network, and
+the allocator as it comes.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from rsp.components.train import training
 from rsp.components.train.plan import Plan
 from rsp.components.train.processes import join
 from rsp.shared.config import parse_config
+from rsp.shared.learning.models import unet
 
 ROUNDS, RATE, SIDE = 3, 0.001, 256
 CONFIG: dict[str, Any] = {
@@ -73,6 +75,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if first:
         training.keep_memory = lambda: None
+        unet._is_short = lambda *_: False
     with join(torch.device("cpu")) as world:
         torch.set_num_threads(1)
         trainer = training.Trainer(Plan(parse_config(CONFIG), dataset, dataset / "out", 100), world, None)
