@@ -80,6 +80,9 @@ def train(
     # Before torch is imported. On cores that others use, too, OpenMP's threads that spin while they wait took 57 s
     # of CPU time for an epoch of 20 s.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # But a wait that is over in a moment is not worth sleeping: 21 images a second in place of 15 on two quiet
+    # cores, in the same CPU time. Where others take both of them, it is 8 in place of 11.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     # torch's profiler writes to stderr whenever it starts and stops.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
