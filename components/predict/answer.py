@@ -104,7 +104,7 @@ class Remote:
     ) -> Iterator[Answer]:
         return parallel_map(
             lambda tile: (tile, self._answer(tile, read, overlap, probabilities)),
-            [tile for item in tiles for tile in tiles_of(item)],
+            (tile for item in tiles for tile in tiles_of(item)),
             self.workers,
             threads=True,
         )

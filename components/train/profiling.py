@@ -31,8 +31,8 @@ class Watch:
     """Hands on the batches of an epoch, and counts the time that they are waited for.
 
     Attributes:
-        waited: Seconds of this epoch in which there was no batch. Without processes that load (on a CPU) that is
-            all the time it takes to read and augment them.
+        waited: Seconds of this epoch in which there was no batch. With one thread and no processes that load, that
+            is all the time it takes to read and augment them.
     """
 
     def __init__(self, recording: Profile | None) -> None:
