@@ -26,6 +26,7 @@ from examples.town.generate import generate
 from examples.town.server import CONFIG, SceneServer
 from rsp.pipelines.compiler import load
 from rsp.pipelines.local import LocalRun, run_local
+from rsp.pipelines.parameters import CONFIG as PIPELINE_CONFIG
 from rsp.shared.atomic import atomic_text, write_bytes
 from rsp.shared.config import ModelConfig, find_config
 from rsp.shared.errors import PipelineError, RspError, ServingError, UsageError
@@ -41,20 +42,6 @@ EPOCHS = 5
 # How many pixels a training on somebody's own tiles sees by itself: some five minutes on two processors.
 PIXELS = 600e6
 MODEL = "town"
-# What is learnt from somebody's own tiles: buildings, from red, green and blue, as the defaults have it.
-OWN_CONFIG = """
-[[channels]]
-name = "images"
-bands = [1, 2, 3]
-
-[[classes]]
-title = "background"
-color = "white"
-
-[[classes]]
-title = "building"
-color = "deeppink"
-"""
 STORE = "releases"
 
 
@@ -122,7 +109,8 @@ def own(folder: Path, epochs: int, config: Path | None) -> Iterator[Job]:
             "rate": 100,
             "tile_format": suffix,
             "features": str(features[0].resolve()),
-            "config": read_text(find_config(config)) if config else OWN_CONFIG,
+            # The pipeline's own, for buildings; labels are made before anybody looks at the size of tiles.
+            "config": read_text(find_config(config)) if config else {**PIPELINE_CONFIG, "model": {"ts": side}},
             "epochs": epochs or default_epochs(len(tiles), side),
             "block": 2,
             "threshold": 0.0,
