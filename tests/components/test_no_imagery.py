@@ -33,7 +33,7 @@ BROKEN = AREA[10]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return make_checkpoint(tmp_path_factory.mktemp("model") / "checkpoint.safetensors")
+    return make_checkpoint(tmp_path_factory.mktemp("model") / "checkpoint.safetensors", seed=1)
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_blocks_without_imagery_end_as_the_whole(s3, tmp_path, cover, model, ser
     assert set(result.absent) == ABSENT and list(result.failed) == [BROKEN]
     result = predict(images, masks, checkpoint=model, web_ui=False)
     found = vectorize(masks, tmp_path / "all.json", kind="building")
-    assert joined == (tmp_path / "all.json").read_bytes() and found.features > 50
+    assert joined == (tmp_path / "all.json").read_bytes() and found.features > 100
 
 
 def test_tiles_that_do_not_exist_are_no_failure_of_predict(tmp_path, cover, model, server):
