@@ -109,8 +109,8 @@ def own(folder: Path, epochs: int, config: Path | None) -> Iterator[Job]:
             "rate": 100,
             "tile_format": suffix,
             "features": str(features[0].resolve()),
-            # The pipeline's own, for buildings; labels are made before anybody looks at the size of tiles.
-            "config": read_text(find_config(config)) if config else {**PIPELINE_CONFIG, "model": {"ts": side}},
+            # The pipeline's own, for buildings.
+            "config": read_text(find_config(config)) if config else PIPELINE_CONFIG,
             "epochs": epochs or default_epochs(len(tiles), side),
             "block": 2,
             "threshold": 0.0,

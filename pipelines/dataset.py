@@ -57,13 +57,13 @@ def dataset(
             def extracted() -> steps.Tiles:
                 polygons = steps.extract(place, found["pbf"], pbf_kind, pbf_tags)
                 return steps.rasterize(
-                    place, covered, settings, features=polygons, name="rasterize-osm", **classes
+                    place, covered, images, settings, features=polygons, name="rasterize-osm", **classes
                 )
 
             labels = steps.one_of(
                 (pbf != "", extracted),
                 otherwise=lambda: steps.rasterize(
-                    place, covered, settings, features_at=found["features"], **classes
+                    place, covered, images, settings, features_at=found["features"], **classes
                 ),
             )
             steps.split(place, images, labels, share, seed, block)

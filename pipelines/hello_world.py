@@ -58,7 +58,7 @@ def hello_world(
 
         def body(place: steps.Place) -> None:
             images = steps.download(place, covered, imagery)
-            labels = steps.rasterize(place, covered, settings, features_at=found["features"])
+            labels = steps.rasterize(place, covered, images, settings, features_at=found["features"])
             parts = steps.split(place, images, labels, share, seed, block)
             checkpoint = steps.train(place, parts, settings, epochs, seed, devices)
             model = steps.export(place, checkpoint)

@@ -82,10 +82,12 @@ def retraining(
         covered = steps.cover(found["source"], kind, zoom)
         decides = {"block": block, "threshold": threshold, "margin": margin, "seed": seed}
 
-        def labelled(place: steps.Place) -> steps.Tiles:
+        def labelled(place: steps.Place, images: steps.Tiles) -> steps.Tiles:
             def drawn(name: str, **polygons: Any) -> steps.Tiles:
                 classes = {"type_field": type_field, "order": order}
-                return steps.rasterize(place, covered, settings, name=name, cached=False, **classes, **polygons)
+                return steps.rasterize(
+                    place, covered, images, settings, name=name, cached=False, **classes, **polygons
+                )
 
             def extracted() -> steps.Tiles:
                 return drawn("rasterize-osm", features=steps.extract(place, found["pbf"], pbf_kind, pbf_tags))
@@ -98,7 +100,7 @@ def retraining(
 
         def body(place: steps.Place) -> None:
             images = steps.download(place, covered, imagery, cached=False)
-            labels = labelled(place)
+            labels = labelled(place, images)
             change = _asked(
                 place.step(changed_component)(
                     **place.inputs(images=images, labels=labels),

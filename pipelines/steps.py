@@ -234,20 +234,29 @@ def extract(place: Place, pbf: Any, kind: Any, tags: Any) -> Any:
 
 
 def rasterize(
-    place: Place, covered: Any, config: Config, *, name: str = "", cached: bool = True, **features: Any
+    place: Place,
+    covered: Any,
+    images: Tiles,
+    config: Config,
+    *,
+    name: str = "",
+    cached: bool = True,
+    **features: Any,
 ) -> Tiles:
-    """Draw features as labels.
+    """Draw features as labels of the size of the images, which masks have, too.
 
     Args:
         place: Where they go.
         covered: The cover of the labels.
+        images: The images that they belong to.
         config: The configuration.
         name: Name of the step; that of the component by default.
         cached: False where they may have changed without a change of what is given.
         features: `features`, `features_at` or `postgis`, and what says of which class they are, as the component
             takes them.
     """
-    task = place.step(rasterize_component, name)(cover=covered, **config._asdict(), **features, **place.outputs)
+    given = {**place.inputs(images=images), **config._asdict(), **features, **place.outputs}
+    task = place.step(rasterize_component, name)(cover=covered, **given)
     task.set_caching_options(cached)
     prepare(task, WORK, DATA, "rsp-s3", "rsp-postgis")
     return Tiles(task.outputs["labels"], task.outputs["labels_at"])

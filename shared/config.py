@@ -325,7 +325,7 @@ def parse_config(data: Mapping[str, Any], where: str = "the configuration") -> C
     return Config(
         channels=tuple(channels),
         classes=tuple(classes),
-        model=_model(data, where),
+        model=_model(data, train, where),
         dataset=location(dataset["path"]).expanduser() if dataset["path"] else None,
         pg_dsn=auth["pg"] or dataset["pg_dsn"],
         recipe=recipe_of(train, place),
@@ -433,14 +433,13 @@ def _class(values: dict[str, Any], where: str) -> ClassDef:
     return make_class(values["title"], color, values["weight"], transparent, values["ignore"], where)
 
 
-def _model(data: Mapping[str, Any], where: str) -> ModelConfig:
-    """Join [model] and the later [train]."""
+def _model(data: Mapping[str, Any], train: Mapping[str, Any], where: str) -> ModelConfig:
+    """Join [model] and the later [train], which has been read."""
     model = read_table(data.get("model", {}), KEYS["model"], f"{where}: [model]")
     if _is_earlier(data):
         said = _said(data["model"])
         model |= {name: value for name, value in _EARLIER_MODEL.items() if name not in said}
         model["optimizer"] = "Adam"
-    train = read_table(data.get("train", {}), KEYS["train"], f"{where}: [train]")
     for name in ("pretrained", "bs", "loss", "metrics"):
         if train[name] is not None:
             model[name] = train[name]

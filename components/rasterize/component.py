@@ -11,6 +11,8 @@ def rasterize(
     labels_at: dsl.OutputPath(str),
     cover: dsl.Input[dsl.Dataset] = None,
     cover_at: str = "",
+    images: dsl.Input[dsl.Dataset] = None,
+    images_at: str = "",
     features: dsl.Input[dsl.Dataset] = None,
     features_at: str = "",
     layers: dict = {},
@@ -38,6 +40,8 @@ def rasterize(
         labels_at: Where they are, s3://bucket/key#etag; empty without `data_root`.
         cover: The cover of the labels, CSV.
         cover_at: The same by address, in its place.
+        images: Tiles whose side the labels get, where `tile_size` is 0.
+        images_at: The same by address, in its place.
         features: The features, GeoJSON or another format of vectors.
         features_at: Path of the features, a glob pattern, s3://bucket/key, or a URL, in place of `features`.
         layers: The same of several classes, as {"building": "s3://bucket/roofs.json"}, in place of `features`.
@@ -53,7 +57,7 @@ def rasterize(
         all_touched: Burn every pixel that a polygon touches.
         borders: Metres on the ground: what is no farther from two features becomes a border; or CLASS=METRES.
         border_type: Title of the class that borders get.
-        tile_size: Side of a tile in pixels; 0 for the configuration's.
+        tile_size: Side of a tile in pixels; 0 for that of `images`, without them the configuration's.
         crs: CRS of the features, as EPSG:2154; empty for what the file says.
         data_root: s3://bucket/prefix where the tile set goes; empty for an artifact.
         refresh: Any text; another one makes again what is there already.
@@ -63,8 +67,12 @@ def rasterize(
     from rsp.components.artifacts import config_file, read_config
     from rsp.components.rasterize.tool import rasterize as tool
     from rsp.components.reference import Target, content, given
+    from rsp.shared.tileset import read_side
 
     wanted = given(cover, cover_at, "cover")
+    size = int(tile_size) or None
+    if size is None and (images or images_at):
+        size = read_side(given(images, images_at, "images"))
     selects = [postgis] if postgis else [f"{title}={text}" for title, text in queries.items()]
     if selects:
         files = []
@@ -81,7 +89,7 @@ def rasterize(
         "all_touched": all_touched,
         "borders": borders or None,
         "border_type": border_type,
-        "tile_size": int(tile_size) or None,
+        "tile_size": size,
         "crs": crs or None,
     }
     what = {

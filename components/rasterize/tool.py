@@ -1,6 +1,7 @@
 """Rasterize vector features (files or PostGIS) to label tiles.
 
 rsp rasterize --geojson buildings.json cover labels
+rsp rasterize --geojson buildings.json --like images cover labels
 rsp rasterize --geojson building=buildings.json --geojson 'road=roads/*.json' cover labels
 rsp rasterize --geojson osm.json --type_field kind --order road,building cover labels
 rsp rasterize --geojson buildings.json --buffer -0.5 --borders 1.5 --counts cover labels.pmtiles
@@ -72,6 +73,7 @@ def rasterize(
     postgis: str | Sequence[str] | None = None,
     config: Location | None = None,
     tile_size: int | None = None,
+    like: Location | None = None,
     layer: str | None = None,
     kind: str | None = None,
     type_field: str | None = None,
@@ -111,7 +113,9 @@ def rasterize(
             connection is the configuration's.
         config: The configuration file, for the classes and the size of a tile. With `append` it is not needed
             where the labels that are there tell both, as ours do; it may then add classes at the end.
-        tile_size: Side of a tile in pixels (default: the configuration's, else that of the labels that are there).
+        tile_size: Side of a tile in pixels (default: that of `like`, else the configuration's, else that of the
+            labels that are there).
+        like: A tile set, as of the images that belong to the labels: the labels get the side of its tiles.
         layer: The layer to read of files that have several; `FILE|layername=NAME` says it for one input.
         kind: Title of the class of all features whose input does not say it (default: the one class beside the
             background).
@@ -157,7 +161,7 @@ def rasterize(
     from rsp.shared.covers import Cover, read_tiles
     from rsp.shared.images import complementary
     from rsp.shared.jobs import Failure, run_job
-    from rsp.shared.tileset import classes_metadata, open_writer
+    from rsp.shared.tileset import classes_metadata, open_writer, read_side
     from rsp.shared.webmap import write_webmap
 
     if append and resume:
@@ -173,10 +177,13 @@ def rasterize(
     files, queries = _listed(geojson), _listed(postgis)
     if bool(files) == bool(queries):
         raise UsageError("give the polygons either with --geojson or with --postgis")
+    if tile_size is not None and like is not None:
+        raise UsageError("--tile_size says how large the labels are, --like takes it from other tiles: choose one")
     paths = [text.partition(LAYER)[0] for text in files]
-    reads = [config, web_ui_template, *paths, *(text for _, mark, text in map(_titled, paths) if mark)]
+    reads = [config, like, web_ui_template, *paths, *(text for _, mark, text in map(_titled, paths) if mark)]
     beside = [] if weights is None else [tiles_output(weights, web_ui=False)]
     check_paths([tiles_output(out, web_ui=web_ui), *beside], reads, cover=cover)
+    tile_size = tile_size if like is None else read_side(like)
     present = out.expanduser() if append and _has_labels(out.expanduser()) else None
     classes, size, connection = _settings(config, tile_size, present, bool(queries))
     if not 1 <= size <= MAX_SIZE:
@@ -424,6 +431,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tile_size", "--ts", dest="tile_size", type=tile_side, default=None, metavar="PIXELS",
         help="side of a tile in pixels (default: the configuration's)",
     )  # fmt: skip
+    parser.add_argument(
+        "--like",
+        type=location,
+        metavar="TILES",
+        help="make labels of the size of these tiles, as of the images",
+    )
     parser.add_argument(
         "--buffer", type=float, default=0.0, metavar="METRES",
         help="widen the polygons, or shrink them (below 0), in metres on the ground (default: 0)",

@@ -131,7 +131,7 @@ def build_loss(
         weighted: Whether batches come with weights of pixels.
 
     Raises:
-        ConfigError: the text cannot be read, or no part of it has a loss of single pixels where `hard` is below 1.
+        ConfigError: the text cannot be read, or no part of it is what `smoothing` or `hard` are about.
         PluginError: there is no such loss, it cannot be made, or it takes no weights where there are some.
     """
     terms: list[tuple[float, Term]] = []
@@ -141,6 +141,11 @@ def build_loss(
             f"[train] hard: the loss {text!r} has no part that is a mean over pixels, whose hardest could be "
             f"taken; those are {', '.join(OVER_PIXELS)}: add one, as {text + ' + cross_entropy'!r}, or leave hard "
             "out"
+        )
+    if smoothing and not any(part.name.lower() == "cross_entropy" for part in parts):
+        raise ConfigError(
+            f"[train] label_smoothing: only cross_entropy spreads labels, and the loss {text!r} has none: add it, "
+            f"as {text + ' + cross_entropy'!r}, or leave label_smoothing out"
         )
     for part in parts:
         if part.name.lower() in TERMS:

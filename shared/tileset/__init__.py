@@ -14,7 +14,7 @@ import shutil
 from pathlib import Path
 from typing import cast
 
-from rsp.shared.errors import TileSetError
+from rsp.shared.errors import TileError, TileSetError
 from rsp.shared.locations import Address, Location, Place, exists, location, remove
 from rsp.shared.tileset.archive import ArchiveReader, ArchiveWriter, read_archive_metadata
 from rsp.shared.tileset.base import FORMATS, TileReader, TileWriter, tile_format
@@ -40,6 +40,7 @@ __all__ = [
     "open_reader",
     "open_writer",
     "read_info",
+    "read_side",
     "remove_tileset",
     "tile_format",
     "tiles_digest",
@@ -90,6 +91,28 @@ def read_info(path: str | Location) -> TileSetInfo:
     else:
         raise TileSetError(f"no tile set at {path}; expected a directory z/x/y.ext or a PMTiles file")
     return parse_info(metadata, f"the metadata of {path}")
+
+
+def read_side(path: str | Location) -> int:
+    """Return the side in pixels of the tiles of a set: what it says of itself, else that of the first image in it.
+
+    Raises:
+        TileSetError: nothing there, no tile that can be decoded, or tiles that are not square.
+    """
+    from rsp.shared.images import decode
+
+    with open_reader(path) as reader:
+        if reader.info.tile_size is not None:
+            return reader.info.tile_size
+        for tile in reader.tiles():
+            try:
+                height, width = decode(reader.read(tile)).shape[:2]
+            except TileError:
+                continue  # whoever needs that tile is told
+            if height != width:
+                raise TileSetError(f"{path}: tile {tile} has {width} x {height} pixels; tiles must be square")
+            return int(height)
+    raise TileSetError(f"{path}: no tile can be decoded, so that nobody knows their size")
 
 
 def open_writer(

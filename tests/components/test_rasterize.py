@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 
 import mercantile
 import numpy as np
@@ -22,8 +23,8 @@ from rsp.shared.covers import Cover
 from rsp.shared.errors import ConfigError, CoverError, FeatureError, TileError, TileSetError, UsageError
 from rsp.shared.images import complementary, decode_mask, encode_mask
 from rsp.shared.tiles import Tile, bounds_mercator, read_cover, write_cover
-from rsp.shared.tileset import open_reader
-from tests.tilesets import CONFIG
+from rsp.shared.tileset import SIDECAR, open_reader, read_info
+from tests.tilesets import CONFIG, make_tileset, noise
 
 TILE = Tile(17000, 11600, 15)
 SIZE = 64
@@ -403,6 +404,32 @@ def test_the_seed_spelling(place, rsp, monkeypatch):
     assert ran.code == 0 and labels_of(place / "small")[TILE].shape == (32, 32)
 
 
+@pytest.mark.parametrize("told", [True, False])
+def test_labels_of_the_size_of_images(place, told):
+    """A set says its size, as those of our tools; of others the first tile that can be decoded is looked at."""
+    first = Tile(TILE.x - 1, TILE.y, TILE.z)
+    images = make_tileset(place / "images", [first, TILE], draw=partial(noise, size=48))
+    if not told:
+        (images / SIDECAR).unlink()
+        (images / f"{first.z}" / f"{first.x}" / f"{first.y}.png").write_bytes(b"damaged")
+    assert (read_info(images).tile_size is not None) == told
+    burn(place, pixels(TILE, 0, 0, 24, 12, 48), like=images)
+    mask = labels_of(place / "labels")[TILE]
+    assert mask.shape == (48, 48) and mask[:12, :24].all() and mask.sum() == 12 * 24
+
+
+def test_images_that_have_no_side(place):
+    make_tileset(place / "wide", [TILE], draw=lambda tile: noise(tile, 48)[:, :32])
+    with pytest.raises(TileSetError, match=r"wide: tile .* has 32 x 48 pixels; tiles must be square"):
+        burn(place, pixels(TILE, 0, 0, 10, 10), like=place / "wide")
+    make_tileset(place / "bad", [TILE])
+    (place / "bad" / SIDECAR).unlink()
+    next((place / "bad").glob("*/*/*.png")).write_bytes(b"damaged")
+    with pytest.raises(TileSetError, match="bad: no tile can be decoded"):
+        burn(place, pixels(TILE, 0, 0, 10, 10), like=place / "bad")
+    assert not (place / "labels").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -412,6 +439,8 @@ def test_the_seed_spelling(place, rsp, monkeypatch):
         (["cover", "out", "--geojson", "f.json", "--format", "webp"], 2, "webp"),
         (["cover", "out", "--geojson", "f.json", "--ts", "12,13"], 2, "12,13"),
         (["cover", "out", "--geojson", "f.json", "--ts", "0"], 2, "--tile_size"),
+        (["cover", "out", "--geojson", "f.json", "--ts", "64", "--like", "images"], 2, "choose one"),
+        (["cover", "out", "--geojson", "f.json", "--like", "images"], 1, "images"),
         (["none", "out", "--geojson", "f.json"], 1, "none"),
         (["zooms", "out", "--geojson", "f.json"], 1, "mixes the zooms 14, 15"),
         (["empty", "out", "--geojson", "f.json"], 1, "lists no tile"),
@@ -461,3 +490,7 @@ def test_component(place, run_component):
     )
     mask = labels_of(step.path("labels"))[TILE]
     assert mask.shape == (32, 32) and mask.max() == 2
+    make_tileset(place / "images", [TILE], draw=partial(noise, size=48))
+    given = {"config": parse_tables(CONFIG), "features_at": source}
+    step = run_component(rasterize_component, {"cover": place / "cover", "images": place / "images"}, **given)
+    assert labels_of(step.path("labels"))[TILE].shape == (48, 48)

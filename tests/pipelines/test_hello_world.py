@@ -36,8 +36,8 @@ def parameters(scene, url: str, **changes) -> dict:
         "url": url,
         "rate": 100,
         "features": str(scene.features),
-        # 256 px is what the server has; the network is the smallest there is.
-        "config": CONFIG.replace("ts = 64", "ts = 256\nnum_filters = 8"),
+        # The server has tiles of 256 px, which labels and masks must have, too, whatever the network sees.
+        "config": CONFIG.replace("ts = 64", "ts = 128\nnum_filters = 8"),
         "epochs": 1,
         "block": 2,
         "store": "/nowhere/store",

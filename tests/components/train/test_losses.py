@@ -78,6 +78,11 @@ def hardest(terms, weight, part, least):
     return sum(term for term, _ in there[:wanted]) / sum(w for _, w in there[:wanted])
 
 
+def smoothed(name):
+    """Return a smoothing for a loss that knows it, 0 for others."""
+    return 0.1 if name == "cross_entropy" else 0.0
+
+
 def expected(name, logits, labels, weights, classes, smoothing=0.0, hard=None, **options):
     """What a loss is worth, of the pixels that count; `hard` is the part of them, and the fewest."""
     counted = (labels != IGNORE).numpy()
@@ -127,11 +132,13 @@ def test_worth_what_its_definition_says(name, classes, weighted):
     logits, labels, weights = some(classes, ignored=0.25 if weighted else 0.0)
     labels[labels == 1] = 0 if classes == 4 else 1  # a class that is not there
     importance = torch.linspace(0.5, 1.5, classes, dtype=torch.float64)
-    loss = build_loss(name, importance, smoothing=0.1 if weighted else 0.0)
+    loss = build_loss(name, importance, smoothing=smoothed(name) if weighted else 0.0)
     value = float(loss(logits, labels, weights if weighted else None))
-    wanted = expected(name, logits, labels, weights if weighted else None, importance, 0.1 if weighted else 0.0)
+    wanted = expected(
+        name, logits, labels, weights if weighted else None, importance, smoothed(name) if weighted else 0.0
+    )
     assert value == pytest.approx(wanted, rel=1e-9)
-    single = build_loss(name, importance.float(), smoothing=0.1 if weighted else 0.0)
+    single = build_loss(name, importance.float(), smoothing=smoothed(name) if weighted else 0.0)
     assert float(single(logits.float(), labels, weights.float() if weighted else None)) == pytest.approx(
         wanted, rel=1e-5
     )
@@ -151,7 +158,7 @@ def test_only_the_hardest_pixels_count(monkeypatch, name, classes, weighted, par
     importance[-1] *= classes == 2  # of many classes, one does not count
     if weighted:
         weights[0, :2] = 0
-    given, smoothing = weights if weighted else None, 0.1 if weighted else 0.0
+    given, smoothing = weights if weighted else None, smoothed(name) if weighted else 0.0
     found = importance, smoothing, (part, least)
     if name in OVER_PIXELS:
         value = build_loss(name, importance, smoothing=smoothing, hard=part)(logits, labels, given)
@@ -178,7 +185,7 @@ def test_hard_is_left_alone_where_it_is_all():
 def test_gradient_of_the_hardest(monkeypatch, name):
     monkeypatch.setattr(terms, "LEAST_PIXELS", 1)
     logits, labels, weights = some(3, side=3)
-    loss = build_loss(name, torch.linspace(0.5, 1.5, 3, dtype=torch.float64), smoothing=0.1, hard=0.4)
+    loss = build_loss(name, torch.linspace(0.5, 1.5, 3, dtype=torch.float64), smoothing=smoothed(name), hard=0.4)
     assert torch.autograd.gradcheck(lambda x: loss(x, labels, weights), logits.requires_grad_())
     if name in ("cross_entropy", "focal"):
         loss(logits, labels, weights).backward()
@@ -208,6 +215,13 @@ def test_what_is_not_a_number_is_not_passed_over(monkeypatch):
     logits, labels, _ = some(3, ignored=0)
     logits[0, 0, 0, 0] = math.nan
     assert build_loss("cross_entropy", EVEN, hard=0.1)(logits, labels).isnan()
+
+
+@pytest.mark.parametrize("text", ["lovasz", "dice + focal", HERE + "own"])
+def test_smoothing_where_no_loss_knows_it(text):
+    with pytest.raises(ConfigError, match=r"\[train\] label_smoothing: only cross_entropy spreads labels"):
+        build_loss(text, EVEN, smoothing=0.1)
+    build_loss(f"0.5 Cross_Entropy + {text}", EVEN, smoothing=0.1)
 
 
 @pytest.mark.parametrize("text", ["lovasz", "dice + tversky", HERE + "own"])
@@ -279,7 +293,7 @@ def test_lovasz_of_many_pixels_loses_no_digits():
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradient(name, classes, weighted):
     logits, labels, weights = some(classes, side=3)
-    loss = build_loss(name, torch.linspace(0.5, 1.5, classes, dtype=torch.float64), smoothing=0.1)
+    loss = build_loss(name, torch.linspace(0.5, 1.5, classes, dtype=torch.float64), smoothing=smoothed(name))
     assert torch.autograd.gradcheck(
         lambda x: loss(x, labels, weights if weighted else None), logits.requires_grad_()
     )
@@ -294,7 +308,7 @@ def test_ignored_pixels_are_not_there(monkeypatch, name, classes, hard):
     monkeypatch.setattr(terms, "LEAST_PIXELS", 1)
     logits, labels, weights = some(classes)
     importance = torch.linspace(0.5, 1.5, classes, dtype=torch.float64)
-    loss = build_loss(name, importance, smoothing=0.1, hard=0.5 if hard else 1)
+    loss = build_loss(name, importance, smoothing=smoothed(name), hard=0.5 if hard else 1)
     ignored = labels == IGNORE
 
     def learned(logits, labels, weights):
@@ -328,7 +342,7 @@ def test_nothing_to_count(name, classes, weight):
     weights = None if weight is None else torch.full((2, 4, 4), weight)
     logits = torch.randn(2, classes, 4, 4, requires_grad=True)
     for hard in (1.0, 0.5) if name in OVER_PIXELS else (1.0,):
-        value = build_loss(name, torch.ones(classes), smoothing=0.1, hard=hard)(logits, labels, weights)
+        value = build_loss(name, torch.ones(classes), smoothing=smoothed(name), hard=hard)(logits, labels, weights)
         value.backward()
         assert value == 0
         assert not logits.grad.any()
