@@ -1,6 +1,6 @@
 """Makes one feature set of the parts of blocks, in one sweep: the very set that all masks at once would give.
 
-Memory follows what a row of tiles cuts, as in `rsp.components.vectorize.merge`, not how many blocks there are: the
+Memory follows what a row of tiles cuts, as in `rsp.shared.sweep`, not how many blocks there are: the
 file of a part is open only while the sweep is in its rows.
 """
 
@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from rsp.components.vectorize.merge import Sweep, TilePolygons
 from rsp.components.vectorize.parts import Below, Finished, Part, Piece
 from rsp.components.vectorize.tool import SCHEMA, VectorizeResult
 from rsp.shared.atomic import atomic_text
@@ -22,6 +21,7 @@ from rsp.shared.errors import FeatureError, TileSetError, UsageError
 from rsp.shared.features import feature_writer
 from rsp.shared.locations import Location
 from rsp.shared.polygons import Grid
+from rsp.shared.sweep import Sweep, TilePolygons
 from rsp.shared.tilekeys import cover_lines
 from rsp.shared.tiles import Tile
 

@@ -18,13 +18,13 @@ import numpy.typing as npt
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from rsp.components.vectorize.merge import Sweep, TilePolygons
 from rsp.shared.disjoint import DisjointSets
 from rsp.shared.featuretext import DECIMALS
 from rsp.shared.geometry import to_mercator
 from rsp.shared.ground import BAND, scale
 from rsp.shared.mercator import AROUND, HALF
 from rsp.shared.polygons import Features, Objects, ground_area
+from rsp.shared.sweep import Sweep, TilePolygons
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

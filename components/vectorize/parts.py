@@ -20,8 +20,6 @@ import numpy as np
 import shapely
 from shapely.geometry import Polygon
 
-from rsp.components.vectorize.merge import Member, Sweep
-from rsp.components.vectorize.work import trace
 from rsp.shared.atomic import atomic_path
 from rsp.shared.errors import FeatureError, UsageError
 from rsp.shared.features import feature_texts
@@ -29,8 +27,10 @@ from rsp.shared.filecache import nearby
 from rsp.shared.locations import Location, fetched
 from rsp.shared.polygons import Features
 from rsp.shared.report import Result, absent_cover, failed_cover, note_failures, read_list
+from rsp.shared.sweep import Member, Sweep
 from rsp.shared.tilekeys import Keys, among, key_of, keys_of
 from rsp.shared.tiles import Tile, read_cover
+from rsp.shared.tracing import trace
 
 FORMAT = 3
 
@@ -147,7 +147,7 @@ def vectorize_block(
 
     Raises:
         CoverError: the cover cannot be read.
-        ConfigError, UsageError, TileSetError: see `rsp.components.vectorize.work.trace`.
+        ConfigError, UsageError, TileSetError: see `rsp.shared.tracing.trace`.
     """
     around = frozenset(read_cover(seen))
     traced = trace(nearby(masks), kind, config, min_area=min_area, simplify=simplify, seen=around)

@@ -20,7 +20,7 @@ from rsp.shared.locations import Location, location
 from rsp.shared.report import Result, note_failures
 
 if TYPE_CHECKING:
-    from rsp.components.vectorize.merge import TilePolygons
+    from rsp.shared.sweep import TilePolygons
 
 # Metres up to which features may be joined.
 MAX_DISTANCE = 1000
@@ -95,10 +95,10 @@ def vectorize(
             `merge_distance` comes without `merge`.
         TileSetError: no mask can be read.
     """
-    from rsp.components.vectorize.merge import Sweep
     from rsp.components.vectorize.near import Near
-    from rsp.components.vectorize.work import trace
     from rsp.shared.features import feature_writer
+    from rsp.shared.sweep import Sweep
+    from rsp.shared.tracing import trace
 
     check_paths([Output(out, FEATURES, (FAILED,))], [masks, config])
     if merge_distance and not merge:

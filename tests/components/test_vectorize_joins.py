@@ -10,10 +10,10 @@ import rasterio.features
 import shapely
 from shapely.geometry import Polygon, box, shape
 
-from rsp.components.vectorize.merge import Span, contacts
 from rsp.components.vectorize.tool import vectorize
 from rsp.shared.contours import trace
 from rsp.shared.polygons import Features, Grid, _from_a_corner, finish_whole, ground_area
+from rsp.shared.sweep import Span, contacts
 from rsp.shared.tiles import Tile
 from tests.components.test_vectorize import X, Y, Z, read, write_masks
 from tests.tilesets import CONFIG

@@ -234,8 +234,8 @@ def test_tiles_are_counted_by_area():
 
 def test_features_that_are_far_go_at_once(tmp_path, config):
     """Of a column of squares no more than a few are held at a time."""
-    from rsp.components.vectorize.merge import Sweep
-    from rsp.components.vectorize.work import trace
+    from rsp.shared.sweep import Sweep
+    from rsp.shared.tracing import trace
 
     array = burn([box(20, 20 + 64 * n, 40, 40 + 64 * n) for n in range(64)], columns=1, rows=16)
     write_masks(tmp_path / "masks", array)

@@ -1,4 +1,7 @@
-"""What `vectorize` does with each mask, in as many processes as there are."""
+"""From masks to polygons, class by class: what is done with each mask, in as many processes as there are.
+
+`rsp.shared.sweep` makes features of what comes out.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,16 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rsp.components.vectorize.merge import Edge, TilePolygons, reaching
-from rsp.components.vectorize.morphology import Around, cleaned, margin
 from rsp.shared.classes import class_indices, find_classes
 from rsp.shared.contours import Flags
 from rsp.shared.errors import RspError, TileError, TileSetError, UsageError
 from rsp.shared.images import Mask, decode_mask
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.locations import Location
+from rsp.shared.morphology import Around, cleaned, margin
 from rsp.shared.polygons import Grid, finish_whole, polygons_of
 from rsp.shared.progress import progress
+from rsp.shared.sweep import Edge, TilePolygons, reaching
 from rsp.shared.tiles import Tile, zoom_of, zxy
 from rsp.shared.tileset import TileReader, open_reader
 
