@@ -8,8 +8,9 @@ of a tile or of a row of tiles at once.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ from rsp.shared.contours import Flags, trace
 from rsp.shared.errors import TileError
 from rsp.shared.featuretext import DECIMALS
 from rsp.shared.images import Mask
+from rsp.shared.regular import regularize
 from rsp.shared.tiles import Tile
 
 Floats = npt.NDArray[np.float64]
@@ -49,6 +51,20 @@ class Grid:
         turns = pixels / (self.size << self.zoom)
         latitude = np.arctan(np.sinh(np.pi * (1 - 2 * turns[:, 1])))
         return np.column_stack([turns[:, 0] * 360 - 180, np.degrees(latitude)])
+
+
+class Shaping(NamedTuple):
+    """What becomes of the outlines of features.
+
+    Attributes:
+        tolerance: How far, in pixels, they may move where they are simplified.
+        min_area: Features, and holes in them, that are smaller go, in square metres.
+        regularize: Whether they get right angles (see `rsp.shared.regular`).
+    """
+
+    tolerance: float = 1.0
+    min_area: float = 1.0
+    regularize: bool = False
 
 
 class Features(NamedTuple):
@@ -145,8 +161,7 @@ def finish(
     starts: Integers,
     tiles: Integers,
     grid: Grid,
-    tolerance: float,
-    min_area: float,
+    shaping: Shaping,
 ) -> tuple[Features, int]:
     """Join the pieces of features, simplify these, and bring them to the ground.
 
@@ -157,18 +172,18 @@ def finish(
             westernmost. Shape (features, 2).
         tiles: How many tiles each feature lies in.
         grid: The grid.
-        tolerance: How far, in pixels, the outline may move.
-        min_area: What is smaller, in square metres, is dropped.
+        shaping: What becomes of their outlines.
 
     Returns:
         The features, and how many were too small. More come out than go in only where joining leaves parts that
         touch in a point.
     """
     joined, numbers = _joined(pieces, feature)
-    placed, kept = _placed(joined, grid, tolerance)
+    placed, kept = _placed(joined, grid, shaping)
     numbers = numbers[kept]
+    placed = without_small_holes(placed, shaping.min_area)
     areas = ground_area(placed)
-    large = areas >= min_area
+    large = areas >= shaping.min_area
     numbers = numbers[large]
     dropped = len(starts) - len(np.unique(numbers))
     return Features(placed[large], areas[large], starts[numbers], tiles[numbers], grid.zoom), dropped
@@ -249,8 +264,7 @@ def mask_features(
     titles: Sequence[str],
     tile: Tile,
     *,
-    tolerance: float = 1.0,
-    min_area: float = 1.0,
+    shaping: Shaping | None = None,
     max_outline: int | None = None,
 ) -> Iterator[tuple[Polygon, dict[str, Any]]]:
     """Yield the features of a lone mask and their properties, class by class, as `rsp vectorize` writes them.
@@ -259,8 +273,7 @@ def mask_features(
         mask: Shape (height, width).
         titles: Of the classes. The first is the background, which has no features.
         tile: Where the mask lies.
-        tolerance: How far, in pixels, outlines may move.
-        min_area: What is smaller, in square metres, is left out.
+        shaping: What becomes of outlines; None for what `rsp vectorize` does by default.
         max_outline: How long, in pixels, the outlines of all classes may be together. The time that this takes
             follows them, and those of noise are as long as the mask is large.
 
@@ -272,36 +285,64 @@ def mask_features(
         raise TileError(f"the outlines of the mask have {outline} pixels, and the limit is {max_outline}")
     grid = Grid(tile.z, mask.shape[1])
     for value, title in enumerate(titles[1:], 1):
-        found, _ = finish_whole(polygons_of(mask == value, tile, grid.size), tile, grid, tolerance, min_area)
+        found, _ = finish_whole(polygons_of(mask == value, tile, grid.size), tile, grid, shaping or Shaping())
         found = Features.sorted([found], tile.z)
         yield from zip(found.polygons, found.properties(title), strict=True)
 
 
-def finish_whole(
-    polygons: Objects, tile: Tile, grid: Grid, tolerance: float, min_area: float
-) -> tuple[Features, int]:
+def finish_whole(polygons: Objects, tile: Tile, grid: Grid, shaping: Shaping) -> tuple[Features, int]:
     """Finish, as `finish`, features that are a polygon each and lie in one tile."""
     count = len(polygons)
     starts, tiles = np.tile(np.array([tile.x, tile.y]), (count, 1)), np.ones(count, np.int64)
-    return finish(polygons, np.arange(count), starts, tiles, grid, tolerance, min_area)
+    return finish(polygons, np.arange(count), starts, tiles, grid, shaping)
 
 
-def _placed(polygons: Objects, grid: Grid, tolerance: float) -> tuple[Objects, Integers]:
-    """Simplify polygons and bring them to degrees; what would become invalid is simplified less.
+def _placed(polygons: Objects, grid: Grid, shaping: Shaping) -> tuple[Objects, Integers]:
+    """Simplify polygons, or give them right angles, and bring them to degrees.
+
+    What has no form of right angles is simplified, and what would become invalid is simplified less.
 
     Returns:
         The polygons, and the place of the one that each was.
     """
     turned = _from_a_corner(polygons)
     placed, rest = turned.copy(), np.arange(len(turned))
-    for allowed in (tolerance, tolerance / 2, 0.0):
-        simple = shapely.simplify(turned[rest], allowed, preserve_topology=True)
-        placed[rest] = shapely.transform(simple, lambda pixels: np.round(grid.to_lonlat(pixels), DECIMALS))
+    forms: list[Callable[[Objects], Objects]] = [_regular] if shaping.regularize else []
+    forms += [partial(_simple, allowed) for allowed in (shaping.tolerance, shaping.tolerance / 2, 0.0)]
+    for form in forms:
+        placed[rest] = shapely.transform(
+            form(turned[rest]), lambda pixels: np.round(grid.to_lonlat(pixels), DECIMALS)
+        )
         rest = rest[~shapely.is_valid(placed[rest]) | shapely.is_empty(placed[rest])]
         if not len(rest):
             break
     found, of = (placed, np.arange(len(placed))) if not len(rest) else _parts_of(placed)
     return shapely.orient_polygons(found), of
+
+
+def _simple(tolerance: float, polygons: Objects) -> Objects:
+    found: Objects = shapely.simplify(polygons, tolerance, preserve_topology=True)
+    return found
+
+
+def _regular(polygons: Objects) -> Objects:
+    """Return polygons with right angles; an empty one where that would be another form."""
+    found, right = regularize(polygons)
+    found[~right] = Polygon()
+    return found
+
+
+def without_small_holes(polygons: Objects, least: float) -> Objects:
+    """Return polygons in degrees without the holes that are smaller than so many square metres."""
+    rings, of = shapely.get_rings(polygons, return_index=True)
+    hole = np.zeros(len(rings), bool)
+    hole[1:] = of[1:] == of[:-1]
+    if not hole.any():
+        return polygons
+    keep = ~hole
+    keep[hole] = ground_area(shapely.polygons(rings[hole])) >= least
+    found: Any = shapely.polygons(rings[keep], indices=of[keep])
+    return np.asarray(found, dtype=object)
 
 
 def _from_a_corner(polygons: Objects) -> Objects:

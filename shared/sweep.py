@@ -17,7 +17,7 @@ import shapely
 from shapely.geometry import Polygon
 
 from rsp.shared.disjoint import DisjointSets
-from rsp.shared.polygons import Features, Grid, Objects, finish
+from rsp.shared.polygons import Features, Grid, Objects, Shaping, finish
 from rsp.shared.tiles import Tile
 
 Edge = Literal["north", "south", "west", "east"]
@@ -115,10 +115,8 @@ class Sweep:
         left: The pieces of features that go on in other blocks.
     """
 
-    def __init__(
-        self, grid: Grid, tiles: Container[tuple[int, int, int]], tolerance: float, min_area: float
-    ) -> None:
-        self.grid, self.tolerance, self.min_area = grid, tolerance, min_area
+    def __init__(self, grid: Grid, tiles: Container[tuple[int, int, int]], shaping: Shaping) -> None:
+        self.grid, self.shaping = grid, shaping
         self.dropped = 0
         self.left: list[Member] = []
         self._tiles = tiles
@@ -202,7 +200,7 @@ class Sweep:
             np.repeat(np.arange(len(closed)), lengths),
             np.array(starts, np.int64).reshape(-1, 2),
             np.array([len(some) for some in tiles], np.int64),
-            self.grid, self.tolerance, self.min_area,
+            self.grid, self.shaping,
         )  # fmt: skip
         self.dropped += dropped
         return features

@@ -17,7 +17,7 @@ from rsp.shared.images import Mask, decode_mask
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.locations import Location
 from rsp.shared.morphology import Around, cleaned, margin
-from rsp.shared.polygons import Grid, finish_whole, polygons_of
+from rsp.shared.polygons import Grid, Shaping, finish_whole, polygons_of
 from rsp.shared.progress import progress
 from rsp.shared.sweep import Edge, TilePolygons, reaching
 from rsp.shared.tiles import Tile, zoom_of, zxy
@@ -36,8 +36,7 @@ class Job:
         grid: Its grid.
         values: The classes whose regions are traced.
         classes: How many classes there are.
-        tolerance: How far outlines may move, in pixels.
-        min_area: What is smaller is left out, in square metres.
+        shapings: What becomes of the outlines of each of them.
         merge: Whether tiles beside each other are looked at.
         ring: Tiles of other blocks that lie beside these.
         denoise: What is narrower is removed, in pixels.
@@ -48,8 +47,7 @@ class Job:
     grid: Grid
     values: tuple[int, ...]
     classes: int
-    tolerance: float
-    min_area: float
+    shapings: tuple[Shaping, ...]
     merge: bool
     ring: frozenset[tuple[int, int, int]] = frozenset()
     denoise: int = 0
@@ -78,9 +76,12 @@ class Tracer:
         mask = self._mask(tile)
         around = self._around(tile) if job.merge else {}
         beyond = [edge for edge, other in around.items() if other not in self.reader]
-        return [self._traced(found, tile, around, beyond) for found in self._found(mask, tile)]
+        each = zip(self._found(mask, tile), job.shapings, strict=True)
+        return [self._traced(found, shaping, tile, around, beyond) for found, shaping in each]
 
-    def _traced(self, found: Flags, tile: Tile, around: Iterable[Edge], beyond: Sequence[Edge]) -> TilePolygons:
+    def _traced(
+        self, found: Flags, shaping: Shaping, tile: Tile, around: Iterable[Edge], beyond: Sequence[Edge]
+    ) -> TilePolygons:
         job, size = self.job, self.job.grid.size
         polygons = polygons_of(found, tile, size)
         shared = reaching(polygons, tile, size, around)
@@ -88,7 +89,7 @@ class Tracer:
         traced.beyond = frozenset(np.flatnonzero(reaching(traced.cut, tile, size, beyond)).tolist())
         if not shared.all():
             whole = polygons[~shared]
-            traced.whole, traced.dropped = finish_whole(whole, tile, job.grid, job.tolerance, job.min_area)
+            traced.whole, traced.dropped = finish_whole(whole, tile, job.grid, shaping)
         return traced
 
     def _mask(self, tile: Tile) -> Mask:
@@ -152,6 +153,7 @@ def trace(
     *,
     min_area: float,
     simplify: float,
+    regularize: str | Sequence[str] | None = None,
     merge: bool = True,
     denoise: int = 0,
     grow: int = 0,
@@ -164,13 +166,18 @@ def trace(
 
     Raises:
         ConfigError: no class of that title, or no configuration where one is needed.
-        UsageError: masks and configuration have other classes, or a number below 0.
+        UsageError: masks and configuration have other classes, a number below 0, or a class to regularize that is
+            not traced.
         TileSetError: no mask can be read.
     """
     if min(min_area, simplify, denoise, grow) < 0:
         raise UsageError("--min_area, --simplify, --denoise and --grow must be 0 or more")
     classes = find_classes(config, [masks])
     values = class_indices(classes, kind)
+    right = class_indices(classes, regularize) if regularize else ()
+    if others := [classes[value].title for value in right if value not in values]:
+        raise UsageError(f"--regularize {others[0]}: no features of that class are asked for; add it to --type")
+    shapings = tuple(Shaping(simplify, min_area, value in right) for value in values)
     with open_reader(masks, empty=seen is not None) as reader:
         tiles = sorted(reader.tiles(), key=lambda tile: (tile.y, tile.x))
         grid = Grid(zoom_of(seen), 0) if seen and not tiles else grid_of(reader)
@@ -180,7 +187,7 @@ def trace(
             f"neighbours have {grid.size}"
         )
     ring = frozenset(seen or ()).difference(tiles)
-    job = Job(masks, grid, values, len(classes), simplify, min_area, merge, ring, denoise, grow)
+    job = Job(masks, grid, values, len(classes), shapings, merge, ring, denoise, grow)
     return Trace(job, [classes[value].title for value in values], tiles)
 
 

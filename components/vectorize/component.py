@@ -15,6 +15,7 @@ def vectorize(
     config_uri: str = "",
     min_area: float = 1.0,
     simplify: float = 1.0,
+    regularize: str = "",
     denoise: int = 0,
     grow: int = 0,
     merge_distance: float = 0.0,
@@ -30,6 +31,7 @@ def vectorize(
         config_uri: Where the configuration is, in place of `config`: a path or s3://bucket/key.
         min_area: Leave out what is smaller, in square metres.
         simplify: How far outlines may move, in pixels.
+        regularize: Title of the class, or of several, whose outlines get right angles.
         denoise: Remove what is narrower, in pixels.
         grow: Fill gaps and holes that are narrower, in pixels.
         merge_distance: Join features that are no farther apart than so many metres on the ground.
@@ -46,6 +48,7 @@ def vectorize(
             config=path,
             min_area=float(min_area),
             simplify=float(simplify),
+            regularize=regularize or None,
             denoise=int(denoise),
             grow=int(grow),
             merge_distance=float(merge_distance),
@@ -63,6 +66,7 @@ def vectorize_block(
     config_uri: str = "",
     min_area: float = 1.0,
     simplify: float = 1.0,
+    regularize: bool = False,
     refresh: str = "",
 ) -> str:
     """Extract the features of a block: those that are whole, and the pieces of those that go on in other blocks.
@@ -76,6 +80,7 @@ def vectorize_block(
         config_uri: Where the configuration is, in place of `config`: a path or s3://bucket/key.
         min_area: Leave out what is smaller, in square metres.
         simplify: How far outlines may move, in pixels.
+        regularize: Whether outlines get right angles.
         refresh: Any text; another one makes again what is there already.
 
     Returns:
@@ -94,6 +99,7 @@ def vectorize_block(
             config=path,
             min_area=float(min_area),
             simplify=float(simplify),
+            regularize=regularize,
         )
 
 

@@ -53,7 +53,7 @@ def join(parts: Sequence[Part], out: Location) -> VectorizeResult:
         )
     title = headers[0].title
     grid = Grid(headers[0].zoom, filled[0].header.size)
-    sweep = Sweep(grid, Below(headers), headers[0].tolerance, headers[0].min_area)
+    sweep = Sweep(grid, Below(headers), parts[0].shaping)
 
     def joined() -> Iterator[Finished]:
         pieces = staggered([(part.header.first, part.pieces) for part in filled])
@@ -98,6 +98,7 @@ def _check(parts: Sequence[Part]) -> None:
         for what, mine, others in (
             ("class", ours.title, first.title), ("zoom", ours.zoom, first.zoom),
             ("simplification", ours.tolerance, first.tolerance), ("least area", ours.min_area, first.min_area),
+            ("right angles", ours.regularize, first.regularize),
         ):  # fmt: skip
             if mine != others:
                 raise UsageError(

@@ -23,7 +23,7 @@ from rsp.shared.featuretext import DECIMALS
 from rsp.shared.geometry import to_mercator
 from rsp.shared.ground import BAND, scale
 from rsp.shared.mercator import AROUND, HALF
-from rsp.shared.polygons import Features, Objects, ground_area
+from rsp.shared.polygons import Features, Objects, ground_area, without_small_holes
 from rsp.shared.sweep import Sweep, TilePolygons
 
 Floats = npt.NDArray[np.float64]
@@ -93,7 +93,7 @@ class Near:
         edge = HALF - (y + 1) * size * self._pixel
         there = np.flatnonzero(self._open)
         # Outlines moved when they were simplified.
-        reach = self._reach[there] + (self._sweep.tolerance + 1) * self._pixel
+        reach = self._reach[there] + (self._sweep.shaping.tolerance + 1) * self._pixel
         still = shapely.bounds(self._mercator[there])[:, 1] - reach <= edge
         pending = shapely.transform(self._sweep.waiting(), lambda at: (at * (1, -1)) * self._pixel + (-HALF, HALF))
         tree = shapely.STRtree(pending)
@@ -130,11 +130,11 @@ class Near:
 
     def _large(self, found: Features) -> Features:
         """Return the features that are not too small."""
-        large = found.areas >= self._min_area
+        whole = without_small_holes(found.polygons, self._min_area)
+        areas = ground_area(whole)
+        large = areas >= self._min_area
         self.dropped += int((~large).sum())
-        return Features(
-            found.polygons[large], found.areas[large], found.starts[large], found.tiles[large], found.zoom
-        )
+        return Features(whole[large], areas[large], found.starts[large], found.tiles[large], found.zoom)
 
 
 def ground_distance(one: Objects, other: Objects) -> Floats:

@@ -25,14 +25,14 @@ from rsp.shared.errors import FeatureError, UsageError
 from rsp.shared.features import feature_texts
 from rsp.shared.filecache import nearby
 from rsp.shared.locations import Location, fetched
-from rsp.shared.polygons import Features
+from rsp.shared.polygons import Features, Shaping
 from rsp.shared.report import Result, absent_cover, failed_cover, note_failures, read_list
 from rsp.shared.sweep import Member, Sweep
 from rsp.shared.tilekeys import Keys, among, key_of, keys_of
 from rsp.shared.tiles import Tile, read_cover
 from rsp.shared.tracing import trace
 
-FORMAT = 3
+FORMAT = 4
 
 # Zip files cannot be older; the same part is the same bytes whenever it is written.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -85,6 +85,7 @@ class Header:
         title: Title of the class.
         tolerance: How far, in pixels, outlines may have moved.
         min_area: What is smaller, in square metres, was dropped.
+        regularize: Whether outlines have got right angles.
         masks: How many masks there were.
         tiles: SHA-256 of their tiles: no two parts of a set have the same.
         dropped: How many features were too small.
@@ -97,6 +98,7 @@ class Header:
     title: str
     tolerance: float
     min_area: float
+    regularize: bool
     masks: int
     tiles: str
     dropped: int
@@ -130,6 +132,7 @@ def vectorize_block(
     config: Location | None = None,
     min_area: float = 1.0,
     simplify: float = 1.0,
+    regularize: bool = False,
     workers: int | None = None,
 ) -> PartResult:
     """Trace the masks of a block: write the features that are whole, and the pieces of those that are not.
@@ -143,6 +146,7 @@ def vectorize_block(
         config: The same.
         min_area: The same.
         simplify: The same.
+        regularize: Whether outlines of the class get right angles.
         workers: The same.
 
     Raises:
@@ -150,12 +154,15 @@ def vectorize_block(
         ConfigError, UsageError, TileSetError: see `rsp.shared.tracing.trace`.
     """
     around = frozenset(read_cover(seen))
-    traced = trace(nearby(masks), kind, config, min_area=min_area, simplify=simplify, seen=around)
+    right = kind if regularize else None
+    traced = trace(
+        nearby(masks), kind, config, min_area=min_area, simplify=simplify, regularize=right, seen=around
+    )
     if len(traced.titles) > 1:
         raise UsageError(f"a part has one class, not {', '.join(traced.titles)}; make one for each")
     ours = frozenset(traced.tiles)
     grid = traced.job.grid
-    sweep = Sweep(grid, ours, simplify, min_area)
+    sweep = Sweep(grid, ours, traced.job.shapings[0])
     count, first = 0, None
     with atomic_path(out) as path, zipfile.ZipFile(path, "w") as archive:
         with _member(archive, "features") as file:
@@ -174,8 +181,9 @@ def vectorize_block(
         under |= {tile for tile in ours if (north := (tile.x, tile.y - 1, tile.z)) in around and north not in ours}
         header = Header(
             zoom=grid.zoom, size=grid.size, title=traced.titles[0], tolerance=float(simplify),
-            min_area=float(min_area), masks=len(ours) - len(traced.failed), tiles=_digest(ours),
-            dropped=sweep.dropped, first=first, below=keys_of(under).tolist(),
+            min_area=float(min_area), regularize=regularize,
+            masks=len(ours) - len(traced.failed), tiles=_digest(ours), dropped=sweep.dropped, first=first,
+            below=keys_of(under).tolist(),
         )  # fmt: skip
         for name, listed in (("failed", failed_cover(masks)), ("absent", absent_cover(masks))):
             with _member(archive, name) as file:
@@ -212,6 +220,11 @@ class Part:
             self.header = Header(**fields)
         except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
             raise FeatureError(f"{where} is no part of features, or is damaged: {error}") from error
+
+    @property
+    def shaping(self) -> Shaping:
+        """What became of outlines."""
+        return Shaping(self.header.tolerance, self.header.min_area, self.header.regularize)
 
     def features(self) -> Iterator[Finished]:
         """Yield the finished features, by row and order."""

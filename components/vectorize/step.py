@@ -23,6 +23,7 @@ def part_of_block(
     config: Path | None = None,
     min_area: float = 1.0,
     simplify: float = 1.0,
+    regularize: bool = False,
 ) -> str:
     """Make the part of a block, or find it, and return its address with its ETag.
 
@@ -35,6 +36,7 @@ def part_of_block(
         config: The same.
         min_area: The same.
         simplify: The same.
+        regularize: See `rsp.components.vectorize.parts.vectorize_block`.
 
     Raises:
         UsageError: the data root is no address in S3.
@@ -42,7 +44,7 @@ def part_of_block(
         RspError: see `rsp.components.vectorize.parts.vectorize_block`.
     """
     masks, seen = location(masks_at), location(seen_at)
-    what = [FORMAT, etag_of(masks), etag_of(seen), refresh, kind, min_area, simplify]
+    what = [FORMAT, etag_of(masks), etag_of(seen), refresh, kind, min_area, simplify, regularize]
     what += [etag_of(config)] if config else []
     target = root_of(data_root) / "vectorize" / f"{result_key(json.dumps(what))}.part"
     if exists(target):
@@ -50,7 +52,16 @@ def part_of_block(
         print(f"{target} is there already: nothing to do")
         return str(pinned(target))
     with atomic_path(target) as path:
-        result = vectorize_block(masks, seen, path, kind=kind, config=config, min_area=min_area, simplify=simplify)
+        result = vectorize_block(
+            masks,
+            seen,
+            path,
+            kind=kind,
+            config=config,
+            min_area=min_area,
+            simplify=simplify,
+            regularize=regularize,
+        )
         if result.failed:
             tile, reason = min(result.failed.items())
             raise PartialError(f"{len(result.failed)} masks failed, the first is {zxy(tile)}: {reason}")

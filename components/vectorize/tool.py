@@ -2,6 +2,7 @@
 
 rsp vectorize --type building masks buildings.json
 rsp vectorize --type building,road masks features.gpkg
+rsp vectorize --type building --regularize building masks buildings.json
 rsp vectorize --type building --min_area 10 --simplify 1.5 masks.pmtiles buildings.json
 """
 
@@ -58,6 +59,7 @@ def vectorize(
     config: Location | None = None,
     min_area: float = 1.0,
     simplify: float = 1.0,
+    regularize: str | Sequence[str] | None = None,
     denoise: int = 0,
     grow: int = 0,
     merge: bool = True,
@@ -77,8 +79,10 @@ def vectorize(
             upper or lower case does not matter where no other class is called so.
         config: Configuration, read for its classes. Not needed where the masks tell them, as those of `predict`
             do.
-        min_area: Leave out what is smaller, in square metres.
+        min_area: Leave out what is smaller, in square metres, and fill holes that are.
         simplify: How far outlines may move, in pixels; 0 keeps every stair-step.
+        regularize: Title of the class, or of several, whose outlines get right angles, as buildings have. What
+            would become another form (an IoU below 0.9) is simplified instead. See `rsp.shared.regular`.
         denoise: Remove what is narrower than this many pixels (a morphological opening by squares), over the edges
             of tiles as inside them.
         grow: Then fill gaps and holes that are narrower than this many pixels (a closing).
@@ -92,7 +96,7 @@ def vectorize(
     Raises:
         ConfigError: no class of that title, or no configuration where one is needed.
         UsageError: masks and configuration have other classes, `denoise` and `grow` go beyond the next tile, or
-            `merge_distance` comes without `merge`.
+            `merge_distance` comes without `merge`, or with `regularize`.
         TileSetError: no mask can be read.
     """
     from rsp.components.vectorize.near import Near
@@ -103,6 +107,8 @@ def vectorize(
     check_paths([Output(out, FEATURES, (FAILED,))], [masks, config])
     if merge_distance and not merge:
         raise UsageError("--no_merge leaves features apart, --merge_distance joins them: choose one")
+    if merge_distance and regularize:
+        raise UsageError("--merge_distance fills what lies between outlines that --regularize made: choose one")
     if not 0 <= merge_distance <= MAX_DISTANCE:
         raise UsageError(f"--merge_distance is from 0 to {MAX_DISTANCE} metres, got {merge_distance:g}")
     least = 0.0 if merge_distance else min_area  # small pieces may be near to each other
@@ -112,12 +118,13 @@ def vectorize(
         config,
         min_area=least,
         simplify=simplify,
+        regularize=regularize,
         merge=merge,
         denoise=denoise,
         grow=grow,
     )
     tiles = frozenset(traced.tiles)
-    sweeps = [Sweep(traced.job.grid, tiles, simplify, least) for _ in traced.titles]
+    sweeps = [Sweep(traced.job.grid, tiles, shaping) for shaping in traced.job.shapings]
     nears = [Near(sweep, merge_distance, min_area) for sweep in sweeps if merge_distance]
     joining: Sequence[Near | Sweep] = nears or sweeps
     merged, total = 0, 0.0
@@ -161,11 +168,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument(
         "--min_area", type=bounded(float, 0, 1e12), default=1.0, metavar="M2",
-        help="drop smaller features, in square metres (default: 1)",
+        help="drop smaller features, and fill smaller holes, in square metres (default: 1)",
     )  # fmt: skip
     parser.add_argument(
         "--simplify", type=bounded(float, 0, 1e6), default=1.0, metavar="PIXELS",
         help="how far outlines may move, in pixels; 0 keeps every stair-step (default: 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--regularize", action="append", metavar="TITLE",
+        help="give outlines of this class right angles, as buildings have; of several, separated by commas, or "
+        "--regularize again",
     )  # fmt: skip
     for name, text in (
         ("denoise", "remove what is narrower than this"),

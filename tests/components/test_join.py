@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import zipfile
+from itertools import product
 
 import numpy as np
 import pytest
+import rasterio.features
 import shapely
+from shapely import affinity
 from shapely.geometry import box
 
 from rsp.components.cover.blocks import OWN, SEEN, blocks
@@ -106,6 +109,19 @@ def test_blocks_of_any_size_end_as_the_whole(tmp_path, config, seed):
         found, joined, _ = in_blocks(tmp_path, masks, config, most, cover=missing, **options)
         assert found == expected, f"blocks of {most}"
         assert joined == result
+
+
+def test_blocks_have_the_right_angles_of_the_whole(tmp_path, config):
+    array = np.zeros((64, 96), np.uint8)
+    for number, (row, column) in enumerate(product((20, 46), (14, 40, 70))):
+        building = affinity.rotate(shapely.box(column - 11, row - 7, column + 11, row + 7), 17 * number)
+        array |= rasterio.features.rasterize([(building, 1)], array.shape, dtype="uint8")
+    masks = cut_masks(array, 16)
+    expected, result = whole(tmp_path, masks, config, regularize="building")
+    for most in (1, 7):
+        found, joined, _ = in_blocks(tmp_path, masks, config, most, regularize=True)
+        assert found == expected and joined == result
+    assert whole(tmp_path, masks, config)[0] != expected
 
 
 def test_the_union_of_all_pixels_is_what_is_joined(tmp_path, config):
@@ -215,7 +231,8 @@ def test_a_block_is_not_joined_twice(tmp_path, two):
 @pytest.mark.parametrize(
     ("field", "value", "reason"),
     [("zoom", 17, "zoom 18"), ("title", "road", "class building"), ("tolerance", 0.5, "simplification 1.0"),
-     ("min_area", 7, "least area 0.0"), ("size", 32, "differ in size: 16 pixels")],
+     ("min_area", 7, "least area 0.0"), ("regularize", True, "right angles False"),
+     ("size", 32, "differ in size: 16 pixels")],
 )  # fmt: skip
 def test_parts_of_other_runs_are_refused(tmp_path, two, field, value, reason):
     change(two[0], **{field: value})
@@ -234,7 +251,7 @@ def change(path, **fields):
 
 def test_a_damaged_part_is_named(tmp_path, two):
     change(two[0], format=1)
-    with pytest.raises(FeatureError, match=r"0\.part is a part of version 1, and this is for 3; make it again"):
+    with pytest.raises(FeatureError, match=r"0\.part is a part of version 1, and this is for 4; make it again"):
         Part(two[0])
     data = two[1].read_bytes()
     two[1].write_bytes(data[: len(data) // 2])

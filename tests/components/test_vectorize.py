@@ -39,7 +39,8 @@ def write_masks(path, array, size=SIZE, skip=(), zoom=Z, x=X, y=Y):
             for column in range(array.shape[1] // size):
                 if (column, row) not in skip:
                     part = array[row * size : (row + 1) * size, column * size : (column + 1) * size]
-                    writer.write(Tile(x + column, y + row, zoom), encode_mask(part.astype(np.uint8), COLORS))
+                    mask = encode_mask(part.astype(np.uint8), [*COLORS, (9, 9, 9)])
+                    writer.write(Tile(x + column, y + row, zoom), mask)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 
 import numpy as np
 import pyarrow.parquet
@@ -10,13 +11,17 @@ import pyogrio
 import pytest
 import rasterio.features
 import shapely
+from shapely import affinity
 
 from rsp.components.cover.tool import cover
+from rsp.components.vectorize.component import vectorize as vectorize_component
 from rsp.components.vectorize.parts import vectorize_block
 from rsp.components.vectorize.tool import SCHEMA, vectorize
+from rsp.shared.config import parse_tables
 from rsp.shared.errors import ConfigError, UsageError
 from rsp.shared.images import encode_mask
 from rsp.shared.locations import fetched, location
+from rsp.shared.polygons import ground_area
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileset import open_writer
 from tests.components.test_vectorize import X, Y, Z, read, write_masks
@@ -123,12 +128,7 @@ def test_cleaning_needs_neighbours_of_one_size_that_are_large_enough(tmp_path, c
 def test_several_classes_in_one_pass_are_those_of_several_passes(tmp_path, config, rsp):
     rng = np.random.default_rng(3)
     array = np.kron(rng.integers(0, 3, (ROWS * 8, COLUMNS * 8)), np.ones((4, 4), int)).astype(np.uint8)
-    masks = tmp_path / "masks"
-    with open_writer(masks, "png") as writer:
-        for row in range(ROWS):
-            for column in range(COLUMNS):
-                part = array[row * SIZE : (row + 1) * SIZE, column * SIZE : (column + 1) * SIZE]
-                writer.write(Tile(X + column, Y + row, Z), encode_mask(part, [*COLORS, (9, 9, 9)]))
+    masks = write_masks(tmp_path / "masks", array, SIZE)
     alone = {}
     for kind in ("building", "road"):
         vectorize(masks, tmp_path / f"{kind}.json", kind=kind, config=config)
@@ -188,3 +188,76 @@ def test_binary_formats_go_to_s3_and_are_read_from_there(tmp_path, config, s3, s
     for source, out in zip((local, stored), covers, strict=True):
         cover(str(source), [out], zoom=Z + 3)
     assert len(read_cover(covers[0])) > 12 and covers[0].read_bytes() == covers[1].read_bytes()
+
+
+# --- right angles, and holes ----------------------------------------------------------------------------------
+
+
+def turned(number: int, row: float, column: float) -> shapely.Polygon:
+    """A building of 26 by 15 pixels, turned by another angle for each number."""
+    return affinity.rotate(shapely.box(column - 13, row - 7.5, column + 13, row + 7.5), 13 * number)
+
+
+def right(polygon: shapely.Polygon) -> bool:
+    """Tell whether all corners are right angles, by a degree."""
+    points = shapely.get_coordinates(polygon)[:-1]
+    sides = np.roll(points, -1, axis=0) - points
+    angles = np.degrees(np.arctan2(sides[:, 1], sides[:, 0]))
+    return bool((np.abs(np.diff(angles, append=angles[:1]) % 180 - 90) < 1).all())
+
+
+def test_right_angles_of_the_classes_that_are_named(tmp_path, config, rsp):
+    """Over the edges of tiles, too, and of no other class."""
+    array = np.zeros((ROWS * SIZE, COLUMNS * SIZE), np.uint8)
+    shapes = [turned(number, row, column) for number, (row, column) in enumerate(product((20, 70), (25, 64, 104)))]
+    for number, building in enumerate(shapes):
+        array[rasterio.features.rasterize([(building, 1)], array.shape) > 0] = 1 + number % 2
+    masks = write_masks(tmp_path / "masks", array, SIZE)
+    out = tmp_path / "out.json"
+    ran = rsp("vectorize", "--type", "building,road", "--config", config, "--regularize", "BUILDING", masks, out)
+    assert ran.code == 0, ran.stderr
+    found = {properties["class"]: [] for _, properties in read(out)}
+    for polygon, properties in read(out):
+        found[properties["class"]].append(shapely.transform(polygon, lambda points: points * SIZE / 256))
+    assert len(found["building"]) == len(found["road"]) == 3
+    assert all(map(right, found["building"])) and not any(map(right, found["road"][1:]))
+    for polygon in found["building"]:
+        overlaps = [shapely.area(polygon & each) / shapely.area(polygon | each) for each in shapes]
+        assert max(overlaps) > 0.9
+    ran = rsp("vectorize", "--type", "building", "--config", config, "--regularize", "road", masks, out)
+    assert ran.code == 2 and "--regularize road: no features of that class are asked for" in ran.stderr
+    ran = rsp("vectorize", "--type", "building", "--regularize", "tree", "--config", config, masks, out)
+    assert ran.code == 1 and "tree" in ran.stderr
+    near = ("--regularize", "building", "--merge_distance", "3")
+    ran = rsp("vectorize", "--type", "building", *near, "--config", config, masks, out)
+    assert ran.code == 2 and "choose one" in ran.stderr
+
+
+def test_right_angles_from_the_component(tmp_path, config, run_component):
+    array = rasterio.features.rasterize([(turned(2, 50, 60), 1)], (ROWS * SIZE, COLUMNS * SIZE), dtype="uint8")
+    masks = write_masks(tmp_path / "masks.pmtiles", array, SIZE)
+    for regularize in ("", "building"):
+        given = {"kind": "building", "config": parse_tables(config.read_text()), "regularize": regularize}
+        step = run_component(vectorize_component, {"masks": masks}, **given)
+        ((polygon, _),) = read(step.path("features"))
+        assert right(polygon) == bool(regularize)
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.5])
+def test_holes_that_are_too_small_are_filled(tmp_path, config, distance):
+    """As features that are too small are dropped, by the same number; with what is joined, afterwards."""
+    array = np.zeros((ROWS * SIZE, COLUMNS * SIZE), np.uint8)
+    array[20:80, 20:100] = 1
+    array[30:34, 30:34] = array[50:60, 62:72] = 0
+    masks, out = write_masks(tmp_path / "masks", array, SIZE), tmp_path / "out.json"
+    counts, areas = [], []
+    for pixels in (0, 30, 200):
+        least = pixels * areas[0] / (60 * 80 - 16 - 100) if areas else 0.0
+        vectorize(masks, out, kind="building", config=config, min_area=least, merge_distance=distance)
+        ((polygon, properties),) = read(out)
+        geometry = shapely.from_geojson(json.dumps(json.loads(out.read_text())["features"][0]["geometry"]))
+        assert properties["area_m2"] == pytest.approx(ground_area(geometry), abs=0.01)
+        counts.append(len(polygon.interiors))
+        areas.append(properties["area_m2"])
+    assert counts == [2, 1, 0]
+    assert areas[1:] == pytest.approx([areas[0] * (4800 - 100) / 4684, areas[0] * 4800 / 4684], rel=1e-4)

@@ -12,7 +12,7 @@ from shapely.geometry import Polygon, box, shape
 
 from rsp.components.vectorize.tool import vectorize
 from rsp.shared.contours import trace
-from rsp.shared.polygons import Features, Grid, _from_a_corner, finish_whole, ground_area
+from rsp.shared.polygons import Features, Grid, Shaping, _from_a_corner, finish_whole, ground_area
 from rsp.shared.sweep import Span, contacts
 from rsp.shared.tiles import Tile
 from tests.components.test_vectorize import X, Y, Z, read, write_masks
@@ -114,7 +114,7 @@ def test_what_cannot_be_simplified_is_simplified_less_and_stays_valid(zoom):
     grid, tolerance = Grid(zoom, 256), 3.0
     moved = []
     for region in noisy_regions(zoom):
-        features, dropped = finish_whole(np.array([region]), Tile(0, 0, zoom), grid, tolerance, 0)
+        features, dropped = finish_whole(np.array([region]), Tile(0, 0, zoom), grid, Shaping(tolerance, 0))
         assert len(features.polygons) and not dropped
         for polygon, area in zip(features.polygons, features.areas, strict=True):
             assert polygon.is_valid and polygon.exterior.is_ccw and area > 0
@@ -175,7 +175,7 @@ def test_rings_begin_at_the_corner_farthest_from_their_middle():
     pixels = np.zeros((SIZE, SIZE), bool)
     pixels[5:30, 5:30] = pixels[4, 15:18] = True
     tile, grid = Tile(0, 0, 4), Grid(4, SIZE)
-    features, _ = finish_whole(trace(pixels), tile, grid, 1.0, 0)
+    features, _ = finish_whole(trace(pixels), tile, grid, Shaping(1.0, 0))
     corners = np.round(grid.to_lonlat(np.array([[30.0, 30], [30, 5], [5, 5], [5, 30], [30, 30]])), 7)
     assert shapely.get_coordinates(features.polygons[0]).tolist() == corners.tolist()
 

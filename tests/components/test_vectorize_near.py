@@ -18,7 +18,7 @@ from rsp.shared.errors import UsageError
 from rsp.shared.featuretext import DECIMALS
 from rsp.shared.geometry import to_mercator
 from rsp.shared.mercator import AROUND
-from rsp.shared.polygons import Grid, ground_area
+from rsp.shared.polygons import Grid, Shaping, ground_area
 from tests.components.test_vectorize import SIZE, X, Y, Z, burn, to_pixels, write_masks
 from tests.tilesets import CONFIG
 
@@ -240,7 +240,7 @@ def test_features_that_are_far_go_at_once(tmp_path, config):
     array = burn([box(20, 20 + 64 * n, 40, 40 + 64 * n) for n in range(64)], columns=1, rows=16)
     write_masks(tmp_path / "masks", array)
     traced = trace(tmp_path / "masks", "building", config, min_area=0, simplify=1)
-    near = Near(Sweep(traced.job.grid, frozenset(traced.tiles), 1, 0), 3.0, 0)
+    near = Near(Sweep(traced.job.grid, frozenset(traced.tiles), Shaping(1, 0)), 3.0, 0)
     most = count = 0
     for features in near.features(each[0] for each in traced.found(1)):
         count += len(features.polygons)
