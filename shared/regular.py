@@ -125,15 +125,9 @@ def directions(outlines: Objects, simple: Objects) -> Floats:
 
 
 def _squared(polygons: Objects, direction: Floats, step: Floats) -> Objects:
-    """Return polygons of walls of at least `step` pixels; None where an outline has fewer than four."""
+    """Return polygons of walls of at least `step` pixels; None where none is left. Rings of fewer than four go."""
     rings, of = shapely.get_rings(polygons, return_index=True)
-    of = np.asarray(of, np.int64)
-    shell = np.append(True, of[1:] != of[:-1])
     walls = _long_enough(_walls(rings, direction[of]), step[of])
-    counts = np.bincount(walls.ring, minlength=len(rings))
-    # A hole of which nothing is left is none; a polygon without an outline is none either.
-    good = (counts >= 4) & np.isin(of, of[shell & (counts >= 4)])
-    walls = walls.some(good[walls.ring])
     found = np.full(len(polygons), None, object)
     if not len(walls.ring):
         return found
@@ -141,8 +135,9 @@ def _squared(polygons: Objects, direction: Floats, step: Floats) -> Objects:
     x = np.where(walls.upright, walls.at, walls.at[following])
     y = np.where(walls.upright, walls.at[following], walls.at)
     corners = _rotated(np.column_stack([x, y]), direction[of[walls.ring]])
-    lines: Any = shapely.linearrings(corners, indices=np.unique(walls.ring, return_inverse=True)[1])
-    owners, indices = np.unique(of[good], return_inverse=True)
+    left, number = np.unique(walls.ring, return_inverse=True)
+    lines: Any = shapely.linearrings(corners, indices=number)
+    owners, indices = np.unique(of[left], return_inverse=True)
     found[owners] = shapely.polygons(lines, indices=indices)
     return found
 
@@ -188,7 +183,8 @@ def _long_enough(walls: Walls, step: Floats) -> Walls:
         left, right = before[gone], after[gone]
         at, length = walls.at.copy(), walls.length.copy()
         length[left] = walls.length[left] + walls.length[right]
-        at[left] = (walls.at[left] * walls.length[left] + walls.at[right] * walls.length[right]) / length[left]
+        ours, theirs = walls.length[left] ** 2, walls.length[right] ** 2
+        at[left] = (walls.at[left] * ours + walls.at[right] * theirs) / (ours + theirs)
         short[gone] = short[right] = False
         walls = Walls(at, length, walls.ring, walls.upright).some(short)
     if not done:

@@ -60,10 +60,11 @@ def test_buildings_are_found_again(building, count, angle):
     "shape",
     [
         shapely.Point(30, 26).buffer(25),
+        shapely.Point(30, 26).buffer(50),
         shapely.Polygon([(0, 0), (60, 0), (20, 48)]),
         shapely.LineString([(0, 0), (60, 50)]).buffer(4, cap_style="round").union(shapely.Point(0, 0).buffer(14)),
     ],
-    ids=["round", "triangle", "neither"],
+    ids=["round", "large and round", "triangle", "neither"],
 )
 @pytest.mark.parametrize("angle", [0, 25])
 def test_what_has_no_right_angles_is_only_simplified(shape, angle):
@@ -72,11 +73,20 @@ def test_what_has_no_right_angles_is_only_simplified(shape, angle):
     assert not right.any() and shapely.equals_exact(found, shapely.simplify(outlines, 1)).all()
 
 
-def test_a_bay_that_is_small_goes_and_a_large_one_stays():
-    for depth, count in ((2, 4), (12, 8)):
-        _, outlines = drawn(shapely.box(0, 0, 60, 40).union(shapely.box(20, 40, 40, 40 + depth)))
-        (found,), (right,) = regularize(outlines)
-        assert right and len(corners(found)) == count
+@pytest.mark.parametrize(("width", "depth", "count"), [(20, 2, 4), (5, 4, 4), (20, 12, 8)])
+def test_a_bay_that_is_small_goes_and_a_large_one_stays(width, depth, count):
+    _, outlines = drawn(shapely.box(0, 0, 60, 40).union(shapely.box(20, 40, 20 + width, 40 + depth)))
+    (found,), (right,) = regularize(outlines)
+    assert right and len(corners(found)) == count
+
+
+def test_a_wall_lies_where_most_of_its_pixels_end():
+    truth, outlines = drawn(shapely.box(0, 0, 60, 40).union(shapely.box(48, 40, 60, 42)))
+    (found,), _ = regularize(outlines)
+    assert len(corners(found)) == 4
+    before, after = (shapely.bounds(each) for each in (truth, found))
+    assert after[3] == pytest.approx(before[3] - 2 * 48 / 60, abs=0.7)
+    assert after[:3] == pytest.approx(before[:3], abs=0.7)
 
 
 def test_nothing_and_less_than_a_wall():
