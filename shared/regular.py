@@ -32,9 +32,8 @@ STEPS = (0.3, 0.2, 0.12, 0.06)
 LEAST_WALL = 3.0
 # A simpler form may have so much less of an IoU than the best one.
 SPARE = 0.01
-# What is less like the outline, or so much longer, as the steps that stand for a curve are, is left as it was.
+# What is less like the outline is left as it was.
 LEAST_IOU = 0.9
-LONGER = 1.08
 
 TINY = np.finfo(float).tiny
 
@@ -83,9 +82,8 @@ def regularize(outlines: Objects) -> tuple[Objects, Flags]:
         iou[there] = common / (areas[there] + shapely.area(form[there]) - common)
     chosen = np.argmax(overlap >= overlap.max(axis=0) - SPARE, axis=0)
     places = np.arange(len(found))
-    best = forms[chosen, places]
-    right = (overlap[chosen, places] >= LEAST_IOU) & (shapely.length(best) <= LONGER * shapely.length(found))
-    found[right] = best[right]
+    right = overlap[chosen, places] >= LEAST_IOU
+    found[right] = forms[chosen, places][right]
     return found, right
 
 
