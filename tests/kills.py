@@ -28,7 +28,10 @@ from pathlib import Path
 from typing import Any
 
 # What the tools import, at once or when they need it.
-TOOLS = ["compare", "cover", "download", "extract", "info", "predict", "rasterize", "subset", "tile", "vectorize"]
+TOOLS = [
+    *("changes", "compare", "cover", "download", "extract", "info", "predict", "rasterize", "subset", "tile"),
+    "vectorize",
+]
 MODULES = [
     *(f"rsp.components.{tool}.tool" for tool in TOOLS),
     *("rsp.components.predict.answer", "rsp.shared.learning.models.unet", "rsp.shared.webmap", "rsp.shared.cli"),

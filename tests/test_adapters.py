@@ -51,6 +51,7 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     },
     ("compare", "compare"): {"metrics": None, "confusion": None, "map": None, "side_by_side": None},
     ("vectorize", "vectorize"): {"features": "out"},
+    ("changes", "changes"): {"changes": "out", "metrics": None, "evaluation": "metrics"},
     ("deploy", "deploy"): {},
     ("cover", "blocks"): {},
     ("vectorize", "vectorize_block"): {"config_uri": None},
@@ -100,6 +101,7 @@ LEFT_OUT = {
         "cover", "geojson", "images", "mode", "resume", "tile_format", "vertical", "workers", *WEB
     },
     ("vectorize", "vectorize"): {"merge", "workers"},
+    ("changes", "changes"): {"workers"},
     ("cover", "blocks"): set(),
     ("vectorize", "vectorize_block"): set(),
     ("vectorize", "join"): set(),
@@ -136,7 +138,7 @@ def components(name):
 
 
 def test_every_tool_is_here():
-    assert len(TOOLS) == 14 and {tool for tool, _ in COMPONENTS} == set(TOOLS)
+    assert len(TOOLS) == 15 and {tool for tool, _ in COMPONENTS} == set(TOOLS)
     assert set(LEFT_OUT) == set(COMPONENTS)
     assert {(name, key) for name in TOOLS for key in components(name)} == set(COMPONENTS)
 

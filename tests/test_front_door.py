@@ -181,6 +181,20 @@ def cases(tool: str, root: Path) -> list[tuple[str, str]]:
         return [(f"--type building {name}", "") for name in [*archives, "images"]] + [
             ("--type building masks --config t_text.toml", "t_text.toml"), ("--type tree masks", "tree"),
         ]  # fmt: skip
+    if tool == "changes":
+        lines = [
+            (f"--mapped {name} --predicted masks", said if name != "numbers.json" else "")
+            for name, said in features.items()
+        ]
+        lines += [(f"--mapped {name} --predicted masks", "") for name in damaged["good"] if name.endswith(".json")]
+        lines += [(f"--mapped good.json --predicted {name}", "") for name in [*archives, "images"]]
+        return [
+            *lines, ("--mapped masks --predicted masks", "run `rsp vectorize` first"),
+            ("--mapped good.json --predicted masks --probabilities images", ""),
+            ("--mapped good.json --predicted good.json --suspects s.csv", "--zoom"),
+            ("--mapped good.json --predicted masks --type tree", "tree"),
+            ("--mapped good.json --predicted masks --crs nonsense", "unknown CRS"),
+        ]  # fmt: skip
     if tool == "compare":
         lines = [(f"--mode list --labels labels --masks {name} --out", "") for name in archives]
         return [
@@ -267,7 +281,7 @@ def limit() -> None:
 
 TOOLS = (
     "cover", "download", "extract", "rasterize", "subset", "tile", "train", "export", "predict", "evaluate", "compare",
-    "vectorize", "deploy", "info",
+    "vectorize", "changes", "deploy", "info",
 )  # fmt: skip
 
 
@@ -282,7 +296,11 @@ def test_bad_input(tool, stock, tmp_path, monkeypatch):
     jobs, outs = [], []
     for number, (line, _) in enumerate(lines):
         outs.append(tmp_path / str(number) / "out")
-        jobs.append(["--workers", "1"] if tool in ("rasterize", "tile", "compare", "vectorize", "predict") else [])
+        jobs.append(
+            ["--workers", "1"]
+            if tool in ("rasterize", "tile", "compare", "vectorize", "predict", "changes")
+            else []
+        )
         jobs[-1] = ([tool, *line.split(), *jobs[-1]], [] if tool == "deploy" else [str(outs[-1])])
         if tool == "info":
             jobs[-1] = ([tool, *line.split(), "--html"], [str(outs[-1])])

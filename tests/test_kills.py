@@ -245,6 +245,13 @@ ROWS: dict[str, Row] = {
     "vectorize each tile": Row(
         lambda i: ["vectorize", *ONE, "--type", "building", "--no_merge", i.masks], ("out.parquet",)
     ),
+    "changes": Row(
+        lambda i: [
+            *("changes", *ONE, "--mapped", i.features, "--predicted", i.masks, "--metrics", "out/m.json"),
+            *("--suspects", "out/s.csv"),
+        ],
+        ("out.json",),
+    ),
     "info as a page": Row(lambda i: ["info", i.archive, "--json"], ("out.html",), flag="--html"),
     "info of a data set": Row(
         lambda i: ["info", "--dataset", i.dataset, "--report", "out/r.json"],

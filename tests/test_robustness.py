@@ -270,6 +270,7 @@ FULL: dict[str, tuple[Command, str, int]] = {
     "predict": (lambda b: ["predict", "--checkpoint", b / "model.safetensors", b.images], "out", 12),
     "compare": (lambda b: ["compare", "--format", "png", "--images", b.images, b.labels], "out", 60),
     "vectorize": (lambda b: ["vectorize", "--type", "building", b.masks], "out.json", 0),
+    "changes": (lambda b: ["changes", "--mapped", b / "truth.json", "--predicted", b.masks], "out.json", 0),
     "evaluate": (lambda b: ["evaluate", "--labels", b.labels, "--masks", b.masks], "out.html", 2),
     "tile": (lambda b: ["tile", "--format", "png", "--zoom", 19, b / "town.tif"], "out", 100),
     "tile to an archive": (lambda b: ["tile", "--format", "png", "--zoom", 19, b / "town.tif"], "o.pmtiles", 100),

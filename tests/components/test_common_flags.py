@@ -28,6 +28,7 @@ WORKERS = {name: words for name, words in WRITERS.items() if name != "download"}
     "compare list": "compare --mode list --labels {0}/labels --masks {0}/labels --config {0}/config.toml",
     "together": "tile {0}/images",
     "vectorize": "vectorize --type building --config {0}/config.toml {0}/labels",
+    "changes": "changes --mapped {0}/houses.json --config {0}/config.toml --predicted {0}/labels",
     "evaluate": "evaluate --labels {0}/labels --masks {0}/labels --config {0}/config.toml",
     "info": "info --channels {0}/images --labels {0}/labels",
 }
@@ -90,7 +91,9 @@ def test_what_is_there_stays_if_that_is_asked_for(rsp, made, tmp_path, name):
 def test_who_says_how_many_work_is_heard(rsp, made, tmp_path, monkeypatch, name):
     """Nobody counts processors then."""
     words = WORKERS[name].format(made).split()
-    out = [] if name == "info" else ["--out", tmp_path / ("out.json" if name == "vectorize" else "out")]
+    out = (
+        [] if name == "info" else ["--out", tmp_path / ("out.json" if name in ("vectorize", "changes") else "out")]
+    )
     if name == "together":
         out = ["--out", tmp_path / "out.tif"]
     asked = []

@@ -43,6 +43,11 @@ CASES = {
         "vectorize --type building --config {root}/in/config.toml {root}/in/labels.pmtiles {root}/out/found.json",
         ["found.json"],
     ),
+    "changes": (
+        "changes --mapped {root}/in/houses.json --predicted {root}/in/labels.pmtiles --suspects {root}/out/s.csv "
+        "--metrics {root}/out/m.json {root}/out/found.json",
+        ["found.json", "s.csv", "m.json"],
+    ),
     "compare list": (
         "compare --mode list --labels {root}/in/labels.pmtiles --masks {root}/in/labels.pmtiles "
         "--cover {root}/in/cover.csv --config {root}/in/config.toml --out {root}/out/list",

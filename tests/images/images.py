@@ -158,6 +158,7 @@ def chain(scene: Scene, url: str) -> list[str]:
         "compare --mode list --labels labels --masks masks.pmtiles list.txt",
         "compare --mode side --images images labels masks.pmtiles side",
         "vectorize --config town/config.toml --type building masks.pmtiles found.json",
+        "changes --mapped town/buildings.geojson --predicted masks.pmtiles --suspects suspects.csv changes.json",
         "deploy --model model.pt2 --checkpoint models/best.safetensors --golden images --store store --name town",
     ]
 

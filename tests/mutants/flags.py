@@ -17,7 +17,10 @@ from tests.mutants.table import HERE, ROOT, Mutant
 
 TABLE = "flags.toml"
 
-TOOLS = ("cover", "download", "extract", "rasterize", "tile", "subset", "vectorize", "compare", "evaluate", "info")
+TOOLS = (
+    "cover", "download", "extract", "rasterize", "tile", "subset", "vectorize", "changes", "compare", "evaluate",
+    "info",
+)  # fmt: skip
 
 _FORMATS = ("png", "jpg", "webp", "tif")
 

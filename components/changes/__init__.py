@@ -1,0 +1,1 @@
+"""rsp changes: what is on a map and what is predicted, object by object."""
