@@ -164,7 +164,7 @@ def _traced(given: Given, wanted: Sequence[str], failed: dict[Tile, str]) -> Rea
     """Return the objects of masks, as `rsp vectorize` makes features of them."""
     traced = trace(given.predicted, list(wanted), given.config, min_area=MIN_AREA, simplify=SIMPLIFY)  # type: ignore[arg-type]
     tiles = frozenset(traced.tiles)
-    sweeps = [Sweep(traced.job.grid, tiles, SIMPLIFY, MIN_AREA) for _ in traced.titles]
+    sweeps = [Sweep(traced.job.grid, tiles, shaping) for shaping in traced.job.shapings]
     found: list[list[TilePolygons]] = [[] for _ in sweeps]
     for each in traced.found(given.workers):
         for some, one in zip(found, each, strict=True):
