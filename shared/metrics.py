@@ -8,6 +8,7 @@ knows nothing (`IGNORE`) are counted nowhere.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -79,10 +80,30 @@ def _ratio(numerator: npt.ArrayLike, denominator: npt.ArrayLike) -> Floats:
         return np.asarray(np.asarray(numerator, np.float64) / np.asarray(denominator, np.float64))
 
 
+def _sides(matrix: Counts) -> tuple[Counts, Counts, Counts]:
+    """Return how many pixels of each class are right, labelled, and masked."""
+    return np.diag(matrix), matrix.sum(1), matrix.sum(0)
+
+
+def _iou(hits: npt.ArrayLike, labelled: npt.NDArray[Any], masked: npt.NDArray[Any]) -> Floats:
+    return _ratio(hits, labelled + masked - hits)
+
+
+def _precision(hits: npt.ArrayLike, labelled: npt.ArrayLike, masked: npt.ArrayLike) -> Floats:
+    return _ratio(hits, masked)
+
+
+def _recall(hits: npt.ArrayLike, labelled: npt.ArrayLike, masked: npt.ArrayLike) -> Floats:
+    return _ratio(hits, labelled)
+
+
+def _f1(hits: npt.NDArray[Any], labelled: npt.NDArray[Any], masked: npt.NDArray[Any]) -> Floats:
+    return _ratio(2 * hits, labelled + masked)
+
+
 def iou_per_class(matrix: Counts) -> Floats:
     """Return TP / (TP + FN + FP) of each class; NaN where a class is in neither label nor mask."""
-    both = np.diag(matrix)
-    return _ratio(both, matrix.sum(0) + matrix.sum(1) - both)
+    return _iou(*_sides(matrix))
 
 
 def miou(matrix: Counts, ignored: Sequence[int] = ()) -> float:
@@ -108,17 +129,60 @@ def nanmean(values: Floats) -> float:
 
 def precision_per_class(matrix: Counts) -> Floats:
     """Return TP / (TP + FP) of each class."""
-    return _ratio(np.diag(matrix), matrix.sum(0))
+    return _precision(*_sides(matrix))
 
 
 def recall_per_class(matrix: Counts) -> Floats:
     """Return TP / (TP + FN) of each class."""
-    return _ratio(np.diag(matrix), matrix.sum(1))
+    return _recall(*_sides(matrix))
 
 
 def f1_per_class(matrix: Counts) -> Floats:
     """Return 2 TP / (2 TP + FN + FP) of each class."""
-    return _ratio(2 * np.diag(matrix), matrix.sum(0) + matrix.sum(1))
+    return _f1(*_sides(matrix))
+
+
+class ClassCounts(NamedTuple):
+    """Pixels of classes, each against all others: arrays of any one shape, as (tiles, classes).
+
+    Attributes:
+        hits: How many are of the class in the label and in the mask.
+        labelled: How many in the label.
+        masked: How many in the mask.
+        total: How many there are.
+    """
+
+    hits: npt.NDArray[Any]
+    labelled: npt.NDArray[Any]
+    masked: npt.NDArray[Any]
+    total: npt.NDArray[Any]
+
+    @classmethod
+    def of(cls, matrix: Counts) -> ClassCounts:
+        """Return those of a confusion matrix, arrays of shape (K,)."""
+        hits, labelled, masked = _sides(matrix)
+        return cls(hits, labelled, masked, np.full(len(matrix), matrix.sum()))
+
+    def measures(self) -> dict[str, Floats]:
+        """Return the measures of each class by name, in the shape of the counts; what is 0/0 is NaN.
+
+        `iou`, `precision`, `recall` and `f1` are those of `iou_per_class` and the like, `mcc` is that of two
+        classes, `fg` and `qod` are those of `qod`.
+        """
+        sides = self.hits, self.labelled, self.masked
+        total = np.asarray(self.total, np.float64)
+        hits, labelled, masked = (_ratio(each, total) for each in sides)
+        spread = np.sqrt(labelled * (1 - labelled)) * np.sqrt(masked * (1 - masked))
+        fg, quality = _fg_qod(*self)
+        return {
+            "iou": _iou(*sides),
+            "precision": _precision(*sides),
+            "recall": _recall(*sides),
+            "f1": _f1(*sides),
+            "mcc": np.clip(_ratio(hits - labelled * masked, spread), -1, 1),
+            "fg": fg,
+            "qod": quality,
+        }
 
 
 def one_against_rest(matrix: Counts, index: int) -> Counts:
@@ -151,13 +215,18 @@ def mcc(matrix: Counts) -> float:
 
 def qod_of(matrix: Counts) -> tuple[float, float]:
     """Return what `qod` does, from a confusion matrix; all classes but the background count as one."""
-    total, hit = int(matrix.sum()), int(matrix[1:, 1:].sum())
-    labelled, masked = int(matrix[1:].sum()), int(matrix[:, 1:].sum())
-    union = labelled + masked - hit
-    distance = 1 - hit / union if union else 0.0
-    fg = 100 * max(labelled, masked) / total if total else 0.0
+    hits, labelled, masked = matrix[1:, 1:].sum(), matrix[1:].sum(), matrix[:, 1:].sum()
+    fg, quality = _fg_qod(hits, labelled, masked, matrix.sum())
+    return float(fg), float(quality)
+
+
+def _fg_qod(hits: Any, labelled: Any, masked: Any, total: Any) -> tuple[Floats, Floats]:
+    """Return the share of foreground and the quality of data, from counts of pixels of any one shape."""
+    union = labelled + masked - hits
+    distance = np.where(union == 0, 0.0, 1 - _ratio(hits, union))
+    fg = np.where(total == 0, 0.0, 100 * _ratio(np.maximum(labelled, masked), total))
     eps = float(np.finfo(np.float64).eps)
-    return fg, max(0.0, float(100 - distance * (np.log(fg + 1) + eps) * 100 / np.log(100)))
+    return fg, np.maximum(0.0, 100 - distance * (np.log(fg + 1) + eps) * 100 / np.log(100))
 
 
 def qod(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer]) -> tuple[float, float]:

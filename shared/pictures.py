@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 from base64 import b64encode
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from rsp.shared.errors import TileError
 from rsp.shared.images import Array
@@ -16,6 +17,8 @@ from rsp.shared.indexed import Indexed
 
 # The grey of the line between two pictures.
 LINE = 128
+# The strip above a picture, and the text in it.
+STRIP, TEXT = (36, 40, 48), (236, 238, 242)
 
 
 def to_rgb(image: Array) -> Array:
@@ -40,18 +43,49 @@ def line_width(image: Array) -> int:
     return max(2, int(min(image.shape[:2])) // 128)
 
 
-def side(images: Sequence[Array], *, vertical: bool = False) -> Array:
-    """Return pictures of one size side by side, or below each other, with a grey line between them."""
+def side(images: Sequence[Array], *, vertical: bool = False, captions: Sequence[str] = ()) -> Array:
+    """Return pictures of one size side by side, or below each other, with a grey line between them.
+
+    Args:
+        images: The pictures, of three bands.
+        vertical: Below each other.
+        captions: What stands in a strip above each of them; none without.
+    """
     _check(images)
+    width = line_width(images[0])
+    if captions:
+        strips = map(_strip, captions, images)
+        images = [np.concatenate(pair) for pair in zip(strips, images, strict=True)]
     axis = 0 if vertical else 1
     shape = list(images[0].shape)
-    shape[axis] = line_width(images[0])
+    shape[axis] = width
     # Without it a white label would run into a white mask.
     line = np.full(shape, LINE, np.uint8)
     parts = [images[0]]
     for image in images[1:]:
         parts += [line, image]
     return np.concatenate(parts, axis=axis)
+
+
+def strip_height(image: Array) -> int:
+    """Return how many pixels high the strip with the caption of a picture is."""
+    return max(15, int(min(image.shape[:2])) // 22)
+
+
+def _strip(text: str, image: Array) -> Array:
+    return _caption(text, int(image.shape[1]), strip_height(image))
+
+
+@lru_cache(maxsize=64)
+def _caption(text: str, width: int, height: int) -> Array:
+    """Return a strip with a text, cut where there is no room for all of it."""
+    font = ImageFont.load_default(round(height * 0.72))
+    shown = text
+    while shown and font.getlength(shown) > width - height // 2:
+        text, shown = text[:-1], f"{text[:-1]}..." if text[:-1] else ""
+    strip = Image.new("RGB", (width, height), STRIP)
+    ImageDraw.Draw(strip).text((height // 4, height / 2), shown, TEXT, font, "lm")
+    return np.asarray(strip)
 
 
 def stack(images: Sequence[Array | Indexed]) -> Array:

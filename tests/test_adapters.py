@@ -49,7 +49,9 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
         "metrics": None, "confusion": None, "page": "out", "tiles": "out", "evaluation": "out",
         "model": "checkpoint", "overlap": "tile_overlap",
     },
-    ("compare", "compare"): {"metrics": None, "confusion": None, "map": None, "side_by_side": None},
+    ("compare", "compare"): {
+        "metrics": None, "confusion": None, "map": None, "side_by_side": None, "table": "metrics",
+    },
     ("vectorize", "vectorize"): {"features": "out"},
     ("changes", "changes"): {"changes": "out", "metrics": None, "evaluation": "metrics"},
     ("deploy", "deploy"): {},
@@ -94,11 +96,12 @@ LEFT_OUT = {
     },
     ("evaluate", "evaluate"): {"batch_size", "device", "precision", "trust_model", "workers"},
     ("compare", "compare"): {
-        "cover", "geojson", "maximum_fg", "maximum_qod", "minimum_fg", "minimum_qod", "mode", "out", "resume",
-        "tile_format", "vertical", "workers", *WEB,
+        "captions", "cover", "geojson", "maximum", "maximum_fg", "maximum_qod", "minimum", "minimum_fg",
+        "minimum_qod", "mode", "out", "resume", "tile_format", "vertical", "workers", *WEB,
     },
     ("compare", "review"): {
-        "cover", "geojson", "images", "mode", "resume", "tile_format", "vertical", "workers", *WEB
+        "captions", "cover", "geojson", "images", "metrics", "mode", "resume", "tile_format", "vertical",
+        "workers", *WEB,
     },
     ("vectorize", "vectorize"): {"merge", "workers"},
     ("changes", "changes"): {"workers"},

@@ -11,6 +11,7 @@ def compare(
     confusion: dsl.Output[dsl.ClassificationMetrics],
     map: dsl.Output[dsl.HTML],
     side_by_side: dsl.Output[dsl.HTML],
+    table: dsl.Output[dsl.Dataset],
     images: dsl.Input[dsl.Dataset] = None,
     labels: dsl.Input[dsl.Dataset] = None,
     masks: dsl.Input[dsl.Dataset] = None,
@@ -23,11 +24,13 @@ def compare(
     """Measure how well masks agree with labels, and show it: on a map, and on a page with the worst tiles.
 
     Args:
-        metrics: IoU of the classes but the background, mIoU, MCC, mean QoD, and the IoU of each class.
+        metrics: IoU, F1, precision and recall of the classes but the background, mIoU, MCC, mean QoD, and the IoU
+            of each class.
         confusion: Confusion matrix of the pixels of all tiles.
         map: Map of image, label and mask stacked: pink is predicted only, green labelled only, grey both.
         side_by_side: Page of the measures of each class, the confusion matrix, how many tiles are how good, and
             the tiles of lowest quality of data: image, label and mask side by side.
+        table: IoU, precision, recall, F1, MCC and QoD of each tile and class, the worst tiles first: Parquet.
         images: Tile set of the images.
         labels: Tile set of the labels.
         masks: Tile set of the masks.
@@ -49,6 +52,7 @@ def compare(
             config=path,
             webmap=named(map, ".html"),
             side_by_side=named(side_by_side, ".html"),
+            metrics=[named(table, ".parquet")],
         )
     for name, value in result.measures().items():
         metrics.log_metric(name, value)
@@ -58,6 +62,7 @@ def compare(
     named(confusion, "").touch()
     describe(map, "map", result)
     describe(side_by_side, "side by side", result)
+    describe(table, "measures", result)
 
 
 @dsl.component(base_image=image("compare"), packages_to_install=[], install_kfp_package=False)
@@ -74,8 +79,10 @@ def review(
     maximum_fg: float = 100.0,
     minimum_qod: float = 0.0,
     maximum_qod: float = 100.0,
+    minimum: list = [],
+    maximum: list = [],
 ) -> None:
-    """List the tiles where masks and labels agree least, as GeoJSON to look at and as a cover to work on.
+    """List the tiles where masks and labels agree least, the worst first, as GeoJSON and as a cover to work on.
 
     Args:
         listing: The tiles with their scores, GeoJSON.
@@ -90,6 +97,9 @@ def review(
         maximum_fg: List tiles with at most this percentage of foreground.
         minimum_qod: List tiles with at least this quality of data, 0 to 100.
         maximum_qod: List tiles with at most this quality of data, 0 to 100.
+        minimum: List tiles on which measures of classes reach these values, as `[["building", "recall", 0.5]]`:
+            iou, precision, recall, f1 (0 to 1), mcc (-1 to 1), fg, qod (0 to 100).
+        maximum: List tiles on which they are at most these values.
     """
     from rsp.components.artifacts import config_file, describe, named
     from rsp.components.compare.listing import cover_of
@@ -109,6 +119,8 @@ def review(
             maximum_fg=float(maximum_fg),
             minimum_qod=float(minimum_qod),
             maximum_qod=float(maximum_qod),
+            minimum=minimum,
+            maximum=maximum,
         )
     describe(listing, "listing", result)
     describe(cover, "cover", result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -49,26 +50,30 @@ def overview(
     config: Location | None,
     webmap: Location,
     side_by_side: Location,
+    metrics: Sequence[Location] = (),
 ) -> CompareResult:
     """Score masks against labels; write two HTML pages: a map, and the numbers with the worst tiles side by side.
 
     Args:
         images: Tile set of the images.
-        labels: Tile set of the labels, of the same tiles.
-        masks: Tile set of the masks, of the same tiles.
+        labels: Tile set of the labels.
+        masks: Tile set of the masks.
         config: Configuration, read for its classes; None where labels or masks tell them.
         webmap: Where the map goes.
         side_by_side: Where the numbers and the pictures side by side go. Either page holds all it needs, and is
             below 1 MB whatever the area.
+        metrics: Where the measures go; see `rsp.components.compare.tool.compare`.
 
     Returns:
-        The measures of all tiles.
+        The measures of all tiles; what a tile set lacks is told by `images`, `labels` or `masks`.
     """
     images, labels, masks = location(images), location(labels), location(masks)
     with TemporaryDirectory(prefix=temporary_prefix("compare")) as folder:
         listed = Path(folder) / "list"
-        result = compare(listed, [images], mode="list", labels=labels, masks=masks, config=config)
+        result = compare(listed, [images], mode="list", labels=labels, masks=masks, config=config, metrics=metrics)
         scores = read_scores(listed)
+    roles = {str(images): "images", str(labels): "labels", str(masks): "masks"}
+    result.lacking = {roles[name]: told for name, told in result.lacking.items()}
     job = Job("stack", (images, labels, masks), labels, masks, 0)
     classes = find_classes(config, [labels, masks])[1:]
     write_pages(job, scores, result, classes, webmap=webmap, side_by_side=side_by_side)
@@ -172,6 +177,8 @@ def _fitting(pictures: dict[Tile, Array], room: int) -> dict[Tile, tuple[str, by
 def _report(comparer: Comparer, scores: Scores, result: CompareResult) -> str:
     """Return the page of the numbers and the worst tiles, as many as fit."""
     failed = f", {len(result.failed):,} more failed" if result.failed else ""
+    if result.not_compared:
+        failed += f"; {result.not_compared:,} are not in all tile sets: {_lacking(result)}"
     body = f"<p>{result.tiles:,} tiles{failed}.</p>\n" + numbers(
         {
             "foreground IoU": number(result.iou),
@@ -205,6 +212,16 @@ def _report(comparer: Comparer, scores: Scores, result: CompareResult) -> str:
             break
         body += figure
     return document(TITLE, body)
+
+
+def _lacking(result: CompareResult) -> str:
+    parts = []
+    for name, told in result.lacking.items():
+        first = ", ".join(zxy(Tile(*tile)) for tile in told["first"])
+        parts.append(
+            f"{name} lack {told['tiles']:,} ({first}{', ...' if told['tiles'] > len(told['first']) else ''})"
+        )
+    return escape("; ".join(parts))
 
 
 def _classes(result: CompareResult) -> list[list[str]]:

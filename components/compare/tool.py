@@ -1,36 +1,31 @@
-"""Compare tile sets: pictures side by side or stacked, and how well masks agree with labels.
+"""Compare tile sets: pictures side by side, stacked or outlined, and how well masks agree with labels.
 
+rsp compare --mode outline --images images --labels labels --masks masks outlines
 rsp compare --mode stack --images images labels masks --labels labels --masks masks compare
 rsp compare --mode side --images images labels masks --labels labels --masks masks --maximum_qod 80 side
 rsp compare --mode list --labels labels --masks masks --maximum_qod 80 --minimum_fg 5 --geojson tiles.json
+rsp compare --mode list --labels labels --masks masks --max building recall 0.5 --metrics measures.csv missed.txt
 """
 
 from __future__ import annotations
 
 import argparse
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rsp.shared.arguments import add_config, add_out, add_web_ui, add_workers, bounded, require
-from rsp.shared.claims import FAILED, FEATURES, GEOJSON, TABLE, Output, check_paths, tiles_output
-from rsp.shared.errors import CoverError, TileSetError, UsageError
-from rsp.shared.jobs import Failure
+from rsp.shared.claims import FAILED, FEATURES, TABLE, Output, check_paths, tiles_output
+from rsp.shared.errors import CoverError, UsageError
 from rsp.shared.locations import Location, exists, location
 from rsp.shared.report import Result, note_failures
-from rsp.shared.tiles import Tile, zxy
 
 if TYPE_CHECKING:
-    from rsp.components.compare.work import Compared, Outcomes
+    from rsp.components.compare.bounds import Limit
     from rsp.shared.config import ClassDef
+    from rsp.shared.tiles import Tile
 
-Mode = Literal["side", "stack", "list"]
-
-
-# Features that are written at once.
-BATCH = 4096
+Mode = Literal["side", "stack", "outline", "list"]
 
 
 @dataclass(kw_only=True)
@@ -41,25 +36,38 @@ class CompareResult(Result):
         tiles: How many tiles were compared.
         written: How many passed the filters and are in the output.
         iou: Mean IoU of the classes without the background.
+        f1: Mean F1 of the same.
+        precision: Likewise.
+        recall: Likewise.
         miou: Mean IoU of the classes, background included.
         mcc: Matthews correlation coefficient.
         qod: Mean quality of data of the tiles, 0 to 100.
         classes: IoU of each class, by title; NaN for one to ignore.
+        by_class: Pixels and measures of each class over all tiles, by title, without those to ignore.
         confusion: Pixels of all tiles; rows are the classes of the labels, columns those of the masks.
+        not_compared: How many tiles are in some of the tile sets, but not in all of them.
+        lacking: Of each tile set that lacks some of those, how many (`tiles`), and the `first` of them.
     """
 
     tiles: int
     written: int
     iou: float | None = None
+    f1: float | None = None
+    precision: float | None = None
+    recall: float | None = None
     miou: float | None = None
     mcc: float | None = None
     qod: float | None = None
     classes: dict[str, float] = field(default_factory=dict)
+    by_class: dict[str, dict[str, float]] = field(default_factory=dict)
     confusion: list[list[int]] = field(default_factory=list)
+    not_compared: int = 0
+    lacking: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def measures(self) -> dict[str, float]:
         """Return the measures by name, without those that are undefined (0/0)."""
-        named = {"iou": self.iou, "miou": self.miou, "mcc": self.mcc, "qod": self.qod}
+        names = "iou", "f1", "precision", "recall", "miou", "mcc", "qod"
+        named: dict[str, float | None] = {name: getattr(self, name) for name in names}
         named |= {f"iou_{title}": value for title, value in self.classes.items()}
         return {name: value for name, value in named.items() if value is not None and value == value}
 
@@ -77,6 +85,10 @@ def compare(
     maximum_fg: float = 100,
     minimum_qod: float = 0,
     maximum_qod: float = 100,
+    minimum: Sequence[Limit] | None = None,
+    maximum: Sequence[Limit] | None = None,
+    metrics: Sequence[Location] | None = None,
+    captions: bool = True,
     vertical: bool = False,
     geojson: bool = False,
     tile_format: str = "webp",
@@ -86,13 +98,14 @@ def compare(
     web_ui_template: Location | None = None,
     web_ui: bool = True,
 ) -> CompareResult:
-    """Compare tile sets of the same tiles.
+    """Compare tile sets, tile by tile; the tiles that not all of them have are counted, and said.
 
     Args:
         out: Where to write: a tile set, or a file in mode `list`.
-        images: The tile sets to show, in this order (`side` and `stack`).
+        images: The tile sets to show, in this order (`side` and `stack`), or the photographs (`outline`).
         mode: `side` puts the images beside each other; `stack` takes their mean (labels in the complementary
-            palette, masks in the plain one: agreement is grey); `list` writes a line a tile.
+            palette, masks in the plain one: agreement is grey); `outline` draws labels and masks over the
+            photographs, see `rsp.components.compare.outline`; `list` writes a line a tile, the worst first.
         labels: Labels; together with masks they are scored.
         masks: Masks, as `predict` makes them.
         config: Configuration, read for its classes where labels and masks are scored. Not needed where one of
@@ -102,6 +115,13 @@ def compare(
         maximum_fg: Highest.
         minimum_qod: Lowest quality of data that passes, 0 to 100.
         maximum_qod: Highest.
+        minimum: Class, metric and lowest value that passes, as `("building", "iou", 0.5)`; all have to be passed.
+            The metrics, of a class against all others on a tile, are those of `rsp.components.compare.bounds`. A
+            tile on which a metric is 0/0 does not pass.
+        maximum: The highest that pass, likewise.
+        metrics: Where measures go: `.csv` and `.parquet` get those of each tile that passed and each class, the
+            worst tiles first, `.json` those of all tiles; a folder gets all of them, and those of each class.
+        captions: Write the names of the tile sets above the pictures, in mode `side`.
         vertical: Below each other in mode `side`.
         geojson: Features in mode `list`: GeoJSON, or what the suffix of `out` says (see
             `rsp.shared.features.feature_writer`), which is enough where no list of text has it.
@@ -114,171 +134,116 @@ def compare(
 
     Raises:
         UsageError: the arguments do not fit together, or labels, masks and configuration have other classes.
-        TileSetError: the tile sets do not have the same tiles, or none could be compared.
-        CoverError: no tile passes the filters.
+        ConfigError: there is no such class.
+        TileSetError: the tile sets have no tile in common or lack one of the cover, or none could be compared.
+        CoverError: no tile passes the filters, or there are tiles of several zooms.
     """
+    from rsp.components.compare.bounds import bounds_of
+    from rsp.components.compare.listing import list_writer, note
+    from rsp.components.compare.measures import MEASURES, tables
+    from rsp.components.compare.naming import captions_of, photographs
+    from rsp.components.compare.records import Records
+    from rsp.components.compare.tally import Tally
     from rsp.components.compare.work import Job, compare_tiles
     from rsp.shared.classes import find_classes, ignored_classes
     from rsp.shared.progress import progress
     from rsp.shared.tileset import open_writer
     from rsp.shared.tileset import tile_format as format_name
-    from rsp.shared.tileset.common import common_tiles
+    from rsp.shared.tileset.common import Together, common_tiles, tiles_together
 
-    filtered = (minimum_fg, maximum_fg, minimum_qod, maximum_qod) != (0, 100, 0, 100)
+    filtered = (minimum_fg, maximum_fg, minimum_qod, maximum_qod) != (0, 100, 0, 100) or minimum or maximum
     scored = labels is not None and masks is not None
-    if not scored and (mode == "list" or filtered):
-        raise UsageError(f"{'--mode list' if mode == 'list' else 'a filter'} needs --labels and --masks")
+    for asked, what in (
+        (mode in ("list", "outline"), f"--mode {mode}"), (filtered, "a filter"), (metrics, "--metrics"),
+    ):  # fmt: skip
+        if asked and not scored:
+            raise UsageError(f"{what} needs --labels and --masks")
     if mode != "list" and not images:
         raise UsageError(f"--mode {mode} needs --images")
-    if vertical and mode != "side":
-        raise UsageError("--vertical goes with --mode side")
-    if geojson and mode != "list":
-        raise UsageError("--geojson goes with --mode list")
+    for given, flag, of in (
+        (vertical, "vertical", "side"), (not captions, "no_captions", "side"), (geojson, "geojson", "list"),
+    ):  # fmt: skip
+        if given and mode != of:
+            raise UsageError(f"--{flag} goes with --mode {of}")
     geojson = geojson or (mode == "list" and location(out).suffix.lower() in FEATURES.suffixes)
     if mode == "list":
         target = Output(out, FEATURES if geojson else TABLE, (FAILED,))
     else:
         target = tiles_output(out, web_ui=web_ui)
-    check_paths([target], [*(images or []), labels, masks, config, web_ui_template], cover=cover)
+    measured = [Output(each, MEASURES) for each in metrics or ()]
+    check_paths([target, *measured], [*(images or []), labels, masks, config, web_ui_template], cover=cover)
     classes: tuple[ClassDef, ...] = ()
     if labels is not None and masks is not None:
         classes = find_classes(config, [labels, masks])
+    shown = tuple(location(path) for path in images or ()) if mode != "list" else ()
+    if mode == "outline":
+        shown = photographs(shown, labels, masks)
     job = Job(
         mode=mode,
-        images=tuple(location(path) for path in images or ()) if mode != "list" else (),
+        images=shown,
         labels=labels if scored else None,
         masks=masks if scored else None,
         classes=len(classes),
         ignored=ignored_classes(classes),
         minimum=(minimum_fg, minimum_qod),
         maximum=(maximum_fg, maximum_qod),
+        bounds=bounds_of(minimum, maximum, classes),
         vertical=vertical,
         tile_format=format_name(tile_format),
+        definitions=classes if mode == "outline" else (),
+        captions=captions_of(shown, labels, masks) if captions and mode == "side" else (),
     )
-    tiles = common_tiles(job.paths, cover)
-    tally = _Tally(len(classes), keep=mode != "list")
-    if mode == "list":
-        found = compare_tiles(job, ((tile, False) for tile in tiles), len(tiles), workers)
-        _write_list(out, tally, progress(found, "compare", len(tiles)), geojson)
-    else:
-        with open_writer(out, job.tile_format, resume=resume) as writer:
-            items = ((tile, tile not in writer.done) for tile in tiles)
-            for one in tally.over(progress(compare_tiles(job, items, len(tiles), workers), "compare", len(tiles))):
-                if one.picture is not None:
-                    writer.write(one.tile, one.picture)
-            tally.check()
-        if not tally.notes:
-            raise CoverError(f"none of the {len(tiles)} tiles passes the filters")
+    together = tiles_together(job.paths) if cover is None else Together(common_tiles(job.paths, cover), {})
+    tiles = together.tiles
+    tally = Tally(classes, together)
+    kept: dict[Tile, dict[str, float]] = {}  # the tiles that passed, for the web page
+    with Records(len(classes) if metrics else 0) as records, tables(metrics or (), classes) as table:
+        if mode == "list":
+            with list_writer(out, features=geojson) as write:
+                found = compare_tiles(job, ((tile, False) for tile in tiles), len(tiles), workers)
+                for one in tally.over(progress(found, "compare", len(tiles))):
+                    records.add(one)
+                tally.check()
+                write(records.worst_first())
+        else:
+            with open_writer(out, job.tile_format, resume=resume) as writer:
+                items = ((tile, tile not in writer.done) for tile in tiles)
+                found = compare_tiles(job, items, len(tiles), workers)
+                for one in tally.over(progress(found, "compare", len(tiles))):
+                    if one.picture is not None:
+                        writer.write(one.tile, one.picture)
+                    if scored:
+                        records.add(one)
+                    else:
+                        kept[one.tile] = {}
+                tally.check()
+            if not tally.passed:
+                raise CoverError(f"none of the {len(tiles)} tiles passes the filters")
+            kept |= {tile: note(fg, qod) for batch in records.worst_first() for tile, fg, qod in batch}
+        for batch in records.worst_first() if metrics else ():
+            table.add(batch)
+        result = tally.result()
+        table.finish(tally.counts, result.as_dict())
     note_failures(out, tally.failed)
     if mode != "list" and web_ui:
+        from rsp.components.compare.outline import legend
         from rsp.shared.webmap import write_webmap
 
         write_webmap(
-            out, list(tally.notes), job.tile_format, base_url=web_ui_base_url, template=web_ui_template,
-            page="compare" if mode == "side" else "leaflet", notes=tally.notes if scored else None,
+            out, list(kept), job.tile_format, base_url=web_ui_base_url, template=web_ui_template,
+            page="compare" if mode == "side" else "leaflet", notes=kept if scored else None,
+            legend=legend(classes) if mode == "outline" else (),
         )  # fmt: skip
-    return tally.result(classes)
-
-
-def _note(found: Compared) -> dict[str, float]:
-    return {"fg": round(found.fg, 1), "qod": round(found.qod, 1)}
-
-
-class _Tally:
-    """Counts what comes out tile by tile, and keeps what the web page says of the tiles that passed."""
-
-    def __init__(self, classes: int, *, keep: bool) -> None:
-        import numpy as np
-
-        self.keep = keep
-
-        self.counts = np.zeros((classes, classes), np.int64)
-        self.failed: dict[Tile, str] = {}
-        self.notes: dict[Tile, dict[str, float]] = {}  # of the tiles that passed
-        self.compared = self.passed = 0
-        self.quality = 0.0
-
-    def over(self, results: Outcomes) -> Iterator[Compared]:
-        """Yield the tiles that passed the filters."""
-        for (tile, _), found in results:
-            if isinstance(found, Failure):
-                self.failed[tile] = found.reason
-                continue
-            self.compared += 1
-            if found.counts is not None:
-                self.counts += found.counts
-                self.quality += found.qod
-            if found.passed:
-                self.passed += 1
-                if self.keep:
-                    self.notes[found.tile] = _note(found)
-                yield found
-
-    def check(self) -> None:
-        """Raise `TileSetError` where every tile failed."""
-        if self.failed and not self.compared:
-            tile, reason = min(self.failed.items())
-            raise TileSetError(f"none of the {len(self.failed)} tiles can be compared; {zxy(tile)}: {reason}")
-
-    def result(self, classes: Sequence[ClassDef]) -> CompareResult:
-        """Return the measures of all tiles."""
-        result = CompareResult(tiles=self.compared, written=self.passed, failed=self.failed)
-        if classes:
-            from rsp.shared.classes import ignored_classes
-            from rsp.shared.metrics import foreground_iou, iou_per_class, mcc, miou
-
-            ignored = ignored_classes(classes)
-            result.iou, result.miou = (f(self.counts, ignored) for f in (foreground_iou, miou))
-            result.mcc, result.qod = mcc(self.counts), self.quality / self.compared
-            result.classes = dict(
-                zip((each.title for each in classes), map(float, iou_per_class(self.counts)), strict=True)
-            )
-            result.classes |= {classes[index].title: math.nan for index in ignored}
-            result.confusion = self.counts.tolist()
-        return result
-
-
-def _write_list(out: Location, tally: _Tally, found: Outcomes, geojson: bool) -> None:
-    """Write `x,y,z`, foreground and quality of each tile that passed, as text or as GeoJSON."""
-    from rsp.shared.atomic import atomic_text
-    from rsp.shared.webmap import footprints
-
-    if geojson and location(out).suffix.lower() not in GEOJSON.suffixes and location(out).suffix:
-        _write_features(out, tally, found)
-        return
-    with atomic_text(out) as file:
-        if geojson:
-            file.writelines(footprints((one.tile, _note(one)) for one in tally.over(found)))
-        else:
-            for one in tally.over(found):
-                tile = one.tile
-                file.write(f"{tile.x},{tile.y},{tile.z}\t\t{one.fg:.1f}\t\t{one.qod:.1f}\n")
-        tally.check()
-
-
-def _write_features(out: Location, tally: _Tally, found: Outcomes) -> None:
-    """Write the outline of each tile that passed, with its scores, in the format of a suffix."""
-    import numpy as np
-    import shapely
-
-    from rsp.shared.features import feature_writer
-    from rsp.shared.tiles import bounds_lonlat
-
-    passed = tally.over(found)
-    with feature_writer(out, schema={"x": int, "y": int, "z": int, "fg": float, "qod": float}) as writer:
-        while some := list(islice(passed, BATCH)):
-            bounds = np.array([bounds_lonlat(one.tile) for one in some])
-            properties = [{**one.tile._asdict(), **_note(one)} for one in some]
-            writer.write_batch(np.asarray(shapely.box(*bounds.T)), properties)
-        tally.check()
+    return result
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp compare`."""
     add_out(parser, "where to write: a tile set, or a file with --mode list")
     parser.add_argument(
-        "--mode", choices=("side", "stack", "list"), default="side",
-        help="side by side, the mean of all, or one line per tile (default: side)",
+        "--mode", choices=("side", "stack", "outline", "list"), default="side",
+        help="side by side, the mean of all, labels and masks as outlines on the image, or one line per tile, the "
+        "worst first (default: side)",
     )  # fmt: skip
     parser.add_argument("--images", type=location, nargs="+", metavar="TILES", help="tile sets to show, in order")
     parser.add_argument("--labels", type=location, metavar="TILES", help="labels, to score masks against")
@@ -296,6 +261,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name}", type=bounded(float, 0, 100), default=default, metavar="0..100",
             help=f"{text} (default: {default})",
         )  # fmt: skip
+    for name, dest, text in (
+        ("--min", "minimum", "lowest value of a metric of a class, as --min building iou 0.5; may be repeated"),
+        ("--max", "maximum", "highest value, likewise; metrics: iou, precision, recall, f1, mcc, fg, qod"),
+    ):
+        group.add_argument(
+            name, dest=dest, nargs=3, action="append", metavar=("CLASS", "METRIC", "VALUE"), help=text
+        )
+    parser.add_argument(
+        "--metrics", type=location, action="append", metavar="FILE",
+        help="write measures: of each tile and class (.csv, .parquet), of all tiles (.json), or all of these (a "
+        "folder); requires --labels and --masks; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no_captions", dest="captions", action="store_false", default=True,
+        help="no names above the pictures, with --mode side",
+    )  # fmt: skip
     parser.add_argument("--vertical", action="store_true", help="one below the other, with --mode side")
     parser.add_argument(
         "--geojson",

@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
 
+from rsp.components.compare.bounds import Bound, passes
+from rsp.components.compare.outline import outlined
+from rsp.shared.config import ClassDef
 from rsp.shared.errors import RspError
 from rsp.shared.images import MAX_PIXELS, Array, Mask, decode, decode_mask, encode, encode_padded, padded
 from rsp.shared.indexed import Indexed, read_indexed
@@ -16,7 +19,7 @@ from rsp.shared.pictures import side, stack, to_rgb
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import open_reader
 
-Mode = Literal["side", "stack", "list"]
+Mode = Literal["side", "stack", "outline", "list"]
 Decoded = TypeVar("Decoded")
 
 # A process takes about as long to start as some tens of tiles to compare.
@@ -35,6 +38,9 @@ class Job:
         ignored: Those whose pixels of the labels do not count.
         minimum: Lowest foreground share and quality of data that get a picture.
         maximum: Highest of both.
+        bounds: What else a tile has to pass.
+        definitions: The classes, for mode `outline`.
+        captions: What stands above each picture, in mode `side`.
     """
 
     mode: Mode
@@ -47,6 +53,9 @@ class Job:
     vertical: bool = False
     ignored: tuple[int, ...] = ()
     tile_format: str = "png"
+    bounds: tuple[Bound, ...] = ()
+    definitions: tuple[ClassDef, ...] = ()
+    captions: tuple[str, ...] = ()
 
     def open(self) -> Comparer:
         """Open the tile sets."""
@@ -85,21 +94,28 @@ class Comparer:
         """Score a tile and, where that is asked for, compose its picture."""
         job, (tile, compose) = self.job, item
         done = Compared(tile)
+        label = mask = None
         if job.labels and job.masks:
-            label, mask = self._mask(job.labels, tile), self._mask(job.masks, tile)
-            counts = confusion(leave_out(label, job.ignored), mask, job.classes)
+            label, mask = leave_out(self._mask(job.labels, tile), job.ignored), self._mask(job.masks, tile)
+            counts = confusion(label, mask, job.classes)
             fg, quality = qod_of(counts)
             passed = job.minimum[0] <= fg <= job.maximum[0] and job.minimum[1] <= quality <= job.maximum[1]
-            done = Compared(tile, fg, quality, counts, passed)
+            done = Compared(tile, fg, quality, counts, passed and passes(counts, job.bounds))
         if job.mode != "list" and compose and done.passed:
-            if job.mode == "stack":
-                layers = [self._decoded(path, tile, _layer) for path in job.images]
-                picture = encode_padded(stack(layers), job.tile_format)
-            else:
-                pictures = [self.picture(path, tile) for path in job.images]
-                picture = encode(side(pictures, vertical=job.vertical), job.tile_format)
-            done = done._replace(picture=picture)
+            done = done._replace(picture=self._compose(tile, label, mask))
         return done
+
+    def _compose(self, tile: Tile, label: Mask | None, mask: Mask | None) -> bytes:
+        """Return the picture of a tile, encoded."""
+        job = self.job
+        if job.mode == "stack":
+            layers = [self._decoded(path, tile, _layer) for path in job.images]
+            return encode_padded(stack(layers), job.tile_format)
+        pictures = [self.picture(path, tile) for path in job.images]
+        if job.mode == "outline":
+            assert label is not None and mask is not None
+            return encode(outlined(pictures[0], label, mask, job.definitions), job.tile_format)
+        return encode(side(pictures, vertical=job.vertical, captions=job.captions), job.tile_format)
 
     def picture(self, path: Location, tile: Tile) -> Array:
         """Return a tile of one of the sets as a picture."""

@@ -16,12 +16,11 @@ from rsp.components.evaluate.outputs import (
     METRICS,
     PAGE,
     RELIABILITY,
-    Places,
     classes_csv,
     confusion_csv,
+    places_of,
     reliability_csv,
     tile_rows,
-    to_json,
 )
 from rsp.components.evaluate.page import Pictures, page
 from rsp.components.evaluate.tally import Summary, Tally
@@ -37,6 +36,7 @@ from rsp.shared.locations import Location, location
 from rsp.shared.parallel import cpu_count
 from rsp.shared.progress import progress
 from rsp.shared.report import note_failures
+from rsp.shared.rows import json_text
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import open_reader, read_info
 from rsp.shared.tileset.common import common_tiles
@@ -100,7 +100,7 @@ def run(
     given: Given, outs: Sequence[Location], *, width: Width, block: int, seed: int, workers: int | None
 ) -> EvaluateResult:
     """Evaluate, write what is asked for, and return the measures; see `rsp.components.evaluate.tool.evaluate`."""
-    places = Places(outs)
+    places = places_of(outs)
     with ExitStack() as stack:
         local = None
         if given.predicting is not None:
@@ -148,7 +148,7 @@ def run(
             places.remove(RELIABILITY)
         places.write(PAGE, lambda: _page(given.labels, masks, tally, summary, result, bins))
         # What says that all is there comes last.
-        places.write(METRICS, lambda: to_json(result.as_dict()))
+        places.write(METRICS, lambda: json_text(result.as_dict()))
     note_failures(outs[0], failed)
     return result
 

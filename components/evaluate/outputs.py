@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO, Any
 
@@ -15,7 +13,9 @@ from rsp.components.evaluate.tally import Row
 from rsp.shared.atomic import atomic_text
 from rsp.shared.claims import FAILED, Form, Output
 from rsp.shared.config import ClassDef
-from rsp.shared.locations import Location, location, remove
+from rsp.shared.locations import Location
+from rsp.shared.places import Places
+from rsp.shared.rows import cell, csv_text
 
 EVALUATION = Form("an evaluation", (".json", ".csv", ".html"), folder=True)
 METRICS, TILES, CLASSES, CONFUSION = "metrics.json", "tiles.csv", "classes.csv", "confusion.csv"
@@ -30,40 +30,9 @@ def output(path: Location) -> Output:
     return Output(path, EVALUATION, (FAILED,))
 
 
-class Places:
-    """Where each part of an evaluation goes.
-
-    Args:
-        outs: Folders, which get all parts, and files, which get the part that their suffix names.
-    """
-
-    def __init__(self, outs: Sequence[Location]) -> None:
-        self._places: dict[str, list[Location]] = {}
-        for out in map(location, outs):
-            part = BY_SUFFIX.get(out.suffix.lower())
-            if part is not None:
-                self._places.setdefault(part, []).append(out)
-                continue
-            for name in (METRICS, TILES, CLASSES, CONFUSION, RELIABILITY, PAGE):
-                self._places.setdefault(name, []).append(out / name)
-
-    def of(self, part: str) -> list[Location]:
-        """Return where a part goes: to no place or to several."""
-        return self._places.get(part, [])
-
-    def write(self, part: str, text: Callable[[], str]) -> None:
-        """Write a part wherever it is wanted; where it is nowhere, its text is not made."""
-        places = self.of(part)
-        if places:
-            made = text()
-            for place in places:
-                with atomic_text(place) as file:
-                    file.write(made)
-
-    def remove(self, part: str) -> None:
-        """Remove a part that an earlier evaluation left, and this one has not."""
-        for place in self.of(part):
-            remove(place)
+def places_of(outs: Sequence[Location]) -> Places:
+    """Return where each part of an evaluation goes."""
+    return Places(outs, (METRICS, TILES, CLASSES, CONFUSION, RELIABILITY, PAGE), BY_SUFFIX)
 
 
 class TileRows:
@@ -77,7 +46,7 @@ class TileRows:
     def add(self, row: Row) -> None:
         """Write a line."""
         values = [row.values[name] for name in self._names]
-        self._write([*row.tile, row.pixels, row.ignored, *map(_cell, [*values, *row.classes])])
+        self._write([*row.tile, row.pixels, row.ignored, *map(cell, [*values, *row.classes])])
 
     def _write(self, cells: Sequence[object]) -> None:
         for writer in self._writers:
@@ -92,44 +61,28 @@ def tile_rows(places: Places, classes: Sequence[ClassDef], *, calibrated: bool) 
         yield TileRows(files, classes, calibrated=calibrated)
 
 
-def _cell(value: float) -> str:
-    """Return a number for a table; nothing where it is undefined."""
-    return "" if value != value else f"{value:.6f}"
-
-
 def classes_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return the measures of each class as CSV."""
     names = list(rows[0])
-    return _table(names, [[_text(row[name]) for name in names] for row in rows])
+    return csv_text(names, [[_text(row[name]) for name in names] for row in rows])
 
 
 def _text(value: Any) -> object:
     if isinstance(value, bool):
         return str(value).lower()
-    return _cell(value) if isinstance(value, float) else value
+    return cell(value) if isinstance(value, float) else value
 
 
 def confusion_csv(titles: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     """Return the confusion matrix as CSV: rows are labels, columns what is predicted."""
-    return _table(["label", *titles], [[title, *row] for title, row in zip(titles, counts, strict=True)])
+    return csv_text(["label", *titles], [[title, *row] for title, row in zip(titles, counts, strict=True)])
 
 
 def reliability_csv(classes: Mapping[str, Sequence[Bin]]) -> str:
     """Return the bins of each class, and of what is predicted, as CSV."""
     lines = [
-        [title, *map(_cell, (each.low, each.high)), each.pixels, *map(_cell, (each.confidence, each.accuracy))]
+        [title, *map(cell, (each.low, each.high)), each.pixels, *map(cell, (each.confidence, each.accuracy))]
         for title, bins in classes.items()
         for each in bins
     ]
-    return _table(["class", "low", "high", "pixels", "confidence", "accuracy"], lines)
-
-
-def _table(heads: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([heads, *lines])
-    return text.getvalue()
-
-
-def to_json(found: Mapping[str, Any]) -> str:
-    """Return JSON, of what has types of JSON only."""
-    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return csv_text(["class", "low", "high", "pixels", "confidence", "accuracy"], lines)

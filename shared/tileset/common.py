@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from rsp.shared.covers import Cover, read_tiles
 from rsp.shared.errors import CoverError, TileSetError
@@ -44,6 +45,42 @@ def common_tiles(paths: Sequence[str | Location], cover: Location | None = None)
                     f"{zxy(next(iter(extra)))}; compare a part with --cover"
                 )
     return wanted
+
+
+class Together(NamedTuple):
+    """The tiles of tile sets that need not hold the same ones.
+
+    Attributes:
+        tiles: The tiles that all of them have.
+        lacking: Of each set that lacks tiles which another has: those.
+    """
+
+    tiles: Cover
+    lacking: dict[str, Cover]
+
+
+def tiles_together(paths: Sequence[str | Location]) -> Together:
+    """Return the tiles that all of some tile sets have, and which of them lack what.
+
+    Raises:
+        CoverError: tiles of several zooms, or sets of different ones.
+        TileSetError: they have no tile in common.
+    """
+    covers: dict[str, Cover] = {}
+    for path in paths:
+        with open_reader(path) as reader:
+            covers[str(path)] = reader.cover()
+    (first, found), *others = covers.items()
+    zoom, every = found.zoom(first), found
+    for name, cover in others:
+        if (theirs := cover.zoom(name)) != zoom:
+            raise CoverError(f"{first} has tiles of zoom {zoom}, {name} of zoom {theirs}: give tiles of one zoom")
+        found, every = found & cover, every | cover
+    if not found:
+        told = ", ".join(f"{name} has {len(each)}, as {zxy(next(iter(each)))}" for name, each in covers.items())
+        raise TileSetError(f"the tile sets have no tile in common: {told}")
+    lacking = {name: every - cover for name, cover in covers.items()}
+    return Together(found, {name: cover for name, cover in lacking.items() if cover})
 
 
 def _check_has(reader: TileReader, tiles: Cover, source: str | Location | None) -> None:

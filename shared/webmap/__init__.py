@@ -12,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -72,6 +73,7 @@ def write_webmap(
     template: Location | None = None,
     page: Page = "leaflet",
     notes: Notes | None = None,
+    legend: Sequence[tuple[str, str]] = (),
 ) -> Location:
     """Write the web page of a tile set: `index.html` and `tiles.json` in a directory, or `x.pmtiles.html`.
 
@@ -83,7 +85,9 @@ def write_webmap(
         template: A template of the user's own, with the placeholders `{{base_url}}`, `{{ext}}`, `{{zoom}}`,
             `{{center}}` (latitude and longitude) and `{{tiles}}`.
         page: Which of our templates, where there is none of the user's.
-        notes: Numbers of tiles, shown beside them; `qod` or `iou` also ranks them on the map.
+        notes: Numbers of tiles, shown beside them; `qod` or `iou` also ranks them. In their order
+            `tiles.json` lists the tiles, then those without.
+        legend: Colours, as `#RRGGBB`, and what each means.
 
     Returns:
         Where the page is.
@@ -102,6 +106,8 @@ def write_webmap(
     data["base"] = _url(base_url)
     if notes and len(notes) <= MAX_NOTES:
         data["notes"] = {zxy(tile): dict(values) for tile, values in sorted(notes.items())}
+    if legend:
+        data["legend"] = [list(entry) for entry in legend]
     if archive:
         data["archive"] = quote(out.name)
     text = render(_template(page, template), data)
@@ -110,7 +116,8 @@ def write_webmap(
         file.write(text)
     if not archive:
         with atomic_text(out / "tiles.json") as file:
-            file.writelines(footprints((tile, (notes or {}).get(tile, {})) for tile in cover))
+            noted = notes or {}
+            file.writelines(footprints(chain(noted.items(), ((tile, {}) for tile in cover if tile not in noted))))
     return target
 
 

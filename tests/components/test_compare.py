@@ -7,11 +7,13 @@ import json
 import math
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from kfp import dsl
 from PIL import Image
 
 from rsp.components.compare.component import compare as compare_component
+from rsp.components.compare.component import review as review_component
 from rsp.components.compare.overview import MAP_TILES, overview, write_pages
 from rsp.components.compare.scores import RAMP, Scores
 from rsp.components.compare.tool import CompareResult, compare
@@ -64,17 +66,22 @@ def test_side_by_side_at_the_command_line(sets, rsp):
         assert reader.tiles() == sorted(BLOCK)
         for tile in BLOCK:
             found = decode(reader.read(tile))
-            assert found.shape == (64, 3 * 64 + 2 * 2, 3)
+            assert found.shape == (15 + 64, 3 * 64 + 2 * 2, 3)
+            strip, found = found[:15], found[15:]
             assert (found[:, :64] == noise(tile)).all()
             assert (found[:, 66:130] == decode(labels.read(tile))).all()
             assert (found[:, 132:] == np.array(COLORS, np.uint8)[shifted(tile)]).all()
             # A grey line tells a white label from a white mask.
-            assert (found[:, [64, 65, 130, 131]] == 128).all()
+            assert (found[:, [64, 65, 130, 131]] == 128).all() and (strip[:, [64, 65, 130, 131]] == 128).all()
+            # Above each picture stands its name: three different texts, light on dark.
+            names = [strip[:, left : left + 64] for left in (0, 66, 132)]
+            assert all(name.max() > 200 and np.median(name) < 60 for name in names)
+            assert len({name.tobytes() for name in names}) == 3
     page = (sets / "side" / "index.html").read_text()
     assert 'id="dialog"' in page and (sets / "side" / "tiles.json").exists()
     assert rsp("compare", *flags, "--vertical", "--no_web_ui", "--out", sets / "below").code == 0
     with open_reader(sets / "below") as reader:
-        assert reader.format == "webp" and decode(reader.read(BLOCK[0])).shape == (196, 64, 3)
+        assert reader.format == "webp" and decode(reader.read(BLOCK[0])).shape == (196 + 3 * 15, 64, 3)
     assert not (sets / "below" / "index.html").exists()
 
 
@@ -90,7 +97,8 @@ def test_formats_hold_the_same_picture(sets, tile_format):
     compare(sets / "out", [sets / "images", sets / "masks"], tile_format=tile_format, web_ui=False)
     with open_reader(sets / "out") as reader:
         for tile in BLOCK:
-            expected = side([noise(tile), np.array(COLORS, np.uint8)[shifted(tile)]])
+            drawn = [noise(tile), np.array(COLORS, np.uint8)[shifted(tile)]]
+            expected = side(drawn, captions=["images", "masks"])
             assert reader.read(tile) == encode(expected, tile_format)
         assert reader.format == tile_format
 
@@ -101,7 +109,7 @@ def test_an_output_after_images(sets, rsp):
     ran = rsp("compare", "--mode", "side", "--images", images, labels, masks, sets / "new")
     assert ran.code == 0
     with open_reader(sets / "new") as reader, open_reader(masks) as untouched:
-        assert decode(reader.read(BLOCK[0])).shape == (64, 196, 3)
+        assert decode(reader.read(BLOCK[0])).shape == (79, 196, 3)
         assert untouched.tiles() == sorted(BLOCK)
     before = sorted(path.name for path in masks.rglob("*"))
     ran = rsp("compare", "--mode", "side", "--images", images, labels, masks)
@@ -173,12 +181,14 @@ def test_list_at_the_command_line(sets, rsp, monkeypatch):
     monkeypatch.setenv("RSP_CONFIG", str(sets / "config.toml"))
     ran = rsp("compare", "--mode", "list", "--labels", sets / "labels", "--masks", sets / "masks", sets / "list")
     assert ran.code == 0
-    lines = []
-    for tile in sorted(BLOCK):
+    rows = []
+    for tile in BLOCK:
         fg, quality = qod(squares(tile), shifted(tile))
-        lines.append(f"{tile.x},{tile.y},{tile.z}\t\t{fg:.1f}\t\t{quality:.1f}")
-    assert (sets / "list").read_text().splitlines() == lines
-    assert read_cover(sets / "list") == sorted(BLOCK)
+        rows.append((quality, -fg, tile, f"{tile.x},{tile.y},{tile.z}\t\t{fg:.1f}\t\t{quality:.1f}"))
+    # The worst come first; of equals those with more in them, then by their place.
+    assert (sets / "list").read_text().splitlines() == [line for *_, line in sorted(rows)]
+    assert len({quality for quality, *_ in rows}) > 3
+    assert sorted(read_cover(sets / "list")) == sorted(BLOCK)
 
 
 def test_a_class_to_ignore_counts_nowhere(sets):
@@ -273,7 +283,7 @@ def test_filters_hold_at_their_very_bounds(tmp_path, flag):
     assert bound - 1 < low < bound < high < bound + 1
     compare(tmp_path / "list", mode="list", **scored(tmp_path, **{flag: bound}))
     kept = {tile for tile in BLOCK if (values[tile] >= bound if flag.startswith("min") else values[tile] <= bound)}
-    assert read_cover(tmp_path / "list") == sorted(kept)
+    assert sorted(read_cover(tmp_path / "list")) == sorted(kept)
 
 
 def test_the_numbers(sets):
@@ -331,23 +341,49 @@ def test_the_same_bytes_from_any_number_of_processes(tmp_path):
     assert (tmp_path / "3.pmtiles.html").exists()
 
 
-def test_tile_sets_must_be_equal(sets, rsp):
-    """Bug 3, here: sets are paired by tile, and what differs is named."""
+def test_tiles_of_one_set_only_are_said(sets, rsp):
+    """Bug 3, here: sets are paired by tile. What they have in common is compared; what differs is named."""
+    lost, own = sorted(BLOCK)[-2:], [Tile(x, 300, 15) for x in range(100, 112)]
+    make_tileset(sets / "other", [*sorted(BLOCK)[:-2], *own])
+    report = sets / "report.json"
+    flags = ["--images", sets / "images", sets / "other", "--report", report]
+    ran = rsp("compare", *flags, "--out", sets / "out")
+    assert ran.code == 0
+    assert f"not compared: 2 tiles that {sets / 'other'} lacks: 15/103/201, 15/103/202\n" in ran.stderr
+    assert f"not compared: 12 tiles that {sets / 'images'} lacks: 15/100/300, " in ran.stderr
+    assert "15/109/300 and 2 more\n" in ran.stderr
+    told = json.loads(report.read_text())
+    assert (told["tiles"], told["not_compared"]) == (10, 14)
+    assert told["lacking"] == {
+        str(sets / "other"): {"tiles": 2, "first": [list(tile) for tile in lost]},
+        str(sets / "images"): {"tiles": 12, "first": [list(tile) for tile in own[:10]]},
+    }
+    with open_reader(sets / "out") as reader:
+        assert reader.tiles() == sorted(BLOCK)[:-2]
+    same = compare(sets / "same", [sets / "images", sets / "masks"])
+    assert (same.tiles, same.not_compared, same.lacking) == (12, 0, {})
+
+
+def test_a_cover_names_tiles_that_all_sets_have(sets):
     make_tileset(sets / "fewer", BLOCK[:-2])
-    ran = rsp("compare", "--images", sets / "images", sets / "fewer", "--out", sets / "out")
-    assert ran.code == 1
-    assert f"{sets / 'fewer'} lacks 2 of the 12 tiles of {sets / 'images'}, the first is 15/103/201" in ran.stderr
-    with pytest.raises(TileSetError, match=r"fewer lacks 2 of the 12 tiles of .*images"):
-        compare(sets / "out", [sets / "fewer", sets / "images"])
     write_cover(sets / "cover", BLOCK[:3])
     result = compare(sets / "out", [sets / "images", sets / "fewer"], cover=sets / "cover")
-    assert result.tiles == 3
+    assert (result.tiles, result.not_compared) == (3, 0)
     write_cover(sets / "cover", BLOCK)
     with pytest.raises(TileSetError, match=r"fewer lacks 2 of the 12 tiles of .*cover"):
         compare(sets / "out", [sets / "images", sets / "fewer"], cover=sets / "cover")
+
+
+def test_sets_that_have_nothing_in_common(sets):
     make_tileset(sets / "farther", [Tile(tile.x, tile.y, 16) for tile in BLOCK])
     with pytest.raises(CoverError, match=r"images has tiles of zoom 15, .*farther of zoom 16"):
         compare(sets / "out", [sets / "images", sets / "farther"])
+    make_tileset(sets / "elsewhere", [Tile(tile.x + 50, tile.y, 15) for tile in BLOCK])
+    with pytest.raises(
+        TileSetError, match=r"no tile in common: .*images has 12, as 15/100/200, .*elsewhere has 12, as 15/150/200"
+    ):
+        compare(sets / "out", [sets / "images", sets / "elsewhere"])
+    assert not (sets / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -362,6 +398,10 @@ def test_tile_sets_must_be_equal(sets, rsp):
         ["--images", "i", "--maximum_qod", "101"],
         ["--labels", "l", "--masks", "m"],
         ["--images", "i", "--format", "bmp"],
+        ["--images", "i", "--min", "building", "iou", "0.5"],
+        ["--images", "i", "--metrics", "m.csv", "--labels", "l"],
+        ["--mode", "outline", "--images", "i", "--masks", "m"],
+        ["--mode", "stack", "--images", "i", "--no_captions"],
     ],
 )
 def test_wrong_usage(sets, rsp, flags):
@@ -391,7 +431,7 @@ def test_damaged_tiles_fail_alone(sets, rsp):
     report = sets / "report.json"
     ran = rsp("compare", "--mode", "list", *flags, sets / "list", "--report", report)
     assert ran.code == 3
-    assert read_cover(sets / "list") == sorted(set(BLOCK) - {corrupt, large, strange})
+    assert sorted(read_cover(sets / "list")) == sorted(set(BLOCK) - {corrupt, large, strange})
     assert read_cover(sets / "list.failed.csv") == [corrupt, large, strange]
     reasons = [entry["reason"] for entry in json.loads(report.read_text())["failed"]]
     assert "not an image" in reasons[0] and "differ in size" in reasons[1] and "class 7" in reasons[2]
@@ -459,6 +499,40 @@ def test_component(run_component, sets):
     assert text.index(f"{worst.x},{worst.y},15:") == min(text.index(f"{t.x},{t.y},15:") for t in BLOCK)
     for name in ("metrics", "confusion"):
         assert step.path(name).is_file()
+    table = pq.read_table(step.path("table")).to_pylist()
+    assert [row["class"] for row in table] == ["background", "building"] * len(BLOCK)
+    assert (table[0]["x"], table[0]["y"]) == worst[:2]
+    assert sum(row["agreed"] for row in table[1::2]) == result.confusion[1][1]
+
+
+def test_the_component_says_which_tiles_are_in_one_set_only(run_component, sets):
+    tiles = sorted(BLOCK)
+    make_tileset(sets / "fewer", tiles[2:], draw=shifted)
+    step = run_component(
+        compare_component,
+        {"images": sets / "images", "labels": sets / "labels", "masks": sets / "fewer"},
+        config=parse_tables(CONFIG),
+    )
+    page = step.path("side_by_side").read_text()
+    assert "10 tiles; 2 are not in all tile sets: masks lack 2 (15/100/200, 15/100/201)." in page
+    assert step.artifacts["table"]["metadata"]["not_compared"] == 2
+
+
+def test_review_filters_by_measures_of_classes(run_component, sets):
+    limits = {"minimum": [["building", "recall", 0.2]], "maximum": [["building", "iou", 0.6]]}
+    artifacts = {name: sets / name for name in ("labels", "masks")}
+    step = run_component(review_component, artifacts, config=parse_tables(CONFIG), **limits)
+    found = {}
+    for tile in BLOCK:
+        label, mask = squares(tile), shifted(tile)
+        both = (label & mask).sum()
+        if both / label.sum() >= 0.2 and both / (label | mask).sum() <= 0.6:
+            found[tile] = qod(label, mask)[1]
+    assert 0 < len(found) < len(BLOCK)
+    features = json.loads(step.path("listing").read_text())["features"]
+    listed = [Tile(*(each["properties"][name] for name in "xyz")) for each in features]
+    assert set(listed) == set(found) == set(read_cover(step.path("cover")))
+    assert [found[tile] for tile in listed] == sorted(found.values())
 
 
 def test_pages_stay_small_whatever_the_area(tmp_path):
@@ -531,5 +605,6 @@ def test_component_compiles_with_typed_outputs():
         "confusion": "system.ClassificationMetrics@0.0.1",
         "map": "system.HTML@0.0.1",
         "side_by_side": "system.HTML@0.0.1",
+        "table": "system.Dataset@0.0.1",
     }
     assert dsl.HTML.schema_title == "system.HTML"

@@ -488,6 +488,7 @@ def test_what_does_not_belong_together(made, tmp_path, rsp):
             "the label has 32x32 pixels, the mask 16x16: make the labels as large as the masks",
         ),
         (made.labels, fewer): (1, "fewer lacks 3 of the 46 tiles of"),
+        (fewer, made.masks): (1, "fewer lacks 3 of the 46 tiles of"),
         (made.labels, other): (2, "background, building, water"),
         (made.labels, many): (1, "the mask holds class 3; there are 3 classes"),
         (many, made.masks): (1, "the label holds class 3; there are 3 classes"),

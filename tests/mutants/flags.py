@@ -36,7 +36,7 @@ CHOICES = {
     ("subset", "mode"): ("move", "delete", "link", "hardlink"),
     ("subset", "tile_format"): _FORMATS,
     ("subset", "kind"): ("image", "label"),
-    ("compare", "mode"): ("stack", "list"),
+    ("compare", "mode"): ("stack", "outline", "list"),
     ("compare", "tile_format"): ("png", "jpg", "tif"),
 }
 

@@ -117,7 +117,8 @@ def test_large_covers_make_small_pages(tmp_path):
 def test_notes_are_properties(tmp_path):
     page = write_webmap(tmp_path / "set", BLOCK[:2], "png", notes={BLOCK[1]: {"fg": 1.5, "qod": 99.0}})
     features = json.loads((tmp_path / "set" / "tiles.json").read_text())["features"]
-    assert features[1]["properties"] == {"x": 100, "y": 201, "z": 15, "fg": 1.5, "qod": 99.0}
+    # What has notes comes first, in their order.
+    assert features[0]["properties"] == {"x": 100, "y": 201, "z": 15, "fg": 1.5, "qod": 99.0}
     assert data_of(page)["notes"] == {"15/100/201": {"fg": 1.5, "qod": 99.0}}
 
 
