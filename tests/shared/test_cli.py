@@ -123,7 +123,10 @@ MISTAKES = [
         ["cover", "--type", "BBOX", "1,2,3,4", "x"],
         "invalid choice 'BBOX' (did you mean bbox?); choose from geojson",
     ),
-    (["compare", "--mode", "qqq", "x"], "argument --mode: invalid choice 'qqq'; choose from side, stack, list"),
+    (
+        ["compare", "--mode", "qqq", "x"],
+        "argument --mode: invalid choice 'qqq'; choose from side, stack, outline, list",
+    ),
     (["export", "--nonesuch-at-all", "x"], "unknown option --nonesuch-at-all\n"),
     (["export", "-z", "x"], "unknown option -z\n"),
     (["pipeline", "rn", "x"], "invalid choice 'rn' (did you mean run?)"),
