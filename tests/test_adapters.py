@@ -27,7 +27,7 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     ("download", "download"): {"tiles": "out", "at_once": None, "refresh": None},
     ("extract", "extract"): {"features": "out"},
     ("rasterize", "rasterize"): {
-        "labels": "out", "features": "geojson", "layers": "geojson", "queries": "postgis"
+        "labels": "out", "features": "geojson", "layers": "geojson", "queries": "postgis", "images": "like"
     },
     ("compare", "review"): {"listing": "out", "cover": None},
     ("subset", "subset"): {"subset": "out"},
