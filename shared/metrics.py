@@ -173,15 +173,16 @@ class ClassCounts(NamedTuple):
         total = np.asarray(self.total, np.float64)
         hits, labelled, masked = (_ratio(each, total) for each in sides)
         spread = np.sqrt(labelled * (1 - labelled)) * np.sqrt(masked * (1 - masked))
-        fg, quality = _fg_qod(*self)
+        iou = _iou(*sides)
+        fg = 100 * np.nan_to_num(np.maximum(labelled, masked))
         return {
-            "iou": _iou(*sides),
+            "iou": iou,
             "precision": _precision(*sides),
             "recall": _recall(*sides),
             "f1": _f1(*sides),
             "mcc": np.clip(_ratio(hits - labelled * masked, spread), -1, 1),
             "fg": fg,
-            "qod": quality,
+            "qod": _quality(np.nan_to_num(iou, nan=1.0), fg),
         }
 
 
@@ -215,18 +216,17 @@ def mcc(matrix: Counts) -> float:
 
 def qod_of(matrix: Counts) -> tuple[float, float]:
     """Return what `qod` does, from a confusion matrix; all classes but the background count as one."""
-    hits, labelled, masked = matrix[1:, 1:].sum(), matrix[1:].sum(), matrix[:, 1:].sum()
-    fg, quality = _fg_qod(hits, labelled, masked, matrix.sum())
-    return float(fg), float(quality)
+    total, hit = int(matrix.sum()), int(matrix[1:, 1:].sum())
+    labelled, masked = int(matrix[1:].sum()), int(matrix[:, 1:].sum())
+    union = labelled + masked - hit
+    fg = 100 * max(labelled, masked) / total if total else 0.0
+    return fg, float(_quality(hit / union if union else 1.0, fg))
 
 
-def _fg_qod(hits: Any, labelled: Any, masked: Any, total: Any) -> tuple[Floats, Floats]:
-    """Return the share of foreground and the quality of data, from counts of pixels of any one shape."""
-    union = labelled + masked - hits
-    distance = np.where(union == 0, 0.0, 1 - _ratio(hits, union))
-    fg = np.where(total == 0, 0.0, 100 * _ratio(np.maximum(labelled, masked), total))
+def _quality(iou: Any, fg: Any) -> Any:
+    """Return the quality of data for an IoU of the foreground and its share; numbers, or arrays of one shape."""
     eps = float(np.finfo(np.float64).eps)
-    return fg, np.maximum(0.0, 100 - distance * (np.log(fg + 1) + eps) * 100 / np.log(100))
+    return np.maximum(0.0, 100 - (1 - iou) * (np.log(fg + 1) + eps) * 100 / np.log(100))
 
 
 def qod(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer]) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from rsp.shared.errors import TileError
 from rsp.shared.images import Array
@@ -79,6 +79,8 @@ def _strip(text: str, image: Array) -> Array:
 @lru_cache(maxsize=64)
 def _caption(text: str, width: int, height: int) -> Array:
     """Return a strip with a text, cut where there is no room for all of it."""
+    from PIL import ImageDraw, ImageFont
+
     font = ImageFont.load_default(round(height * 0.72))
     shown = text
     while shown and font.getlength(shown) > width - height // 2:

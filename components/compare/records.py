@@ -68,8 +68,9 @@ class Records:
     def add(self, found: Compared) -> None:
         """Keep a tile that was scored."""
         assert found.counts is not None
-        sides = ClassCounts.of(found.counts)
-        kept = [int(number) for side in sides[:3] for number in side[: self.classes]]
+        kept: list[int] = []
+        if self.classes:
+            kept = np.concatenate(ClassCounts.of(found.counts)[:3]).tolist()
         self._file.write(self._pack(*found.tile, found.fg, found.qod, int(found.counts.sum()), *kept))
         self.count += 1
 

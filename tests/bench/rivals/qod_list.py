@@ -19,8 +19,8 @@ def main(labels: Path, masks: Path, out: Path) -> None:
         distance = 1 - hit / union if union else 0.0
         fg = 100 * max(labelled, masked) / label.size
         qod = max(0.0, 100 - distance * (np.log(fg + 1) + np.finfo(float).eps) * 100 / np.log(100))
-        lines.append(f"{x},{y},{z}\t\t{fg:.1f}\t\t{qod:.1f}\n")
-    out.write_text("".join(lines))
+        lines.append((qod, -fg, x, y, f"{x},{y},{z}\t\t{fg:.1f}\t\t{qod:.1f}\n"))
+    out.write_text("".join(line for *_, line in sorted(lines)))
 
 
 if __name__ == "__main__":
