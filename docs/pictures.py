@@ -1,15 +1,24 @@
-"""Draw the pictures of the README: `python -m docs.pictures`, after `make demo`.
+"""Draw the pictures of the README and the guides: `python -m docs.pictures`, after `make demo`.
 
-The pipeline is drawn from its compiled form, the result from what the demo left in `demo/`.
+The pipeline is drawn from its compiled form, results from what the demo left in `demo/`.
 """
 
 from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import yaml
+from PIL import Image
+
+from rsp.components.compare.tool import compare
+from rsp.shared.images import decode, decode_mask
+from rsp.shared.pictures import side
+from rsp.shared.tiles import Tile, write_cover
+from rsp.shared.tileset import open_reader
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "img"
@@ -25,6 +34,7 @@ def main() -> None:
         pipeline_svg(ROOT / "pipelines" / "compiled" / "hello_world.yaml"), "utf-8"
     )
     draw_result(ROOT / "demo", IMAGES / "result.webp")
+    draw_outlines(ROOT / "demo", IMAGES / "outlines.webp")
 
 
 def pipeline_svg(compiled: Path) -> str:
@@ -144,40 +154,56 @@ def _layers(names: dict[str, str], edges: set[tuple[str, str]]) -> list[list[str
     return layers
 
 
-def draw_result(demo: Path, out: Path, tiles: int = 3) -> None:
+def held_out(demo: Path, what: str) -> Path:
+    """Return the tile set of the validation part that the last run of the demo wrote."""
+    found = demo.glob(f"runs/*/*/subset-validation-{what}/subset.pmtiles")
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def chosen_tiles(demo: Path, tiles: int = 3) -> list[Tile]:
+    """Return some tiles of the validation part, with much and with less building."""
+    with open_reader(held_out(demo, "masks")) as masks, open_reader(held_out(demo, "labels")) as labels:
+        shares = {tile: float(decode_mask(labels.read(tile)).mean()) for tile in masks.tiles()}
+    # The middle of the row: neither empty tiles nor all roof.
+    ranked = sorted(shares, key=lambda tile: (-shares[tile], tile))
+    return ranked[len(ranked) // 8 :: max(1, len(ranked) // (2 * tiles))][:tiles]
+
+
+def draw_result(demo: Path, out: Path) -> None:
     """Put image, label, mask, and all three stacked of some tiles beside each other, a tile a row.
 
     Args:
         demo: What `make demo` left.
         out: The picture, as WebP.
-        tiles: How many tiles, with much and with less building.
     """
-    import numpy as np
-    from PIL import Image
-
-    from rsp.shared.images import decode, decode_mask
-    from rsp.shared.tileset import open_reader
-
-    def held_out(what: str) -> Path:
-        """Return the tile set of the validation part that the last run wrote."""
-        return max(
-            demo.glob(f"runs/*/*/subset-validation-{what}/subset.pmtiles"), key=lambda path: path.stat().st_mtime
-        )
-
-    with (
-        open_reader(held_out("images")) as images,
-        open_reader(held_out("labels")) as labels,
-        open_reader(held_out("masks")) as masks,
-    ):
-        shares = {tile: float(decode_mask(labels.read(tile)).mean()) for tile in masks.tiles()}
-        # The middle of the row: neither empty tiles nor all roof.
-        ranked = sorted(shares, key=lambda tile: (-shares[tile], tile))
-        chosen = ranked[len(ranked) // 8 :: max(1, len(ranked) // (2 * tiles))][:tiles]
-        rows = []
-        for tile in chosen:
-            three = [decode(reader.read(tile)).astype(np.uint16) for reader in (images, labels, masks)]
-            rows.append(np.hstack([*three, sum(three) // 3]).astype(np.uint8))
+    sets = [held_out(demo, what) for what in ("images", "labels", "masks")]
+    rows = []
+    for tile in chosen_tiles(demo):
+        three = []
+        for path in sets:
+            with open_reader(path) as reader:
+                three.append(decode(reader.read(tile)).astype(np.uint16))
+        rows.append(np.hstack([*three, sum(three) // 3]).astype(np.uint8))
     Image.fromarray(np.vstack(rows)).save(out, "WEBP", quality=80)
+
+
+def draw_outlines(demo: Path, out: Path) -> None:
+    """Put what `rsp compare --mode outline` makes of the same tiles beside each other.
+
+    Args:
+        demo: What `make demo` left.
+        out: The picture, as WebP.
+    """
+    tiles = chosen_tiles(demo)
+    with TemporaryDirectory() as folder:
+        write_cover(Path(folder) / "cover.csv", tiles)
+        compare(
+            Path(folder) / "outlines", [held_out(demo, "images")], mode="outline", labels=held_out(demo, "labels"),
+            masks=held_out(demo, "masks"), cover=Path(folder) / "cover.csv", tile_format="png", web_ui=False,
+        )  # fmt: skip
+        with open_reader(Path(folder) / "outlines") as reader:
+            drawn = side([decode(reader.read(tile)) for tile in tiles])
+    Image.fromarray(drawn).save(out, "WEBP", quality=90)
 
 
 if __name__ == "__main__":

@@ -116,6 +116,8 @@ def test_the_table_of_tiles_and_classes(made, rsp, suffix):
         table = pq.read_table(out)
         assert {str(table.schema.field(name).type) for name in ("x", "labelled", "agreed")} == {"int64"}
         assert {str(table.schema.field(name).type) for name in ("iou", "tile_qod")} == {"double"}
+        values = [value for row in table.to_pylist() for value in row.values()]
+        assert None in values and not any(value != value for value in values)  # undefined is null, not NaN
         rows = [
             {name: math.nan if value is None else value for name, value in row.items()}
             for row in table.to_pylist()
