@@ -95,6 +95,8 @@ def test_the_colours_of_classes_can_be_told_apart():
         assert np.abs(ours - theirs).sum() > 250
         for each in (ours, theirs):
             assert each @ (0.2126, 0.7152, 0.0722) >= 100 and each.max() - each.min() > 100
+    # What has no hue gets one of its own.
+    assert len({colors.mask for colors in colors_of(classes)[1:4]}) == 3
     # As in a stack: pink is predicted only, green is labelled only.
     of_label, of_mask = colors_of(CLASSES)[1]
     assert of_label[1] == max(of_label) == 255 and of_mask[0] == max(of_mask) == 255 and of_mask[1] < 80
