@@ -11,7 +11,8 @@ import shapely
 from rsp.components.changes.area import unions
 from rsp.components.changes.evidence import eroded, left_over
 from rsp.components.changes.layer import Flags, Floats, Integers, Layer, Objects
-from rsp.components.changes.matching import NONE, Groups, iou_of, offsets, overlap
+from rsp.components.changes.matching import NONE, Groups, iou_of, offsets
+from rsp.components.changes.overlap import overlap
 from rsp.shared.ground import scale
 
 MATCHED, MOVED, RESHAPED, MERGED, SPLIT, MISSING, GONE = STATUSES = (

@@ -15,13 +15,14 @@ import numpy as np
 import shapely
 
 from rsp.components.changes.layer import ANY, Flags, Floats, Integers, Layer, Objects
+from rsp.components.changes.overlap import overlap
 
 # Objects belong together where what they share is at least so much of the smaller one.
 PART = 0.5
 # Of what has moved without an overlap, the smaller one has at least so much of the area of the larger one.
 ALIKE = 0.5
-# Geometries that are intersected at once: what is in between takes memory.
-MANY = 1 << 15
+# What is shared is no more than rounding, as a share of the smaller one: they touch.
+ROUNDING = 1e-9
 NONE = -1
 
 
@@ -45,15 +46,6 @@ class Pairs(NamedTuple):
         return Pairs._make(column[chosen] for column in self)
 
 
-def overlap(one: Objects, other: Objects) -> Floats:
-    """Return the area that each polygon shares with the one at its place among the others."""
-    found = [
-        shapely.area(shapely.intersection(one[start : start + MANY], other[start : start + MANY]))
-        for start in range(0, len(one), MANY)
-    ]
-    return np.concatenate([np.empty(0), *found])
-
-
 def iou_of(one: Objects, other: Objects) -> tuple[Floats, Floats]:
     """Return IoU and shared area of polygons, pair by pair."""
     shared = overlap(one, other)
@@ -69,8 +61,9 @@ def pairs_of(mapped: Layer, predicted: Layer, classes: tuple[Integers, Integers]
     same = _same(classes[0][ours], classes[1][theirs])
     ours, theirs = ours[same], theirs[same]
     iou, shared = iou_of(mapped.polygons[ours], predicted.polygons[theirs])
-    real = shared > 0
-    return Pairs(ours[real], theirs[real], shared[real], iou[real])
+    areas = shapely.area(mapped.polygons)[ours], shapely.area(predicted.polygons)[theirs]
+    pairs = Pairs(ours, theirs, shared, iou)
+    return pairs.take(shared > ROUNDING * np.minimum(*areas))
 
 
 def _same(one: Integers, other: Integers) -> Any:

@@ -57,8 +57,8 @@ def write_objects(out: Location, judged: Judged, scores: Floats, order: Integers
     with feature_writer(out, schema=SCHEMA) as writer:
         for start in range(0, len(order), BATCH):
             some = order[start : start + BATCH]
-            rows = [{name: column[place] for name, column in columns.items()} for place in some.tolist()]
-            writer.write_batch(to_lonlat(shapes[some]), rows)
+            picked = zip(*(map(column.__getitem__, some.tolist()) for column in columns.values()), strict=True)
+            writer.write_batch(to_lonlat(shapes[some]), [dict(zip(columns, row, strict=True)) for row in picked])
 
 
 def _rounded(values: Floats, decimals: int) -> list[float | None]:

@@ -20,6 +20,7 @@ from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box, mapp
 from rsp.components.changes.component import changes as changes_component
 from rsp.components.changes.judging import STATUSES
 from rsp.components.changes.outputs import SCHEMA
+from rsp.components.changes.overlap import overlap
 from rsp.components.changes.tool import changes
 from rsp.components.vectorize.tool import vectorize
 from rsp.shared.config import parse_tables
@@ -457,6 +458,42 @@ def test_what_makes_no_sense_is_refused(tmp_path, compared):
         write(tmp_path / f"{name}.json", [square()])
     with pytest.raises(FeatureError, match="names 2 files"):
         changes(tmp_path / "o.geojson", mapped=str(tmp_path / "?.json"), predicted=tmp_path / "a.json")
+
+
+# --- what polygons share ------------------------------------------------------------------------------------
+
+CORNERS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=9)
+
+
+def areal(corners, hole):
+    """Return a valid polygon, or several, on a grid: corners and edges of two of them are often the same."""
+    found = shapely.make_valid(Polygon(corners), method="structure", keep_collapsed=False)
+    return found.difference(box(2, 2, 3, 3)) if hole else found
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(CORNERS, CORNERS, st.booleans(), st.integers(-2, 2)), min_size=1, max_size=8))
+def test_areas_that_are_shared_are_those_of_overlays(drawn):
+    pairs = [
+        [translate(each, X, Y) for each in (areal(one, hole), translate(areal(other, False), by))]
+        for one, other, hole, by in drawn
+    ]
+    some = [pair for pair in pairs if all(each.area and each.geom_type.endswith("Polygon") for each in pair)]
+    one, other = (
+        (np.array([*column, None], object)[:-1] for column in zip(*some, strict=True)) if some else ([], [])
+    )
+    if some:
+        expected = shapely.area(shapely.intersection(one, other))
+        assert overlap(one, other) == pytest.approx(expected, abs=1e-6)
+
+
+def test_polygons_of_many_edges_are_overlaid(monkeypatch):
+    round_ones = np.array([Point(X, Y).buffer(10, 64), Point(X, Y).buffer(10, 4)])
+    others = shapely.transform(round_ones, lambda points: points + np.array([7, 0]))
+    expected = shapely.area(shapely.intersection(round_ones, others))
+    assert overlap(round_ones, others) == pytest.approx(expected, abs=1e-6)
+    monkeypatch.setattr("rsp.components.changes.overlap._summed", lambda one, other: np.zeros(len(one)))
+    assert overlap(round_ones, others) == pytest.approx([expected[0], 0])
 
 
 # --- planted errors -----------------------------------------------------------------------------------------
