@@ -44,8 +44,9 @@ CASES = {
         ["found.json"],
     ),
     "changes": (
-        "changes --mapped {root}/in/houses.json --predicted {root}/in/labels.pmtiles --suspects {root}/out/s.csv "
-        "--metrics {root}/out/m.json {root}/out/found.json",
+        "changes --config {root}/in/config.toml --mapped {root}/in/houses.json "
+        "--predicted {root}/in/labels.pmtiles --suspects {root}/out/s.csv --metrics {root}/out/m.json "
+        "{root}/out/found.json",
         ["found.json", "s.csv", "m.json"],
     ),
     "compare list": (
