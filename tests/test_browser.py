@@ -223,6 +223,17 @@ def test_the_viewer_by_keyboard(site, tab, name):
     assert page.inner_text("#count") == "0"
 
 
+@pytest.mark.parametrize("way", ["a server", "the disk"])
+def test_the_viewer_begins_with_the_worst(site, tab, way):
+    notes = {tile: {"qod": 10.0 * (number * 7 % 11)} for number, tile in enumerate(TILES)}
+    path = tile_set(site.root / "set", page="compare", notes=notes)
+    page = tab.open(site.url + "set/" if way == "a server" else path.as_uri())
+    for number, tile in enumerate(sorted(TILES, key=lambda tile: notes[tile]["qod"])[:4]):
+        shown = f"{number + 1} / 11   {tile.x},{tile.y},18   qod {number * 10}"
+        page.wait_for_function("text => document.getElementById('where').textContent === text", arg=shown)
+        page.keyboard.press("ArrowRight")
+
+
 def test_hundreds_of_tiles_in_the_viewer(site, tab):
     tiles = [Tile(134600 + x, 93000 + y, 18) for x in range(30) for y in range(20)]
     make_tileset(site.root / "set", tiles[:40])
