@@ -16,8 +16,8 @@ from rsp.shared.atomic import temporary_prefix
 from rsp.shared.metrics import ClassCounts
 from rsp.shared.tiles import Tile
 
-# Bytes of records that are read at once.
-BATCH = 4 << 20
+# Bytes of records that are read at once: as numbers of Python they take twenty times the memory.
+BATCH = 1 << 19
 
 
 class Batch:
