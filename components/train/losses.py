@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rsp.components.train.terms import OVER_PIXELS, TERMS, Batch
+from rsp.components.train.terms import OVER_PIXELS, SMOOTHED, TERMS, Batch
 from rsp.shared import plugins
 from rsp.shared.config import ClassDef
 from rsp.shared.errors import ConfigError, PluginError
@@ -142,10 +142,10 @@ def build_loss(
             f"taken; those are {', '.join(OVER_PIXELS)}: add one, as {text + ' + cross_entropy'!r}, or leave hard "
             "out"
         )
-    if smoothing and not any(part.name.lower() == "cross_entropy" for part in parts):
+    if smoothing and not any(part.name.lower() in SMOOTHED for part in parts):
         raise ConfigError(
-            f"[train] label_smoothing: only cross_entropy spreads labels, and the loss {text!r} has none: add it, "
-            f"as {text + ' + cross_entropy'!r}, or leave label_smoothing out"
+            f"[train] label_smoothing: the loss {text!r} has no part that spreads labels; those are "
+            f"{', '.join(SMOOTHED)}: add one, as {text + ' + cross_entropy'!r}, or leave label_smoothing out"
         )
     for part in parts:
         if part.name.lower() in TERMS:

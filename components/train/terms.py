@@ -274,3 +274,6 @@ TERMS: dict[str, Callable[..., torch.Tensor]] = {
 
 # Those in which single pixels have a loss, if only in part.
 OVER_PIXELS = ("cross_entropy", "focal", "lovasz_ce", "miou")
+
+# Those of which cross entropy, and so label smoothing, is a part.
+SMOOTHED = ("cross_entropy", "lovasz_ce", "miou")

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from rsp.components.train import terms
 from rsp.components.train.losses import balanced_weights, build_loss, class_weights, parse_loss
 from rsp.components.train.plan import with_weights
-from rsp.components.train.terms import OVER_PIXELS, TERMS
+from rsp.components.train.terms import OVER_PIXELS, SMOOTHED, TERMS
 from rsp.components.train.terms import hardest as hardest_pixels
 from rsp.shared.config import ClassDef, parse_config
 from rsp.shared.errors import ConfigError, PluginError
@@ -80,7 +80,7 @@ def hardest(terms, weight, part, least):
 
 def smoothed(name):
     """Return a smoothing for a loss that knows it, 0 for others."""
-    return 0.1 if name == "cross_entropy" else 0.0
+    return 0.1 if name in SMOOTHED else 0.0
 
 
 def expected(name, logits, labels, weights, classes, smoothing=0.0, hard=None, **options):
@@ -219,9 +219,11 @@ def test_what_is_not_a_number_is_not_passed_over(monkeypatch):
 
 @pytest.mark.parametrize("text", ["lovasz", "dice + focal", HERE + "own"])
 def test_smoothing_where_no_loss_knows_it(text):
-    with pytest.raises(ConfigError, match=r"\[train\] label_smoothing: only cross_entropy spreads labels"):
+    nothing = r"\[train\] label_smoothing: the loss .* has no part that spreads labels"
+    with pytest.raises(ConfigError, match=nothing):
         build_loss(text, EVEN, smoothing=0.1)
-    build_loss(f"0.5 Cross_Entropy + {text}", EVEN, smoothing=0.1)
+    for part in SMOOTHED:
+        build_loss(f"0.5 {part.title()} + {text}", EVEN, smoothing=0.1)
 
 
 @pytest.mark.parametrize("text", ["lovasz", "dice + tversky", HERE + "own"])
