@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from kfp import dsl
@@ -250,6 +251,28 @@ def test_sigterm_ends_it_at_once_and_keeps_what_is_finished(toy, tmp_path, confi
     if processes == 1:
         again = train(out, config=config, dataset=toy, epochs=done + 1, resume=True, gpus=0)
         assert [row["epoch"] for row in again.history] == list(range(1, done + 2))
+
+
+def test_one_of_two_processes_is_killed_and_what_is_resumed_is_as_never_killed(toy, tmp_path, config, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    plan = Plan(load_config(config), toy, tmp_path / "out", epochs=6, seed=5)
+    command = [sys.executable, "-c", LAUNCHED, plan.to_json()]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+    ) as running:
+        assert any("Epoch 1/6" in line for line in running.stdout)
+        every = psutil.Process(running.pid).children(recursive=True)
+        (second,) = (each for each in every if each.environ().get("RANK") == "1")
+        second.kill()
+        assert "training in 2 processes ended with exit code" in running.stdout.read()
+        assert running.wait() == 1
+    assert not psutil.wait_procs(every, timeout=10)[1]
+    assert 1 <= read_state(plan.out).epoch < 6
+    launch(replace(plan, resume=True), "cpu", 2)
+    launch(replace(plan, out=tmp_path / "whole"), "cpu", 2)
+    for name in ("last.safetensors", "best.safetensors"):
+        assert (plan.out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 LAUNCHED = """

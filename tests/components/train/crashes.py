@@ -34,7 +34,7 @@ def end_of(function: Callable[..., None], *arguments: Any) -> int | None:
     return process.exitcode
 
 
-def killed(config: Path, dataset: Path, out: Path, after: int, where: str) -> None:
+def killed(config: Path, dataset: Path, out: Path, after: int, where: str, checkpoint: Path | None = None) -> None:
     """Train four epochs, but get killed in a function of `training` when it is called once more than `after`."""
     write = getattr(training, where)
     calls = 0
@@ -47,7 +47,7 @@ def killed(config: Path, dataset: Path, out: Path, after: int, where: str) -> No
         return write(*arguments, **options)
 
     setattr(training, where, counted)
-    training.train_model(Plan(load_config(config), dataset, out, epochs=4), CPU)
+    training.train_model(Plan(load_config(config), dataset, out, epochs=4, checkpoint=checkpoint), CPU)
 
 
 def full(config: Path, dataset: Path, out: Path, limit: int, said: Path) -> None:

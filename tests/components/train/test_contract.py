@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from rsp.shared.images import decode_mask, encode
 from rsp.shared.learning.checkpoint import read_card
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import classes_metadata, open_writer
+from tests.components.train.crashes import end_of, killed
 from tests.tilesets import content, squares
 from tests.toy import TRAINING, VALIDATION, photo
 
@@ -170,6 +172,42 @@ def test_b2_h10_five_bands_of_12_bits_three_classes_and_one_to_ignore(tmp_path):
     assert classes_metadata(classes)[3]["ignore"] is True
     for data in content(tmp_path / "masks").values():
         assert decode_mask(data).max() <= 2  # where the cloud is, too
+
+
+@pytest.mark.parametrize("kind", ["fused", "many", "fine-tuned"])
+def test_killed_and_resumed_is_as_never_killed(tmp_path, kind):
+    """With several channels, weights measured from labels, and weights fitted to other classes and bands."""
+    root, config, start = tmp_path / "d", tmp_path / "config.toml", None
+    if kind == "fused":
+        write(root, "images", photo)
+        write(root, "roads", roads)
+        write(root, "labels", squares)
+        configured(config, FUSED)
+    else:
+        write(root, "images", deep, "tif")
+        write(root, "labels", many)
+        if kind == "fine-tuned":
+            bands = MANY.replace("[5, 1, 2, 3, 4]", "[2, 5, 1]")
+            configured(
+                config,
+                bands.partition('[[classes]]\ntitle = "water"')[0]
+                + MANY[MANY.index('[[classes]]\ntitle = "cloud') :],
+            )
+            write(root, "labels", squares)
+            start = train(tmp_path / "start", config=config, dataset=root, epochs=1).checkpoint
+            write(root, "labels", many)
+        configured(config, MANY)
+    recipe = '[train]\nclasses_weights = "auto"\nbalance = 0.5\ncrop = 32\npasses = 2\nema = 0.9\n'
+    config.write_text(config.read_text() + recipe)
+    options = {"config": config, "dataset": root, "epochs": 4, "gpus": 0}
+    train(tmp_path / "whole", **options, checkpoint=start)
+    out = tmp_path / "out"
+    assert end_of(killed, config, root, out, 1, "write_state", start) == -signal.SIGKILL
+    assert read_card(out / "last.safetensors").epoch == 1
+    result = train(out, **options, resume=True)
+    assert [row["epoch"] for row in result.history] == [1, 2, 3, 4]
+    for name in ("last.safetensors", "best.safetensors"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_h10_every_class_counts_where_there_is_no_background(tmp_path):
