@@ -25,7 +25,7 @@ from rsp.shared.locations import Address, Location, etag_of, is_address, locatio
 from rsp.shared.report import Result
 from rsp.shared.storage import Storage
 from rsp.shared.tiles import Tile
-from rsp.shared.tileset import open_reader
+from rsp.shared.tileset import open_reader, read_side
 
 # Raise it where a tool writes something else for the same inputs: what is in data roots is then made again.
 FORMAT = 1
@@ -52,6 +52,11 @@ def given(artifact: Any, text: str = "", name: str = "an input") -> Location:
         if isinstance(found, dict) and is_address(found.get("address")):
             return location(f"{found['address']}#{found['etag']}")
     return path
+
+
+def side_of(artifact: Any, text: str = "") -> int | None:
+    """Return the side in pixels of the tiles of an input, see `given`; None where it was left out."""
+    return read_side(given(artifact, text)) if artifact or text else None
 
 
 @dataclass

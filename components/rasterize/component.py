@@ -66,13 +66,9 @@ def rasterize(
 
     from rsp.components.artifacts import config_file, read_config
     from rsp.components.rasterize.tool import rasterize as tool
-    from rsp.components.reference import Target, content, given
-    from rsp.shared.tileset import read_side
+    from rsp.components.reference import Target, content, given, side_of
 
     wanted = given(cover, cover_at, "cover")
-    size = int(tile_size) or None
-    if size is None and (images or images_at):
-        size = read_side(given(images, images_at, "images"))
     selects = [postgis] if postgis else [f"{title}={text}" for title, text in queries.items()]
     if selects:
         files = []
@@ -89,7 +85,7 @@ def rasterize(
         "all_touched": all_touched,
         "borders": borders or None,
         "border_type": border_type,
-        "tile_size": size,
+        "tile_size": int(tile_size) or side_of(images, images_at),
         "crs": crs or None,
     }
     what = {
