@@ -41,6 +41,8 @@ TEXTS = {
     "least; 0 keeps all.",
     "kind": "What `source` is: bbox, geojson or dir.",
     "labels": "Where the tile set of labels is: a path or an address, as for `images`.",
+    "mapped": "Where the features of a map are that are matched with the masks, object by object: a path or "
+    "s3://bucket/key; empty leaves that out.",
     "margin": "The least gain of IoU, over the model that serves, of one that is deployed.",
     "masks": "Where the tile set of masks is: a path or an address, as for `images`.",
     "max_failed": "The share of tiles, 0 to 1, that may fail without failing the run; they are listed as a cover.",

@@ -18,16 +18,19 @@ def quality(
     config_uri: str = "",
     review_fg: float = 5.0,
     review_qod: float = 80.0,
+    mapped: str = "",
+    class_title: str = "building",
     data_root: str = "",
 ) -> None:
     """Compare masks with labels: IoU and more, the confusion matrix, a map, and the worst tiles side by side.
 
     A second page says more: boundaries, each class, and between which values the measures may be by chance.
-    The tiles to review are listed with their scores, as GeoJSON, and as a cover to label again. No configuration
-    is needed where labels or masks tell their classes.
+    The tiles to review are listed with their scores, as GeoJSON, and as a cover to label again. With the features
+    of a map, its objects are matched with those of the masks, and listed with what is suspicious about them. No
+    configuration is needed where labels or masks tell their classes.
     """
     with steps.notified("quality"):
-        found = steps.resolve(images=images, labels=labels, masks=masks, config_uri=config_uri)
+        found = steps.resolve(images=images, labels=labels, masks=masks, features=mapped, config_uri=config_uri)
         settings = steps.Config(config, found["config_uri"])
 
         def body(place: steps.Place) -> None:
@@ -37,5 +40,7 @@ def quality(
             steps.compare(place, shown, truth, predicted, settings)
             steps.evaluate(place, shown, truth, predicted, settings)
             steps.review(place, truth, predicted, settings, review_fg, review_qod)
+            with dsl.If(mapped != ""):
+                steps.changes(place, found["features"], predicted, class_title, settings)
 
         steps.both(body, data_root, "")

@@ -18,6 +18,7 @@ from kfp import dsl, kubernetes
 from kfp.dsl.pipeline_task import PipelineTask
 from kfp.dsl.python_component import PythonComponent
 
+from rsp.components.changes.component import changes as changes_component
 from rsp.components.compare.component import compare as compare_component
 from rsp.components.compare.component import review as review_component
 from rsp.components.cover.component import blocks as blocks_component
@@ -389,6 +390,14 @@ def review(place: Place, labels: Tiles, masks: Tiles, config: Config, fg: Any, q
     """List the tiles that somebody should look at, as GeoJSON and as a cover."""
     task = place.step(review_component)(
         **place.inputs(labels=labels, masks=masks), **config._asdict(), minimum_fg=fg, maximum_qod=qod
+    )
+    return prepare(task, WORK, DATA, "rsp-s3")
+
+
+def changes(place: Place, mapped: Any, masks: Tiles, kind: Any, config: Config) -> PipelineTask:
+    """Match the objects of a map with those of masks, and rank them: the most suspicious first."""
+    task = place.step(changes_component)(
+        mapped_at=mapped, **place.inputs(predicted=masks), kind=kind, **config._asdict()
     )
     return prepare(task, WORK, DATA, "rsp-s3")
 

@@ -161,7 +161,17 @@ def test_the_parts_are_pipelines_too(run, scene, scene_server, tmp_path):
             "labels": str(run.path("subset-validation-labels", "subset")),
             "masks": str(run.path("subset-validation-masks", "subset")),
             "config": config,
+            "mapped": str(scene.features),
         },
         tmp_path,
     )
     assert measured.metrics("compare") == run.metrics("compare")
+    # Object by object, worst first, and no object of the map beyond the validation part.
+    ranked = json.loads(measured.path("changes", "changes").read_text())["features"]
+    scores = [feature["properties"]["score"] for feature in ranked]
+    assert scores == sorted(scores, reverse=True) and len(scores) > 20
+    held_out = read_cover(run.path("split", "validation"))
+    assert {tile[:3] for tile in read_cover(measured.path("changes", "suspects"))} <= {
+        tile[:3] for tile in held_out
+    }
+    assert {"precision", "recall", "f1"} <= set(measured.metrics("changes"))
