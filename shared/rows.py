@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO, Any, Protocol
@@ -12,6 +10,7 @@ from typing import IO, Any, Protocol
 from rsp.shared.atomic import atomic_path, atomic_text
 from rsp.shared.errors import UsageError
 from rsp.shared.locations import Location
+from rsp.shared.texttables import cell
 
 # The columns of some rows, by name: sequences of one length. A float that is NaN is nothing.
 Columns = Mapping[str, Sequence[Any]]
@@ -74,20 +73,3 @@ def _parquet(path: Location, columns: Mapping[str, type]) -> Iterator[RowWriter]
 
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as file:
         yield Writer()
-
-
-def cell(value: float) -> str:
-    """Return a number for a table of text; nothing where it is undefined."""
-    return "" if value != value else f"{value:.6f}"
-
-
-def csv_text(heads: Sequence[str], lines: Sequence[Sequence[object]]) -> str:
-    """Return a small table as CSV."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([heads, *lines])
-    return text.getvalue()
-
-
-def json_text(found: Mapping[str, Any]) -> str:
-    """Return JSON, of what has types of JSON only."""
-    return json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

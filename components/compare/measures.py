@@ -15,7 +15,8 @@ from rsp.shared.config import ClassDef
 from rsp.shared.locations import Location
 from rsp.shared.metrics import ClassCounts, Counts, Floats
 from rsp.shared.places import Places
-from rsp.shared.rows import RowWriter, json_text, row_writer
+from rsp.shared.rows import RowWriter, row_writer
+from rsp.shared.texttables import json_text
 
 MEASURES = Form("measures", (".csv", ".parquet", ".json"), folder=True)
 TILES, TILES_PARQUET, CLASSES, CLASSES_PARQUET = "tiles.csv", "tiles.parquet", "classes.csv", "classes.parquet"

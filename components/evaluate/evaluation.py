@@ -36,7 +36,7 @@ from rsp.shared.locations import Location, location
 from rsp.shared.parallel import cpu_count
 from rsp.shared.progress import progress
 from rsp.shared.report import note_failures
-from rsp.shared.rows import json_text
+from rsp.shared.texttables import json_text
 from rsp.shared.tiles import Tile, zxy
 from rsp.shared.tileset import open_reader, read_info
 from rsp.shared.tileset.common import common_tiles

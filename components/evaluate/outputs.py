@@ -15,7 +15,7 @@ from rsp.shared.claims import FAILED, Form, Output
 from rsp.shared.config import ClassDef
 from rsp.shared.locations import Location
 from rsp.shared.places import Places
-from rsp.shared.rows import cell, csv_text
+from rsp.shared.texttables import cell, csv_text
 
 EVALUATION = Form("an evaluation", (".json", ".csv", ".html"), folder=True)
 METRICS, TILES, CLASSES, CONFUSION = "metrics.json", "tiles.csv", "classes.csv", "confusion.csv"

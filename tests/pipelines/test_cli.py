@@ -140,7 +140,7 @@ def test_a_local_run_ends_with_its_numbers(tmp_path, rsp):
     paths, _, numbers = ran.stdout.partition("compare.confusion (")
     shown = {Path(line.split(": ")[1]) for line in paths.splitlines()}
     pages = {"map.html", "side_by_side.html", "page.html"}
-    lists = {"listing.geojson", "cover.csv", "tiles.csv", "evaluation.json"}
+    lists = {"listing.geojson", "cover.csv", "tiles.csv", "table.parquet", "evaluation.json"}
     assert {path.name for path in shown} == {*pages, *lists, "run.log"}
     # Masks that are the labels leave nothing to review.
     assert {path.name for path in shown if not path.stat().st_size} == {"cover.csv"}

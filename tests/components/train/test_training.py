@@ -214,7 +214,7 @@ def test_resumed_as_it_began_or_not_at_all(strong, whole, toy, tmp_path):
             {"model": {"optimizer": "SGD", "optimizer_options": {"momentum": 0.9}}},
             "optimizer was AdamW, is SGD",
         ),
-        ({"model": {"loss": "dice"}}, "loss was lovasz_ce, is dice"),
+        ({"model": {"loss": "miou"}}, "loss was lovasz_ce, is miou"),
         ({"seed": 1}, "--seed was 0, is 1"),
         ({"recipe": {"ema": 0.5}}, r"\[train\] ema was 0.9, is 0.5"),
         ({"recipe": {"crop": 64}}, r"\[train\] crop was 32, is 64"),
