@@ -119,17 +119,26 @@ class Features(NamedTuple):
 def _order(polygons: Objects, starts: Integers, tiles: Integers) -> Integers:
     """Return the places of features as `Features.orders` sorts them."""
     keys = np.column_stack([starts[:, ::-1], shapely.bounds(polygons)])
+    return ordered(keys, lambda place: (_ending(polygons[place]), int(tiles[place])))
+
+
+def ordered(keys: Floats, last: Callable[[int], tuple[Any, ...]]) -> Integers:
+    """Return the places of rows of keys, sorted by them.
+
+    Args:
+        keys: The first column is the most important one.
+        last: What tells apart, by their places, those whose keys are the same: it may take long, as these are few.
+    """
     order = np.lexsort(keys.T[::-1])
-    # What tells two apart at last takes longer, and few are so alike.
     alike = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
     if alike.any():
         groups = np.cumsum(np.append(True, ~alike))
         some = np.flatnonzero(np.append(False, alike) | np.append(alike, False))
-        last = {
-            place: (group, _ending(polygons[order[place]]), int(tiles[order[place]]))
+        found = {
+            place: (group, last(order[place]))
             for place, group in zip(some.tolist(), groups[some].tolist(), strict=True)
         }
-        order[some] = order[sorted(last, key=last.__getitem__)]
+        order[some] = order[sorted(found, key=found.__getitem__)]
     return order
 
 
@@ -264,16 +273,14 @@ def mask_features(
     titles: Sequence[str],
     tile: Tile,
     *,
-    shaping: Shaping | None = None,
     max_outline: int | None = None,
 ) -> Iterator[tuple[Polygon, dict[str, Any]]]:
-    """Yield the features of a lone mask and their properties, class by class, as `rsp vectorize` writes them.
+    """Yield the features of a lone mask and their properties, class by class, as `rsp vectorize` does by default.
 
     Args:
         mask: Shape (height, width).
         titles: Of the classes. The first is the background, which has no features.
         tile: Where the mask lies.
-        shaping: What becomes of outlines; None for what `rsp vectorize` does by default.
         max_outline: How long, in pixels, the outlines of all classes may be together. The time that this takes
             follows them, and those of noise are as long as the mask is large.
 
@@ -285,7 +292,7 @@ def mask_features(
         raise TileError(f"the outlines of the mask have {outline} pixels, and the limit is {max_outline}")
     grid = Grid(tile.z, mask.shape[1])
     for value, title in enumerate(titles[1:], 1):
-        found, _ = finish_whole(polygons_of(mask == value, tile, grid.size), tile, grid, shaping or Shaping())
+        found, _ = finish_whole(polygons_of(mask == value, tile, grid.size), tile, grid, Shaping())
         found = Features.sorted([found], tile.z)
         yield from zip(found.polygons, found.properties(title), strict=True)
 

@@ -11,7 +11,7 @@ import shapely
 from rsp.components.changes.area import unions
 from rsp.components.changes.evidence import eroded, left_over
 from rsp.components.changes.layer import Flags, Floats, Integers, Layer, Objects
-from rsp.components.changes.matching import NONE, Groups, iou_of, offsets
+from rsp.components.changes.matching import NONE, Groups, iou_of, offsets, shifted
 from rsp.components.changes.overlap import overlap
 from rsp.shared.ground import scale
 
@@ -159,10 +159,8 @@ def judge(
     single = (one.counts == 1) & (other.counts == 1)
     status[single & (found >= iou)] = MATCHED
     maybe = np.flatnonzero(single & (found < iou) & (away <= max_offset))
-    back = other.shapes[maybe].copy()
-    points, of = shapely.get_coordinates(back, return_index=True)
-    steps = mapped.centres[one.first[maybe]] - predicted.centres[other.first[maybe]]
-    again, _ = iou_of(one.shapes[maybe], shapely.set_coordinates(back, points + steps[of]))
+    back = shifted(predicted, other.first[maybe], mapped.centres[one.first[maybe]])
+    again, _ = iou_of(one.shapes[maybe], back)
     status[maybe[again >= iou]] = MOVED
 
     def either(ours: Floats, theirs: Floats) -> Floats:

@@ -20,6 +20,7 @@ from rsp.shared.features import BROKEN, expand, polygons_of, read_batches, read_
 from rsp.shared.ground import scale
 from rsp.shared.locations import Address, Location, location
 from rsp.shared.mercator import AROUND
+from rsp.shared.polygons import ordered
 from rsp.shared.tileset import is_archive
 from rsp.shared.webfiles import is_url
 
@@ -102,18 +103,7 @@ def _order(polygons: Objects, titles: Objects) -> Integers:
     """Return the order of objects: from north to south, whatever the order in which they come."""
     west, south, east, north = shapely.bounds(polygons).T
     keys = np.column_stack([-north, west, south, east, shapely.area(polygons)])
-    order = np.lexsort(keys.T[::-1])
-    # What tells two apart at last takes longer, and few are so alike.
-    alike = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
-    if alike.any():
-        groups = np.cumsum(np.append(True, ~alike))
-        some = np.flatnonzero(np.append(False, alike) | np.append(alike, False))
-        last = {
-            place: (group, shapely.to_wkb(polygons[order[place]]), titles[order[place]])
-            for place, group in zip(some.tolist(), groups[some].tolist(), strict=True)
-        }
-        order[some] = order[sorted(last, key=last.__getitem__)]
-    return order
+    return ordered(keys, lambda place: (shapely.to_wkb(polygons[place]), titles[place]))
 
 
 def is_tiles(place: Place) -> bool:
