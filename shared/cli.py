@@ -32,7 +32,7 @@ _NEGATIVE = re.compile(r"-\.?\d")
 # How people meet the tools; those of other packages follow, by name.
 WORKFLOW = (
     "cover", "download", "extract", "rasterize", "subset", "tile", "info", "train", "export", "predict",
-    "evaluate", "compare", "vectorize", "changes", "serve", "deploy", "pipeline",
+    "evaluate", "compare", "vectorize", "changes", "review", "serve", "deploy", "pipeline",
 )  # fmt: skip
 
 

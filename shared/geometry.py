@@ -71,6 +71,18 @@ def to_mercator(geometry: Shapes, crs: Crs) -> Shapes:
     return projected
 
 
+def to_lonlat(geometries: Objects) -> Objects:
+    """Return geometries in degrees, of those in metres of EPSG:3857."""
+
+    def unproject(metres: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        latitude = np.arctan(np.sinh(metres[:, 1] / RADIUS))
+        degrees: npt.NDArray[np.float64] = np.degrees(np.column_stack([metres[:, 0] / RADIUS, latitude]))
+        return degrees
+
+    found: Objects = shapely.transform(geometries, unproject)
+    return found
+
+
 def project(geometries: Objects, crs: Crs, where: Callable[[int], str]) -> Objects:
     """Project an array of geometries to metres of EPSG:3857, as `to_mercator`, and refuse what cannot be meant.
 

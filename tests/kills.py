@@ -29,7 +29,8 @@ from typing import Any
 
 # What the tools import, at once or when they need it.
 TOOLS = [
-    *("changes", "compare", "cover", "download", "extract", "info", "predict", "rasterize", "subset", "tile"),
+    *("changes", "compare", "cover", "download", "extract", "info", "predict", "rasterize", "review", "subset"),
+    "tile",
     "vectorize",
 ]
 MODULES = [

@@ -54,6 +54,7 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     },
     ("vectorize", "vectorize"): {"features": "out"},
     ("changes", "changes"): {"changes": "out", "metrics": None, "evaluation": "metrics"},
+    ("review", "correct"): {"decisions_at": "decisions"},
     ("deploy", "deploy"): {},
     ("cover", "blocks"): {},
     ("vectorize", "vectorize_block"): {"config_uri": None},
@@ -105,6 +106,7 @@ LEFT_OUT = {
     },
     ("vectorize", "vectorize"): {"merge", "workers"},
     ("changes", "changes"): {"workers"},
+    ("review", "correct"): set(),
     ("cover", "blocks"): set(),
     ("vectorize", "vectorize_block"): set(),
     ("vectorize", "join"): set(),
@@ -141,7 +143,7 @@ def components(name):
 
 
 def test_every_tool_is_here():
-    assert len(TOOLS) == 15 and {tool for tool, _ in COMPONENTS} == set(TOOLS)
+    assert len(TOOLS) == 16 and {tool for tool, _ in COMPONENTS} == set(TOOLS)
     assert set(LEFT_OUT) == set(COMPONENTS)
     assert {(name, key) for name in TOOLS for key in components(name)} == set(COMPONENTS)
 

@@ -84,6 +84,10 @@ def stock(tmp_path_factory, scene) -> Path:
     for name, (text, _) in FEATURES.items():
         (root / name).write_text(text)
     (root / "good.json").write_text(collection(HERE))
+    told = json.loads(collection(HERE))
+    for number, feature in enumerate(told["features"]):
+        feature["properties"] = {"status": "gone", "score": 0.5, "mapped": str(number)}
+    (root / "changes.json").write_text(json.dumps(told))
     shutil.copy(scene.pbf, root / "good.osm.pbf")
     for name, data in {
         "c_text": b"hello\n", "c_negative": b"-1,0,3\n", "c_zoom": b"0,0,31\n", "c_big": b"9" * 5000 + b",0,3\n",
@@ -195,6 +199,22 @@ def cases(tool: str, root: Path) -> list[tuple[str, str]]:
             ("--mapped good.json --predicted masks --type tree", "tree"),
             ("--mapped good.json --predicted masks --crs nonsense", "unknown CRS"),
         ]  # fmt: skip
+    if tool == "review":
+        rest = "--accept_worst 100 --accepted"
+        lines = [
+            (f"--changes {name} {rest}", said if name != "numbers.json" else "") for name, said in features.items()
+        ]
+        lines += [(f"--changes {name} {rest}", "") for name in damaged["good"] if name.endswith(".json")]
+        lines += [(f"--changes {name} {rest}", "") for name in [*archives, "images"]]
+        lines += [
+            (f"--changes changes.json --mapped {name} {rest}", "") for name in features if name != "numbers.json"
+        ]
+        return [
+            *lines, (f"--changes good.json {rest}", "no status of `rsp changes`"),
+            ("--changes changes.json --decisions good.json --accepted", "holds no decisions"),
+            ("--changes changes.json --decisions images --accepted", "cannot read the decisions"),
+            ("--changes changes.json --decisions t_nul.toml --accepted", "cannot read the decisions"),
+        ]  # fmt: skip
     if tool == "compare":
         lines = [(f"--mode list --labels labels --masks {name} --out", "") for name in archives]
         return [
@@ -281,7 +301,7 @@ def limit() -> None:
 
 TOOLS = (
     "cover", "download", "extract", "rasterize", "subset", "tile", "train", "export", "predict", "evaluate", "compare",
-    "vectorize", "changes", "deploy", "info",
+    "vectorize", "changes", "review", "deploy", "info",
 )  # fmt: skip
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import shapely
 
 from rsp.components.changes.judging import Judged
-from rsp.components.changes.layer import Floats, Integers, Objects
+from rsp.components.changes.layer import Floats, Integers
 from rsp.shared.atomic import atomic_text
 from rsp.shared.features import feature_writer
+from rsp.shared.geometry import to_lonlat
 from rsp.shared.locations import Location
-from rsp.shared.mercator import AROUND, HALF, RADIUS
+from rsp.shared.mercator import AROUND, HALF
 from rsp.shared.report import plain
 
 # Features that are written at once.
@@ -24,18 +25,6 @@ SCHEMA = {
     "status": str, "score": float, "class": str, "iou": float, "offset_m": float, "area_m2": float,
     "support": float, "evidence": float, "cut": bool, "mapped": str, "predicted": str,
 }  # fmt: skip
-
-
-def to_lonlat(polygons: Objects) -> Objects:
-    """Return polygons in degrees, of those in metres of EPSG:3857."""
-
-    def project(metres: Floats) -> Floats:
-        latitude = np.arctan(np.sinh(metres[:, 1] / RADIUS))
-        degrees: Floats = np.degrees(np.column_stack([metres[:, 0] / RADIUS, latitude]))
-        return degrees
-
-    found: Objects = shapely.transform(polygons, project)
-    return found
 
 
 def write_objects(out: Location, judged: Judged, scores: Floats, order: Integers) -> None:

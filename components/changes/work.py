@@ -32,7 +32,7 @@ from rsp.shared.classes import class_indices, find_classes, ignored_classes
 from rsp.shared.covers import Cover
 from rsp.shared.crs import parse_crs
 from rsp.shared.errors import FeatureError, UsageError
-from rsp.shared.geometry import to_mercator
+from rsp.shared.geometry import to_lonlat, to_mercator
 from rsp.shared.locations import Location
 from rsp.shared.polygons import Features
 from rsp.shared.sweep import Sweep, TilePolygons
@@ -210,8 +210,6 @@ def _probabilities(
 
 def _nowhere(given: Given, layer: Layer, area: Area) -> None:
     """Say that no object of the map lies in the area; raise `FeatureError` where they would, with axes swapped."""
-    from rsp.components.changes.outputs import to_lonlat
-
     swapped = shapely.transform(to_lonlat(layer.polygons), lambda degrees: degrees[:, ::-1])
     there = area.reach(to_mercator(swapped, 4326))
     text = (

@@ -49,6 +49,11 @@ CASES = {
         "{root}/out/found.json",
         ["found.json", "s.csv", "m.json"],
     ),
+    "review": (
+        "review --changes {root}/in/changes.json --mapped {root}/in/houses.json --accept_worst 100 "
+        "--corrected {root}/out/c.json --accepted {root}/out/a.json --doubtful {root}/out/d.csv --zoom 15",
+        ["c.json", "a.json", "d.csv"],
+    ),
     "compare list": (
         "compare --mode list --labels {root}/in/labels.pmtiles --masks {root}/in/labels.pmtiles "
         "--cover {root}/in/cover.csv --config {root}/in/config.toml --out {root}/out/list",
@@ -99,6 +104,8 @@ def data(tmp_path_factory):
     (where / "page.html").write_text("<html>{{tiles}} {{zoom}}</html>")
     boxes = [shapely.box(*bounds_lonlat(tile)).centroid.buffer(0.0001) for tile in BLOCK]
     (where / "houses.json").write_text(feature_collection((box, {}) for box in boxes))
+    told = ({"status": "reshaped", "score": 0.5, "mapped": str(number)} for number in range(len(boxes)))
+    (where / "changes.json").write_text(feature_collection(zip(boxes, told, strict=True)))
     scene = Scene(where / "map.osm.pbf")
     scene.way(square(2.0, 48.0), building="yes")
     scene.write()

@@ -159,6 +159,7 @@ def chain(scene: Scene, url: str) -> list[str]:
         "compare --mode side --images images labels masks.pmtiles side",
         "vectorize --config town/config.toml --type building masks.pmtiles found.json",
         "changes --mapped town/buildings.geojson --predicted masks.pmtiles --suspects suspects.csv changes.json",
+        "review --changes changes.json --mapped town/buildings.geojson --accept_worst 15 --corrected c.json",
         "deploy --model model.pt2 --checkpoint models/best.safetensors --golden images --store store --name town",
     ]
 

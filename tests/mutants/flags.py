@@ -18,8 +18,8 @@ from tests.mutants.table import HERE, ROOT, Mutant
 TABLE = "flags.toml"
 
 TOOLS = (
-    "cover", "download", "extract", "rasterize", "tile", "subset", "vectorize", "changes", "compare", "evaluate",
-    "info",
+    "cover", "download", "extract", "rasterize", "tile", "subset", "vectorize", "changes", "review", "compare",
+    "evaluate", "info",
 )  # fmt: skip
 
 _FORMATS = ("png", "jpg", "webp", "tif")

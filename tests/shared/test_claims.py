@@ -159,6 +159,8 @@ COLLISIONS = {
     "changes twice": "changes --mapped truth.json --predicted masks --metrics out.json out.json",
     "changes as a cover": "changes --mapped truth.json --predicted masks out.csv",
     "changes with suspects in masks": "changes --mapped truth.json --predicted masks --suspects masks/s out.fgb",
+    "review over its map": "review --changes c.json --mapped truth.json --accept_worst 1 --corrected truth.json",
+    "review twice": "review --changes c.json --accept_worst 1 --accepted out.json --doubtful out.json --zoom 9",
     "rasterize over its features": "rasterize --geojson labels labels.csv labels",
     "rasterize around its features": "rasterize --geojson truth.json cover .",
     "rasterize over its cover": "rasterize --geojson truth.json cover cover",

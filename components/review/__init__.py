@@ -1,0 +1,1 @@
+"""rsp review: decide on what `rsp changes` found, and correct the map by it."""
