@@ -54,7 +54,7 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     },
     ("vectorize", "vectorize"): {"features": "out"},
     ("changes", "changes"): {"changes": "out", "metrics": None, "evaluation": "metrics"},
-    ("review", "correct"): {"decisions_at": "decisions"},
+    ("review", "correct"): {},
     ("deploy", "deploy"): {},
     ("cover", "blocks"): {},
     ("vectorize", "vectorize_block"): {"config_uri": None},
@@ -125,6 +125,7 @@ OTHER_DEFAULTS = {
     ("extract", "extract", "kind"): (None, "building"),
     ("vectorize", "vectorize", "kind"): (REQUIRED, "building"),
     ("export", "export", "kind"): ("jit", "pt2"),
+    ("review", "correct", "zoom"): (None, 18),
     ("deploy", "deploy", "name"): ("", "rsp"),  # a list is of all names
 }
 

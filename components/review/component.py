@@ -14,6 +14,7 @@ def correct(
     changes_at: str = "",
     mapped: dsl.Input[dsl.Dataset] = None,
     mapped_at: str = "",
+    decisions: dsl.Input[dsl.Artifact] = None,
     decisions_at: str = "",
     accept_worst: float = -1.0,
     crs: str = "",
@@ -29,7 +30,8 @@ def correct(
         changes_at: The same by address, in its place.
         mapped: The features of the map that it compared.
         mapped_at: The same by address, in its place.
-        decisions_at: Where the decisions are, as the page saves them: a path or s3://bucket/key; empty for none.
+        decisions: What was decided, as the page saves it; none if left out.
+        decisions_at: The same by address, in its place.
         accept_worst: Accept this share of the objects, the worst, in percent; -1 for none.
         crs: The CRS of `mapped`, as EPSG:2154, whatever it says; empty for what it says.
         zoom: Zoom of the cover.
@@ -37,13 +39,12 @@ def correct(
     from rsp.components.artifacts import describe, named
     from rsp.components.reference import given
     from rsp.components.review.tool import review as tool
-    from rsp.shared.locations import location
 
     result = tool(
         changes=given(changes, changes_at, "changes"),
         mapped=given(mapped, mapped_at, "mapped"),
         crs=crs or None,
-        decisions=location(decisions_at) if decisions_at else None,
+        decisions=given(decisions, decisions_at, "decisions") if decisions or decisions_at else None,
         accept_worst=None if float(accept_worst) < 0 else float(accept_worst),
         corrected=named(corrected, ".geojson"),
         accepted=named(accepted, ".geojson"),

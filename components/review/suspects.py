@@ -10,13 +10,14 @@ from hashlib import blake2b
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from rsp.shared.crs import Crs
+from rsp.shared.crs import Crs, check_coordinates
 from rsp.shared.errors import FeatureError
 from rsp.shared.features import Feature, expand, read_batches, read_crs
-from rsp.shared.geometry import BROKEN, to_lonlat, to_mercator
+from rsp.shared.geometry import BROKEN, project, to_lonlat
 from rsp.shared.locations import Location
 
 # As `rsp changes` names them.
@@ -139,9 +140,14 @@ def read_map(place: Place, crs: Crs | None = None, skipped: Counter[str] | None 
     found: list[Feature] = []
     for batch in read_batches(paths[0], properties=True, broken=None if skipped is None else broken):
         shapes = batch.geometries
-        if where != 4326:
-            shapes = np.array([*shapes, None], object)[:-1]
-            there = ~shapely.is_missing(shapes)
-            shapes[there] = to_lonlat(to_mercator(shapes[there], where))
+        there = np.flatnonzero(~shapely.is_missing(shapes))
+
+        def place_of(nth: int, numbers: npt.NDArray[np.int64] = batch.numbers[there]) -> str:
+            return f"{paths[0]}: feature {numbers[nth]}"
+
+        if where == 4326:
+            check_coordinates(shapely.bounds(shapes[there]), where, place_of)
+        else:
+            shapes[there] = to_lonlat(project(shapes[there], where, place_of))
         found += map(Feature, shapes, batch.properties, batch.numbers.tolist())
     return found
