@@ -57,9 +57,9 @@ class _Normalise(torch.autograd.Function):
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None, eps: float
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        places = [dimension for dimension in range(x.dim()) if dimension != 1]
         values = x.float()
-        variance, mean = torch.var_mean(values, places, correction=0)
+        # What torch's own normalisation calls: `var_mean` takes nineteen times as long on channels that lie last.
+        mean, variance = torch.batch_norm_update_stats(values, None, None, 0.0)
         # Means are joined by their differences (Chan et al., 1979): sums of squares would lose digits.
         count = mean.new_full((1,), x.numel() // x.shape[1])
         own = torch.cat([mean, variance * count, count])
@@ -79,18 +79,23 @@ class _Normalise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *slopes: Any) -> Any:
         x, weight, mean, scale, total = ctx.saved_tensors
-        slope = slopes[0].float()
-        shape = [1, -1] + [1] * (x.dim() - 2)
-        places = [dimension for dimension in range(x.dim()) if dimension != 1]
-        standard = (x.float() - mean.view(shape)) * scale.view(shape)
-        own = torch.stack([slope.sum(places), (slope * standard).sum(places)])
-        sums = own.clone()
+        slope, values = slopes[0].float(), x.float()
+        # Sums over a channel of the slope times what was normalised, and of the slope alone.
+        _, product, plain = torch.ops.aten.native_batch_norm_backward(
+            slope, values, weight, None, None, mean, scale, True, 0.0, [False, True, True]
+        )
+        sums = torch.stack([product, plain])
         distributed.all_reduce(sums)
         sums /= total
+        # slope - sums[1] - normalised * sums[0], times factor, in two passes: a line of x, and the slope added.
         factor = scale if weight is None else scale * weight
-        changed = (slope - sums[0].view(shape) - standard * sums[1].view(shape)) * factor.view(shape)
+        steepness = -factor * scale * sums[0]
+        changed = functional.batch_norm(
+            values, mean, torch.ones_like(mean), steepness, -factor * sums[1], training=False, eps=0.0
+        )
+        changed.addcmul_(slope, factor.view([1, -1] + [1] * (x.dim() - 2)))
         # Gradients of weights are averaged over processes with all others.
-        return changed.to(x.dtype), None if weight is None else own[1], own[0] if ctx.has_bias else None, None
+        return changed.to(x.dtype), None if weight is None else product, plain if ctx.has_bias else None, None
 
 
 def _gathered(values: torch.Tensor) -> list[torch.Tensor]:

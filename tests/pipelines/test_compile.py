@@ -160,7 +160,7 @@ def test_what_is_committed_keeps_its_placeholders(monkeypatch, tmp_path, rsp):
     assert rsp("pipeline", "compile", "--all", tmp_path / "compiled").code == 0
     text = (tmp_path / "compiled" / "quality.yaml").read_text()
     assert image("compare") in text and text == compile_pipeline("quality")
-    with pytest.raises(PipelineError, match="rsp-compare:unreleased is a placeholder"):
+    with pytest.raises(PipelineError, match="rsp-changes:unreleased is a placeholder"):
         refuse_placeholders(text)
     assert refuse_placeholders(compile_pipeline("quality", "9.8.7"))
 

@@ -233,7 +233,8 @@ def test_nothing_is_wanted(following, store):
     before = store.pointer("rsp")
     moved = store.move("rsp", "v1", expected=before, reason="a first deploy")
     store.move_back(moved, None, "it failed")
-    found = wait_until(following, lambda each: (each["state"], each["kept"]) == ("waiting", []))
+    # Before it first looked at the pointer it waits, too, and cannot say for what.
+    found = wait_until(following, lambda each: each["reason"] and (each["state"], each["kept"]) == ("waiting", []))
     assert (found["serving"], found["reason"]) == (None, "nothing is wanted: it failed")
     answer = requests.post(f"{following.inference}/predictions/rsp", b"x", timeout=30)
     assert answer.status_code == 503 and "no verified release of rsp" in answer.json()["detail"]
