@@ -54,6 +54,7 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     },
     ("vectorize", "vectorize"): {"features": "out"},
     ("changes", "changes"): {"changes": "out", "metrics": None, "evaluation": "metrics"},
+    ("review", "review"): {"page": "out"},
     ("review", "correct"): {},
     ("deploy", "deploy"): {},
     ("cover", "blocks"): {},
@@ -106,7 +107,12 @@ LEFT_OUT = {
     },
     ("vectorize", "vectorize"): {"merge", "workers"},
     ("changes", "changes"): {"workers"},
-    ("review", "correct"): set(),
+    ("review", "review"): {
+        "accept_worst", "accepted", "attribution", "corrected", "decisions", "doubtful", "web_ui_template", "zoom",
+    },  # that is `correct`
+    ("review", "correct"): {
+        "attribution", "embed", "images", "labels", "masks", "out", "title", "web_ui_template", "worst",
+    },
     ("cover", "blocks"): set(),
     ("vectorize", "vectorize_block"): set(),
     ("vectorize", "join"): set(),
@@ -126,6 +132,7 @@ OTHER_DEFAULTS = {
     ("vectorize", "vectorize", "kind"): (REQUIRED, "building"),
     ("export", "export", "kind"): ("jit", "pt2"),
     ("review", "correct", "zoom"): (None, 18),
+    ("review", "review", "embed"): (None, 8.0),
     ("deploy", "deploy", "name"): ("", "rsp"),  # a list is of all names
 }
 

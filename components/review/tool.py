@@ -1,5 +1,7 @@
-"""Decide on what `rsp changes` found, and correct the map by it.
+"""Review what `rsp changes` found, on a page, and correct the map by what was decided.
 
+rsp review --changes changes.geojson --mapped osm.geojson --images images --masks masks review
+rsp review --changes changes.geojson --images images_2020 images_2025 --embed 20 review.html
 rsp review --changes changes.geojson --mapped osm.geojson --decisions decisions.json --corrected map.geojson
 rsp review --changes changes.geojson --decisions decisions.json --doubtful doubtful.csv --zoom 18
 rsp review --changes changes.geojson --mapped osm.geojson --accept_worst 15 --corrected map.geojson
@@ -10,14 +12,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from rsp.shared.arguments import bounded, tiles_at
-from rsp.shared.claims import COVER, FEATURES, Output, check_paths
+from rsp.shared.arguments import add_out, bounded, tiles_at
+from rsp.shared.claims import COVER, FEATURES, Form, Output, check_paths
 from rsp.shared.errors import UsageError
-from rsp.shared.locations import Location, location
+from rsp.shared.locations import Location, exists, location
 from rsp.shared.report import Result
 from rsp.shared.tiles import MAX_ZOOM
+
+if TYPE_CHECKING:
+    from rsp.components.review.layers import Set
+
+# The zoom of covers where nothing says another.
+DEFAULT_ZOOM = 18
+PAGE = Form("a page", (".html", ".htm"), folder=True)
+# Megabytes of tiles that a page may hold: browsers read it as a whole.
+MAX_EMBED = 500.0
 
 
 @dataclass(kw_only=True)
@@ -26,6 +39,7 @@ class ReviewResult(Result):
 
     Attributes:
         objects: How many objects the changes have.
+        suspects: How many of them the page shows.
         accept: How many of them are accepted.
         doubt: How many are in doubt.
         reject: How many are rejected.
@@ -39,6 +53,7 @@ class ReviewResult(Result):
     """
 
     objects: int
+    suspects: int = 0
     accept: int = 0
     doubt: int = 0
     reject: int = 0
@@ -52,10 +67,19 @@ class ReviewResult(Result):
 
 
 def review(
+    out: Location | None = None,
     *,
     changes: Location | str,
     mapped: Location | str | None = None,
     crs: str | None = None,
+    images: Sequence[Location] | None = None,
+    labels: Location | None = None,
+    masks: Location | None = None,
+    worst: float = 15.0,
+    embed: float | None = None,
+    title: str = "Review",
+    attribution: Sequence[str] | None = None,
+    web_ui_template: Location | None = None,
     decisions: Location | None = None,
     accept_worst: float | None = None,
     corrected: Location | None = None,
@@ -63,27 +87,39 @@ def review(
     doubtful: Location | None = None,
     zoom: int | None = None,
 ) -> ReviewResult:
-    """Correct a map by decisions on what `rsp changes` found.
+    """Make a page to review what `rsp changes` found, and correct a map by what was decided.
 
     See docs/review.md for what it means to accept, doubt or reject an object of each status.
 
     Args:
+        out: Where the page goes: an HTML file, or a folder; None for no page.
         changes: What `rsp changes` has written.
         mapped: The features of the map that it compared.
         crs: The CRS of `mapped`, as EPSG:2154, whatever the file says.
-        decisions: What was decided, as the page saves it.
+        images: Tile sets of imagery to show; of several, two can be swiped.
+        labels: Tile set of labels to show.
+        masks: Tile set of masks to show.
+        worst: Which share of the objects the page shows, in percent: those of the highest scores.
+        embed: Megabytes of tiles that the page holds itself, those of the worst objects first; None where it is
+            to find the tiles in their places.
+        title: Heading of the page.
+        attribution: Whose the imagery and the map are, beside what tile sets say.
+        web_ui_template: Template of the page, in place of ours.
+        decisions: What was decided, as the page saves it; a page begins with it.
         accept_worst: Accept this share of the objects, the worst, in percent; decisions come before.
         corrected: Where the map goes, corrected, in degrees; the suffix says in which format.
         accepted: Where those accepted objects go that are real, for `rasterize --append`.
         doubtful: Where a cover of the tiles of doubtful objects goes.
-        zoom: Of that cover.
+        zoom: Of that cover, and of the one that the page saves; without it that of the tile sets.
 
     Raises:
         UsageError: the arguments do not fit together, or the decisions were made on other changes.
         FeatureError: features that cannot be read, or that `rsp changes` has not written.
+        TileSetError: a tile set that cannot be read.
     """
     from rsp.components.review.decisions import accept_worst as worst_of
     from rsp.components.review.decisions import apply_decisions, read_decisions, tiles_of
+    from rsp.components.review.layers import sets_of
     from rsp.components.review.suspects import read_map, read_suspects
     from rsp.shared.crs import parse_crs
     from rsp.shared.features import feature_writer
@@ -91,19 +127,26 @@ def review(
 
     places = [Output(place, FEATURES) for place in (corrected, accepted) if place is not None]
     places += [Output(doubtful, COVER)] if doubtful is not None else []
-    if not places:
-        raise UsageError("nothing to write: give --corrected, --accepted or --doubtful")
-    if decisions is None and accept_worst is None:
+    sets = sets_of(images or (), labels, masks)
+    if places and decisions is None and accept_worst is None:
         raise UsageError("nothing is decided: give --decisions, or --accept_worst")
+    places += [Output(out, PAGE)] if out is not None else []
+    if not places:
+        raise UsageError("nothing to write: give a place for the page, --corrected, --accepted or --doubtful")
     if corrected is not None and mapped is None:
         raise UsageError("--corrected needs --mapped, the map to correct")
+    for name, value, high in (
+        ("accept_worst", accept_worst, 100), ("worst", worst, 100), ("zoom", zoom, MAX_ZOOM),
+        ("embed", embed, MAX_EMBED),
+    ):  # fmt: skip
+        if value is not None and not 0 <= value <= high:
+            raise UsageError(f"--{name} is from 0 to {high:g}, got {value:g}")
+    reads = [changes, mapped, decisions, web_ui_template, *(one.path for one in sets)]
+    check_paths(places, reads)
+    if zoom is None and sets:
+        zoom = _zoom(sets)
     if doubtful is not None and zoom is None:
         raise UsageError("--doubtful needs --zoom, that of the tiles of the labels")
-    if accept_worst is not None and not 0 <= accept_worst <= 100:
-        raise UsageError(f"--accept_worst is from 0 to 100, got {accept_worst:g}")
-    if zoom is not None and not 0 <= zoom <= MAX_ZOOM:
-        raise UsageError(f"--zoom is from 0 to {MAX_ZOOM}, got {zoom}")
-    check_paths(places, [changes, mapped, decisions])
     suspects = read_suspects(changes)
     decided = {} if accept_worst is None else worst_of(suspects, accept_worst)
     decided |= {} if decisions is None else read_decisions(decisions, suspects)
@@ -128,11 +171,31 @@ def review(
     if doubtful is not None and zoom is not None:
         known = {each.number: each for each in features or ()}
         result.tiles = write_cover(doubtful, tiles_of(applied.doubtful, zoom, known))
+    if out is not None:
+        from rsp.components.review.page import Shown, write_page
+
+        some = suspects.worst(worst)
+        result.suspects = len(some)
+        shown = Shown(
+            title=title, changes=str(changes).rsplit("/", 1)[-1], suspects=suspects, some=some, features=features,
+            decisions=decided, sets=sets, zoom=DEFAULT_ZOOM if zoom is None else zoom,
+            attribution=attribution or (), embed=None if embed is None else int(embed * 1e6),
+        )  # fmt: skip
+        write_page(location(out), shown, web_ui_template)
     return result
+
+
+def _zoom(sets: Sequence[Set]) -> int:
+    """Return the highest zoom of the last of some tile sets: masks come last, then labels."""
+    from rsp.shared.tileset import open_reader
+
+    with open_reader(sets[-1].path) as reader:
+        return reader.cover().zooms[-1]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `rsp review`."""
+    add_out(parser, "where the page goes: FILE.html, or a folder (default: no page)")
     parser.add_argument(
         "--changes", type=tiles_at, required=True, metavar="FEATURES", help="what `rsp changes` has written"
     )
@@ -141,6 +204,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--crs", metavar="EPSG:CODE", help="CRS of --mapped, as EPSG:2154 (default: what the file says)"
+    )
+    page = parser.add_argument_group("Page")
+    page.add_argument(
+        "--images",
+        type=location,
+        nargs="+",
+        metavar="TILES",
+        help="imagery to show; of several, two can be swiped",
+    )
+    page.add_argument("--labels", type=location, metavar="TILES", help="labels to show")
+    page.add_argument("--masks", type=location, metavar="TILES", help="masks to show")
+    page.add_argument(
+        "--worst", type=bounded(float, 0, 100), default=15.0, metavar="PERCENT",
+        help="which share of the objects it shows, the worst (default: 15)",
+    )  # fmt: skip
+    page.add_argument(
+        "--embed", type=bounded(float, 0, MAX_EMBED), metavar="MB",
+        help="put so many megabytes of tiles into the page, those of the worst objects first (default: none; the "
+        "page finds the tiles in their places)",
+    )  # fmt: skip
+    page.add_argument("--title", default="Review", metavar="TEXT", help="its heading (default: Review)")
+    page.add_argument(
+        "--attribution", action="append", metavar="TEXT",
+        help="whose the imagery or the map is, beside what tile sets say; may be given again",
+    )  # fmt: skip
+    page.add_argument(
+        "--web_ui_template", type=location, metavar="FILE", help="your own HTML template, in place of ours"
     )
     group = parser.add_argument_group("Decisions")
     group.add_argument(
@@ -160,4 +250,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--doubtful", type=location, metavar="FILE", help="write the tiles of doubtful objects as a cover"
     )
-    group.add_argument("--zoom", type=bounded(int, 0, MAX_ZOOM), metavar="Z", help="zoom of that cover")
+    group.add_argument(
+        "--zoom",
+        type=bounded(int, 0, MAX_ZOOM),
+        metavar="Z",
+        help="zoom of that cover (default: that of the tiles)",
+    )
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Take the last of `--images` as the page where it can be nothing else: `--images a b PAGE`."""
+    if args.out is None and len(args.images or []) > 1:
+        *images, last = args.images
+        if not exists(last) or last.suffix.lower() in PAGE.suffixes:
+            args.images, args.out = images, last

@@ -191,7 +191,7 @@ def page_data(cover: Cover, tile_format: str, *, title: str) -> dict[str, Any]:
         "zooms": [cover.zooms[0], cover.zooms[-1]],
         "bounds": [round(value, 6) for value in box],
         "center": [round(value, 6) for value in reversed(box.center)],
-        "runs": _runs(cover, MAX_RUNS),
+        "runs": tile_runs(cover, MAX_RUNS),
     }
 
 
@@ -233,7 +233,7 @@ def footprints(tiles: Iterable[tuple[Tile, Mapping[str, float]]]) -> Iterator[st
     yield "\n]}\n"
 
 
-def _runs(cover: Cover, most: int) -> list[list[int]] | None:
+def tile_runs(cover: Cover, most: int = MAX_RUNS) -> list[list[int]] | None:
     """Return tiles as runs down a column, `[z, x, y, count]`; None where there are more than `most`."""
     runs: list[list[int]] = []
     for zoom in cover.zooms:
@@ -270,14 +270,14 @@ def render(template: str, data: Mapping[str, Any]) -> str:
     def fill(match: re.Match[str]) -> str:
         name = match[1]
         if name not in values and name in _ASSETS:
-            values[name] = _asset(name)
+            values[name] = asset(name)
         return values.get(name, match[0])
 
     return _PLACEHOLDER.sub(fill, template)
 
 
-def _asset(name: str) -> str:
-    """Return a script or style that a template embeds, without references to files that are not there.
+def asset(name: str) -> str:
+    """Return a script or style that templates embed, by name, without references to files that are not there.
 
     Each licence asks that its text go with the copies, and every page is one.
     """

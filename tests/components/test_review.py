@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from shapely.geometry import box, shape
+from shapely.geometry import shape
 
 from rsp.components.changes.tool import changes
 from rsp.components.review.component import correct
@@ -21,44 +21,13 @@ from rsp.components.review.tool import review
 from rsp.shared.errors import FeatureError, UsageError
 from rsp.shared.features import Feature, feature_writer
 from rsp.shared.tiles import read_cover
-
-WEST, SOUTH, M = 5.2, 46.8, 1e-5  # degrees, and about a metre of them
-
-
-def house(x, y=0.0, width=10.0, height=10.0):
-    """A house in metres from a corner on, in degrees."""
-    return box(WEST + x * M, SOUTH + y * M, WEST + (x + width) * M, SOUTH + (y + height) * M)
-
-
-# One object of each status, 100 m apart from each other, and one that both have.
-MAPPED = [
-    house(0), house(100), house(200), house(300, 0, 20, 10), house(400, 0, 10), house(410.5, 0, 10), house(500),
-]  # fmt: skip
-PREDICTED = [
-    house(0), house(106), house(200, 0, 10, 4), house(300, 0, 9, 6), house(311, 0, 9, 6),
-    house(400, 0, 20.5, 6), house(600),
-]  # fmt: skip
-NAMES = ["matched", "moved", "reshaped", "split", "merged", "merged too", "gone"]
-
-
-def write(path, shapes, properties=None):
-    with feature_writer(path) as writer:
-        for number, each in enumerate(shapes):
-            writer.write(each, properties[number] if properties else {})
-    return path
+from tests.review import MAPPED, PREDICTED, house, make_changes, write
 
 
 @pytest.fixture
 def scene(tmp_path):
     """A map, what is predicted, and the changes between them."""
-    told = [{"name": name, "class": "building", "levels": number} for number, name in enumerate(NAMES)]
-    write(tmp_path / "mapped.geojson", MAPPED, told)
-    write(tmp_path / "predicted.geojson", PREDICTED, [{"class": "building"}] * len(PREDICTED))
-    changes(
-        tmp_path / "changes.geojson",
-        mapped=tmp_path / "mapped.geojson",
-        predicted=tmp_path / "predicted.geojson",
-    )
+    make_changes(tmp_path)
     return tmp_path
 
 
@@ -198,6 +167,13 @@ def test_the_share_that_is_accepted(scene):
     assert review(**words, accept_worst=15).accept == 2
 
 
+def test_how_many_the_page_shows(scene):
+    """Of 7 objects 28 % are two, and 29 % are three."""
+    words = {"changes": scene / "changes.geojson"}
+    assert review(scene / "page.html", **words, worst=28).suspects == 2
+    assert review(scene / "page.html", **words, worst=29).suspects == 3
+
+
 def tiles_around(west, south, east, north, zoom):
     import mercantile
 
@@ -251,6 +227,9 @@ def test_decisions_that_are_none(scene, text, said):
         ("--accepted a.json", "nothing is decided"),
         ("--accept_worst 15 --corrected c.json", "--corrected needs --mapped"),
         ("--accept_worst 15 --doubtful c.csv", "--doubtful needs --zoom"),
+        ("--masks absent page.html", "no tile set at absent"),
+        ("page.csv", "the output is a page"),
+        ("changes.geojson/", "the output is"),
         ("--accept_worst 15 --accepted a.csv", "cannot write a.csv"),
         ("--accept_worst 15 --accepted changes.geojson", "is the input"),
     ],

@@ -51,8 +51,9 @@ CASES = {
     ),
     "review": (
         "review --changes {root}/in/changes.json --mapped {root}/in/houses.json --accept_worst 100 "
-        "--corrected {root}/out/c.json --accepted {root}/out/a.json --doubtful {root}/out/d.csv --zoom 15",
-        ["c.json", "a.json", "d.csv"],
+        "--corrected {root}/out/c.json --accepted {root}/out/a.json --doubtful {root}/out/d.csv --zoom 15 "
+        "--masks {root}/in/labels.pmtiles --embed 1 {root}/out/page.html",
+        ["c.json", "a.json", "d.csv", "page.html"],
     ),
     "compare list": (
         "compare --mode list --labels {root}/in/labels.pmtiles --masks {root}/in/labels.pmtiles "
