@@ -24,6 +24,8 @@ from typing import Any
 from examples.page import Made, write_page
 from examples.town.generate import generate
 from examples.town.server import CONFIG, SceneServer
+from rsp.components.changes.tool import changes
+from rsp.components.review.tool import review
 from rsp.pipelines.compiler import load
 from rsp.pipelines.local import LocalRun, run_local
 from rsp.pipelines.parameters import CONFIG as PIPELINE_CONFIG
@@ -41,6 +43,8 @@ LEAST_IOU = 0.80
 EPOCHS = 5
 # How many pixels a training on somebody's own tiles sees by itself: some five minutes on two processors.
 PIXELS = 600e6
+# Megabytes of tiles within the page to review.
+REVIEW_MB = 40.0
 MODEL = "town"
 STORE = "releases"
 
@@ -222,6 +226,29 @@ def keep(run: LocalRun, out: Path) -> dict[str, Path]:
     return kept
 
 
+def to_review(run: LocalRun, job: Job, out: Path) -> tuple[dict[str, Path], int]:
+    """Match what the labels were made of with what was found, and make a page to review what differs.
+
+    Returns:
+        What each file is, the page first, and how many objects it shows.
+    """
+    mapped, kind = Path(job.parameters["features"]), job.parameters.get("class_title", "building")
+    with redirect_stderr(io.StringIO()):
+        changes(
+            out / "changes.geojson", mapped=mapped, predicted=out / "masks.pmtiles", kind=kind,
+            suspects=out / "suspects.csv",
+        )  # fmt: skip
+        found = review(
+            out / "review.html", changes=out / "changes.geojson", mapped=mapped, title=f"Review of {job.title}",
+            images=[run.path("download", "tiles")], labels=run.path("rasterize", "labels"),
+            masks=out / "masks.pmtiles", embed=REVIEW_MB,
+        )  # fmt: skip
+    return {
+        "objects to review, the most suspicious first": out / "review.html",
+        "what became of each object": out / "changes.geojson",
+    }, found.suspects
+
+
 def demo(
     out: Path, scene: Path | None = None, *, tiles: int = 150, epochs: int = 0, config: Path | None = None
 ) -> None:
@@ -253,6 +280,8 @@ def demo(
         run = run_local("hello_world", job.parameters, out / "runs", watch=steps, echo=steps)
         metrics = run.metrics("compare")
         kept = keep(run, out)
+        reviewed, suspects = to_review(run, job, out)
+        kept = reviewed | kept
         deployed = "deploy" in run.steps
         same, asked = predict_over_http(run, server.inference, out) if deployed else (0, 0)
     seconds = time.monotonic() - begun
@@ -295,6 +324,8 @@ def demo(
             total=seconds,
             files=kept,
             model=out / "model.pt2",
+            review=out / "review.html",
+            suspects=suspects,
         ),
     )
     print(f"\nIoU of buildings on the validation tiles: {iou:.3f}", end="")

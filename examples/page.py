@@ -59,6 +59,8 @@ class Made:
         total: How long all took.
         files: What there is to look at, by what it is.
         model: The exported model.
+        review: The page to review what map and prediction disagree on; None for none.
+        suspects: How many objects it shows.
     """
 
     title: str
@@ -75,6 +77,8 @@ class Made:
     total: float
     files: Mapping[str, Path]
     model: Path
+    review: Path | None = None
+    suspects: int = 0
 
 
 def write_page(out: Path, made: Made) -> Path:
@@ -100,6 +104,7 @@ def write_page(out: Path, made: Made) -> Path:
         "lead": _lead(made, titles),
         "numbers": _numbers(made, titles, matrix, count),
         "note": _note(made),
+        "review": _review(out, made),
         "map": picture,
         "gallery": gallery,
         "shown": f"{min(len(tiles), MAX_TILES)} of {len(tiles)}"
@@ -309,6 +314,17 @@ def _note(made: Made) -> str:
         f"Measured by <code>rsp compare</code> on the validation tiles, which training never saw. Training itself "
         f"reports an IoU of {iou:.3f} for the same model and tiles: a tile is seen with {made.overlap} pixels of "
         "its neighbours, and of these training knows only those that are validation tiles, too."
+    )
+
+
+def _review(out: Path, made: Made) -> str:
+    """Return the link to the page to review, which is what most people do next."""
+    if made.review is None:
+        return ""
+    where = quote(made.review.resolve().relative_to(out.resolve()).as_posix())
+    return (
+        f'<p class="review"><a class="go" href="{where}">Review the {made.suspects} most suspicious objects</a> '
+        "<span>Where map and prediction disagree: accept, doubt or reject them by keys.</span></p>"
     )
 
 

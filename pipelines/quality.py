@@ -26,8 +26,8 @@ def quality(
 
     A second page says more: boundaries, each class, and between which values the measures may be by chance.
     The tiles to review are listed with their scores, as GeoJSON, and as a cover to label again. With the features
-    of a map, its objects are matched with those of the masks, and listed with what is suspicious about them. No
-    configuration is needed where labels or masks tell their classes.
+    of a map, its objects are matched with those of the masks, and listed with what is suspicious about them; a
+    page shows these objects for review. No configuration is needed where labels or masks tell their classes.
     """
     with steps.notified("quality"):
         found = steps.resolve(images=images, labels=labels, masks=masks, features=mapped, config_uri=config_uri)
@@ -41,6 +41,7 @@ def quality(
             steps.evaluate(place, shown, truth, predicted, settings)
             steps.review(place, truth, predicted, settings, review_fg, review_qod)
             with dsl.If(mapped != ""):
-                steps.changes(place, found["features"], predicted, class_title, settings)
+                ranked = steps.changes(place, found["features"], predicted, class_title, settings)
+                steps.review_page(place, ranked, found["features"], shown, truth, predicted)
 
         steps.both(body, data_root, "")

@@ -31,6 +31,7 @@ from rsp.components.export.component import export as export_component
 from rsp.components.extract.component import extract as extract_component
 from rsp.components.predict.component import predict as predict_component
 from rsp.components.rasterize.component import rasterize as rasterize_component
+from rsp.components.review.component import review_page as review_page_component
 from rsp.components.subset.component import subset as subset_component
 from rsp.components.tile.component import tile as tile_component
 from rsp.components.train.component import train as train_component
@@ -399,6 +400,17 @@ def changes(place: Place, mapped: Any, masks: Tiles, kind: Any, config: Config) 
     task = place.step(changes_component)(
         mapped_at=mapped, **place.inputs(predicted=masks), kind=kind, **config._asdict()
     )
+    return prepare(task, WORK, DATA, "rsp-s3")
+
+
+def review_page(
+    place: Place, ranked: PipelineTask, mapped: Any, images: Tiles, labels: Tiles, masks: Tiles
+) -> PipelineTask:
+    """Make the page on which people review what `changes` ranked."""
+    task = place.step(review_page_component)(
+        changes=ranked.outputs["changes"], mapped_at=mapped,
+        **place.inputs(images=images, labels=labels, masks=masks),
+    )  # fmt: skip
     return prepare(task, WORK, DATA, "rsp-s3")
 
 

@@ -54,7 +54,7 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     },
     ("vectorize", "vectorize"): {"features": "out"},
     ("changes", "changes"): {"changes": "out", "metrics": None, "evaluation": "metrics"},
-    ("review", "review"): {"page": "out"},
+    ("review", "review_page"): {"page": "out"},
     ("review", "correct"): {},
     ("deploy", "deploy"): {},
     ("cover", "blocks"): {},
@@ -107,7 +107,7 @@ LEFT_OUT = {
     },
     ("vectorize", "vectorize"): {"merge", "workers"},
     ("changes", "changes"): {"workers"},
-    ("review", "review"): {
+    ("review", "review_page"): {
         "accept_worst", "accepted", "attribution", "corrected", "decisions", "doubtful", "web_ui_template", "zoom",
     },  # that is `correct`
     ("review", "correct"): {
@@ -132,7 +132,7 @@ OTHER_DEFAULTS = {
     ("vectorize", "vectorize", "kind"): (REQUIRED, "building"),
     ("export", "export", "kind"): ("jit", "pt2"),
     ("review", "correct", "zoom"): (None, 18),
-    ("review", "review", "embed"): (None, 8.0),
+    ("review", "review_page", "embed"): (None, 8.0),
     ("deploy", "deploy", "name"): ("", "rsp"),  # a list is of all names
 }
 

@@ -6,7 +6,7 @@ from rsp.components.container import image
 
 
 @dsl.component(base_image=image("review"), packages_to_install=[], install_kfp_package=False)
-def review(
+def review_page(
     page: dsl.Output[dsl.HTML],
     changes: dsl.Input[dsl.Dataset] = None,
     changes_at: str = "",

@@ -129,6 +129,14 @@ def test_the_worst_are_accepted_at_once(scene):
     assert [each.score for each in suspects.objects].count(0) == 7 - len(accept_worst(suspects, 100))
 
 
+def test_the_worst_come_first_whatever_the_order_of_the_file(tmp_path):
+    """FlatGeobuf has an order of its own; what has no score is no suspect."""
+    told = [{"status": "gone", "score": score, "mapped": str(n)} for n, score in enumerate((0.1, 0.9, 0, 0.5))]
+    suspects = read_suspects(write(tmp_path / "c.geojson", MAPPED[:4], told))
+    assert [each.number for each in suspects.objects] == [1, 3, 0, 2]
+    assert set(accept_worst(suspects, 100)) == {0, 1, 3}
+
+
 def test_at_the_command_line(scene, rsp):
     """All outputs, by decisions that come before what is accepted at once."""
     suspects = read_suspects(scene / "changes.geojson")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from shapely.geometry import shape
 
-from rsp.components.review.component import review as review_component
+from rsp.components.review.component import review_page as review_component
 from rsp.components.review.suspects import read_suspects
 from rsp.components.review.tool import review
 from rsp.serving.front.folders import create_folders_app

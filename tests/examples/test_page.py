@@ -58,6 +58,8 @@ def made(tmp_path):
             total=75.0,
             files={"map of <all>": out / "map <b>.html", "features": out / "features.geojson"},
             model=out / "model.pt2",
+            review=out / "map <b>.html",
+            suspects=12,
         )
 
     return make
@@ -87,7 +89,8 @@ def test_what_it_shows(made, width, scheme):
         assert "a <i>town</i>, in 3 epochs and 1 min 15 s" in page.inner_text(".lead")
         # Links lead to files that are there.
         links = page.locator("a").evaluate_all("links => links.map(link => link.href)")
-        assert len(links) == 2
+        assert len(links) == 3
+        assert "Review the 12 most suspicious objects" in page.inner_text("header .go")
         for link in links:
             page.goto(link)
         assert tab.errors == [] and tab.warnings == [] and tab.hosts == set()

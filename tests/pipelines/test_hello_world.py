@@ -175,3 +175,4 @@ def test_the_parts_are_pipelines_too(run, scene, scene_server, tmp_path):
         tile[:3] for tile in held_out
     }
     assert {"precision", "recall", "f1"} <= set(measured.metrics("changes"))
+    assert "data:image/" in measured.path("review-page", "page").read_text()
