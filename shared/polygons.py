@@ -60,11 +60,14 @@ class Shaping(NamedTuple):
         tolerance: How far, in pixels, they may move where they are simplified.
         min_area: Features, and holes in them, that are smaller go, in square metres.
         regularize: Whether they get right angles (see `rsp.shared.regular`).
+        shared: Whether they are simplified before, tile by tile and with all that they border on (see
+            `rsp.shared.borders`), and stay as they are.
     """
 
     tolerance: float = 1.0
     min_area: float = 1.0
     regularize: bool = False
+    shared: bool = False
 
 
 class Features(NamedTuple):
@@ -148,8 +151,12 @@ def _ending(polygon: Polygon) -> str:
 
 def polygons_of(pixels: Flags, tile: Tile, size: int) -> Objects:
     """Return the regions of a tile's pixels that are True, as `trace` does, in pixels of a grid of such tiles."""
-    height, width = pixels.shape
-    found = trace(pixels)
+    return placed_in(trace(pixels), pixels.shape, tile, size)
+
+
+def placed_in(found: Objects, shape: tuple[int, ...], tile: Tile, size: int) -> Objects:
+    """Return polygons in pixels of a mask of some shape in those of a grid of such tiles."""
+    height, width = shape
     scale, corner = np.array([size / width, size / height]), np.array([tile.x * size, tile.y * size])
     placed: Objects = shapely.transform(found, lambda points: points * scale + corner)
     return placed
@@ -187,7 +194,7 @@ def finish(
         The features, and how many were too small. More come out than go in only where joining leaves parts that
         touch in a point.
     """
-    joined, numbers = _joined(pieces, feature)
+    joined, numbers = _joined(pieces, feature, stairs=not shaping.shared)
     placed, kept = _placed(joined, grid, shaping)
     numbers = numbers[kept]
     placed = without_small_holes(placed, shaping.min_area)
@@ -198,8 +205,14 @@ def finish(
     return Features(placed[large], areas[large], starts[numbers], tiles[numbers], grid.zoom), dropped
 
 
-def _joined(pieces: Objects, feature: Integers) -> tuple[Objects, Integers]:
-    """Return the polygons that pieces become, and the feature of each, ascending."""
+def _joined(pieces: Objects, feature: Integers, *, stairs: bool) -> tuple[Objects, Integers]:
+    """Return the polygons that pieces become, and the feature of each, ascending.
+
+    Args:
+        pieces: See `finish`.
+        feature: The same.
+        stairs: Whether edges are those of pixels.
+    """
     several = (np.bincount(feature) > 1)[feature]
     if not several.any():
         return pieces, feature
@@ -207,7 +220,7 @@ def _joined(pieces: Objects, feature: Integers) -> tuple[Objects, Integers]:
     collections: Any = shapely.geometrycollections(pieces[several], indices=groups)
     together: Any = shapely.union_all(collections[:, np.newaxis], axis=1)
     unions, of = _parts_of(together)
-    unions = _as_traced(unions)
+    unions = _as_traced(unions) if stairs else shapely.normalize(unions)
     polygons = np.concatenate([pieces[~several], unions])
     numbers = np.concatenate([feature[~several], numbers[of]])
     order = np.argsort(numbers, kind="stable")
@@ -312,19 +325,26 @@ def _placed(polygons: Objects, grid: Grid, shaping: Shaping) -> tuple[Objects, I
     Returns:
         The polygons, and the place of the one that each was.
     """
-    turned = _from_a_corner(polygons)
+    turned = from_a_corner(polygons)
     placed, rest = turned.copy(), np.arange(len(turned))
+    if shaping.shared:
+        found, of = _parts_of(_rounded(polygons, grid))
+        return shapely.orient_polygons(found), of
     forms: list[Callable[[Objects], Objects]] = [_regular] if shaping.regularize else []
     forms += [partial(_simple, allowed) for allowed in (shaping.tolerance, shaping.tolerance / 2, 0.0)]
     for form in forms:
-        placed[rest] = shapely.transform(
-            form(turned[rest]), lambda pixels: np.round(grid.to_lonlat(pixels), DECIMALS)
-        )
+        placed[rest] = _rounded(form(turned[rest]), grid)
         rest = rest[~shapely.is_valid(placed[rest]) | shapely.is_empty(placed[rest])]
         if not len(rest):
             break
     found, of = (placed, np.arange(len(placed))) if not len(rest) else _parts_of(placed)
     return shapely.orient_polygons(found), of
+
+
+def _rounded(polygons: Objects, grid: Grid) -> Objects:
+    """Return polygons in degrees, with the decimals that are written."""
+    found: Objects = shapely.transform(polygons, lambda pixels: np.round(grid.to_lonlat(pixels), DECIMALS))
+    return found
 
 
 def _simple(tolerance: float, polygons: Objects) -> Objects:
@@ -352,7 +372,7 @@ def without_small_holes(polygons: Objects, least: float) -> Objects:
     return np.asarray(found, dtype=object)
 
 
-def _from_a_corner(polygons: Objects) -> Objects:
+def from_a_corner(polygons: Objects) -> Objects:
     """Return the same polygons whose rings start at the vertex farthest from their middle.
 
     Simplification keeps the first vertex of a ring: it had better be a corner than somewhere on an edge.

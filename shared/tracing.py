@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from rsp.shared.borders import simplified_together
 from rsp.shared.classes import class_indices, find_classes
 from rsp.shared.contours import Flags
 from rsp.shared.errors import RspError, TileError, TileSetError, UsageError
@@ -17,7 +18,7 @@ from rsp.shared.images import Mask, decode_mask
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.locations import Location
 from rsp.shared.morphology import Around, cleaned, margin
-from rsp.shared.polygons import Grid, Shaping, finish_whole, polygons_of
+from rsp.shared.polygons import Grid, Objects, Shaping, finish_whole, placed_in, polygons_of
 from rsp.shared.progress import progress
 from rsp.shared.sweep import Edge, TilePolygons, reaching
 from rsp.shared.tiles import Tile, zoom_of, zxy
@@ -76,14 +77,24 @@ class Tracer:
         mask = self._mask(tile)
         around = self._around(tile) if job.merge else {}
         beyond = [edge for edge, other in around.items() if other not in self.reader]
-        each = zip(self._found(mask, tile), job.shapings, strict=True)
+        each = zip(self._polygons(mask, tile), job.shapings, strict=True)
         return [self._traced(found, shaping, tile, around, beyond) for found, shaping in each]
 
+    def _polygons(self, mask: Mask, tile: Tile) -> Iterator[Objects]:
+        """Yield for each class the polygons of a mask, in pixels of the grid."""
+        size = self.job.grid.size
+        if self.job.shapings[0].shared:
+            regions = simplified_together(mask, self.job.shapings[0].tolerance)
+            for value in self.job.values:
+                yield placed_in(regions.get(value, np.empty(0, object)), mask.shape, tile, size)
+        else:
+            for found in self._found(mask, tile):
+                yield polygons_of(found, tile, size)
+
     def _traced(
-        self, found: Flags, shaping: Shaping, tile: Tile, around: Iterable[Edge], beyond: Sequence[Edge]
+        self, polygons: Objects, shaping: Shaping, tile: Tile, around: Iterable[Edge], beyond: Sequence[Edge]
     ) -> TilePolygons:
         job, size = self.job, self.job.grid.size
-        polygons = polygons_of(found, tile, size)
         shared = reaching(polygons, tile, size, around)
         traced = TilePolygons(tile, cut=polygons[shared])
         traced.beyond = frozenset(np.flatnonzero(reaching(traced.cut, tile, size, beyond)).tolist())
@@ -157,6 +168,7 @@ def trace(
     merge: bool = True,
     denoise: int = 0,
     grow: int = 0,
+    shared_borders: bool = False,
     seen: frozenset[Tile] | None = None,
 ) -> Trace:
     """Look what masks there are and of what class.
@@ -166,8 +178,8 @@ def trace(
 
     Raises:
         ConfigError: no class of that title, or no configuration where one is needed.
-        UsageError: masks and configuration have other classes, a number below 0, or a class to regularize that is
-            not traced.
+        UsageError: masks and configuration have other classes, a number below 0, a class to regularize that is not
+            traced, or shared borders with what moves them class by class.
         TileSetError: no mask can be read.
     """
     if min(min_area, simplify, denoise, grow) < 0:
@@ -175,9 +187,14 @@ def trace(
     classes = find_classes(config, [masks])
     values = class_indices(classes, kind)
     right = class_indices(classes, regularize) if regularize else ()
+    if shared_borders and (right or denoise or grow):
+        raise UsageError(
+            "--shared_borders keeps what classes have in common; --regularize, --denoise and --grow move the "
+            "outlines of each class by itself: choose"
+        )
     if others := [classes[value].title for value in right if value not in values]:
         raise UsageError(f"--regularize {others[0]}: no features of that class are asked for; add it to --type")
-    shapings = tuple(Shaping(simplify, min_area, value in right) for value in values)
+    shapings = tuple(Shaping(simplify, min_area, value in right, shared_borders) for value in values)
     with open_reader(masks, empty=seen is not None) as reader:
         tiles = sorted(reader.tiles(), key=lambda tile: (tile.y, tile.x))
         grid = Grid(zoom_of(seen), 0) if seen and not tiles else grid_of(reader)

@@ -34,7 +34,7 @@ from rsp.shared.crs import parse_crs
 from rsp.shared.errors import FeatureError, UsageError
 from rsp.shared.geometry import to_lonlat, to_mercator
 from rsp.shared.locations import Location
-from rsp.shared.polygons import Features
+from rsp.shared.polygons import Features, Shaping
 from rsp.shared.sweep import Sweep, TilePolygons
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import open_reader
@@ -43,9 +43,8 @@ from rsp.shared.tracing import trace
 if TYPE_CHECKING:
     from rsp.shared.config import ClassDef
 
-# As `rsp vectorize` makes features of masks by default: what is smaller, in square metres, is left out, and how
-# far outlines may move, in pixels.
-MIN_AREA, SIMPLIFY = 1.0, 1.0
+# As `rsp vectorize` makes features of masks by default.
+USUAL = Shaping()
 
 
 class Given(NamedTuple):
@@ -162,7 +161,10 @@ def _area(given: Given, *, tiled: bool) -> Area | None:
 
 def _traced(given: Given, wanted: Sequence[str], failed: dict[Tile, str]) -> Read:
     """Return the objects of masks, as `rsp vectorize` makes features of them."""
-    traced = trace(given.predicted, list(wanted), given.config, min_area=MIN_AREA, simplify=SIMPLIFY)  # type: ignore[arg-type]
+    traced = trace(
+        given.predicted, list(wanted), given.config,  # type: ignore[arg-type]
+        min_area=USUAL.min_area, simplify=USUAL.tolerance,
+    )  # fmt: skip
     tiles = frozenset(traced.tiles)
     sweeps = [Sweep(traced.job.grid, tiles, shaping) for shaping in traced.job.shapings]
     found: list[list[TilePolygons]] = [[] for _ in sweeps]

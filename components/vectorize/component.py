@@ -19,6 +19,7 @@ def vectorize(
     denoise: int = 0,
     grow: int = 0,
     merge_distance: float = 0.0,
+    shared_borders: bool = False,
 ) -> None:
     """Extract features, as simplified GeoJSON polygons, from masks.
 
@@ -35,6 +36,7 @@ def vectorize(
         denoise: Remove what is narrower, in pixels.
         grow: Fill gaps and holes that are narrower, in pixels.
         merge_distance: Join features that are no farther apart than so many metres on the ground.
+        shared_borders: Simplify all classes together: features that touch still do, and none overlap.
     """
     from rsp.components.artifacts import config_file, describe, named
     from rsp.components.reference import given
@@ -52,6 +54,7 @@ def vectorize(
             denoise=int(denoise),
             grow=int(grow),
             merge_distance=float(merge_distance),
+            shared_borders=shared_borders,
         )
     describe(features, "features", result)
 
@@ -67,6 +70,7 @@ def vectorize_block(
     min_area: float = 1.0,
     simplify: float = 1.0,
     regularize: bool = False,
+    shared_borders: bool = False,
     refresh: str = "",
 ) -> str:
     """Extract the features of a block: those that are whole, and the pieces of those that go on in other blocks.
@@ -81,6 +85,7 @@ def vectorize_block(
         min_area: Leave out what is smaller, in square metres.
         simplify: How far outlines may move, in pixels.
         regularize: Whether outlines get right angles.
+        shared_borders: Whether all classes are simplified together: what touches still does, and nothing overlaps.
         refresh: Any text; another one makes again what is there already.
 
     Returns:
@@ -100,6 +105,7 @@ def vectorize_block(
             min_area=float(min_area),
             simplify=float(simplify),
             regularize=regularize,
+            shared_borders=shared_borders,
         )
 
 

@@ -99,6 +99,7 @@ def _check(parts: Sequence[Part]) -> None:
             ("class", ours.title, first.title), ("zoom", ours.zoom, first.zoom),
             ("simplification", ours.tolerance, first.tolerance), ("least area", ours.min_area, first.min_area),
             ("right angles", ours.regularize, first.regularize),
+            ("shared borders", ours.shared, first.shared),
         ):  # fmt: skip
             if mine != others:
                 raise UsageError(

@@ -32,7 +32,7 @@ from rsp.shared.tilekeys import Keys, among, key_of, keys_of
 from rsp.shared.tiles import Tile, read_cover
 from rsp.shared.tracing import trace
 
-FORMAT = 4
+FORMAT = 5
 
 # Zip files cannot be older; the same part is the same bytes whenever it is written.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -86,6 +86,7 @@ class Header:
         tolerance: How far, in pixels, outlines may have moved.
         min_area: What is smaller, in square metres, was dropped.
         regularize: Whether outlines have got right angles.
+        shared: Whether they were simplified together with what they border on.
         masks: How many masks there were.
         tiles: SHA-256 of their tiles: no two parts of a set have the same.
         dropped: How many features were too small.
@@ -99,6 +100,7 @@ class Header:
     tolerance: float
     min_area: float
     regularize: bool
+    shared: bool
     masks: int
     tiles: str
     dropped: int
@@ -133,6 +135,7 @@ def vectorize_block(
     min_area: float = 1.0,
     simplify: float = 1.0,
     regularize: bool = False,
+    shared_borders: bool = False,
     workers: int | None = None,
 ) -> PartResult:
     """Trace the masks of a block: write the features that are whole, and the pieces of those that are not.
@@ -147,6 +150,7 @@ def vectorize_block(
         min_area: The same.
         simplify: The same.
         regularize: Whether outlines of the class get right angles.
+        shared_borders: See `rsp.components.vectorize.tool.vectorize`.
         workers: The same.
 
     Raises:
@@ -156,8 +160,9 @@ def vectorize_block(
     around = frozenset(read_cover(seen))
     right = kind if regularize else None
     traced = trace(
-        nearby(masks), kind, config, min_area=min_area, simplify=simplify, regularize=right, seen=around
-    )
+        nearby(masks), kind, config, min_area=min_area, simplify=simplify, regularize=right,
+        shared_borders=shared_borders, seen=around,
+    )  # fmt: skip
     if len(traced.titles) > 1:
         raise UsageError(f"a part has one class, not {', '.join(traced.titles)}; make one for each")
     ours = frozenset(traced.tiles)
@@ -181,7 +186,7 @@ def vectorize_block(
         under |= {tile for tile in ours if (north := (tile.x, tile.y - 1, tile.z)) in around and north not in ours}
         header = Header(
             zoom=grid.zoom, size=grid.size, title=traced.titles[0], tolerance=float(simplify),
-            min_area=float(min_area), regularize=regularize,
+            min_area=float(min_area), regularize=regularize, shared=shared_borders,
             masks=len(ours) - len(traced.failed), tiles=_digest(ours), dropped=sweep.dropped, first=first,
             below=keys_of(under).tolist(),
         )  # fmt: skip
@@ -224,7 +229,8 @@ class Part:
     @property
     def shaping(self) -> Shaping:
         """What became of outlines."""
-        return Shaping(self.header.tolerance, self.header.min_area, self.header.regularize)
+        ours = self.header
+        return Shaping(ours.tolerance, ours.min_area, ours.regularize, ours.shared)
 
     def features(self) -> Iterator[Finished]:
         """Yield the finished features, by row and order."""

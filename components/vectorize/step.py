@@ -24,6 +24,7 @@ def part_of_block(
     min_area: float = 1.0,
     simplify: float = 1.0,
     regularize: bool = False,
+    shared_borders: bool = False,
 ) -> str:
     """Make the part of a block, or find it, and return its address with its ETag.
 
@@ -37,6 +38,7 @@ def part_of_block(
         min_area: The same.
         simplify: The same.
         regularize: See `rsp.components.vectorize.parts.vectorize_block`.
+        shared_borders: The same.
 
     Raises:
         UsageError: the data root is no address in S3.
@@ -44,7 +46,7 @@ def part_of_block(
         RspError: see `rsp.components.vectorize.parts.vectorize_block`.
     """
     masks, seen = location(masks_at), location(seen_at)
-    what = [FORMAT, etag_of(masks), etag_of(seen), refresh, kind, min_area, simplify, regularize]
+    what = [FORMAT, etag_of(masks), etag_of(seen), refresh, kind, min_area, simplify, regularize, shared_borders]
     what += [etag_of(config)] if config else []
     target = root_of(data_root) / "vectorize" / f"{result_key(json.dumps(what))}.part"
     if exists(target):
@@ -61,6 +63,7 @@ def part_of_block(
             min_area=min_area,
             simplify=simplify,
             regularize=regularize,
+            shared_borders=shared_borders,
         )
         if result.failed:
             tile, reason = min(result.failed.items())

@@ -2,6 +2,7 @@
 
 rsp vectorize --type building masks buildings.json
 rsp vectorize --type building,road masks features.gpkg
+rsp vectorize --type building,road --shared_borders masks features.gpkg
 rsp vectorize --type building --regularize building masks buildings.json
 rsp vectorize --type building --min_area 10 --simplify 1.5 masks.pmtiles buildings.json
 """
@@ -64,6 +65,7 @@ def vectorize(
     grow: int = 0,
     merge: bool = True,
     merge_distance: float = 0.0,
+    shared_borders: bool = False,
     workers: int | None = None,
 ) -> VectorizeResult:
     """Write the regions of one class, or of several, as features, in degrees.
@@ -91,12 +93,15 @@ def vectorize(
         merge_distance: Join features of a class, too, that are no farther apart than so many metres on the
             ground, and fill what lies between them; `min_area` is that of what this makes. See
             `rsp.components.vectorize.near`.
+        shared_borders: Simplify all classes of a mask together, tile by tile: features that touch still do, and
+            none overlap. What lies on the edge of a tile does not move. See `rsp.shared.borders`.
         workers: Number of processes; None for one a processor.
 
     Raises:
         ConfigError: no class of that title, or no configuration where one is needed.
         UsageError: masks and configuration have other classes, `denoise` and `grow` go beyond the next tile, or
-            `merge_distance` comes without `merge`, or with `regularize`.
+            `merge_distance` comes without `merge`, or with `regularize`, or `shared_borders` with one of
+            `regularize`, `denoise`, `grow` and `merge_distance`.
         TileSetError: no mask can be read.
     """
     from rsp.components.vectorize.near import Near
@@ -109,6 +114,8 @@ def vectorize(
         raise UsageError("--no_merge leaves features apart, --merge_distance joins them: choose one")
     if merge_distance and regularize:
         raise UsageError("--merge_distance fills what lies between outlines that --regularize made: choose one")
+    if merge_distance and shared_borders:
+        raise UsageError("--merge_distance fills what lies between features, --shared_borders keeps that: choose")
     if not 0 <= merge_distance <= MAX_DISTANCE:
         raise UsageError(f"--merge_distance is from 0 to {MAX_DISTANCE} metres, got {merge_distance:g}")
     least = 0.0 if merge_distance else min_area  # small pieces may be near to each other
@@ -122,6 +129,7 @@ def vectorize(
         merge=merge,
         denoise=denoise,
         grow=grow,
+        shared_borders=shared_borders,
     )
     tiles = frozenset(traced.tiles)
     sweeps = [Sweep(traced.job.grid, tiles, shaping) for shaping in traced.job.shapings]
@@ -193,6 +201,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--merge_distance", type=bounded(float, 0, MAX_DISTANCE), default=0.0, metavar="METRES",
         help="join features, too, that are no farther apart than this on the ground, and fill what lies between "
         "them (default: 0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shared_borders", action="store_true",
+        help="simplify all classes of a mask together, tile by tile: features that touch still do, none overlap",
     )  # fmt: skip
     add_workers(parser)
 

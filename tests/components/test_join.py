@@ -124,6 +124,14 @@ def test_blocks_have_the_right_angles_of_the_whole(tmp_path, config):
     assert whole(tmp_path, masks, config)[0] != expected
 
 
+def test_blocks_have_the_shared_borders_of_the_whole(tmp_path, config):
+    masks = cut_masks(speckled(np.random.default_rng(3), (64, 96), 0.6, 2), 16, {(1, 1)})
+    expected, result = whole(tmp_path, masks, config, shared_borders=True)
+    found, joined, pieces = in_blocks(tmp_path, masks, config, 5, shared_borders=True)
+    assert found == expected and joined == result and pieces
+    assert whole(tmp_path, masks, config)[0] != expected
+
+
 def test_the_union_of_all_pixels_is_what_is_joined(tmp_path, config):
     size = 16
     array = speckled(np.random.default_rng(5), (5 * size, 6 * size), 0.5, 1)
@@ -251,7 +259,7 @@ def change(path, **fields):
 
 def test_a_damaged_part_is_named(tmp_path, two):
     change(two[0], format=1)
-    with pytest.raises(FeatureError, match=r"0\.part is a part of version 1, and this is for 4; make it again"):
+    with pytest.raises(FeatureError, match=r"0\.part is a part of version 1, and this is for 5; make it again"):
         Part(two[0])
     data = two[1].read_bytes()
     two[1].write_bytes(data[: len(data) // 2])

@@ -12,7 +12,7 @@ from shapely.geometry import Polygon, box, shape
 
 from rsp.components.vectorize.tool import vectorize
 from rsp.shared.contours import trace
-from rsp.shared.polygons import Features, Grid, Shaping, _from_a_corner, finish_whole, ground_area
+from rsp.shared.polygons import Features, Grid, Shaping, finish_whole, from_a_corner, ground_area
 from rsp.shared.sweep import Span, contacts
 from rsp.shared.tiles import Tile
 from tests.components.test_vectorize import X, Y, Z, read, write_masks
@@ -119,7 +119,7 @@ def test_what_cannot_be_simplified_is_simplified_less_and_stays_valid(zoom):
         for polygon, area in zip(features.polygons, features.areas, strict=True):
             assert polygon.is_valid and polygon.exterior.is_ccw and area > 0
             assert area == pytest.approx(ground_area(polygon))
-        simple = shapely.simplify(_from_a_corner(np.array([region]))[0], tolerance, preserve_topology=True)
+        simple = shapely.simplify(from_a_corner(np.array([region]))[0], tolerance, preserve_topology=True)
         if not shapely.transform(simple, lambda pixels: np.round(grid.to_lonlat(pixels), 7)).is_valid:
             found = shapely.MultiPolygon(list(features.polygons))
             exact = shapely.transform(region, grid.to_lonlat)
@@ -185,5 +185,5 @@ def test_a_ring_begins_at_the_same_vertex_wherever_in_the_world_it_lies():
     away = np.array([137e6, 95e6])
     masks = np.random.default_rng(3).random((300, 12, 12)) < 0.6
     for region in (region for mask in masks for region in trace(mask | mask[::-1, ::-1])):  # alike, if turned
-        near, far = _from_a_corner(np.array([region, shapely.transform(region, lambda points: points + away)]))
+        near, far = from_a_corner(np.array([region, shapely.transform(region, lambda points: points + away)]))
         assert np.array_equal(shapely.get_coordinates(far) - away, shapely.get_coordinates(near))
