@@ -39,26 +39,26 @@ def simplified_together(mask: Mask, tolerance: float) -> dict[int, Objects]:
     """
     values: list[int] = np.unique(mask).tolist()
     each = [trace(mask == value) for value in values]
-    # Each corner of a pixel along the outlines: where three regions meet, one of them need not have a corner.
-    dense: Objects = shapely.transform(
-        shapely.segmentize(np.concatenate([np.empty(0, object), *each]), 1), np.rint
-    )
-    arcs = _arcs(dense, mask.shape)
-    found = dense
+    every = np.concatenate([np.empty(0, object), *each])
+    # Where regions meet, one of them need not have a corner: it gets those that others have on its outline.
+    dense: Objects = shapely.transform(shapely.segmentize(every, 1), np.rint)
+    found = whole = _only(dense, _codes(shapely.get_coordinates(every)))
+    arcs = _arcs(whole, mask.shape)
     for allowed in (tolerance, tolerance / 2, 0.0):
-        kept = shapely.get_coordinates(shapely.simplify(arcs, allowed, preserve_topology=True))
-        fewer = _only(dense, _codes(kept))
-        if fewer is not None and shapely.is_valid(fewer).all() and shapely.coverage_is_valid(fewer):
+        fewer = _only(
+            whole, _codes(shapely.get_coordinates(shapely.simplify(arcs, allowed, preserve_topology=True)))
+        )
+        if len(fewer) and shapely.is_valid(fewer).all() and shapely.coverage_is_valid(fewer):
             found = fewer
             break
     ends = np.cumsum([len(some) for some in each])[:-1]
     return dict(zip(values, np.split(found, ends), strict=True))
 
 
-def _arcs(dense: Objects, shape: tuple[int, ...]) -> Any:
+def _arcs(whole: Objects, shape: tuple[int, ...]) -> Any:
     """Return the arcs between regions, and the pieces of the edges of the tile that they part, as one geometry."""
     far = np.array(shape[::-1], np.float64)
-    points, ring = shapely.get_coordinates(shapely.get_rings(dense), return_index=True)
+    points, ring = shapely.get_coordinates(shapely.get_rings(whole), return_index=True)
     inside = ring[1:] == ring[:-1]
     edges = np.stack([points[:-1][inside], points[1:][inside]], axis=1)
     # An edge has a region on each side, and counts once: it is told by its middle.
@@ -98,14 +98,14 @@ def _frame(ends: Floats, far: Floats) -> Objects:
     return np.asarray(found, object)
 
 
-def _only(dense: Objects, kept: Integers) -> Objects | None:
-    """Return polygons with those of their points that are kept; None where a ring would be none."""
-    rings, of = shapely.get_rings(dense, return_index=True)
+def _only(polygons: Objects, kept: Integers) -> Objects:
+    """Return polygons with those of their points that are kept; nothing where a ring would be none."""
+    rings, of = shapely.get_rings(polygons, return_index=True)
     points, ring = shapely.get_coordinates(rings, return_index=True)
     last = np.append(ring[1:] != ring[:-1], True)
     chosen = np.isin(_codes(points), kept) & ~last
     if np.bincount(ring[chosen], minlength=len(rings)).min() < 3:
-        return None
+        return np.empty(0, object)
     lines: Any = shapely.linearrings(points[chosen], indices=ring[chosen])
     found: Any = shapely.polygons(lines, indices=of)
     return np.asarray(found, object)

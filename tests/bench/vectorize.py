@@ -48,6 +48,8 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
     yield Growth("vectorize: 3,200 tiles of 256 px", traced(few, ours), traced(many, ours), tiles=2880)
     near = [[*traced(masks, ours), "--merge_distance", 1] for masks in (few, many)]
     yield Growth("vectorize: 3,200 tiles of 256 px, what is near merged", *near, tiles=2880)
+    shared = [[*traced(masks, ours), "--shared_borders"] for masks in (few, many)]
+    yield Growth("vectorize: 3,200 tiles of 256 px, borders shared", *shared, tiles=2880)
     parts = [part_of(many, 8 * band, config, folder) for band in range(10)]
     yield Growth(
         "vectorize: parts of 10 blocks of 320 tiles joined",
