@@ -6,6 +6,7 @@ The pipeline is drawn from its compiled form, results from what the demo left in
 from __future__ import annotations
 
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -35,6 +36,7 @@ def main() -> None:
     )
     draw_result(ROOT / "demo", IMAGES / "result.webp")
     draw_outlines(ROOT / "demo", IMAGES / "outlines.webp")
+    draw_review(ROOT / "demo" / "review.html", IMAGES / "review.webp")
 
 
 def pipeline_svg(compiled: Path) -> str:
@@ -204,6 +206,33 @@ def draw_outlines(demo: Path, out: Path) -> None:
         with open_reader(Path(folder) / "outlines") as reader:
             drawn = side([decode(reader.read(tile)) for tile in tiles])
     Image.fromarray(drawn).save(out, "WEBP", quality=90)
+
+
+def draw_review(page: Path, out: Path) -> None:
+    """Show the page to review in a browser, after some decisions, as it looks by day.
+
+    Args:
+        page: The page that `make demo` left.
+        out: The picture, as WebP.
+    """
+    from playwright.sync_api import sync_playwright
+
+    from tests.browser import CHROMIUM, FLAGS
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        tab = browser.new_page(viewport={"width": 1280, "height": 760}, color_scheme="light")
+        tab.goto(page.resolve().as_uri())
+        tab.wait_for_selector("body[data-whole]")
+        for key in "aaradj":
+            tab.keyboard.press(key)
+        # One that is mapped and predicted in two ways says most.
+        tab.evaluate("goTo(suspects.findIndex((each) => ['moved', 'reshaped'].includes(each.status)))")
+        tab.wait_for_function("() => [...document.images].every((each) => each.complete)")
+        tab.wait_for_timeout(500)
+        picture = Image.open(BytesIO(tab.screenshot()))
+        browser.close()
+    picture.convert("RGB").save(out, "WEBP", quality=80, method=6)
 
 
 if __name__ == "__main__":

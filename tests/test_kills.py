@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from rsp.components.changes.tool import changes as rank_changes
 from rsp.components.vectorize.parts import vectorize_block
 from rsp.shared.errors import TileSetError
 from rsp.shared.tiles import Tile, write_cover
@@ -252,6 +253,13 @@ ROWS: dict[str, Row] = {
         ],
         ("out.json",),
     ),
+    "review": Row(
+        lambda i: [
+            *("review", "--changes", i.ranked, "--mapped", i.features, "--masks", i.masks, "--embed", 1),
+            *("--accept_worst", 100, "--corrected", "out/c.json", "--doubtful", "out/d.csv"),
+        ],
+        ("out.html",),
+    ),
     "info as a page": Row(lambda i: ["info", i.archive, "--json"], ("out.html",), flag="--html"),
     "info of a data set": Row(
         lambda i: ["info", "--dataset", i.dataset, "--report", "out/r.json"],
@@ -289,8 +297,16 @@ def inputs(tmp_path_factory, scene, scene_server) -> SimpleNamespace:
     write_cover(root / "block", MANY)
     part = root / "block.part"
     vectorize_block(root / "masks", root / "block", part, kind="building", config=root / "config.toml", workers=1)
+    rank_changes(
+        root / "ranked.json",
+        mapped=scene.features,
+        predicted=root / "masks",
+        config=root / "config.toml",
+        workers=1,
+    )
     return SimpleNamespace(
         root=root,
+        ranked=root / "ranked.json",
         images=root / "images",
         labels=root / "labels",
         masks=root / "masks",

@@ -145,7 +145,7 @@ def test_at_the_command_line(scene, rsp):
     ran = rsp(
         *("review", "--changes", scene / "changes.geojson", "--mapped", scene / "mapped.geojson"),
         *("--decisions", scene / "d.json", "--accept_worst", 100, "--corrected", scene / "c.geojson"),
-        *("--accepted", scene / "a.geojson", "--doubtful", scene / "doubtful.csv", "--zoom", 20),
+        *("--accepted", scene / "a.geojson", "--doubtful", scene / "doubtful.csv", "--zoom", 24),
         *("--report", scene / "report.json"),
     )
     assert ran.code == 0, ran.stderr
@@ -160,9 +160,9 @@ def test_at_the_command_line(scene, rsp):
     # The tiles of both places of what has moved.
     tiles = read_cover(scene / "doubtful.csv")
     mapped = {each.number: each for each in read_map(scene / "mapped.geojson")}
-    assert tiles == tiles_of([found["moved"]], 20, mapped)
+    assert tiles == tiles_of([found["moved"]], 24, mapped)
     corners = [PREDICTED[1].bounds, MAPPED[1].bounds]
-    assert set(tiles) >= {tile for corner in corners for tile in tiles_around(*corner, 20)}
+    assert set(tiles) >= {tile for corner in corners for tile in tiles_around(*corner, 24)}
     report = json.loads((scene / "report.json").read_text())
     assert (report["objects"], report["doubt"], report["reject"], report["tiles"]) == (7, 1, 1, len(tiles))
     assert report["accept"] + report["undecided"] == 5
