@@ -226,8 +226,13 @@ def draw_review(page: Path, out: Path) -> None:
         tab.wait_for_selector("body[data-whole]")
         for key in "aaradj":
             tab.keyboard.press(key)
-        # One that is mapped and predicted in two ways says most.
-        tab.evaluate("goTo(suspects.findIndex((each) => ['moved', 'reshaped'].includes(each.status)))")
+        # One that is mapped and predicted in two ways says most; with ground around it on all sides.
+        tab.evaluate("""() => {
+            const middle = [(west + east) / 2, (south + north) / 2];
+            const from = ({shape: [[[x, y]]]}) => Math.hypot(x / UNIT - middle[0], y / UNIT - middle[1]);
+            const both = suspects.filter((each) => ['moved', 'reshaped'].includes(each.status));
+            goTo(suspects.indexOf(both.sort((a, b) => from(a) - from(b))[0]));
+        }""")
         tab.wait_for_function("() => [...document.images].every((each) => each.complete)")
         tab.wait_for_timeout(500)
         picture = Image.open(BytesIO(tab.screenshot()))

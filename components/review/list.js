@@ -53,9 +53,9 @@ function filter() {
 function reveal() {
   const at = shownPlaces.indexOf(current);
   if (at < 0) return;
-  const top = at * ROW;
-  if (top < list.scrollTop) list.scrollTop = top;
-  else if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
+  const top = at * ROW, around = Math.min(2, Math.floor(list.clientHeight / ROW / 3)) * ROW; // rows to see beyond it
+  if (top - around < list.scrollTop) list.scrollTop = top - around;
+  else if (top + ROW + around > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW + around - list.clientHeight;
 }
 
 function drawCard() {
