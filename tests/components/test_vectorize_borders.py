@@ -163,4 +163,5 @@ def test_shared_borders_at_the_command_line(tmp_path, rsp):
     given = ("--type", "building,road", "--config", tmp_path / "config.toml", "--shared_borders", masks, out)
     assert rsp("vectorize", *given).code == 0
     expected = features(staircase(), shared_borders=True, min_area=1)
+    assert expected != features(staircase(), min_area=1)
     assert [polygon for polygon, _ in placed(out)] == [*expected["building"], *expected["road"]]
