@@ -3,6 +3,7 @@
 const ROW = 46; // pixels, as review.css has it
 const list = byId("list"), rows = byId("rows");
 let current = 0; // place among the suspects
+const made = []; // places that were decided on here, the last one last
 let shownPlaces = suspects.map((_, place) => place); // those that pass the filter
 
 const percent = (value) => Math.round(value * 100) + " %";
@@ -118,6 +119,7 @@ function choose(decision) {
   const now = decision === decisions.get(suspect.n) ? null : decision;
   const next = now && nextPlace(1, true);
   decide(suspect, now);
+  if (now) made.push(current);
   filter();
   changed.leaflet.repaint();
   drawProgress();

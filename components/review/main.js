@@ -90,9 +90,15 @@ byId("before").addEventListener("click", () => turn(-1));
 byId("after").addEventListener("click", () => turn(1));
 for (const name of Object.keys(DECISIONS)) byId(name).addEventListener("click", () => choose(name));
 byId("clear").addEventListener("click", () => undo());
+/* The decision on what is looked at, else the last one that was made. */
 function undo() {
+  if (suspects[current] && !decisions.has(suspects[current].n)) {
+    while (made.length && !decisions.has(suspects[made.at(-1)].n)) made.pop();
+    if (!made.length) return;
+    goTo(made.pop());
+  }
   const suspect = suspects[current];
-  if (suspect && decisions.has(suspect.n)) choose(decisions.get(suspect.n));
+  if (suspect) choose(decisions.get(suspect.n));
 }
 list.addEventListener("scroll", drawRows, { passive: true });
 rows.addEventListener("click", (event) => {

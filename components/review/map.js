@@ -178,6 +178,7 @@ const outline = L.layerGroup().addTo(map);
 let box = null;
 function look(suspect, move = true) {
   outline.clearLayers();
+  if (!suspect) return;
   const parts = [];
   const draw = (shape, color, dashArray) => {
     const latlngs = degrees(shape).map((polygon) => polygon.map((ring) => ring.map(([lon, lat]) => [lat, lon])));

@@ -377,6 +377,17 @@ def test_an_archive_beside_a_page_from_the_disk_can_be_chosen(site, tab):
     assert close(pixel(page, 620, 5), RED)
 
 
+def test_without_suspects_and_without_tiles(site, tab, tmp_path):
+    bare = {"images": None, "labels": None, "masks": None}
+    for words in ({"worst": 0}, bare, {**bare, "worst": 0, "mapped": None}):
+        review(tmp_path / "page.html", **given(site, **words))
+        page = tab.open((tmp_path / "page.html").as_uri())
+        page.keyboard.type("jkaduswwoor")
+        shown = page.evaluate("suspects.length")
+        assert page.inner_text("#decided") == f"{2 if shown else 0} of {shown} decided"
+        assert (page.inner_text("#card-title") == "No suspects") == (shown == 0)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_on_a_narrow_screen(site, browser, scheme):
     context = browser.new_context(viewport={"width": 360, "height": 700}, color_scheme=scheme)
