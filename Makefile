@@ -54,8 +54,10 @@ lint: setup ## Check style, types, the one-way imports and the Dockerfiles
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/hadolint components/Dockerfile components/bases.Dockerfile components/code.Dockerfile serving/Dockerfile
 
-docs: setup ## Regenerate docs/tools.md, config.md, models.md, READMEs of components, dashboard and alerts
+docs: setup ## Regenerate what the docs take from the code, dashboard and alerts; build the site into site/
 	$(BIN)/python -m docs.generate
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "Open site/index.html"
 
 pipelines: setup ## Compile every pipeline into pipelines/compiled
 	$(BIN)/rsp pipeline compile --all pipelines/compiled

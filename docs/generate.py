@@ -44,7 +44,7 @@ def documents() -> dict[Path, str]:
     """Return the text of every generated file, by path."""
     os.environ["COLUMNS"] = "100"  # argparse wraps to the terminal, and a document has none
     found = {
-        ROOT / "docs" / "config.md": f"{GENERATED}\n{describe()}",
+        ROOT / "docs" / "config.md": f"{GENERATED}\n# Configuration\n\n{describe()}",
         ROOT / "docs" / "models.md": f"{GENERATED}\n{models()}",
         ROOT / "docs" / "tools.md": _tools(),
         ROOT / "k8s" / "overlays" / "monitoring" / "dashboard.json": dashboard(),

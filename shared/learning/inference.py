@@ -91,7 +91,8 @@ class Predictor:
 
         Raises:
             ModelError: the images have other bands than the model wants, or do not fit an exported model, or the
-            network answers no logits, or NaN. `PluginError` where it is a plug-in.
+                network answers no logits, or NaN.
+            PluginError: the same of a network that is a plug-in.
         """
         return self._map(images, overlap, classes_of)
 
