@@ -41,7 +41,7 @@ WORST = 15.0
 # What docs/tutorial-quality.md says, line by line; a test holds them together. Run in a folder of its own.
 COMMANDS = """
 python -m examples.town.generate scene
-rsp tile --zoom 19 --cover scene/cover.csv scene/town.tif images
+rsp tile --zoom 19 --tile_size 256 --cover scene/cover.csv scene/town.tif images
 rsp cover --cover scene/cover.csv --splits 60,10,30 --block 2 --seed 0 training.csv validation.csv heldout.csv
 rsp cover --cover training.csv --cover validation.csv mapped.csv
 python -m examples.quality plant --seed 0 scene/buildings.geojson mapped.csv map.geojson planted.json
