@@ -50,12 +50,12 @@ def documents() -> dict[Path, str]:
         ROOT / "k8s" / "overlays" / "monitoring" / "dashboard.json": dashboard(),
         ROOT / "k8s" / "overlays" / "monitoring" / "rules.yaml": prometheus_rule(),
     }
-    for name in _with_functions():
+    for name in components():
         found[ROOT / "components" / name / "README.md"] = _readme(name)
     return found
 
 
-def _with_functions() -> list[str]:
+def components() -> list[str]:
     """Return the tools that are components, in the order of the workflow."""
     return [name for name, module in tools().items() if module.startswith("rsp.components.")]
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import posixpath
 import re
-from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
 
-from docs.generate import ROOT, tools
+from docs.generate import ROOT, components
 
 # Modules that a program or a plug-in of somebody else builds on, by section.
 API = {
@@ -27,11 +26,6 @@ API = {
 }  # fmt: skip
 LINK = re.compile(r"(\]\()([^)\s#:]+)(#[^)\s]*)?(\))")
 CODE = re.compile(r"(^```.*?^```)", re.MULTILINE | re.DOTALL)
-
-
-def components() -> list[str]:
-    """Return the tools that are components, in the order of the workflow."""
-    return [name for name, module in tools().items() if module.startswith("rsp.components.")]
 
 
 def pages() -> dict[str, str]:
@@ -103,7 +97,7 @@ def relink(match: re.Match[str], source: str, at: str, repository: str) -> str:
     elif path.startswith("docs/img/"):
         target = posixpath.relpath(path.removeprefix("docs/"), posixpath.dirname(at) or ".")
     elif (ROOT / path).exists():
-        kind = "tree" if Path(ROOT / path).is_dir() else "blob"
+        kind = "tree" if (ROOT / path).is_dir() else "blob"
         target = f"{repository}/{kind}/main/{path}"
     else:
         raise ValueError(f"{source}: there is no {path}")

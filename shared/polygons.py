@@ -325,11 +325,11 @@ def _placed(polygons: Objects, grid: Grid, shaping: Shaping) -> tuple[Objects, I
     Returns:
         The polygons, and the place of the one that each was.
     """
-    turned = from_a_corner(polygons)
-    placed, rest = turned.copy(), np.arange(len(turned))
     if shaping.shared:
         found, of = _parts_of(_rounded(polygons, grid))
         return shapely.orient_polygons(found), of
+    turned = from_a_corner(polygons)
+    placed, rest = turned.copy(), np.arange(len(turned))
     forms: list[Callable[[Objects], Objects]] = [_regular] if shaping.regularize else []
     forms += [partial(_simple, allowed) for allowed in (shaping.tolerance, shaping.tolerance / 2, 0.0)]
     for form in forms:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -21,17 +19,15 @@ from rsp.components.review.layers import Set, attributions, embedded, layer_of
 from rsp.components.review.suspects import MEASURES, Suspect, Suspects
 from rsp.shared.atomic import atomic_text
 from rsp.shared.covers import Cover
-from rsp.shared.errors import UsageError
 from rsp.shared.features import DECIMALS, Feature
-from rsp.shared.locations import Location, location, read_text
+from rsp.shared.locations import Location, location
 from rsp.shared.tiles import Tile, tile_block
 from rsp.shared.tileset import open_reader
-from rsp.shared.webmap import asset, extent
+from rsp.shared.webmap import asset, extent, fill, own_template, script_json
 
 # Features of the map that the page holds as a layer of their own; of more it has those of its suspects only.
 MAX_FEATURES = 50_000
 SCRIPTS = "data.js", "tiles.js", "map.js", "list.js", "main.js"
-_PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 
 
 class Shown(NamedTuple):
@@ -82,25 +78,25 @@ def write_page(out: Location, shown: Shown, template: Location | None = None) ->
     known = {each.number: each for each in shown.features or ()}
     with ExitStack() as stack:
         readers = [stack.enter_context(open_reader(one.path)) for one in shown.sets]
-        wanted = _important(shown, known, [reader.cover() for reader in readers])
+        covers = [reader.cover() for reader in readers]
+        wanted = _important(shown, known, covers)
         layers = []
         for one, reader in zip(shown.sets, readers, strict=True):
             images = None
             if shown.embed is not None:
                 images = embedded(one, reader, wanted, shown.embed // len(readers))
             layers.append(layer_of(one, reader, page, images))
-        area = [reader.cover() for reader in readers]
         credits = [*dict.fromkeys([*shown.attribution, *attributions(readers)])]
     data = {
         "title": shown.title, "changes": shown.changes, "digest": shown.suspects.digest, "zoom": shown.zoom,
-        "objects": len(shown.suspects.objects), "bounds": _bounds(shown, area), "layers": layers,
+        "objects": len(shown.suspects.objects), "bounds": _bounds(shown, covers), "layers": layers,
         "attribution": credits, "suspects": [_row(each, known, shown.zoom) for each in shown.some],
         "decisions": {str(number): decision for number, decision in shown.decisions.items()},
     }  # fmt: skip
     features: list[Any] = []
     if len(known) <= MAX_FEATURES:
         features = [encoded(each.geometry) for each in known.values() if each.geometry is not None]
-    text = _own(template) if template is not None else _resource("page.html")
+    text = own_template(template) if template is not None else _resource("page.html")
     with atomic_text(page) as file:
         file.write(_render(text, data, features, archives=any(layer.get("archive") for layer in layers)))
     return page
@@ -188,10 +184,10 @@ def _render(template: str, data: Mapping[str, Any], features: Iterable[Any], *, 
         "policy": escape(_policy(scripts, styles)),
         "style": "\n".join(f"<style>{text}</style>" for text in styles),
         "script": "\n".join(f"<script>{text}</script>" for text in scripts),
-        "data": _json(data),
-        "features": _json(list(features)),
+        "data": script_json(data),
+        "features": script_json(list(features)),
     }
-    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
+    return fill(template, values.get)
 
 
 def _policy(scripts: Iterable[str], styles: Iterable[str]) -> str:
@@ -206,16 +202,5 @@ def _policy(scripts: Iterable[str], styles: Iterable[str]) -> str:
     )
 
 
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
-
-
 def _resource(name: str) -> str:
     return files("rsp.components.review").joinpath(name).read_text("utf-8")
-
-
-def _own(template: Location) -> str:
-    try:
-        return read_text(location(template))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the template {template}: {error}") from error

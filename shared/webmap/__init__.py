@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from base64 import b64encode
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from itertools import chain
@@ -252,8 +252,6 @@ def render(template: str, data: Mapping[str, Any]) -> str:
 
     Placeholders that are not ours stay as they are.
     """
-    # `<` closes no script as \u003c, and the line separators of JSON end no JavaScript string.
-    script = json.dumps(data, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
     values = {
         "base_url": str(data.get("base", "./")),
         "ext": str(data["ext"]),
@@ -261,19 +259,36 @@ def render(template: str, data: Mapping[str, Any]) -> str:
         "center": json.dumps(data["center"]),
         "tiles": "tiles.json",
         "title": escape(str(data["title"])),
-        "data": script,
+        "data": script_json(data),
     }
 
     if "archive" not in data:
         values["pmtiles_js"] = ""
 
-    def fill(match: re.Match[str]) -> str:
-        name = match[1]
+    def value(name: str) -> str | None:
         if name not in values and name in _ASSETS:
             values[name] = asset(name)
-        return values.get(name, match[0])
+        return values.get(name)
 
-    return _PLACEHOLDER.sub(fill, template)
+    return fill(template, value)
+
+
+def fill(template: str, value: Callable[[str], str | None]) -> str:
+    """Fill a template, each placeholder once; those that have no value stay as they are."""
+
+    def filled(match: re.Match[str]) -> str:
+        found = value(match[1])
+        return match[0] if found is None else found
+
+    return _PLACEHOLDER.sub(filled, template)
+
+
+def script_json(value: Any) -> str:
+    """Return a value as JSON that can stand in a script, whatever texts it holds.
+
+    No `<` is left that could close it, and the line separators of JSON end no JavaScript string.
+    """
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
 
 
 def asset(name: str) -> str:
@@ -294,8 +309,15 @@ def _resource(name: str) -> str:
 
 
 def _template(page: Page, own: Location | None) -> str:
-    if own is None:
-        return _resource(f"{page}.html")
+    return _resource(f"{page}.html") if own is None else own_template(own)
+
+
+def own_template(own: Location) -> str:
+    """Return a template of the user's own.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     try:
         return read_text(location(own))
     except (OSError, UnicodeDecodeError) as error:
