@@ -179,7 +179,8 @@ class Log:
     def __call__(self, text: str = "") -> None:
         if self.path is None:
             return
-        print(text, flush=True)
+        # One write: a signal between a line and its end would join it with the last words of the training.
+        print(f"{text}\n", end="", flush=True)
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(text + "\n")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import psutil
@@ -17,7 +18,7 @@ import torch
 from kfp import dsl
 
 from rsp.components.train.component import train as train_component
-from rsp.components.train.history import read_state
+from rsp.components.train.history import Log, read_state
 from rsp.components.train.launch import launch, read_error, write_error
 from rsp.components.train.plan import Plan
 from rsp.components.train.tool import train
@@ -222,6 +223,14 @@ def test_launched_processes_learn_what_one_does_and_bring_back_their_result(tmp_
     assert result.training_tiles == 18 and np.sum(result.confusion) == 6 * 64 * 64
     assert result.classes == ["background", "building"]
     assert result.checkpoint == tmp_path / "two" / "best.safetensors"
+
+
+def test_no_signal_falls_between_a_line_of_the_log_and_its_end(tmp_path, monkeypatch):
+    writes = []
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", SimpleNamespace(write=writes.append, flush=lambda: None))
+        Log(tmp_path)("Epoch 1/2")
+    assert writes[0] == "Epoch 1/2\n" and not any(writes[1:])
 
 
 @pytest.mark.parametrize("processes", [1, 2])
