@@ -7,8 +7,7 @@ of a tile or of a row of tiles at once.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from shapely.geometry.base import BaseGeometry
 
 from rsp.shared.contours import Flags, trace
 from rsp.shared.errors import TileError
+from rsp.shared.featureset import Features, no_sums
 from rsp.shared.featuretext import DECIMALS
 from rsp.shared.images import Mask
 from rsp.shared.regular import regularize
@@ -29,7 +29,6 @@ from rsp.shared.tiles import Tile
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Objects = npt.NDArray[np.object_]
-Order = tuple[int, int, tuple[float, ...], str, int]
 
 # WGS 84.
 SEMI_MAJOR = 6378137.0
@@ -70,85 +69,6 @@ class Shaping(NamedTuple):
     shared: bool = False
 
 
-class Features(NamedTuple):
-    """Features on the ground, as arrays.
-
-    Attributes:
-        polygons: In degrees, rounded as they are written, outlines counter-clockwise.
-        areas: In square metres of the ellipsoid.
-        starts: x and y of the tile where each starts: of its tiles the northernmost, of these the westernmost.
-            Shape (N, 2).
-        tiles: How many tiles each lies in.
-        zoom: Zoom of the tiles.
-    """
-
-    polygons: Objects
-    areas: Floats
-    starts: Integers
-    tiles: Integers
-    zoom: int
-
-    @classmethod
-    def sorted(cls, some: Iterable[Features], zoom: int) -> Features:
-        """Return those of several, sorted by `orders`."""
-        nothing = np.empty(0, np.int64)
-        several = [cls(np.empty(0, object), np.empty(0), nothing.reshape(0, 2), nothing, zoom), *some]
-        polygons, areas, starts, tiles = (
-            np.concatenate([one.polygons for one in several]), np.concatenate([one.areas for one in several]),
-            np.concatenate([one.starts for one in several]), np.concatenate([one.tiles for one in several]),
-        )  # fmt: skip
-        order = _order(polygons, starts, tiles)
-        return cls(polygons[order], areas[order], starts[order], tiles[order], zoom)
-
-    def properties(self, title: str) -> list[dict[str, Any]]:
-        """Return the properties that they have as GeoJSON, where the class has this title."""
-        areas = [round(area, 2) for area in self.areas.tolist()]
-        return [
-            {"class": title, "x": x, "y": y, "z": self.zoom, "tiles": tiles, "area_m2": area}
-            for (x, y), tiles, area in zip(self.starts.tolist(), self.tiles.tolist(), areas, strict=True)
-        ]
-
-    def orders(self) -> list[Order]:
-        """Return what sorts each: the tile where it starts, its bounds, and what tells two apart at last."""
-        bounds = shapely.bounds(self.polygons).tolist()
-        return [
-            (y, x, tuple(box), _ending(polygon), tiles)
-            for (x, y), box, polygon, tiles in zip(
-                self.starts.tolist(), bounds, self.polygons, self.tiles.tolist(), strict=True
-            )
-        ]
-
-
-def _order(polygons: Objects, starts: Integers, tiles: Integers) -> Integers:
-    """Return the places of features as `Features.orders` sorts them."""
-    keys = np.column_stack([starts[:, ::-1], shapely.bounds(polygons)])
-    return ordered(keys, lambda place: (_ending(polygons[place]), int(tiles[place])))
-
-
-def ordered(keys: Floats, last: Callable[[int], tuple[Any, ...]]) -> Integers:
-    """Return the places of rows of keys, sorted by them.
-
-    Args:
-        keys: The first column is the most important one.
-        last: What tells apart, by their places, those whose keys are the same: it may take long, as these are few.
-    """
-    order = np.lexsort(keys.T[::-1])
-    alike = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
-    if alike.any():
-        groups = np.cumsum(np.append(True, ~alike))
-        some = np.flatnonzero(np.append(False, alike) | np.append(alike, False))
-        found = {
-            place: (group, last(order[place]))
-            for place, group in zip(some.tolist(), groups[some].tolist(), strict=True)
-        }
-        order[some] = order[sorted(found, key=found.__getitem__)]
-    return order
-
-
-def _ending(polygon: Polygon) -> str:
-    return hashlib.blake2b(shapely.to_wkb(polygon), digest_size=8).hexdigest()
-
-
 def polygons_of(pixels: Flags, tile: Tile, size: int) -> Objects:
     """Return the regions of a tile's pixels that are True, as `trace` does, in pixels of a grid of such tiles."""
     return placed_in(trace(pixels), pixels.shape, tile, size)
@@ -176,6 +96,7 @@ def finish(
     feature: Integers,
     starts: Integers,
     tiles: Integers,
+    sums: Integers,
     grid: Grid,
     shaping: Shaping,
 ) -> tuple[Features, int]:
@@ -187,6 +108,7 @@ def finish(
         starts: x and y of the tile where each feature starts: of its tiles the northernmost, of these the
             westernmost. Shape (features, 2).
         tiles: How many tiles each feature lies in.
+        sums: What the probabilities of each feature's pixels sum to, and how many these are; see `Features`.
         grid: The grid.
         shaping: What becomes of their outlines.
 
@@ -202,7 +124,8 @@ def finish(
     large = areas >= shaping.min_area
     numbers = numbers[large]
     dropped = len(starts) - len(np.unique(numbers))
-    return Features(placed[large], areas[large], starts[numbers], tiles[numbers], grid.zoom), dropped
+    found = Features(placed[large], areas[large], starts[numbers], tiles[numbers], sums[numbers], grid.zoom)
+    return found, dropped
 
 
 def _joined(pieces: Objects, feature: Integers, *, stairs: bool) -> tuple[Objects, Integers]:
@@ -305,16 +228,19 @@ def mask_features(
         raise TileError(f"the outlines of the mask have {outline} pixels, and the limit is {max_outline}")
     grid = Grid(tile.z, mask.shape[1])
     for value, title in enumerate(titles[1:], 1):
-        found, _ = finish_whole(polygons_of(mask == value, tile, grid.size), tile, grid, Shaping())
+        outlines = polygons_of(mask == value, tile, grid.size)
+        found, _ = finish_whole(outlines, no_sums(len(outlines)), tile, grid, Shaping())
         found = Features.sorted([found], tile.z)
         yield from zip(found.polygons, found.properties(title), strict=True)
 
 
-def finish_whole(polygons: Objects, tile: Tile, grid: Grid, shaping: Shaping) -> tuple[Features, int]:
+def finish_whole(
+    polygons: Objects, sums: Integers, tile: Tile, grid: Grid, shaping: Shaping
+) -> tuple[Features, int]:
     """Finish, as `finish`, features that are a polygon each and lie in one tile."""
     count = len(polygons)
     starts, tiles = np.tile(np.array([tile.x, tile.y]), (count, 1)), np.ones(count, np.int64)
-    return finish(polygons, np.arange(count), starts, tiles, grid, shaping)
+    return finish(polygons, np.arange(count), starts, tiles, sums, grid, shaping)
 
 
 def _placed(polygons: Objects, grid: Grid, shaping: Shaping) -> tuple[Objects, Integers]:

@@ -17,7 +17,8 @@ import shapely
 from shapely.geometry import Polygon
 
 from rsp.shared.disjoint import DisjointSets
-from rsp.shared.polygons import Features, Grid, Objects, Shaping, finish
+from rsp.shared.featureset import Features, Integers, no_sums
+from rsp.shared.polygons import Grid, Objects, Shaping, finish
 from rsp.shared.tiles import Tile
 
 Edge = Literal["north", "south", "west", "east"]
@@ -38,6 +39,8 @@ class TilePolygons:
     Attributes:
         whole: Features that reach no edge shared with another tile: finished. None where there are none.
         cut: Polygons that reach such an edge, in pixels of the grid.
+        sums: What the probabilities of the pixels of each of them sum to, and how many these are, shape (n, 2);
+            zeros where nobody asked.
         beyond: Which of these reach a tile of another block, by their places in `cut`.
         dropped: How many were too small.
     """
@@ -45,17 +48,24 @@ class TilePolygons:
     tile: Tile
     whole: Features | None = None
     cut: Objects = field(default_factory=lambda: np.empty(0, object))
+    sums: Integers = field(default_factory=lambda: no_sums(0))
     beyond: frozenset[int] = frozenset()
     dropped: int = 0
 
 
 class Member(NamedTuple):
-    """A piece of a feature: its number in the order of the sweep, its place among the cut ones of its tile."""
+    """A piece of a feature: its number in the order of the sweep, its place among the cut ones of its tile.
+
+    Attributes:
+        sums: See `TilePolygons.sums`.
+        beyond: Whether it reaches a tile of another block.
+    """
 
     number: int
     tile: Tile
     place: int
     polygon: Polygon
+    sums: tuple[int, int]
     beyond: bool
 
 
@@ -155,8 +165,8 @@ class Sweep:
             if one.whole is not None:
                 done.append(one.whole)
             at = spans(one.cut, one.tile, self.grid.size, self._next)
-            for place, polygon in enumerate(one.cut):
-                self._add(one.tile, place, polygon, beyond=place in one.beyond)
+            for place, (polygon, (total, pixels)) in enumerate(zip(one.cut, one.sums.tolist(), strict=True)):
+                self._add(one.tile, place, polygon, (total, pixels), beyond=place in one.beyond)
             if east[0] == one.tile.x - 1:
                 self._join(east[1], at["west"])
             self._join(self._south.get(one.tile.x, []), at["north"])
@@ -167,10 +177,10 @@ class Sweep:
         done.append(self._close())
         return Features.sorted(done, self.grid.zoom)
 
-    def _add(self, tile: Tile, place: int, polygon: Polygon, *, beyond: bool) -> None:
+    def _add(self, tile: Tile, place: int, polygon: Polygon, sums: tuple[int, int], *, beyond: bool) -> None:
         number = self._next
         self._next += 1
-        self._members[number] = [Member(number, tile, place, polygon, beyond)]
+        self._members[number] = [Member(number, tile, place, polygon, sums, beyond)]
 
     def _join(self, one: list[Span], other: list[Span]) -> None:
         for first, second in contacts(one, other):
@@ -200,6 +210,8 @@ class Sweep:
             np.repeat(np.arange(len(closed)), lengths),
             np.array(starts, np.int64).reshape(-1, 2),
             np.array([len(some) for some in tiles], np.int64),
+            np.array([np.sum([member.sums for member in members], axis=0) for members in closed], np.int64)
+            .reshape(-1, 2),
             self.grid, self.shaping,
         )  # fmt: skip
         self.dropped += dropped

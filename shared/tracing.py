@@ -9,20 +9,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import shapely
 
 from rsp.shared.borders import simplified_together
 from rsp.shared.classes import class_indices, find_classes
-from rsp.shared.contours import Flags
+from rsp.shared.contours import Flags, Integers
+from rsp.shared.contours import trace as trace_pixels
 from rsp.shared.errors import RspError, TileError, TileSetError, UsageError
-from rsp.shared.images import Mask, decode_mask
+from rsp.shared.featureset import no_sums
+from rsp.shared.images import Array, Mask, decode_mask
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.locations import Location
 from rsp.shared.morphology import Around, cleaned, margin
-from rsp.shared.polygons import Grid, Objects, Shaping, finish_whole, placed_in, polygons_of
+from rsp.shared.polygons import Grid, Objects, Shaping, finish_whole, placed_in
+from rsp.shared.probabilities import Zone, edges_of, read_planes, sums_of
 from rsp.shared.progress import progress
 from rsp.shared.sweep import Edge, TilePolygons, reaching
 from rsp.shared.tiles import Tile, zoom_of, zxy
 from rsp.shared.tileset import TileReader, open_reader
+from rsp.shared.tileset.common import refuse_missing
 
 # A process takes about as long to start as some tens of masks to trace.
 TILES_A_PROCESS = 32
@@ -42,6 +47,7 @@ class Job:
         ring: Tiles of other blocks that lie beside these.
         denoise: What is narrower is removed, in pixels.
         grow: Gaps and holes that are narrower are filled, in pixels.
+        probabilities: The tile set of the probabilities of the classes; None where they are not wanted.
     """
 
     masks: Location
@@ -53,6 +59,7 @@ class Job:
     ring: frozenset[tuple[int, int, int]] = frozenset()
     denoise: int = 0
     grow: int = 0
+    probabilities: Location | None = None
 
     def open(self) -> Tracer:
         """Open the masks."""
@@ -65,11 +72,14 @@ class Tracer:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.reader = open_reader(job.masks)
+        self.planes = None if job.probabilities is None else open_reader(job.probabilities)
         self.around = Around(self._mask, self.reader.__contains__)
 
     def close(self) -> None:
         """Close the masks."""
         self.reader.close()
+        if self.planes is not None:
+            self.planes.close()
 
     def __call__(self, tile: Tile) -> list[TilePolygons]:
         """Return what a mask holds of each class."""
@@ -77,30 +87,43 @@ class Tracer:
         mask = self._mask(tile)
         around = self._around(tile) if job.merge else {}
         beyond = [edge for edge, other in around.items() if other not in self.reader]
-        each = zip(self._polygons(mask, tile), job.shapings, strict=True)
-        return [self._traced(found, shaping, tile, around, beyond) for found, shaping in each]
+        probabilities = self._probabilities(tile, mask)
+        each = zip(self._polygons(mask, tile, probabilities), job.shapings, strict=True)
+        return [self._traced(*found, shaping, tile, around, beyond) for found, shaping in each]
 
-    def _polygons(self, mask: Mask, tile: Tile) -> Iterator[Objects]:
-        """Yield for each class the polygons of a mask, in pixels of the grid."""
-        size = self.job.grid.size
-        if self.job.shapings[0].shared:
-            regions = simplified_together(mask, self.job.shapings[0].tolerance)
-            for value in self.job.values:
-                yield placed_in(regions.get(value, np.empty(0, object)), mask.shape, tile, size)
-        else:
-            for found in self._found(mask, tile):
-                yield polygons_of(found, tile, size)
+    def _probabilities(self, tile: Tile, mask: Mask) -> Array | None:
+        """Return the probabilities of the pixels of a mask, shape (height, width, classes)."""
+        if self.planes is None:
+            return None
+        found = read_planes(self.planes, tile, self.job.classes)
+        if found.shape[:2] != mask.shape:
+            raise TileError(
+                f"{self.planes.path}: the tile has {found.shape[1]} x {found.shape[0]} pixels, its mask "
+                f"{mask.shape[1]} x {mask.shape[0]}; give those that `rsp predict` wrote with the masks"
+            )
+        return found
+
+    def _polygons(self, mask: Mask, tile: Tile, probabilities: Array | None) -> Iterator[tuple[Objects, Integers]]:
+        """Yield for each class the polygons of a mask, in pixels of the grid, and the sums of their pixels."""
+        together = self.job.shapings[0].shared
+        regions = simplified_together(mask, self.job.shapings[0].tolerance) if together else {}
+        for value, pixels in zip(self.job.values, self._found(mask, tile), strict=True):
+            traced = trace_pixels(pixels) if probabilities is not None or not together else np.empty(0, object)
+            outlines = regions.get(value, np.empty(0, object)) if together else traced
+            sums = no_sums(len(outlines)) if probabilities is None else _sums(traced, tile, value, probabilities)
+            yield placed_in(outlines, mask.shape, tile, self.job.grid.size), sums
 
     def _traced(
-        self, polygons: Objects, shaping: Shaping, tile: Tile, around: Iterable[Edge], beyond: Sequence[Edge]
-    ) -> TilePolygons:
+        self, polygons: Objects, sums: Integers, shaping: Shaping, tile: Tile, around: Iterable[Edge],
+        beyond: Sequence[Edge],
+    ) -> TilePolygons:  # fmt: skip
         job, size = self.job, self.job.grid.size
         shared = reaching(polygons, tile, size, around)
-        traced = TilePolygons(tile, cut=polygons[shared])
+        traced = TilePolygons(tile, cut=polygons[shared], sums=sums[shared])
         traced.beyond = frozenset(np.flatnonzero(reaching(traced.cut, tile, size, beyond)).tolist())
         if not shared.all():
             whole = polygons[~shared]
-            traced.whole, traced.dropped = finish_whole(whole, tile, job.grid, shaping)
+            traced.whole, traced.dropped = finish_whole(whole, sums[~shared], tile, job.grid, shaping)
         return traced
 
     def _mask(self, tile: Tile) -> Mask:
@@ -129,6 +152,13 @@ class Tracer:
         return {edge: other for edge, other in around.items() if other in self.reader or other in self.job.ring}
 
 
+def _sums(traced: Objects, tile: Tile, band: int, probabilities: Array) -> Integers:
+    """Return what the probabilities of the pixels in each polygon sum to, and how many these are, shape (n, 2)."""
+    edges = edges_of(shapely.transform(traced, lambda points: points / len(probabilities)))
+    found = sums_of(Zone(tile, np.full(len(traced), band), *edges), probabilities)
+    return np.rint(np.stack([found.values, found.pixels], axis=1)).astype(np.int64)
+
+
 @dataclass
 class Trace:
     """Masks that are about to be traced.
@@ -137,12 +167,14 @@ class Trace:
         job: What is done with each.
         titles: Titles of the classes.
         tiles: The masks, row by row.
+        model: What made them, where they tell.
         failed: Those that could not be read so far, with the reason.
     """
 
     job: Job
     titles: list[str]
     tiles: list[Tile]
+    model: str | None = None
     failed: dict[Tile, str] = field(default_factory=dict)
 
     def found(self, workers: int | None) -> Iterator[list[TilePolygons]]:
@@ -169,6 +201,7 @@ def trace(
     denoise: int = 0,
     grow: int = 0,
     shared_borders: bool = False,
+    probabilities: Location | None = None,
     seen: frozenset[Tile] | None = None,
 ) -> Trace:
     """Look what masks there are and of what class.
@@ -179,8 +212,8 @@ def trace(
     Raises:
         ConfigError: no class of that title, or no configuration where one is needed.
         UsageError: masks and configuration have other classes, a number below 0, a class to regularize that is not
-            traced, or shared borders with what moves them class by class.
-        TileSetError: no mask can be read.
+            traced, shared borders with what moves them class by class, or probabilities of another model.
+        TileSetError: no mask can be read, or some have no probabilities.
     """
     if min(min_area, simplify, denoise, grow) < 0:
         raise UsageError("--min_area, --simplify, --denoise and --grow must be 0 or more")
@@ -198,14 +231,26 @@ def trace(
     with open_reader(masks, empty=seen is not None) as reader:
         tiles = sorted(reader.tiles(), key=lambda tile: (tile.y, tile.x))
         grid = Grid(zoom_of(seen), 0) if seen and not tiles else grid_of(reader)
+        model = reader.info.model
+        if probabilities is not None:
+            _check_probabilities(probabilities, reader, empty=seen is not None)
     if grid.size and margin(denoise, grow) > grid.size:
         raise UsageError(
             f"--denoise {denoise} and --grow {grow} look {margin(denoise, grow)} pixels beyond a tile; its "
             f"neighbours have {grid.size}"
         )
     ring = frozenset(seen or ()).difference(tiles)
-    job = Job(masks, grid, values, len(classes), shapings, merge, ring, denoise, grow)
-    return Trace(job, [classes[value].title for value in values], tiles)
+    job = Job(masks, grid, values, len(classes), shapings, merge, ring, denoise, grow, probabilities)
+    return Trace(job, [classes[value].title for value in values], tiles, model)
+
+
+def _check_probabilities(where: Location, masks: TileReader, *, empty: bool) -> None:
+    """Raise where masks have no probabilities, or those of another model."""
+    with open_reader(where, empty=empty) as reader:
+        theirs, ours = reader.info.model, masks.info.model
+        if None not in (theirs, ours) and theirs != ours:
+            raise UsageError(f"{where} are the probabilities of the model {theirs}, and the masks are of {ours}")
+        refuse_missing(reader, masks.cover(), masks.path)
 
 
 def grid_of(reader: TileReader) -> Grid:

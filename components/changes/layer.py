@@ -17,10 +17,10 @@ from rsp.shared.claims import FEATURES
 from rsp.shared.crs import Crs
 from rsp.shared.errors import FeatureError
 from rsp.shared.features import BROKEN, expand, polygons_of, read_batches, read_crs
+from rsp.shared.featureset import ordered
 from rsp.shared.ground import scale
 from rsp.shared.locations import Address, Location, location
 from rsp.shared.mercator import AROUND
-from rsp.shared.polygons import ordered
 from rsp.shared.tileset import is_archive
 from rsp.shared.webfiles import is_url
 

@@ -32,9 +32,10 @@ from rsp.shared.classes import class_indices, find_classes, ignored_classes
 from rsp.shared.covers import Cover
 from rsp.shared.crs import parse_crs
 from rsp.shared.errors import FeatureError, UsageError
+from rsp.shared.featureset import Features
 from rsp.shared.geometry import to_lonlat, to_mercator
 from rsp.shared.locations import Location
-from rsp.shared.polygons import Features, Shaping
+from rsp.shared.polygons import Shaping
 from rsp.shared.sweep import Sweep, TilePolygons
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import open_reader

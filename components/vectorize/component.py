@@ -20,6 +20,8 @@ def vectorize(
     grow: int = 0,
     merge_distance: float = 0.0,
     shared_borders: bool = False,
+    probabilities: dsl.Input[dsl.Dataset] = None,
+    probabilities_at: str = "",
 ) -> None:
     """Extract features, as simplified GeoJSON polygons, from masks.
 
@@ -37,11 +39,14 @@ def vectorize(
         grow: Fill gaps and holes that are narrower, in pixels.
         merge_distance: Join features that are no farther apart than so many metres on the ground.
         shared_borders: Simplify all classes together: features that touch still do, and none overlap.
+        probabilities: Tile set of the probabilities that were predicted with the masks: features have their mean.
+        probabilities_at: The same by address, in its place.
     """
     from rsp.components.artifacts import config_file, describe, named
     from rsp.components.reference import given
     from rsp.components.vectorize.tool import vectorize as tool
 
+    wanted = probabilities or probabilities_at
     with config_file(config, config_uri) as path:
         result = tool(
             given(masks, masks_at, "masks"),
@@ -55,6 +60,7 @@ def vectorize(
             grow=int(grow),
             merge_distance=float(merge_distance),
             shared_borders=shared_borders,
+            probabilities=given(probabilities, probabilities_at, "probabilities") if wanted else None,
         )
     describe(features, "features", result)
 
@@ -71,6 +77,7 @@ def vectorize_block(
     simplify: float = 1.0,
     regularize: bool = False,
     shared_borders: bool = False,
+    probabilities_at: str = "",
     refresh: str = "",
 ) -> str:
     """Extract the features of a block: those that are whole, and the pieces of those that go on in other blocks.
@@ -86,6 +93,7 @@ def vectorize_block(
         simplify: How far outlines may move, in pixels.
         regularize: Whether outlines get right angles.
         shared_borders: Whether all classes are simplified together: what touches still does, and nothing overlaps.
+        probabilities_at: Tile set of the block's probabilities, as `masks_at`; empty where none are wanted.
         refresh: Any text; another one makes again what is there already.
 
     Returns:
@@ -106,6 +114,7 @@ def vectorize_block(
             simplify=float(simplify),
             regularize=regularize,
             shared_borders=shared_borders,
+            probabilities_at=probabilities_at,
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from rsp.components.vectorize.parts import Below, Finished, Part, Piece
-from rsp.components.vectorize.tool import SCHEMA, VectorizeResult
+from rsp.components.vectorize.tool import VectorizeResult, schema_of
 from rsp.shared.atomic import atomic_text
 from rsp.shared.claims import FEATURES, Output, check_paths
 from rsp.shared.errors import FeatureError, TileSetError, UsageError
@@ -51,18 +51,18 @@ def join(parts: Sequence[Part], out: Location) -> VectorizeResult:
             f"none of {len(parts)} blocks has a mask: there is no imagery of the whole area (check the URL, the "
             "zoom of the cover and the credentials)"
         )
-    title = headers[0].title
+    title, model = headers[0].title, filled[0].header.model
     grid = Grid(headers[0].zoom, filled[0].header.size)
     sweep = Sweep(grid, Below(headers), parts[0].shaping)
 
     def joined() -> Iterator[Finished]:
         pieces = staggered([(part.header.first, part.pieces) for part in filled])
         for row, features in sweep.rows(_tiles(pieces, grid.zoom)):
-            yield from Finished.of(row, features, title)
+            yield from Finished.of(row, features, title, model)
 
     merged, total = 0, 0.0
     streams = [(part.header.first, part.features) for part in filled]
-    with feature_writer(out, schema=SCHEMA) as writer:
+    with feature_writer(out, schema=schema_of(model, probabilities=headers[0].probabilities)) as writer:
         for feature in heapq.merge(staggered(streams), joined()):
             writer.write_text(feature.text)
             merged += feature.tiles > 1
@@ -100,6 +100,7 @@ def _check(parts: Sequence[Part]) -> None:
             ("simplification", ours.tolerance, first.tolerance), ("least area", ours.min_area, first.min_area),
             ("right angles", ours.regularize, first.regularize),
             ("shared borders", ours.shared, first.shared),
+            ("probabilities", ours.probabilities, first.probabilities),
         ):  # fmt: skip
             if mine != others:
                 raise UsageError(
@@ -109,6 +110,10 @@ def _check(parts: Sequence[Part]) -> None:
             other = seen.setdefault(ours.tiles, part)
             if other is not part:
                 raise UsageError(f"{part.where} and {other.where} are of the same block; give each once")
+    models = {part.header.model: part for part in parts if part.header.size}
+    if len(models) > 1:
+        listed = ", ".join(f"{model} in {part.where}" for model, part in sorted(models.items(), key=str))
+        raise UsageError(f"the masks of the parts are of several models: {listed}; join one run's parts")
     sizes = {part.header.size: part for part in parts if part.header.size}
     if len(sizes) > 1:
         listed = ", ".join(f"{size} pixels in {part.where}" for size, part in sorted(sizes.items()))
@@ -155,4 +160,8 @@ def staggered(streams: Iterable[tuple[int | None, Callable[[], Iterator[Row]]]])
 def _tiles(pieces: Iterable[Piece], zoom: int) -> Iterator[TilePolygons]:
     """Yield the pieces of each tile."""
     for (y, x), group in groupby(pieces, key=lambda piece: (piece.y, piece.x)):
-        yield TilePolygons(Tile(x, y, zoom), cut=np.array([piece.polygon for piece in group], object))
+        pieces_of = list(group)
+        sums = np.array([piece.sums for piece in pieces_of], np.int64)
+        yield TilePolygons(
+            Tile(x, y, zoom), cut=np.array([piece.polygon for piece in pieces_of], object), sums=sums
+        )

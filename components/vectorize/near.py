@@ -19,11 +19,12 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rsp.shared.disjoint import DisjointSets
+from rsp.shared.featureset import Features
 from rsp.shared.featuretext import DECIMALS
 from rsp.shared.geometry import to_mercator
 from rsp.shared.ground import BAND, scale
 from rsp.shared.mercator import AROUND, HALF
-from rsp.shared.polygons import Features, Objects, ground_area, without_small_holes
+from rsp.shared.polygons import Objects, ground_area, without_small_holes
 from rsp.shared.sweep import Sweep, TilePolygons
 
 Floats = npt.NDArray[np.float64]
@@ -70,11 +71,7 @@ class Near:
         mercator: Objects = to_mercator(new.polygons, 4326)
         highest = np.abs(shapely.bounds(mercator)[:, 1::2]).max(axis=1, initial=0.0)
         reach = self._metres * scale(highest).max(axis=1)
-        self._held = Features(
-            np.concatenate([self._held.polygons, new.polygons]), np.concatenate([self._held.areas, new.areas]),
-            np.concatenate([self._held.starts, new.starts]), np.concatenate([self._held.tiles, new.tiles]),
-            new.zoom,
-        )  # fmt: skip
+        self._held = Features.joined([self._held, new])
         self._mercator = np.concatenate([self._mercator, mercator])
         self._reach = np.concatenate([self._reach, reach])
         self._open = np.concatenate([self._open, np.ones(count, bool)])
@@ -103,20 +100,20 @@ class Near:
     def _closed(self) -> Features:
         """Return the features of which no member is near to what comes, and forget them."""
         done = ~np.isin(self._cluster, self._cluster[self._open])
-        held, zoom = self._held, self._held.zoom
+        held = self._held
         _, numbers, sizes = np.unique(self._cluster[done], return_inverse=True, return_counts=True)
         places = np.flatnonzero(done)
         alone = places[sizes[numbers] == 1]
-        found = [Features(held.polygons[alone], held.areas[alone], held.starts[alone], held.tiles[alone], zoom)]
+        found = [held.take(alone)]
         for number in np.flatnonzero(sizes > 1):
             members = places[numbers == number]
             self.joined += len(members) - 1
             found.append(self._as_one(members))
         left = ~done
-        self._held = Features(held.polygons[left], held.areas[left], held.starts[left], held.tiles[left], zoom)
+        self._held = held.take(left)
         self._mercator, self._reach = self._mercator[left], self._reach[left]
         self._open, self._cluster = self._open[left], np.unique(self._cluster[left], return_inverse=True)[1]
-        return self._large(Features.sorted(found, zoom))
+        return self._large(Features.sorted(found, held.zoom))
 
     def _as_one(self, members: Integers) -> Features:
         """Return some of the features held as one."""
@@ -126,7 +123,8 @@ class Near:
         found[0] = polygon
         first = min(held.starts[members].tolist(), key=lambda start: (start[1], start[0]))
         tiles = count_tiles(to_mercator(found, 4326)[0], zoom)
-        return Features(found, ground_area(found), np.array([first]), np.array([tiles]), zoom)
+        sums = held.sums[members].sum(axis=0, keepdims=True)
+        return Features(found, ground_area(found), np.array([first]), np.array([tiles]), sums, zoom)
 
     def _large(self, found: Features) -> Features:
         """Return the features that are not too small."""
@@ -134,7 +132,7 @@ class Near:
         areas = ground_area(whole)
         large = areas >= self._min_area
         self.dropped += int((~large).sum())
-        return Features(whole[large], areas[large], found.starts[large], found.tiles[large], found.zoom)
+        return found._replace(polygons=whole, areas=areas).take(large)
 
 
 def ground_distance(one: Objects, other: Objects) -> Floats:

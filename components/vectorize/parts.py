@@ -23,16 +23,17 @@ from shapely.geometry import Polygon
 from rsp.shared.atomic import atomic_path
 from rsp.shared.errors import FeatureError, UsageError
 from rsp.shared.features import feature_texts
+from rsp.shared.featureset import Features
 from rsp.shared.filecache import nearby
 from rsp.shared.locations import Location, fetched
-from rsp.shared.polygons import Features, Shaping
+from rsp.shared.polygons import Shaping
 from rsp.shared.report import Result, absent_cover, failed_cover, note_failures, read_list
 from rsp.shared.sweep import Member, Sweep
 from rsp.shared.tilekeys import Keys, among, key_of, keys_of
 from rsp.shared.tiles import Tile, read_cover
 from rsp.shared.tracing import trace
 
-FORMAT = 5
+FORMAT = 6
 
 # Zip files cannot be older; the same part is the same bytes whenever it is written.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -54,9 +55,9 @@ class Finished(NamedTuple):
     text: str
 
     @classmethod
-    def of(cls, row: int, features: Features, title: str) -> list[Finished]:
-        """Return features of a class as they are written."""
-        texts = feature_texts(features.polygons, features.properties(title))
+    def of(cls, row: int, features: Features, title: str, model: str | None) -> list[Finished]:
+        """Return features of a class, of masks that a model made, as they are written."""
+        texts = feature_texts(features.polygons, features.properties(title, model))
         listed = zip(features.orders(), features.areas.tolist(), texts, strict=True)
         return [cls(row, order, area, text) for order, area, text in listed]
 
@@ -73,6 +74,7 @@ class Piece(NamedTuple):
     x: int
     place: int
     polygon: Polygon
+    sums: tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +89,8 @@ class Header:
         min_area: What is smaller, in square metres, was dropped.
         regularize: Whether outlines have got right angles.
         shared: Whether they were simplified together with what they border on.
+        probabilities: Whether features have the probability of their class.
+        model: What made the masks; None where they do not tell.
         masks: How many masks there were.
         tiles: SHA-256 of their tiles: no two parts of a set have the same.
         dropped: How many features were too small.
@@ -101,6 +105,8 @@ class Header:
     min_area: float
     regularize: bool
     shared: bool
+    probabilities: bool
+    model: str | None
     masks: int
     tiles: str
     dropped: int
@@ -136,6 +142,7 @@ def vectorize_block(
     simplify: float = 1.0,
     regularize: bool = False,
     shared_borders: bool = False,
+    probabilities: Location | None = None,
     workers: int | None = None,
 ) -> PartResult:
     """Trace the masks of a block: write the features that are whole, and the pieces of those that are not.
@@ -151,6 +158,7 @@ def vectorize_block(
         simplify: The same.
         regularize: Whether outlines of the class get right angles.
         shared_borders: See `rsp.components.vectorize.tool.vectorize`.
+        probabilities: Tile set of the block's probabilities, as that of the masks.
         workers: The same.
 
     Raises:
@@ -161,7 +169,8 @@ def vectorize_block(
     right = kind if regularize else None
     traced = trace(
         nearby(masks), kind, config, min_area=min_area, simplify=simplify, regularize=right,
-        shared_borders=shared_borders, seen=around,
+        shared_borders=shared_borders, probabilities=None if probabilities is None else nearby(probabilities),
+        seen=around,
     )  # fmt: skip
     if len(traced.titles) > 1:
         raise UsageError(f"a part has one class, not {', '.join(traced.titles)}; make one for each")
@@ -172,7 +181,7 @@ def vectorize_block(
     with atomic_path(out) as path, zipfile.ZipFile(path, "w") as archive:
         with _member(archive, "features") as file:
             for row, features in sweep.rows(found[0] for found in traced.found(workers)):
-                for feature in Finished.of(row, features, traced.titles[0]):
+                for feature in Finished.of(row, features, traced.titles[0], traced.model):
                     file.write(_line(feature))
                     count += 1
                     first = row if first is None else first
@@ -187,6 +196,7 @@ def vectorize_block(
         header = Header(
             zoom=grid.zoom, size=grid.size, title=traced.titles[0], tolerance=float(simplify),
             min_area=float(min_area), regularize=regularize, shared=shared_borders,
+            probabilities=probabilities is not None, model=traced.model,
             masks=len(ours) - len(traced.failed), tiles=_digest(ours), dropped=sweep.dropped, first=first,
             below=keys_of(under).tolist(),
         )  # fmt: skip
@@ -239,10 +249,10 @@ class Part:
 
     def pieces(self) -> Iterator[Piece]:
         """Yield the pieces of features that go on in other blocks, by row, column and place."""
-        for y, x, place, data in self._lines("pieces"):
+        for y, x, place, (total, pixels), data in self._lines("pieces"):
             polygon = shapely.from_wkb(base64.b64decode(data))
             assert isinstance(polygon, Polygon)
-            yield Piece(y, x, place, polygon)
+            yield Piece(y, x, place, polygon, (total, pixels))
 
     def listed(self, name: str) -> Keys:
         """Return the tiles of the block that have no mask: those that `failed`, or are `absent`."""
@@ -283,9 +293,9 @@ def _line(values: tuple[Any, ...]) -> bytes:
     return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
-def _encoded(member: Member) -> tuple[int, int, int, str]:
+def _encoded(member: Member) -> tuple[int, int, int, tuple[int, int], str]:
     data = base64.b64encode(shapely.to_wkb(member.polygon)).decode()
-    return member.tile.y, member.tile.x, member.place, data
+    return member.tile.y, member.tile.x, member.place, member.sums, data
 
 
 def _digest(tiles: frozenset[Tile]) -> str:

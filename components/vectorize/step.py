@@ -25,6 +25,7 @@ def part_of_block(
     simplify: float = 1.0,
     regularize: bool = False,
     shared_borders: bool = False,
+    probabilities_at: str = "",
 ) -> str:
     """Make the part of a block, or find it, and return its address with its ETag.
 
@@ -39,6 +40,7 @@ def part_of_block(
         simplify: The same.
         regularize: See `rsp.components.vectorize.parts.vectorize_block`.
         shared_borders: The same.
+        probabilities_at: Tile set of the block's probabilities; empty where none are wanted.
 
     Raises:
         UsageError: the data root is no address in S3.
@@ -47,7 +49,9 @@ def part_of_block(
     """
     masks, seen = location(masks_at), location(seen_at)
     what = [FORMAT, etag_of(masks), etag_of(seen), refresh, kind, min_area, simplify, regularize, shared_borders]
+    shares = location(probabilities_at) if probabilities_at else None
     what += [etag_of(config)] if config else []
+    what += [{"probabilities": etag_of(shares)}] if shares else []
     target = root_of(data_root) / "vectorize" / f"{result_key(json.dumps(what))}.part"
     if exists(target):
         touch(target)
@@ -64,6 +68,7 @@ def part_of_block(
             simplify=simplify,
             regularize=regularize,
             shared_borders=shared_borders,
+            probabilities=shares,
         )
         if result.failed:
             tile, reason = min(result.failed.items())

@@ -4,6 +4,7 @@ rsp vectorize --type building masks buildings.json
 rsp vectorize --type building,road masks features.gpkg
 rsp vectorize --type building,road --shared_borders masks features.gpkg
 rsp vectorize --type building --regularize building masks buildings.json
+rsp vectorize --type building --probabilities probabilities.pmtiles masks.pmtiles buildings.gpkg
 rsp vectorize --type building --min_area 10 --simplify 1.5 masks.pmtiles buildings.json
 """
 
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from itertools import tee
 from typing import TYPE_CHECKING
 
-from rsp.shared.arguments import add_config, add_out, add_workers, bounded, require
+from rsp.shared.arguments import Once, add_config, add_out, add_workers, bounded, require
 from rsp.shared.claims import FAILED, FEATURES, Output, check_paths
 from rsp.shared.errors import UsageError
 from rsp.shared.locations import Location, location
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 # Metres up to which features may be joined.
 MAX_DISTANCE = 1000
 
-# The properties of a feature.
-SCHEMA = {"class": str, "x": int, "y": int, "z": int, "tiles": int, "area_m2": float}
+# The properties that every feature has.
+SCHEMA: dict[str, type] = {"class": str, "x": int, "y": int, "z": int, "tiles": int, "area_m2": float}
 
 
 @dataclass(kw_only=True)
@@ -66,13 +67,15 @@ def vectorize(
     merge: bool = True,
     merge_distance: float = 0.0,
     shared_borders: bool = False,
+    probabilities: Location | None = None,
     workers: int | None = None,
 ) -> VectorizeResult:
     """Write the regions of one class, or of several, as features, in degrees.
 
     A feature that tile edges cut is one feature. Its properties are `class`, the tile `x`, `y`, `z` where it
     starts (of its tiles the northernmost, of these the westernmost), `tiles`, how many it lies in, and `area_m2`,
-    on the ellipsoid.
+    on the ellipsoid. Where the masks say which model made them, as those of `predict` do, `model` is its UUID (of
+    several all, with commas between them).
 
     Args:
         masks: Tile set of masks, of one zoom.
@@ -95,21 +98,24 @@ def vectorize(
             `rsp.components.vectorize.near`.
         shared_borders: Simplify all classes of a mask together, tile by tile: features that touch still do, and
             none overlap. What lies on the edge of a tile does not move. See `rsp.shared.borders`.
+        probabilities: Tile set of the probabilities that `predict` wrote with the masks. Features have their mean
+            as `probability`, 0 to 1: that of the class, over the pixels of the feature before it is simplified.
+            A mask whose probabilities cannot be read fails as one that cannot.
         workers: Number of processes; None for one a processor.
 
     Raises:
         ConfigError: no class of that title, or no configuration where one is needed.
         UsageError: masks and configuration have other classes, `denoise` and `grow` go beyond the next tile, or
             `merge_distance` comes without `merge`, or with `regularize`, or `shared_borders` with one of
-            `regularize`, `denoise`, `grow` and `merge_distance`.
-        TileSetError: no mask can be read.
+            `regularize`, `denoise`, `grow` and `merge_distance`, or probabilities are those of another model.
+        TileSetError: no mask can be read, or some have no probabilities.
     """
     from rsp.components.vectorize.near import Near
     from rsp.shared.features import feature_writer
     from rsp.shared.sweep import Sweep
     from rsp.shared.tracing import trace
 
-    check_paths([Output(out, FEATURES, (FAILED,))], [masks, config])
+    check_paths([Output(out, FEATURES, (FAILED,))], [masks, config, probabilities])
     if merge_distance and not merge:
         raise UsageError("--no_merge leaves features apart, --merge_distance joins them: choose one")
     if merge_distance and regularize:
@@ -130,20 +136,22 @@ def vectorize(
         denoise=denoise,
         grow=grow,
         shared_borders=shared_borders,
+        probabilities=None if probabilities is None else location(probabilities),
     )
     tiles = frozenset(traced.tiles)
     sweeps = [Sweep(traced.job.grid, tiles, shaping) for shaping in traced.job.shapings]
     nears = [Near(sweep, merge_distance, min_area) for sweep in sweeps if merge_distance]
     joining: Sequence[Near | Sweep] = nears or sweeps
     merged, total = 0, 0.0
-    with feature_writer(out, schema=SCHEMA) as writer:
+    schema = schema_of(traced.model, probabilities=probabilities is not None)
+    with feature_writer(out, schema=schema) as writer:
         # All sweeps go row by row over the same masks: no more than a row is held for those that come later.
         streams = tee(traced.found(workers), len(sweeps))
         found = (_of_class(place, stream) for place, stream in enumerate(streams))
         rows = [each.features(one) for each, one in zip(joining, found, strict=True)]
         for row in zip(*rows, strict=True):
             for title, features in zip(traced.titles, row, strict=True):
-                writer.write_batch(features.polygons, features.properties(title))
+                writer.write_batch(features.polygons, features.properties(title, traced.model))
                 merged += int((features.tiles > 1).sum())
                 total += sum(features.areas.tolist())
     note_failures(out, traced.failed)
@@ -153,6 +161,12 @@ def vectorize(
         dropped=sum(sweep.dropped for sweep in sweeps) + sum(near.dropped for near in nears),
         area_m2=round(total, 2), failed=traced.failed,
     )  # fmt: skip
+
+
+def schema_of(model: str | None, *, probabilities: bool) -> dict[str, type]:
+    """Return the properties of features and their types."""
+    found = SCHEMA | ({"probability": float} if probabilities else {})
+    return found | ({} if model is None else {"model": str})
 
 
 def _of_class(place: int, found: Iterable[list[TilePolygons]]) -> Iterator[TilePolygons]:
@@ -205,6 +219,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shared_borders", action="store_true",
         help="simplify all classes of a mask together, tile by tile: features that touch still do, none overlap",
+    )  # fmt: skip
+    parser.add_argument(
+        "--probabilities", type=location, action=Once, metavar="TILES",
+        help="tile set of probabilities that `rsp predict` wrote with the masks: features say how likely they are",
     )  # fmt: skip
     add_workers(parser)
 

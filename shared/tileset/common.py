@@ -29,7 +29,7 @@ def common_tiles(paths: Sequence[str | Location], cover: Location | None = None)
         if wanted is None:
             wanted = reader.cover()
         else:
-            _check_has(reader, wanted, cover)
+            refuse_missing(reader, wanted, cover)
     zoom = wanted.zoom(cover or first)
     for path in others:
         with open_reader(path) as reader:
@@ -37,7 +37,7 @@ def common_tiles(paths: Sequence[str | Location], cover: Location | None = None)
                 raise CoverError(
                     f"{first} has tiles of zoom {zoom}, {path} of zoom {theirs}: give tiles of one zoom"
                 )
-            _check_has(reader, wanted, cover or first)
+            refuse_missing(reader, wanted, cover or first)
             if cover is None and len(reader) > len(wanted):
                 extra = reader.cover() - wanted
                 raise TileSetError(
@@ -83,7 +83,8 @@ def tiles_together(paths: Sequence[str | Location]) -> Together:
     return Together(found, {name: cover for name, cover in lacking.items() if cover})
 
 
-def _check_has(reader: TileReader, tiles: Cover, source: str | Location | None) -> None:
+def refuse_missing(reader: TileReader, tiles: Cover, source: str | Location | None) -> None:
+    """Raise `TileSetError` where a set lacks some of the tiles of another one, or of a cover."""
     missing = tiles - reader.among(tiles)
     if missing:
         raise TileSetError(

@@ -9,7 +9,8 @@ Both are one JSON object. These keys are ours, and any other is carried along:
 - `divisor`: what brings them to 0..1;
 - `value_range`: the two values of the source that became the least and the greatest, where they were scaled, or
   two for each band;
-- `classes`: of labels and masks, in the order of their index: `[{"title": "building", "color": "#ff1493"}, ...]`.
+- `classes`: of labels and masks, in the order of their index: `[{"title": "building", "color": "#ff1493"}, ...]`;
+- `model`: UUID of the model that made masks or probabilities; of several all, sorted, with commas between them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MAX_SIDE = 1 << 14
 _KEYS = (
     Key("tile_size", "count", None, high=MAX_SIDE), Key("zoom", "int", None, high=MAX_ZOOM),
     Key("value_type", "str", None), Key("divisor", "positive", None), Key("value_range", "floats", None),
-    Key("classes", "rows", None),
+    Key("classes", "rows", None), Key("model", "str", None),
 )  # fmt: skip
 
 
@@ -48,6 +49,7 @@ class TileSetInfo:
         value_type: Type of the values of imagery.
         divisor: What brings them to 0..1.
         value_range: The values of the source that became the least and the greatest, or two for each band.
+        model: UUID of the model that made them; of several all, with commas between them.
     """
 
     classes: tuple[ClassDef, ...] | None = None
@@ -56,6 +58,7 @@ class TileSetInfo:
     value_type: str | None = None
     divisor: float | None = None
     value_range: tuple[float, ...] | None = None
+    model: str | None = None
 
 
 def parse_metadata(data: bytes, where: str) -> dict[str, Any]:
@@ -130,7 +133,10 @@ def join_metadata(before: Mapping[str, Any], now: Mapping[str, Any], where: obje
                 f"{where} holds tiles of the {name.replace('_', ' ')} {theirs}, and those to add are of {ours}: "
                 "choose another output"
             )
-    return {**before, **now}
+    joined = {**before, **now}
+    if old.model and new.model:
+        joined["model"] = ",".join(sorted({*old.model.split(","), *new.model.split(",")}))
+    return joined
 
 
 def titles(classes: Sequence[ClassDef]) -> str:

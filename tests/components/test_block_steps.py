@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from rsp.components.cover.component import blocks
 from rsp.components.vectorize.component import join, vectorize_block
+from rsp.components.vectorize.parts import Part
 from rsp.components.vectorize.tool import vectorize
 from rsp.pipelines.prune import prune
 from rsp.shared.config import parse_tables
 from rsp.shared.errors import PartialError, UsageError
-from rsp.shared.images import encode_mask
+from rsp.shared.images import encode, encode_mask
 from rsp.shared.locations import location, pinned
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileset import open_writer
@@ -74,6 +76,14 @@ def test_blocks_in_s3_are_vectorized_once_and_joined(root, tmp_path, capsys):
     other = vectorize_block.python_func(str(pinned(masks)), found[-1]["seen"], str(root), min_area=5)
     again = vectorize_block.python_func(str(pinned(masks)), found[-1]["seen"], str(root), refresh="2")
     assert len({*parts, other.partition("#")[0], again.partition("#")[0]}) == len(parts) + 2
+    # Probabilities are other properties, so another part.
+    with open_writer(root / "probabilities" / "p.pmtiles", "tif") as writer:
+        for tile in own:
+            writer.write(tile, encode(np.full((64, 64, 2), 51, np.uint8), "tif"))
+    shares = str(pinned(root / "probabilities" / "p.pmtiles"))
+    likely = vectorize_block.python_func(str(pinned(masks)), found[-1]["seen"], str(root), probabilities_at=shares)
+    assert likely.partition("#")[0] not in {part.partition("#")[0] for part in parts}
+    assert Part(location(likely)).header.probabilities and not Part(location(parts[-1])).header.probabilities
     # A configuration is not needed, and must not contradict the masks.
     with pytest.raises(UsageError, match="has the classes background, road"):
         config = parse_tables(CONFIG.replace('"building"', '"road"'))
@@ -88,7 +98,7 @@ def test_blocks_in_s3_are_vectorized_once_and_joined(root, tmp_path, capsys):
     assert blocks.python_func(cover, str(root), 10.0) == found
     assert sum(name.endswith(".used") for name in names(root, "blocks")) == len(found)
     assert prune.python_func(str(root), 30.0) == prune.python_func(str(root), 0.0) == 0
-    assert len(names(root, "vectorize")) == 2 * len(parts) + 2
+    assert len(names(root, "vectorize")) == 2 * len(parts) + 3
 
 
 def test_a_part_that_is_incomplete_is_not_kept(root, tmp_path):

@@ -11,6 +11,7 @@ import rasterio
 
 from rsp.components.evaluate.tool import evaluate
 from rsp.components.predict.tool import predict
+from rsp.components.vectorize.tool import vectorize
 from rsp.shared.config import ClassDef
 from rsp.shared.errors import UsageError
 from rsp.shared.images import decode, decode_mask
@@ -173,6 +174,19 @@ def test_an_ensemble_is_the_mean_of_its_models(pair, images, tmp_path, rsp):
     assert (tmp_path / "turned.pmtiles").read_bytes() == (tmp_path / "masks.pmtiles").read_bytes()
     with open_reader(tmp_path / "masks.pmtiles") as reader:
         assert reader.metadata["model"] == uuids
+
+
+def test_features_say_which_models_made_them_and_how_likely_they_are(pair, images, tmp_path):
+    """What `vectorize` reads of the masks and probabilities of a run, of one model and of several."""
+    masks, shares = tmp_path / "masks.pmtiles", tmp_path / "shares.pmtiles"
+    for models in (pair[:1], pair):
+        made = predict(images, masks, checkpoint=models, probabilities=shares, web_ui=False).model
+        assert made.count(",") == len(models) - 1
+        vectorize(masks, tmp_path / "out.json", kind="building", probabilities=shares, min_area=0, workers=1)
+        found = [each["properties"] for each in json.loads((tmp_path / "out.json").read_text())["features"]]
+        assert found and {each["model"] for each in found} == {made}
+        # A model of two classes answers the more likely one.
+        assert all(0.5 <= each["probability"] <= 1 for each in found)
 
 
 def test_evaluate_takes_an_ensemble_with_turns(pair, images, tmp_path):

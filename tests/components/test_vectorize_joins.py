@@ -12,7 +12,8 @@ from shapely.geometry import Polygon, box, shape
 
 from rsp.components.vectorize.tool import vectorize
 from rsp.shared.contours import trace
-from rsp.shared.polygons import Features, Grid, Shaping, finish_whole, from_a_corner, ground_area
+from rsp.shared.featureset import Features, no_sums
+from rsp.shared.polygons import Grid, Shaping, finish_whole, from_a_corner, ground_area
 from rsp.shared.sweep import Span, contacts
 from rsp.shared.tiles import Tile
 from tests.components.test_vectorize import X, Y, Z, read, write_masks
@@ -114,7 +115,9 @@ def test_what_cannot_be_simplified_is_simplified_less_and_stays_valid(zoom):
     grid, tolerance = Grid(zoom, 256), 3.0
     moved = []
     for region in noisy_regions(zoom):
-        features, dropped = finish_whole(np.array([region]), Tile(0, 0, zoom), grid, Shaping(tolerance, 0))
+        features, dropped = finish_whole(
+            np.array([region]), no_sums(1), Tile(0, 0, zoom), grid, Shaping(tolerance, 0)
+        )
         assert len(features.polygons) and not dropped
         for polygon, area in zip(features.polygons, features.areas, strict=True):
             assert polygon.is_valid and polygon.exterior.is_ccw and area > 0
@@ -145,7 +148,7 @@ def test_what_is_alike_has_an_order():
         polygons = np.array(shapes, object)[order]
         tiles = np.array([2, 1, 1, 1])[order]
         some = [
-            Features(polygons[part], np.ones(2), np.tile([tile.x, tile.y], (2, 1)), tiles[part], zoom)
+            Features(polygons[part], np.ones(2), np.tile([tile.x, tile.y], (2, 1)), tiles[part], no_sums(2), zoom)
             for part in (slice(2), slice(2, 4))
         ]
         features = Features.sorted(some, zoom)
@@ -175,7 +178,7 @@ def test_rings_begin_at_the_corner_farthest_from_their_middle():
     pixels = np.zeros((SIZE, SIZE), bool)
     pixels[5:30, 5:30] = pixels[4, 15:18] = True
     tile, grid = Tile(0, 0, 4), Grid(4, SIZE)
-    features, _ = finish_whole(trace(pixels), tile, grid, Shaping(1.0, 0))
+    features, _ = finish_whole(trace(pixels), no_sums(1), tile, grid, Shaping(1.0, 0))
     corners = np.round(grid.to_lonlat(np.array([[30.0, 30], [30, 5], [5, 5], [5, 30], [30, 30]])), 7)
     assert shapely.get_coordinates(features.polygons[0]).tolist() == corners.tolist()
 

@@ -40,7 +40,7 @@ def metadata_of(path):
 def test_both_forms_say_what_was_noted_and_what_follows_from_the_tiles(tmp_path, form):
     path = write(tmp_path / form, {**LABELS, "model": "m"})
     with open_reader(path) as reader:
-        assert reader.info == TileSetInfo(classes=CLASSES, tile_size=64, zoom=15)
+        assert reader.info == TileSetInfo(classes=CLASSES, tile_size=64, zoom=15, model="m")
         assert reader.metadata["model"] == "m" and reader.metadata["format"] == "png"
     images = make_tileset(tmp_path / f"images{form}", fmt="tif", draw=lambda tile: noise(tile).astype(np.uint16))
     with open_reader(images) as reader:

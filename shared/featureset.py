@@ -1,0 +1,128 @@
+"""Features on the ground as arrays: sorted, joined, and with the properties that they are written with."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import shapely
+from shapely.geometry import Polygon
+
+Flags = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Objects = npt.NDArray[np.object_]
+Order = tuple[int, int, tuple[float, ...], str, int]
+
+
+class Features(NamedTuple):
+    """Features on the ground, as arrays.
+
+    Attributes:
+        polygons: In degrees, rounded as they are written, outlines counter-clockwise.
+        areas: In square metres of the ellipsoid.
+        starts: x and y of the tile where each starts: of its tiles the northernmost, of these the westernmost.
+            Shape (N, 2).
+        tiles: How many tiles each lies in.
+        sums: What the probabilities of its pixels sum to (255 is 1), and how many pixels that are; zeros where
+            nobody asked. Shape (N, 2). Whole numbers: the mean is the same however a feature is cut.
+        zoom: Zoom of the tiles.
+    """
+
+    polygons: Objects
+    areas: Floats
+    starts: Integers
+    tiles: Integers
+    sums: Integers
+    zoom: int
+
+    @classmethod
+    def sorted(cls, some: Iterable[Features], zoom: int) -> Features:
+        """Return those of several, sorted by `orders`."""
+        none = no_sums(0)
+        found = cls.joined([cls(np.empty(0, object), np.empty(0), none, none[:, 0], none, zoom), *some])
+        return found.take(_order(found.polygons, found.starts, found.tiles))
+
+    @classmethod
+    def joined(cls, several: Sequence[Features]) -> Features:
+        """Return those of several, of one zoom and at least one of them, one after another."""
+        return cls(
+            np.concatenate([one.polygons for one in several]), np.concatenate([one.areas for one in several]),
+            np.concatenate([one.starts for one in several]), np.concatenate([one.tiles for one in several]),
+            np.concatenate([one.sums for one in several]), several[0].zoom,
+        )  # fmt: skip
+
+    def take(self, chosen: Flags | Integers) -> Features:
+        """Return some of them."""
+        return Features(
+            self.polygons[chosen], self.areas[chosen], self.starts[chosen], self.tiles[chosen], self.sums[chosen],
+            self.zoom,
+        )  # fmt: skip
+
+    def properties(self, title: str, model: str | None = None) -> list[dict[str, Any]]:
+        """Return the properties that they have as GeoJSON.
+
+        Args:
+            title: Of their class.
+            model: What made the masks, where these tell.
+        """
+        areas = [round(area, 2) for area in self.areas.tolist()]
+        told = {} if model is None else {"model": model}
+        means = [
+            {"probability": round(total / (255 * pixels), 3)} if pixels else {}
+            for total, pixels in self.sums.tolist()
+        ]
+        return [
+            {"class": title, "x": x, "y": y, "z": self.zoom, "tiles": tiles, "area_m2": area, **mean, **told}
+            for (x, y), tiles, area, mean in zip(
+                self.starts.tolist(), self.tiles.tolist(), areas, means, strict=True
+            )
+        ]
+
+    def orders(self) -> list[Order]:
+        """Return what sorts each: the tile where it starts, its bounds, and what tells two apart at last."""
+        bounds = shapely.bounds(self.polygons).tolist()
+        return [
+            (y, x, tuple(box), _ending(polygon), tiles)
+            for (x, y), box, polygon, tiles in zip(
+                self.starts.tolist(), bounds, self.polygons, self.tiles.tolist(), strict=True
+            )
+        ]
+
+
+def _order(polygons: Objects, starts: Integers, tiles: Integers) -> Integers:
+    """Return the places of features as `Features.orders` sorts them."""
+    keys = np.column_stack([starts[:, ::-1], shapely.bounds(polygons)])
+    return ordered(keys, lambda place: (_ending(polygons[place]), int(tiles[place])))
+
+
+def ordered(keys: Floats, last: Callable[[int], tuple[Any, ...]]) -> Integers:
+    """Return the places of rows of keys, sorted by them.
+
+    Args:
+        keys: The first column is the most important one.
+        last: What tells apart, by their places, those whose keys are the same: it may take long, as these are few.
+    """
+    order = np.lexsort(keys.T[::-1])
+    alike = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+    if alike.any():
+        groups = np.cumsum(np.append(True, ~alike))
+        some = np.flatnonzero(np.append(False, alike) | np.append(alike, False))
+        found = {
+            place: (group, last(order[place]))
+            for place, group in zip(some.tolist(), groups[some].tolist(), strict=True)
+        }
+        order[some] = order[sorted(found, key=found.__getitem__)]
+    return order
+
+
+def _ending(polygon: Polygon) -> str:
+    return hashlib.blake2b(shapely.to_wkb(polygon), digest_size=8).hexdigest()
+
+
+def no_sums(count: int) -> Integers:
+    """Return the sums of so many features of which no probabilities were asked for."""
+    return np.zeros((count, 2), np.int64)
