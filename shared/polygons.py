@@ -286,16 +286,24 @@ def _regular(polygons: Objects) -> Objects:
 
 
 def without_small_holes(polygons: Objects, least: float) -> Objects:
-    """Return polygons in degrees without the holes that are smaller than so many square metres."""
-    rings, of = shapely.get_rings(polygons, return_index=True)
+    """Return polygons, of one part or several, in degrees without the holes smaller than so many square metres."""
+    parts, whole = shapely.get_parts(polygons, return_index=True)
+    rings, of = shapely.get_rings(parts, return_index=True)
     hole = np.zeros(len(rings), bool)
     hole[1:] = of[1:] == of[:-1]
     if not hole.any():
         return polygons
-    keep = ~hole
-    keep[hole] = ground_area(shapely.polygons(rings[hole])) >= least
-    found: Any = shapely.polygons(rings[keep], indices=of[keep])
-    return np.asarray(found, dtype=object)
+    small = np.zeros(len(rings), bool)
+    small[hole] = ground_area(shapely.polygons(rings[hole])) < least
+    changed, left = np.unique(of[small]), ~small
+    left &= np.isin(of, changed)
+    parts[changed] = shapely.polygons(rings[left], indices=np.searchsorted(changed, of[left]))
+    found = polygons.copy()
+    several = np.bincount(whole)[whole[changed]] > 1
+    found[whole[changed[~several]]] = parts[changed[~several]]
+    for number in np.unique(whole[changed[several]]):
+        found[number] = shapely.multipolygons(parts[slice(*np.searchsorted(whole, [number, number + 1]))])
+    return found
 
 
 def from_a_corner(polygons: Objects) -> Objects:

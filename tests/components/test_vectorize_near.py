@@ -18,7 +18,7 @@ from rsp.shared.errors import UsageError
 from rsp.shared.featuretext import DECIMALS
 from rsp.shared.geometry import to_mercator
 from rsp.shared.mercator import AROUND
-from rsp.shared.polygons import Grid, Shaping, ground_area
+from rsp.shared.polygons import Grid, Shaping, ground_area, without_small_holes
 from tests.components.test_vectorize import SIZE, X, Y, Z, burn, to_pixels, write_masks
 from tests.tilesets import CONFIG
 
@@ -294,3 +294,20 @@ def test_what_becomes_one_is_valid_and_loses_nothing(seed):
     assert union.difference(found.buffer(3 * 10.0**-DECIMALS)).is_empty
     # A degree of longitude has 77 km there. Corners reach a little further than half of the distance.
     assert found.difference(union.buffer(1.1 * metres / 2 / 70_000)).area < 1e-12
+
+
+def test_small_holes_of_features_of_several_parts():
+    """Beside others, too: rings are looked at all at once."""
+
+    def square(x, side, *holes):
+        around = box(x, 0, x + side, side)
+        return Polygon(around.exterior, [box(x + d, d, x + d + 1e-6, d + 1e-6).exterior for d in holes])
+
+    parted = shapely.MultiPolygon([square(0, 1e-3), square(0.01, 1e-3, 4e-4), square(0.02, 1e-3)])
+    large = Polygon(square(0.04, 1e-3).exterior, [box(0.0401, 1e-4, 0.0408, 8e-4).exterior])
+    given = np.array([parted, Polygon(), square(0.03, 1e-3, 2e-4, 5e-4), large, square(0.05, 1e-3)], object)
+    found = without_small_holes(given, 1.0)
+    filled = shapely.MultiPolygon([square(0, 1e-3), square(0.01, 1e-3), square(0.02, 1e-3)])
+    expected = [filled, Polygon(), square(0.03, 1e-3), large, given[4]]
+    assert [each.wkt for each in found] == [each.wkt for each in expected]
+    assert [each.wkt for each in without_small_holes(given, 1e-3)] == [each.wkt for each in given]
