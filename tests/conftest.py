@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rsp.shared.cli import main
+from tests.guides import Follower
 
 if TYPE_CHECKING:
     from examples.town.generate import Scene
@@ -91,6 +92,12 @@ def rsp(capsys):
         return Ran(code, out, err)
 
     return run
+
+
+@pytest.fixture
+def follow(rsp, tmp_path, monkeypatch) -> Follower:
+    """Run commands of a page in `tmp_path`: `follow(commands(page("changes")))`; returns what each printed."""
+    return Follower(tmp_path, rsp, monkeypatch)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +13,13 @@ from rsp.shared.features import read_features
 from rsp.shared.images import complementary, encode_mask
 from rsp.shared.tileset import open_reader, open_writer
 from rsp.shared.tileset.metadata import classes_metadata
+from tests.guides import commands, page
 from tests.tilesets import BLOCK, COLORS, make_tileset, squares
 
-TEXT = (Path(__file__).parent.parent / "docs" / "comparing.md").read_text("utf-8")
-COMMANDS = [
-    line for block in re.findall(r"^```bash\n(.*?)^```$", TEXT, re.S | re.M) for line in block.splitlines()
-]
+TEXT = page("comparing")
 
 
-def test_the_commands_run_one_after_the_other(tmp_path, rsp, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_commands_run_one_after_the_other(follow):
     make_tileset(Path("images"))
     classes = classes_metadata([ClassDef("background", COLORS[0]), ClassDef("building", COLORS[1])])
     for name, palette, shift in (("labels", complementary(COLORS), 0), ("masks", COLORS, 6)):
@@ -32,11 +28,7 @@ def test_the_commands_run_one_after_the_other(tmp_path, rsp, monkeypatch):
             for tile in BLOCK:
                 mask = squares(tile) | np.roll(squares(tile), 30, axis=0)
                 writer.write(tile, encode_mask(np.roll(mask, shift * (tile.x % 4), axis=1), palette))
-    assert len(COMMANDS) == 9
-    for command in COMMANDS:
-        program, *arguments = shlex.split(command)
-        ran = rsp(*arguments)
-        assert program == "rsp" and ran.code == 0, (command, ran.stderr)
+    assert len(follow(commands(TEXT))) == 9
     for name in ("outlines", "stack", "side", "outlines_below"):
         with open_reader(Path(name)) as reader:
             assert 0 < len(reader) <= len(BLOCK)

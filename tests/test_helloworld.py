@@ -8,17 +8,16 @@ import re
 import shutil
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rsp.shared.cli import make_parser, tools
 from rsp.shared.images import complementary, decode
 from rsp.shared.tiles import read_cover
 from rsp.shared.tileset import open_reader
+from tests import guides
 
 ROOT = Path(__file__).parent.parent
 EPOCHS = 2
@@ -27,9 +26,7 @@ WHITE, PINK = (255, 255, 255), (255, 20, 147)
 
 def blocks(heading: str) -> str:
     """The commands of the README under a heading."""
-    found = re.search(rf"^## {heading}$(.*?)^## ", (ROOT / "README.md").read_text("utf-8"), re.S | re.M)
-    assert found, f"README.md has no heading {heading}"
-    return "".join(re.findall(r"^```bash\n(.*?)^```$", found[1], re.S | re.M))
+    return "".join(guides.blocks(guides.page("README.md"), "bash", heading))
 
 
 def changed(block: str, changes: list[tuple[str, str]]) -> str:
@@ -143,22 +140,3 @@ def test_install_puts_rsp_on_the_path():
 def test_blocks_can_be_pasted_into_any_shell(heading):
     """zsh takes no comments at its prompt: `make demo  # text` would ask for the targets `#` and `text`."""
     assert not re.search(r"(^|\s)#", blocks(heading), re.M)
-
-
-def test_every_command_of_the_readme_is_one_of_ours():
-    """The flags of each `rsp` line are flags of that tool."""
-    parsers = dict(_parsers())
-    text = (ROOT / "README.md").read_text("utf-8")
-    lines = re.findall(r"^rsp (\w+)(.*)$", "".join(re.findall(r"^```bash\n(.*?)^```$", text, re.S | re.M)), re.M)
-    assert len(lines) > 20
-    for name, rest in lines:
-        if name in ("help", "pipeline"):
-            continue
-        for flag in re.findall(r"(?<=\s)--\w+", rest):
-            assert flag in parsers[name]._option_string_actions, f"rsp {name} {flag}"
-
-
-def _parsers():
-    for name, where in tools().items():
-        module = import_module(where)
-        yield name, module.make_parser() if hasattr(module, "make_parser") else make_parser(name, module)

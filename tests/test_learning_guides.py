@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
 from pathlib import Path
 
@@ -12,23 +11,15 @@ import pytest
 
 from rsp.components.train.history import best_row
 from rsp.shared.config import load_config
+from tests.guides import blocks, commands, page
 from tests.tilesets import make_tileset, squares
 from tests.toy import TRAINING as FIRST
 from tests.toy import VALIDATION as LAST
 from tests.toy import photo
 
 DOCS = Path(__file__).parent.parent / "docs"
-TRAINING, EVALUATION = [(DOCS / f"{name}.md").read_text("utf-8") for name in ("training", "evaluation")]
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.S | re.M)
-
-
-def commands(text: str) -> list[list[str]]:
-    """Return the commands of a page as a shell splits them, but for fewer epochs."""
-    lines = "".join(blocks(text, "bash")).replace("\\\n", " ").splitlines()
-    return [shlex.split(re.sub(r"--epochs \d+", "--epochs 2", line)) for line in lines]
+TRAINING, EVALUATION = page("training"), page("evaluation")
+FEWER = [(r"--epochs \d+", "--epochs 2")]
 
 
 # For tiles of 64 pixels, which are learned in seconds.
@@ -44,8 +35,7 @@ passes = 1
 
 
 @pytest.mark.slow
-def test_the_commands_run_one_after_the_other(rsp, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_the_commands_run_one_after_the_other(follow):
     example, *_ = blocks(TRAINING, "toml")
     Path("config.toml").write_text(example)
     load_config("config.toml")
@@ -53,21 +43,19 @@ def test_the_commands_run_one_after_the_other(rsp, tmp_path, monkeypatch):
     for part, tiles in (("training", FIRST[:8]), ("validation", LAST[:2])):
         make_tileset(Path("dataset") / part / "images", tiles, "png", photo)
         make_tileset(Path("dataset") / part / "labels", tiles, "png", squares)
-    for tool, *arguments in (command[1:] for command in commands(TRAINING)):
-        if tool == "predict" and not Path("a.safetensors").exists():
-            # What the reader has by then, under the names of the page.
-            shutil.copy("models/best.safetensors", "a.safetensors")
-            shutil.copy("tuned/best.safetensors", "b.safetensors")
-            for name in ("images", "labels"):
-                shutil.copytree(f"dataset/validation/{name}", name)
-        ran = rsp(tool, *arguments)
-        assert ran.code == 0, f"{tool} {arguments}\n{ran.stderr}"
+    lines = commands(TRAINING)
+    asking = next(nth for nth, line in enumerate(lines) if line.startswith("rsp predict"))
+    follow(lines[:asking], FEWER)
+    # What the reader has by then, under the names of the page.
+    shutil.copy("models/best.safetensors", "a.safetensors")
+    shutil.copy("tuned/best.safetensors", "b.safetensors")
+    for name in ("images", "labels"):
+        shutil.copytree(f"dataset/validation/{name}", name)
+    follow(lines[asking:])
     found = json.loads(Path("evaluation/metrics.json").read_text())
     best = best_row(json.loads(Path("models/history.json").read_text()), 1)["validation"]
     assert (found["confusion"], found["iou"]) == (best["confusion"], best["iou"])
-    for tool, *arguments in (command[1:] for command in commands(EVALUATION)):
-        ran = rsp(tool, *arguments)
-        assert ran.code == 0, f"{tool} {arguments}\n{ran.stderr}"
+    follow(commands(EVALUATION))
     # What the page says of the folder, and of single files.
     rows = re.findall(r"^\| (`.*?) \|.*\| (`\.\w+`)? ?\|$", EVALUATION, re.M)
     said = {name for cell, _ in rows for name in re.findall(r"`([\w.]+)`", cell)}

@@ -1,7 +1,4 @@
-"""docs/serving.md: the real parsers take its commands, its tables name what there is, its laptop part runs.
-
-The commands of docs/kubeflow.md are held to the same.
-"""
+"""docs/serving.md: its tables name what there is, its laptop part runs; parts of docs/kubeflow.md likewise."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,40 +23,21 @@ import yaml
 from PIL import Image
 
 from rsp.components.export.tool import export
-from rsp.pipelines.cli import make_parser as pipeline_parser
 from rsp.pipelines.compiler import COMPILED, parameters
 from rsp.serving.host import free_ports
 from rsp.serving.logs import FIELDS
 from rsp.serving.metrics import Metrics
-from rsp.shared.cli import make_parser, parse, tools
 from rsp.shared.images import encode
+from tests import guides
 from tests.serving.tiny import make_checkpoint
 from tests.tilesets import BLOCK, make_tileset, noise
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "docs" / "serving.md").read_text("utf-8")
+TEXT = guides.page("serving")
 
 
-def blocks(language: str, heading: str | None = None) -> list[str]:
-    """The blocks of the guide in a language, or those under one heading."""
-    text = TEXT if heading is None else re.search(rf"^## {heading}$(.*?)(?=^## |\Z)", TEXT, re.S | re.M)[1]
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.S | re.M)
-
-
-KUBEFLOW = re.findall(r"^```bash\n(.*?)^```$", (ROOT / "docs" / "kubeflow.md").read_text("utf-8"), re.S | re.M)
-COMMANDS = [line for block in [*blocks("bash"), *KUBEFLOW] for line in block.splitlines()]
-
-
-@pytest.mark.parametrize("line", [line for line in COMMANDS if re.match(r"(\w+=\S+ )*rsp ", line)])
-def test_commands_are_taken_by_the_real_parsers(line):
-    words = shlex.split(line)
-    _, name, *argv = words[words.index("rsp") :]
-    if name == "pipeline":
-        pipeline_parser().parse_args(argv)
-        return
-    module = import_module(tools()[name])
-    parser = module.make_parser() if hasattr(module, "make_parser") else make_parser(name, module)
-    parse(parser, argv)
+blocks = partial(guides.blocks, TEXT)
+COMMANDS = [*guides.commands(TEXT), *guides.commands(guides.page("kubeflow"))]
 
 
 def test_every_other_command_is_one_that_is_checked_here():

@@ -6,8 +6,6 @@ import json
 import math
 import random
 import re
-import shlex
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,9 +30,8 @@ from rsp.shared.mercator import RADIUS
 from rsp.shared.polygons import ground_area
 from rsp.shared.tiles import Tile, read_cover
 from rsp.shared.tileset import open_writer
+from tests.guides import commands, page
 from tests.tilesets import COLORS, CONFIG
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 # A corner on the ground, in metres of EPSG:3857, and how many of them a metre is there.
 X, Y = 580_000.0, 5_920_000.0
@@ -770,9 +767,8 @@ def test_component(tmp_path, run_component):
     assert json.loads(done.path("evaluation").read_text())["objects"]["f1"] == 0.8
 
 
-def test_the_commands_of_the_page_run(tmp_path, rsp, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    page = (DOCS / "changes.md").read_text("utf-8")
+def test_the_commands_of_the_page_run(tmp_path, follow):
+    text = page("changes")
     rastered(tmp_path / "images", [], bands=3)
     rastered(tmp_path / "masks.pmtiles", [(HOUSES[0], 1)], told=True)
     rastered(tmp_path / "probabilities.pmtiles", [(HOUSES[0], (0, 255))], bands=2, told=True)
@@ -781,12 +777,9 @@ def test_the_commands_of_the_page_run(tmp_path, rsp, monkeypatch):
             tmp_path / f"{name}.geojson",
             [pixels(*each) for each in HOUSES[: 2 if name == "buildings_2020" else 3]],
         )
-    (text,) = re.findall(r"^```bash\n(.*?)^```$", page, re.S | re.M)
-    for line in text.splitlines():
-        ran = rsp(*shlex.split(line)[1:])
-        assert ran.code == 0, f"{line}\n{ran.stderr}"
+    follow(commands(text))
     assert [each["status"] for _, each in read(tmp_path / "changes.geojson")] == ["gone", "gone", "matched"]
     # What the page says of the statuses and the properties is what there is.
-    said = re.findall(r"^\| (`.*?) \|", page, re.M)
+    said = re.findall(r"^\| (`.*?) \|", text, re.M)
     names = {name for cell in said for name in re.findall(r"`(\w+)`", cell)}
     assert names == set(STATUSES) | set(SCHEMA) - {"status", "class"}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
-from pathlib import Path
 
 import pytest
 import shapely
@@ -13,8 +11,7 @@ from examples.quality import COMMANDS, KINDS, count_found, main, overlap, plant,
 from examples.town.generate import generate
 from rsp.components.review.suspects import Suspect
 from rsp.shared.errors import UsageError
-
-ROOT = Path(__file__).parent.parent.parent
+from tests.guides import commands, page
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +31,7 @@ def damaged(scene, tmp_path_factory):
 
 
 def test_the_page_says_what_is_run():
-    text = (ROOT / "docs" / "tutorial-quality.md").read_text("utf-8")
-    assert "".join(re.findall(r"```bash\n(.*?)```", text, re.DOTALL)).splitlines() == COMMANDS
+    assert commands(page("tutorial-quality")) == COMMANDS
 
 
 def test_as_many_errors_of_each_kind_and_nothing_else_is_touched(scene, damaged):
