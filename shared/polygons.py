@@ -161,13 +161,13 @@ def _as_traced(polygons: Objects) -> Objects:
     )  # outlines turn clockwise (y up), which has the region on the left (y down)
     rings, of = shapely.get_rings(shapely.orient_polygons(normal, exterior_cw=True), return_index=True)
     points, starts, lengths = _open(rings)
-    ahead, behind = _turned(starts, lengths, 1), _turned(starts, lengths, -1)
+    ahead, behind = turn(starts, lengths, 1), turn(starts, lengths, -1)
     straight = (points[ahead] == points[behind]).any(axis=1)
     points, ring = points[~straight], np.repeat(np.arange(len(rings)), lengths)[~straight]
     lengths = np.bincount(ring, minlength=len(rings))
     starts = np.cumsum(lengths) - lengths
     order = np.lexsort((points[:, 0], points[:, 1], ring))
-    points = points[_turned(starts, lengths, order[starts] - starts)]
+    points = points[turn(starts, lengths, order[starts] - starts)]
     # The outline of each first, then its holes by where they begin.
     firsts, shell = points[starts], np.append(True, of[1:] != of[:-1])
     order = np.lexsort((firsts[:, 0], firsts[:, 1], ~shell, of))
@@ -183,7 +183,7 @@ def _open(rings: Objects) -> tuple[Floats, Integers, Integers]:
     return points, np.cumsum(lengths) - lengths, lengths
 
 
-def _turned(starts: Integers, lengths: Integers, steps: Integers | int) -> Integers:
+def turn(starts: Integers, lengths: Integers, steps: Integers | int) -> Integers:
     """Return the places of the points of rings that begin so many points later."""
     behind = np.repeat(starts, lengths)
     within = np.arange(len(behind)) - behind
@@ -321,7 +321,7 @@ def from_a_corner(polygons: Objects) -> Objects:
     away = ((points * np.repeat(lengths, lengths)[:, np.newaxis] - sums) ** 2).sum(axis=1)
     farthest = np.flatnonzero(away == np.repeat(np.maximum.reduceat(away, starts), lengths))
     first = farthest[np.searchsorted(farthest, starts)] - starts  # of those that are as far, the first
-    turned = points[_turned(starts, lengths, first)]
+    turned = points[turn(starts, lengths, first)]
     lines: Any = shapely.linearrings(turned, indices=np.repeat(np.arange(len(rings)), lengths))
     found: Any = shapely.polygons(lines, indices=of)
     return np.asarray(found, dtype=object)

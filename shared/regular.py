@@ -73,13 +73,22 @@ def regularize(outlines: Objects) -> tuple[Objects, Flags]:
     if not len(found):
         return found, np.zeros(0, bool)
     direction = directions(outlines, found)
-    forms = np.full((len(STEPS), len(found)), None, object)
-    overlap = np.zeros(forms.shape)
-    for form, iou, step in zip(forms, overlap, STEPS, strict=True):
-        form[:] = _squared(found, direction, np.maximum(LEAST_WALL, step * np.sqrt(areas)))
-        there = np.flatnonzero(shapely.is_valid(form))
+    rings, of = shapely.get_rings(found, return_index=True)
+    walls = _walls(rings, direction[of])
+    form, iou = np.full(len(found), None, object), np.zeros(len(found))
+    forms, overlap = np.full((len(STEPS), len(found)), None, object), np.zeros((len(STEPS), len(found)))
+    changed = np.ones(len(found), bool)
+    # The finest form first: the next one has fewer walls of it, or is the same.
+    for place in reversed(range(len(STEPS))):
+        counts = np.bincount(walls.ring, minlength=len(rings))
+        walls = _long_enough(walls, np.maximum(LEAST_WALL, STEPS[place] * np.sqrt(areas))[of])
+        changed[of[np.bincount(walls.ring, minlength=len(rings)) != counts]] = True
+        form[changed], iou[changed] = _polygons(walls, of, direction)[changed], 0
+        there = np.flatnonzero(changed & shapely.is_valid(form))
         common = shapely.area(shapely.intersection(form[there], found[there]))
         iou[there] = common / (areas[there] + shapely.area(form[there]) - common)
+        forms[place], overlap[place] = form, iou
+        changed[:] = False
     chosen = np.argmax(overlap >= overlap.max(axis=0) - SPARE, axis=0)
     places = np.arange(len(found))
     right = overlap[chosen, places] >= LEAST_IOU
@@ -122,11 +131,15 @@ def directions(outlines: Objects, simple: Objects) -> Floats:
     return np.where(followed(direction) > followed(around) + BETTER, direction, around)
 
 
-def _squared(polygons: Objects, direction: Floats, step: Floats) -> Objects:
-    """Return polygons of walls of at least `step` pixels; None where none is left. Rings of fewer than four go."""
-    rings, of = shapely.get_rings(polygons, return_index=True)
-    walls = _long_enough(_walls(rings, direction[of]), step[of])
-    found = np.full(len(polygons), None, object)
+def _polygons(walls: Walls, of: Integers, direction: Floats) -> Objects:
+    """Return the polygons that walls make, one for each direction; None where there are no walls.
+
+    Args:
+        walls: At least four of each ring.
+        of: The polygon of each ring.
+        direction: Of the walls of each polygon, in radians.
+    """
+    found = np.full(len(direction), None, object)
     if not len(walls.ring):
         return found
     following = _neighbours(walls.ring)[1]

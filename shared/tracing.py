@@ -105,11 +105,15 @@ class Tracer:
 
     def _polygons(self, mask: Mask, tile: Tile, probabilities: Array | None) -> Iterator[tuple[Objects, Integers]]:
         """Yield for each class the polygons of a mask, in pixels of the grid, and the sums of their pixels."""
-        together = self.job.shapings[0].shared
-        regions = simplified_together(mask, self.job.shapings[0].tolerance) if together else {}
+        together, regions = self.job.shapings[0].shared, {}
+        if together:
+            # Each border is that of a class: the background, which takes long, is left out, and no class is, so
+            # that borders do not follow from which ones are asked for.
+            values = set(np.unique(mask).tolist()) - {0} | set(self.job.values)
+            regions = simplified_together(mask, self.job.shapings[0].tolerance, sorted(values))
         for value, pixels in zip(self.job.values, self._found(mask, tile), strict=True):
             traced = trace_pixels(pixels) if probabilities is not None or not together else np.empty(0, object)
-            outlines = regions.get(value, np.empty(0, object)) if together else traced
+            outlines = regions[value] if together else traced
             sums = no_sums(len(outlines)) if probabilities is None else _sums(traced, tile, value, probabilities)
             yield placed_in(outlines, mask.shape, tile, self.job.grid.size), sums
 

@@ -32,6 +32,11 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
         assert mine == other, f"{len(mine - other)} outlines of {len(mine)} are ours alone"
         assert read(ours).size == read(theirs).size, "one has a feature twice"
 
+    def alike() -> None:
+        mine, other = read(ours), read(theirs)
+        assert 0.98 < len(mine) / len(other) < 1.02, f"{len(mine)} features, and {len(other)} without"
+        assert 0.98 < shapely.area(mine).sum() / shapely.area(other).sum() < 1.02, "the area is another"
+
     _, _, masks = write_tilesets(folder / "tiles", 23, 22)
     yield Row(
         "vectorize: 506 tiles of 512 px, 20,000 buildings",
@@ -43,13 +48,28 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
         before="8.9 s",
         runs=3,
     )
+    options = {
+        "borders shared": ["--shared_borders"],
+        "right angles, cleaned": ["--regularize", "building", "--denoise", 3, "--grow", 2],
+    }
+    for what, given in options.items():
+        yield Row(
+            f"vectorize: 506 tiles of 512 px, {what}",
+            [*traced(masks, ours), *given],
+            traced(masks, theirs),
+            "without",
+            2.0,
+            alike,
+            runs=3,
+        )
     *_, few = write_tilesets(folder / "few", 40, 8, size=256)
     *_, many = write_tilesets(folder / "many", 40, 80, size=256)
     yield Growth("vectorize: 3,200 tiles of 256 px", traced(few, ours), traced(many, ours), tiles=2880)
     near = [[*traced(masks, ours), "--merge_distance", 1] for masks in (few, many)]
     yield Growth("vectorize: 3,200 tiles of 256 px, what is near merged", *near, tiles=2880)
-    shared = [[*traced(masks, ours), "--shared_borders"] for masks in (few, many)]
-    yield Growth("vectorize: 3,200 tiles of 256 px, borders shared", *shared, tiles=2880)
+    for what, given in options.items():
+        both = [[*traced(masks, ours), *given] for masks in (few, many)]
+        yield Growth(f"vectorize: 3,200 tiles of 256 px, {what}", *both, tiles=2880)
     parts = [part_of(many, 8 * band, config, folder) for band in range(10)]
     yield Growth(
         "vectorize: parts of 10 blocks of 320 tiles joined",

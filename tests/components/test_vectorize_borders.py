@@ -51,8 +51,8 @@ def features(array: np.ndarray, size: int = SIZE, zoom: int = Z, **options) -> d
         (path / "config.toml").write_text(TABLES)
         masks = write_masks(path / "masks.pmtiles", array, size, zoom=zoom, x=X >> Z - zoom, y=Y >> Z - zoom)
         vectorize(
-            masks, path / "out.geojson", kind=TITLES, config=path / "config.toml", workers=1,
-            **({"min_area": 0} | options),
+            masks, path / "out.geojson", config=path / "config.toml", workers=1,
+            **({"kind": TITLES, "min_area": 0} | options),
         )  # fmt: skip
         found = placed(path / "out.geojson")
     return {title: [polygon for polygon, name in found if name == title] for title in TITLES}
@@ -136,6 +136,31 @@ def test_shared_borders_are_about_as_simple():
     assert corners[1] <= corners[0] + 2 * COLUMNS
     (stairs,) = features(staircase(), simplify=0)["building"]
     assert building.hausdorff_distance(stairs) < 1.5 and len(shapely.get_coordinates(stairs)) > corners[1] + 5
+
+
+def test_a_gap_along_the_edge_of_a_tile_is_not_closed():
+    """It is as narrow as borders may move; closed, both buildings would touch."""
+    array = np.zeros(SHAPE, np.uint8)
+    array[4:12, 8:16] = array[7:9, 16:23] = 1
+    array[6:10, 15] = 0
+    found = features(array, shared_borders=True)["building"]
+    assert sorted(round(each.area) for each in found) == [14, 60]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_borders_do_not_follow_from_which_classes_are_asked_for(seed):
+    array = drawn(seed)
+    both = features(array, shared_borders=True)
+    for title in TITLES:
+        assert features(array, shared_borders=True, kind=title)[title] == both[title] != []
+
+
+def test_a_ring_that_meets_no_other_is_an_arc_once():
+    """Two that are the same could not be simplified without crossing each other."""
+    rows, columns = np.mgrid[:40, :40]
+    disc = ((rows - 20) ** 2 + (columns - 20) ** 2 < 200).astype(np.uint8)
+    every, alone = (simplified_together(disc, 1.0, values)[1] for values in (None, [1]))
+    assert every.tolist() == alone.tolist() and shapely.get_num_coordinates(alone)[0] < 20
 
 
 @pytest.mark.parametrize(
