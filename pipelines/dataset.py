@@ -30,6 +30,7 @@ def dataset(
     rate: float = 10.0,
     tile_format: str = "",
     max_failed: float = 0.01,
+    attribution: str = "",
     seed: int = 0,
     share: int = 70,
     block: int = 1,
@@ -44,13 +45,16 @@ def dataset(
     with steps.notified("dataset"):
         found = steps.resolve(source=source, features=features, pbf=pbf, raster=raster, config_uri=config_uri)
         settings = steps.Config(config, found["config_uri"])
-        imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed)
+        imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed, attribution)
         covered = steps.cover(found["source"], kind, zoom)
         classes: dict[str, Any] = {"type_field": type_field, "order": order}
 
         def body(place: steps.Place) -> None:
             images = steps.one_of(
-                (raster != "", lambda: steps.cut(place, covered, found["raster"], zoom, tile_format, settings)),
+                (
+                    raster != "",
+                    lambda: steps.cut(place, covered, found["raster"], zoom, tile_format, attribution, settings),
+                ),
                 otherwise=lambda: steps.download(place, covered, imagery),
             )
 

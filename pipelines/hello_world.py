@@ -23,6 +23,7 @@ def hello_world(
     rate: float = 10.0,
     tile_format: str = "",
     max_failed: float = 0.01,
+    attribution: str = "",
     class_title: str = "building",
     epochs: int = 10,
     gpus: str = "0",
@@ -51,7 +52,7 @@ def hello_world(
     with steps.notified("hello-world"):
         found = steps.resolve(source=source, features=features, config_uri=config_uri)
         settings = steps.Config(config, found["config_uri"])
-        imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed)
+        imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed, attribution)
         devices = Accelerators(gpus, predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
         server = steps.Server(model_name, model_version, store, status, endpoint)
         covered = steps.cover(found["source"], kind, zoom)

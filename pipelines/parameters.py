@@ -19,6 +19,8 @@ TOLERATIONS: list[dict[str, str]] = [{"key": "nvidia.com/gpu", "operator": "Exis
 
 TEXTS = {
     "accelerator": "What Kubernetes calls the accelerator.",
+    "attribution": "Whose the imagery is, as its licence asks for it; stands with the tiles and with what is made "
+    "of them.",
     "block": "Side in tiles of the squares that the split keeps together, and that `retraining` draws to judge.",
     "block_tiles": "Tiles of a block, of those that a `data_root` lets be worked on at the same time.",
     "class_title": "The class of the configuration that is turned into features.",

@@ -23,6 +23,7 @@ def prediction(
     rate: float = 10.0,
     tile_format: str = "",
     max_failed: float = 0.01,
+    attribution: str = "",
     class_title: str = "building",
     endpoint: str = "",
     predict_gpus: str = "0",
@@ -41,7 +42,7 @@ def prediction(
     with steps.notified("prediction"):
         found = steps.resolve(source=source, model=model, config_uri=config_uri)
         settings = steps.Config(config, found["config_uri"])
-        imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed)
+        imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed, attribution)
         devices = Accelerators("0", predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
         covered = steps.cover(found["source"], kind, zoom)
 

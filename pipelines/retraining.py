@@ -42,6 +42,7 @@ def retraining(
     rate: float = 10.0,
     tile_format: str = "",
     max_failed: float = 0.01,
+    attribution: str = "",
     epochs: int = 10,
     gpus: str = "1",
     predict_gpus: str = "0",
@@ -75,7 +76,7 @@ def retraining(
     with steps.notified("retraining"):
         found = steps.resolve(source=source, features=features, pbf=pbf, config_uri=config_uri, refresh=refresh)
         settings = steps.Config(config, found["config_uri"])
-        imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed)
+        imagery = steps.Imagery(url, url_type, rate, tile_format, max_failed, attribution)
         devices = Accelerators(gpus, predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
         several = steps.Several(nodes, node_gpus, runtime)
         server = steps.Server(model_name, "", store, status, endpoint)

@@ -180,6 +180,7 @@ class Imagery(NamedTuple):
     rate: Any
     tile_format: Any
     max_failed: Any
+    attribution: Any
 
 
 def cover(source: Any, kind: Any, zoom: Any) -> Any:
@@ -213,6 +214,7 @@ def download(place: Place, covered: Any, imagery: Imagery, *, cached: bool = Tru
         rate=imagery.rate,
         tile_format=imagery.tile_format,
         max_failed=imagery.max_failed,
+        attribution=imagery.attribution,
         **place.outputs,
     )
     task.set_caching_options(cached and block is None)
@@ -220,11 +222,14 @@ def download(place: Place, covered: Any, imagery: Imagery, *, cached: bool = Tru
     return Tiles(task.outputs["tiles"], task.outputs["tiles_at"])
 
 
-def cut(place: Place, covered: Any, raster: Any, zoom: Any, tile_format: Any, config: Config) -> Tiles:
+def cut(
+    place: Place, covered: Any, raster: Any, zoom: Any, tile_format: Any, attribution: Any, config: Config
+) -> Tiles:
     """Cut rasters into the tiles of a cover, as large as the configuration says."""
     task = place.step(tile_component)(
-        cover=covered, raster=raster, zoom=zoom, tile_format=tile_format, **config._asdict(), **place.outputs
-    )
+        cover=covered, raster=raster, zoom=zoom, attribution=attribution,
+        tile_format=tile_format, **config._asdict(), **place.outputs
+    )  # fmt: skip
     prepare(task, WORK, DATA, "rsp-s3")
     return Tiles(task.outputs["tiles"], task.outputs["tiles_at"])
 

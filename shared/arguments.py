@@ -162,6 +162,15 @@ def resolve_threshold(args: argparse.Namespace) -> None:
     args.threshold = found.get("", found)
 
 
+def add_attribution(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add what says whose imagery is; `what` says where it is known without."""
+    parser.add_argument(
+        "--attribution", default="", metavar="TEXT",
+        help="whose the imagery is, as its licence asks for it; may hold links, as <a href=...> (default: "
+        f"{what})",
+    )  # fmt: skip
+
+
 def add_web_ui(parser: argparse.ArgumentParser) -> None:
     """Add the group that every tool has which writes a tile set."""
     group = parser.add_argument_group("Web UI")

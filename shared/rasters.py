@@ -21,6 +21,7 @@ from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
 from rasterio.transform import array_bounds
 from rasterio.warp import calculate_default_transform, transform_bounds
 
+from rsp.shared.attribution import joined
 from rsp.shared.errors import RasterError
 from rsp.shared.gdal import check_object, connection_broke, gdal_name, patience
 from rsp.shared.http import TryAgain, retry
@@ -48,11 +49,13 @@ class RasterGroup:
         paths: The rasters; the first lies on top.
         bands: The bands to take, counted from 1.
         dtype: Their type.
+        owners: Whose they are, where one of them says so (TIFFTAG_COPYRIGHT).
     """
 
     paths: tuple[str, ...]
     bands: tuple[int, ...]
     dtype: str
+    owners: str | None = None
 
 
 def expand(rasters: Iterable[str]) -> list[str]:
@@ -117,9 +120,11 @@ def inspect(paths: Sequence[str], bands: Sequence[int] | None, *, label: bool) -
         RasterError: says which raster, and what to do.
     """
     first: tuple[str, tuple[int, ...], str] | None = None
+    owners: list[str | None] = []
     for path in paths:
         with ExitStack() as views:
             raster = views.enter_context(open_raster(path))
+            owners.append(raster.tags().get("TIFFTAG_COPYRIGHT"))
             _check_georeference(raster, path)
             chosen = tuple(bands or _color_bands(raster))
             if not label and is_paletted(raster) and chosen == (1,):
@@ -147,7 +152,7 @@ def inspect(paths: Sequence[str], bands: Sequence[int] | None, *, label: bool) -
                 f"{path} has {', '.join(map(str, chosen))} of {dtype}"
             )
     assert first is not None
-    return RasterGroup(tuple(paths), first[1], first[2])
+    return RasterGroup(tuple(paths), first[1], first[2], joined(owners))
 
 
 def by_control_points(raster: rasterio.DatasetReader) -> bool:

@@ -27,8 +27,10 @@ SCHEMA = {
 }  # fmt: skip
 
 
-def write_objects(out: Location, judged: Judged, scores: Floats, order: Integers) -> None:
-    """Write groups of objects as features, in an order."""
+def write_objects(
+    out: Location, judged: Judged, scores: Floats, order: Integers, attribution: str | None = None
+) -> None:
+    """Write groups of objects as features, in an order; `attribution` says whose they are."""
     columns = {
         "status": judged.status.tolist(),
         "score": scores.tolist(),
@@ -43,7 +45,7 @@ def write_objects(out: Location, judged: Judged, scores: Floats, order: Integers
         "predicted": judged.predicted.numbers(),
     }
     shapes = judged.shapes
-    with feature_writer(out, schema=SCHEMA) as writer:
+    with feature_writer(out, schema=SCHEMA, attribution=attribution) as writer:
         for start in range(0, len(order), BATCH):
             some = order[start : start + BATCH]
             picked = zip(*(map(column.__getitem__, some.tolist()) for column in columns.values()), strict=True)

@@ -28,6 +28,7 @@ from rsp.components.changes.matching import groups_of
 from rsp.components.changes.outputs import by_status, write_metrics, write_objects, write_suspects
 from rsp.components.changes.ranking import scores, worst_first
 from rsp.components.changes.tool import ChangesResult
+from rsp.shared.attribution import joined, of_features, of_tiles
 from rsp.shared.classes import class_indices, find_classes, ignored_classes
 from rsp.shared.covers import Cover
 from rsp.shared.crs import parse_crs
@@ -118,7 +119,8 @@ def run(given: Given, out: Location, suspects: Location | None, metrics: Locatio
             "same place?",
             file=sys.stderr,
         )
-    write_objects(out, judged, found, order)
+    theirs_is = of_tiles(given.predicted) if tiled else of_features(given.predicted)
+    write_objects(out, judged, found, order, joined([of_features(given.mapped), theirs_is]))
     if suspects is not None and zoom is not None:
         result.suspects = write_suspects(suspects, judged, found, order, zoom, given.worst)
     if metrics is not None:

@@ -145,6 +145,8 @@ def compare(
     from rsp.components.compare.records import Records
     from rsp.components.compare.tally import Tally
     from rsp.components.compare.work import Job, compare_tiles
+    from rsp.shared.attribution import note as note_owners
+    from rsp.shared.attribution import of_tiles
     from rsp.shared.classes import find_classes, ignored_classes
     from rsp.shared.progress import progress
     from rsp.shared.tileset import open_writer
@@ -207,6 +209,7 @@ def compare(
                 write(records.worst_first())
         else:
             with open_writer(out, job.tile_format, resume=resume) as writer:
+                note_owners(writer, of_tiles(*job.paths), keep=resume)
                 items = ((tile, tile not in writer.done) for tile in tiles)
                 found = compare_tiles(job, items, len(tiles), workers)
                 for one in tally.over(progress(found, "compare", len(tiles))):

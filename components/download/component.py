@@ -25,6 +25,7 @@ def download(
     max_failed: float = 0.0,
     allow_empty: bool = False,
     at_once: int = 1,
+    attribution: str = "",
     data_root: str = "",
     refresh: str = "",
 ) -> None:
@@ -52,6 +53,7 @@ def download(
         max_failed: The share of failed tiles, 0 to 1, that is no failure of the step.
         allow_empty: The server may have none of the tiles: the tile set is empty then.
         at_once: How many such steps may be under way at once. Each takes its share of `rate`.
+        attribution: Whose the imagery is, as its licence asks for it; may hold links.
         data_root: s3://bucket/prefix where the tile set goes; empty for an artifact.
         refresh: Any text; another one makes again what is there already.
     """
@@ -62,6 +64,8 @@ def download(
     chosen = {"layer": layer, "style": style, "matrix_set": matrix_set, "subdomains": subdomains}
     if dimension:
         chosen["dimension"] = dimension
+    if attribution:
+        chosen["attribution"] = attribution
     what = {"url": url, "cover": wanted, "kind": kind, "tile_format": tile_format, **chosen}
     target = Target("download", tiles, tiles_at, data_root, refresh, what, failed)
     if not target.finished(max_failed):
@@ -79,6 +83,7 @@ def download(
             timeout=int(timeout),
             tile_format=tile_format,
             allow_empty=bool(allow_empty),
+            attribution=attribution,
             web_ui=False,
         )
         target.finish("tiles", result, max_failed)

@@ -34,13 +34,24 @@ class Output:
         resume: Keep the tiles that are there.
         empty: An archive may end without a tile.
         later: Open it only when there is something to write: what is there already would be copied for nothing.
+        attribution: Whose the tiles are.
     """
 
-    def __init__(self, out: Location, tile_format: str, *, resume: bool, empty: bool, later: bool = False) -> None:
+    def __init__(
+        self,
+        out: Location,
+        tile_format: str,
+        *,
+        resume: bool,
+        empty: bool,
+        later: bool = False,
+        attribution: str = "",
+    ) -> None:
         from rsp.shared.tileset.found import found_format
 
         self._out, self._resume, self._empty = out, resume, empty
         self._writer: TileWriter | None = None
+        self._attribution = attribution
         self._as_sent = not tile_format
         self.done: Collection[Tile] = frozenset()
         self.converted: Counter[str] = Counter()
@@ -49,10 +60,12 @@ class Output:
             self._open(self.format)
 
     def _open(self, tile_format: str) -> TileWriter:
+        from rsp.shared.attribution import note
         from rsp.shared.tileset import open_writer
 
         self.format = tile_format
         self._writer = open_writer(self._out, tile_format, resume=self._resume, empty=self._empty)
+        note(self._writer, self._attribution)
         self.done = self._writer.done
         return self._writer
 

@@ -33,7 +33,7 @@ from rsp.components.download.notes import CHANGED, NOTES, Notes, beside
 from rsp.components.download.output import Output
 from rsp.components.download.sources import ServerKind, find_source
 from rsp.components.download.tally import Tally
-from rsp.shared.arguments import add_out, add_web_ui, require
+from rsp.shared.arguments import add_attribution, add_out, add_web_ui, require
 from rsp.shared.claims import check_paths, tiles_output
 from rsp.shared.errors import DownloadError, TileSetError, UsageError
 from rsp.shared.locations import Address, Location, location
@@ -84,6 +84,7 @@ def download(
     overwrite: bool = False,
     refresh: bool = False,
     allow_empty: bool = False,
+    attribution: str = "",
     web_ui_base_url: str = "./",
     web_ui_template: Location | None = None,
     web_ui: bool = True,
@@ -117,6 +118,8 @@ def download(
             output, FILE.changed.csv. What the server no longer has stays. For tile sets on this machine.
         allow_empty: The server may have none of the tiles, as of a part of a larger area: the archive is empty
             then. All of them are asked for, where otherwise the first 100 would tell.
+        attribution: Whose the imagery is, as its licence asks for it, with links if need be; empty leaves what
+            is noted of tiles that are there. It stands in the metadata of the tiles and of what is made of them.
         web_ui_base_url: Where the web page finds the tiles.
         web_ui_template: A template of the user's own for it.
         web_ui: Write the web page.
@@ -154,7 +157,12 @@ def download(
             old = stack.enter_context(old_tiles(out, tile_format)) if refresh else None
             output = stack.enter_context(
                 Output(
-                    out, tile_format, resume=not overwrite, empty=allow_empty, later=refresh and not notes.changed
+                    out,
+                    tile_format,
+                    resume=not overwrite,
+                    empty=allow_empty,
+                    later=refresh and not notes.changed,
+                    attribution=attribution,
                 )
             )
             present = output.done if old is None else old
@@ -296,6 +304,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow_empty", action="store_true",
         help="write an empty archive where the server has none of the tiles, as of a part of a larger area",
     )  # fmt: skip
+    add_attribution(parser, "what is noted of tiles that are there")
     add_web_ui(parser)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsp.components.info.area import describe_area
+from rsp.shared.attribution import of_readers
 from rsp.shared.covers import Cover
 from rsp.shared.errors import TileError
 from rsp.shared.images import decode, palette_of, value_type
@@ -45,6 +46,8 @@ def describe_tiles(path: Location | str) -> dict[str, Any]:
             name: getattr(info, name) for name in ("tile_size", "value_type", "divisor", "value_range")
             if getattr(info, name) is not None
         }  # fmt: skip
+        if owners := of_readers([reader]):
+            noted["attribution"] = owners
         found["noted"] = noted
         found["classes"] = [entry.title for entry in info.classes or ()]
         if len(cover):

@@ -149,6 +149,7 @@ def predict(
         TileError: not one tile could be predicted, or exists.
     """
     from rsp.components.predict.answer import Live, Model, Remote, run
+    from rsp.shared.attribution import note, of_readers
     from rsp.shared.covers import Cover
     from rsp.shared.errors import TileError, UsageError
     from rsp.shared.learning.card import warn_of_zoom
@@ -226,6 +227,7 @@ def predict(
             raise TileError(f"none of {len(absent)} tiles exists in {tiles}, as {absent_cover(tiles)} says")
         if wanted:
             warn_of_zoom(card, wanted[0].z, tiles)
+        owners = of_readers(readers.values())
         readers = {name: in_squares(reader, wanted) for name, reader in readers.items()}
         writer = stack.enter_context(open_writer(out, "png", resume=resume, empty=allow_empty))
         thresholds = {}
@@ -236,6 +238,7 @@ def predict(
         _check_resumed(writer, "masks", made)
         background = {} if card.background else {"background": False}
         writer.describe(made | {"classes": classes_metadata(card.classes)} | background)
+        note(writer, owners, keep=resume)
         planes = None
         if probabilities is not None:
             # Opened last and so closed first: where there are masks of a run, there are its probabilities.
@@ -243,6 +246,7 @@ def predict(
             made.pop("threshold")
             _check_resumed(planes, "probabilities", made)
             planes.describe(made | {"bands": [entry.title for entry in card.classes]})
+            note(planes, owners, keep=resume)
         before = writer.done if planes is None else writer.done & planes.done
         done, failed = run(answerer, readers, wanted, writer, overlap, planes, window)
     note_failures(out, failed)

@@ -28,6 +28,10 @@ class PostgisSource:
         self._naming = naming
         self._queries = [(Query(text, dsn, "--postgis"), value) for text, value, _ in inputs]
 
+    def owners(self) -> str | None:
+        """Return whose the rows are: a database does not say."""
+        return None
+
     def polygons(self, bounds: Bounds) -> Iterator[Polygons]:
         for query, value in self._queries:
             for rows in query.batches(bounds, self._naming.field if value is None else None):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import shapely
 
 from rsp.components.rasterize.layers import Input
+from rsp.shared.attribution import joined, of_features
 from rsp.shared.config import ClassDef
 from rsp.shared.features import BROKEN, expand, has_polygon, polygons_of, read_batches, read_crs
 from rsp.shared.webfiles import FileAt
@@ -43,6 +44,10 @@ class Source(Protocol):
     """
 
     skipped: Counter[str]
+
+    def owners(self) -> str | None:
+        """Return whose they are, as far as that is said."""
+        ...
 
     def polygons(self, bounds: Bounds) -> Iterator[Polygons]:
         """Yield the polygon of each feature.
@@ -94,6 +99,10 @@ class FileSource:
         self.skipped = skipped
         self._naming, self._epsg = naming, epsg
         self._paths = [(path, value, layer) for text, value, layer in inputs for path in expand(text)]
+
+    def owners(self) -> str | None:
+        """Return whose the files are, as far as they say."""
+        return joined(of_features(path, layer) for path, _, layer in self._paths)
 
     def polygons(self, bounds: Bounds) -> Iterator[Polygons]:
         for path, value, layer in self._paths:

@@ -158,6 +158,7 @@ def rasterize(
     from rsp.components.rasterize.fill import Tally, fill
     from rsp.components.rasterize.layers import LAYER, make_layers
     from rsp.components.rasterize.shelf import Shelf
+    from rsp.shared.attribution import note
     from rsp.shared.covers import Cover, read_tiles
     from rsp.shared.images import complementary
     from rsp.shared.jobs import Failure, run_job
@@ -217,6 +218,7 @@ def rasterize(
         empty = job.empty()
         with open_writer(out, tile_format, resume=resume or append) as writer:
             writer.describe({"tile_size": size, "classes": classes_metadata(classes)})
+            note(writer, source.owners(), keep=resume or append)
             keep = writer.done & tiles if resume else Cover()
             todo = len(tiles) - len(keep)
             work = blocks_to_burn(blocks, shelf, folder is not None, keep)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from base64 import b64encode
 from collections.abc import Iterable, Sequence
@@ -108,16 +107,6 @@ def _colours(reader: TileReader) -> tuple[list[list[str]], list[int]]:
         if not entry.transparent
     ]
     return legend, list(palette[0])
-
-
-def attributions(readers: Iterable[TileReader]) -> list[str]:
-    """Return whom tile sets name as the owners of their data, as plain text, each once."""
-    found: dict[str, None] = {}
-    for reader in readers:
-        text = reader.metadata.get("attribution")
-        if isinstance(text, str) and (plain := re.sub(r"<[^>]*>", "", text).strip()):
-            found[plain] = None
-    return list(found)
 
 
 def embedded(one: Set, reader: TileReader, tiles: Iterable[Tile], budget: int) -> dict[str, str]:

@@ -178,7 +178,7 @@ for (const set of sets.filter((set) => set.source.locked)) {
 restore();
 byId("about").textContent = `${suspects.length.toLocaleString("en")} suspects of ${page.objects.toLocaleString("en")} objects`;
 byId("filter").replaceChildren(...FILTERS.map(([key, title]) => element("option", { value: key }, title)));
-byId("credits").textContent = page.attribution.join(" \u00b7 ");
+byId("credits").innerHTML = page.attribution;  // of rsp.shared.attribution: text and links, nothing else
 byId("command").textContent = `rsp review --changes ${page.changes} --mapped MAP \\\n  --decisions decisions.json --corrected corrected.geojson \\\n  --doubtful doubtful.csv --zoom ${page.zoom}`;
 byId("layers").open = window.innerWidth > 720;
 map.setView([(south + north) / 2, (west + east) / 2], lowest);

@@ -15,9 +15,10 @@ import shapely
 from shapely.geometry.base import BaseGeometry
 
 from rsp.components.review.decisions import Decisions, box_of
-from rsp.components.review.layers import Set, attributions, embedded, layer_of
+from rsp.components.review.layers import Set, embedded, layer_of
 from rsp.components.review.suspects import MEASURES, Suspect, Suspects
 from rsp.shared.atomic import atomic_text
+from rsp.shared.attribution import joined, of_readers, to_html
 from rsp.shared.covers import Cover
 from rsp.shared.features import DECIMALS, Feature
 from rsp.shared.locations import Location, location
@@ -86,11 +87,11 @@ def write_page(out: Location, shown: Shown, template: Location | None = None) ->
             if shown.embed is not None:
                 images = embedded(one, reader, wanted, shown.embed // len(readers))
             layers.append(layer_of(one, reader, page, images))
-        credits = [*dict.fromkeys([*shown.attribution, *attributions(readers)])]
+        credits = joined([*shown.attribution, of_readers(readers)])
     data = {
         "title": shown.title, "changes": shown.changes, "digest": shown.suspects.digest, "zoom": shown.zoom,
         "objects": len(shown.suspects.objects), "bounds": _bounds(shown, covers), "layers": layers,
-        "attribution": credits, "suspects": [_row(each, known, shown.zoom) for each in shown.some],
+        "attribution": to_html(credits), "suspects": [_row(each, known, shown.zoom) for each in shown.some],
         "decisions": {str(number): decision for number, decision in shown.decisions.items()},
     }  # fmt: skip
     features: list[Any] = []

@@ -103,7 +103,7 @@ def review(
         embed: Megabytes of tiles that the page holds itself, those of the worst objects first; None where it is
             to find the tiles in their places.
         title: Heading of the page.
-        attribution: Whose the imagery and the map are, beside what tile sets say.
+        attribution: Whose the imagery and the map are, beside what tile sets and features say; may hold links.
         web_ui_template: Template of the page, in place of ours.
         decisions: What was decided, as the page saves it; a page begins with it.
         accept_worst: Accept this share of the objects, the worst, in percent; decisions come before.
@@ -121,6 +121,7 @@ def review(
     from rsp.components.review.decisions import apply_decisions, read_decisions, tiles_of
     from rsp.components.review.layers import sets_of
     from rsp.components.review.suspects import read_map, read_suspects
+    from rsp.shared.attribution import joined, of_features
     from rsp.shared.crs import parse_crs
     from rsp.shared.features import feature_writer
     from rsp.shared.tiles import write_cover
@@ -157,9 +158,10 @@ def review(
     for reason, count in skipped.items():
         print(f"review: skipped: {count:,} features of --mapped {mapped}: {reason}", file=sys.stderr)
     applied = apply_decisions(suspects, decided, features)
+    owners = joined([None if mapped is None else of_features(mapped), of_features(changes)])
     for place, found in ((corrected, applied.corrected), (accepted, applied.accepted)):
         if place is not None:
-            with feature_writer(location(place)) as writer:
+            with feature_writer(location(place), attribution=owners) as writer:
                 for feature in found:
                     writer.write(feature.geometry, feature.properties)
     counts = Counter(decided.values())
@@ -179,7 +181,8 @@ def review(
         shown = Shown(
             title=title, changes=str(changes).rsplit("/", 1)[-1], suspects=suspects, some=some, features=features,
             decisions=decided, sets=sets, zoom=DEFAULT_ZOOM if zoom is None else zoom,
-            attribution=attribution or (), embed=None if embed is None else int(embed * 1e6),
+            attribution=[*(attribution or ()), *filter(None, [owners])],
+            embed=None if embed is None else int(embed * 1e6),
         )  # fmt: skip
         write_page(location(out), shown, web_ui_template)
     return result
@@ -227,7 +230,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     page.add_argument("--title", default="Review", metavar="TEXT", help="its heading (default: Review)")
     page.add_argument(
         "--attribution", action="append", metavar="TEXT",
-        help="whose the imagery or the map is, beside what tile sets say; may be given again",
+        help="whose the imagery or the map is, beside what tile sets and features say; may be given again",
     )  # fmt: skip
     page.add_argument(
         "--web_ui_template", type=location, metavar="FILE", help="your own HTML template, in place of ours"

@@ -236,7 +236,7 @@ def _bring(
     tile_format = conversion.format if conversion else choice.sources[0].reader.format
     done = Cover()
     with open_writer(target, tile_format, resume=resume) as writer:
-        describe(writer, [each.reader for each in choice.sources])
+        describe(writer, [each.reader for each in choice.sources], keep=resume)
         before = choice.cover & writer.done
         moved = choice.missing & writer.done
         for tile in moved:

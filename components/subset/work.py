@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import reduce
 from operator import or_
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rsp.components.subset.convert import Conversion
+from rsp.shared.attribution import note, of_readers
 from rsp.shared.covers import Cover, read_tiles
 from rsp.shared.errors import CoverError, TileError, TileSetError, UsageError
 from rsp.shared.locations import Address, Location, location, remove
@@ -132,8 +133,13 @@ def _is_cover(place: Location | str) -> bool:
         raise CoverError(f"cannot read {place}: {error.strerror}") from error
 
 
-def describe(writer: TileWriter, readers: Iterable[TileReader]) -> None:
-    """Note what tile sets say of themselves; of what is not ours the first one counts.
+def describe(writer: TileWriter, readers: Sequence[TileReader], *, keep: bool = False) -> None:
+    """Note what tile sets say of themselves; of what is not ours the first one counts, but whose they are.
+
+    Args:
+        writer: Where their tiles go.
+        readers: The tile sets.
+        keep: The tiles that were there stay, and whose they are.
 
     Raises:
         TileSetError: they contradict each other.
@@ -144,6 +150,7 @@ def describe(writer: TileWriter, readers: Iterable[TileReader]) -> None:
         writer.describe(
             {name: value for name, value in metadata.items() if name not in others or name not in writer.metadata}
         )
+    note(writer, of_readers(readers), keep=keep)
 
 
 # --- copying ------------------------------------------------------------------------------------------------

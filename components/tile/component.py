@@ -25,6 +25,7 @@ def tile(
     nodata_threshold: float = 0,
     keep_borders: bool = False,
     max_tiles: int = 10_000_000,
+    attribution: str = "",
     data_root: str = "",
     refresh: str = "",
 ) -> None:
@@ -53,6 +54,7 @@ def tile(
         nodata_threshold: Drop tiles of which at least so many percent are no data; 0 keeps them.
         keep_borders: Keep tiles in spite of their borders: then `no_data` counts for `nodata_threshold` alone.
         max_tiles: Refuse to make more tiles.
+        attribution: Whose the imagery is, as its licence asks for it; may hold links.
         data_root: s3://bucket/prefix where the tile set goes; empty for an artifact.
         refresh: Any text; another one makes again what is there already.
     """
@@ -81,6 +83,7 @@ def tile(
         "no_data": float(no_data) if no_data else None,
         "nodata_threshold": float(nodata_threshold) or None,
         "keep_borders": keep_borders,
+        "attribution": attribution or None,
     }
     # What nobody asks for is no part of what names the output: it stays what it was.
     what |= {name: value for name, value in options.items() if value is not None and value is not False}
@@ -99,6 +102,6 @@ def tile(
                 max_tiles=int(max_tiles),
                 resume=target.remote,
                 web_ui=False,
-                **options,
+                **{name: value for name, value in options.items() if value is not None},
             )
         target.finish("tiles", result)

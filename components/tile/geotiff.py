@@ -24,8 +24,8 @@ COMPRESSIONS = {"deflate": 8, "jpg": 7, "webp": 50001}
 # A file that may pass this takes offsets of 64 bits.
 SMALL = 0xFFFF0000
 
-_SHORT, _LONG, _RATIONAL, _DOUBLE, _LONG8 = 3, 4, 5, 12, 16
-_CODES = {_SHORT: "H", _LONG: "I", _RATIONAL: "I", _DOUBLE: "d"}
+_ASCII, _SHORT, _LONG, _RATIONAL, _DOUBLE, _LONG8 = 2, 3, 4, 5, 12, 16
+_CODES = {_ASCII: "B", _SHORT: "H", _LONG: "I", _RATIONAL: "I", _DOUBLE: "d"}
 
 _Values = Sequence[int] | Sequence[float] | npt.NDArray[np.uint64] | npt.NDArray[np.uint32]
 # Number, type, values; a rational is two values.
@@ -51,6 +51,7 @@ class Layout:
         predictor: 2 where blocks hold differences of neighbours, 1 where they hold values.
         sampling: How many pixels share their colour in a JPEG, across and down.
         palette: Colours of the values, where they are indices.
+        owners: Whose the raster is, as TIFFTAG_COPYRIGHT.
     """
 
     zoom: int
@@ -65,6 +66,7 @@ class Layout:
     predictor: int = 1
     sampling: tuple[int, int] = (2, 2)
     palette: tuple[Rgb, ...] | None = None
+    owners: str = ""
 
     @property
     def levels(self) -> int:
@@ -199,6 +201,8 @@ def _tags(layout: Layout, level: int, kind: str) -> list[_Tag]:
         tags.append((530, _SHORT, list(layout.sampling if level == 0 else (2, 2))))
         tags.append((532, _RATIONAL, [0, 1, 255, 1, 128, 1, 255, 1, 128, 1, 255, 1]))
     if level == 0:
+        if layout.owners:
+            tags.append((33432, _ASCII, [*layout.owners.encode(), 0]))
         pixel = AROUND / (1 << layout.zoom) / layout.side
         west, north = layout.x * pixel * layout.side - HALF, HALF - layout.y * pixel * layout.side
         tags.append((33550, _DOUBLE, [pixel, pixel, 0.0]))

@@ -14,6 +14,7 @@ from PIL import Image
 from rsp.components.tile.blocks import TOGETHER, Blocks, Job, Pyramid, Square, samples, sampling_of
 from rsp.components.tile.geotiff import Layout, Part, write_raster
 from rsp.shared.atomic import atomic_path, scratch
+from rsp.shared.attribution import of_readers, to_text
 from rsp.shared.claims import FAILED, GEOTIFF, Output, check_paths
 from rsp.shared.covers import read_tiles
 from rsp.shared.errors import CoverError, TileError, TileSetError, UsageError
@@ -41,6 +42,7 @@ def put_together(
     cover: Location | None,
     block_format: str | None,
     workers: int | None,
+    attribution: str = "",
 ) -> dict[str, Any]:
     """Write a raster of the tiles of a set; return what `TileResult` takes. See `rsp.components.tile.tool.tile`.
 
@@ -50,7 +52,9 @@ def put_together(
     check_paths([Output(out, GEOTIFF, (FAILED,))], [tiles], cover=cover)
     with open_reader(tiles) as reader:
         keys, zoom = _keys(reader, zoom, cover)
-        layout = _layout(reader, keys, zoom, block_format)
+        layout = replace(
+            _layout(reader, keys, zoom, block_format), owners=to_text(attribution or of_readers([reader]))
+        )
     failed: dict[Tile, str] = {}
     with atomic_path(out) as path, scratch(out) as folder:
         parts: list[Part] = []

@@ -15,7 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from rsp.shared.arguments import add_config, add_web_ui, add_workers, bounded, int_list
+from rsp.shared.arguments import add_attribution, add_config, add_web_ui, add_workers, bounded, int_list
 from rsp.shared.claims import check_paths, tiles_output
 from rsp.shared.errors import CoverError, RasterError, UsageError
 from rsp.shared.jobs import Failure, run_job
@@ -77,6 +77,7 @@ def tile(
     cover: Location | None = None,
     workers: int | None = None,
     resume: bool = False,
+    attribution: str = "",
     web_ui_base_url: str = "./",
     web_ui_template: Location | None = None,
     web_ui: bool = True,
@@ -115,6 +116,8 @@ def tile(
         cover: Make only these tiles.
         workers: Processes; None is one for each processor.
         resume: Keep tiles that are there.
+        attribution: Whose the imagery is, as its licence asks for it, with links if need be; empty takes what
+            the rasters say (TIFFTAG_COPYRIGHT). A raster that is made of tiles says what these do.
         web_ui_base_url: Where the web page finds the tiles.
         web_ui_template: A template of the user's own for it.
         web_ui: Write the web page.
@@ -145,7 +148,15 @@ def tile(
         if named := [flag for flag, value in refused.items() if value is not None and value is not False]:
             raise UsageError(f"{', '.join(named)}: not where tiles are put together to {out}")
         return TileResult(
-            **put_together(rasters[0], out, zoom=zoom, cover=cover, block_format=tile_format, workers=workers)
+            **put_together(
+                rasters[0],
+                out,
+                zoom=zoom,
+                cover=cover,
+                block_format=tile_format,
+                workers=workers,
+                attribution=attribution,
+            )
         )
     if zoom is None:
         raise UsageError("--zoom says how large the tiles are: 18 is about 0.6 m a pixel of 256 at the equator")
@@ -179,6 +190,7 @@ def tile(
     from rsp.components.tile.grid import grid_tiles, tile_grid, tile_keys, wanted_tiles
     from rsp.shared import rasters as files
     from rsp.shared import warp
+    from rsp.shared.attribution import note
     from rsp.shared.covers import Cover
     from rsp.shared.footprints import LEAST_CACHE, footprint
     from rsp.shared.tileset import classes_metadata, open_writer
@@ -210,6 +222,7 @@ def tile(
             writer.describe({"tile_size": tile_size, "classes": classes_metadata(classes)})
         else:
             writer.describe({"tile_size": tile_size} | ({} if scale is None else {"value_range": list(scale)}))
+        note(writer, attribution or source.owners, keep=resume)
         done = writer.done
         before = sum(found in done for found in grid_tiles(grid, zoom)) if done else 0
         missing = (found for found in grid_tiles(grid, zoom) if not done or found not in done)
@@ -384,6 +397,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_workers(parser)
     parser.add_argument("--resume", action="store_true", help="keep existing tiles")
+    add_attribution(parser, "what the rasters say, or the tiles")
     add_web_ui(parser)
 
 

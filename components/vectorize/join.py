@@ -16,6 +16,7 @@ import numpy as np
 from rsp.components.vectorize.parts import Below, Finished, Part, Piece
 from rsp.components.vectorize.tool import VectorizeResult, schema_of
 from rsp.shared.atomic import atomic_text
+from rsp.shared.attribution import joined as joined_texts
 from rsp.shared.claims import FEATURES, Output, check_paths
 from rsp.shared.errors import FeatureError, TileSetError, UsageError
 from rsp.shared.features import feature_writer
@@ -62,7 +63,9 @@ def join(parts: Sequence[Part], out: Location) -> VectorizeResult:
 
     merged, total = 0, 0.0
     streams = [(part.header.first, part.features) for part in filled]
-    with feature_writer(out, schema=schema_of(model, probabilities=headers[0].probabilities)) as writer:
+    owners = joined_texts(sorted({header.attribution or "" for header in headers}))
+    schema = schema_of(model, probabilities=headers[0].probabilities)
+    with feature_writer(out, schema=schema, attribution=owners) as writer:
         for feature in heapq.merge(staggered(streams), joined()):
             writer.write_text(feature.text)
             merged += feature.tiles > 1

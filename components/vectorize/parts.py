@@ -21,6 +21,7 @@ import shapely
 from shapely.geometry import Polygon
 
 from rsp.shared.atomic import atomic_path
+from rsp.shared.attribution import of_tiles
 from rsp.shared.errors import FeatureError, UsageError
 from rsp.shared.features import feature_texts
 from rsp.shared.featureset import Features
@@ -33,7 +34,7 @@ from rsp.shared.tilekeys import Keys, among, key_of, keys_of
 from rsp.shared.tiles import Tile, read_cover
 from rsp.shared.tracing import trace
 
-FORMAT = 6
+FORMAT = 7
 
 # Zip files cannot be older; the same part is the same bytes whenever it is written.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -91,6 +92,7 @@ class Header:
         shared: Whether they were simplified together with what they border on.
         probabilities: Whether features have the probability of their class.
         model: What made the masks; None where they do not tell.
+        attribution: Whose the masks are; None where they do not tell.
         masks: How many masks there were.
         tiles: SHA-256 of their tiles: no two parts of a set have the same.
         dropped: How many features were too small.
@@ -107,6 +109,7 @@ class Header:
     shared: bool
     probabilities: bool
     model: str | None
+    attribution: str | None
     masks: int
     tiles: str
     dropped: int
@@ -197,6 +200,7 @@ def vectorize_block(
             zoom=grid.zoom, size=grid.size, title=traced.titles[0], tolerance=float(simplify),
             min_area=float(min_area), regularize=regularize, shared=shared_borders,
             probabilities=probabilities is not None, model=traced.model,
+            attribution=of_tiles(masks),
             masks=len(ours) - len(traced.failed), tiles=_digest(ours), dropped=sweep.dropped, first=first,
             below=keys_of(under).tolist(),
         )  # fmt: skip

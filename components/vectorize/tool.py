@@ -111,6 +111,7 @@ def vectorize(
         TileSetError: no mask can be read, or some have no probabilities.
     """
     from rsp.components.vectorize.near import Near
+    from rsp.shared.attribution import of_tiles
     from rsp.shared.features import feature_writer
     from rsp.shared.sweep import Sweep
     from rsp.shared.tracing import trace
@@ -144,7 +145,7 @@ def vectorize(
     joining: Sequence[Near | Sweep] = nears or sweeps
     merged, total = 0, 0.0
     schema = schema_of(traced.model, probabilities=probabilities is not None)
-    with feature_writer(out, schema=schema) as writer:
+    with feature_writer(out, schema=schema, attribution=of_tiles(masks)) as writer:
         # All sweeps go row by row over the same masks: no more than a row is held for those that come later.
         streams = tee(traced.found(workers), len(sweeps))
         found = (_of_class(place, stream) for place, stream in enumerate(streams))

@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from rsp.serving.front.errors import RefusedError, refusal
 from rsp.serving.front.outer import Outer, note
 from rsp.serving.tokens import Tokens
+from rsp.shared.attribution import of_readers
 from rsp.shared.errors import RspError, TileSetError, UsageError
 from rsp.shared.tileset import is_archive, open_reader
 from rsp.shared.tileset.base import FORMATS
@@ -202,7 +203,9 @@ class Folders:
         try:
             with open_reader(path) as reader:
                 name = path.name if kind == "archive" else ""
-                text = tileset_page(reader.cover(), reader.format, title=path.name, archive=name)
+                text = tileset_page(
+                    reader.cover(), reader.format, title=path.name, archive=name, attribution=of_readers([reader])
+                )
         except (TileSetError, RspError) as error:
             raise RefusedError(404, str(error)) from None
         if kind == "archive":  # a folder may get tiles without a change of its own

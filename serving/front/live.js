@@ -141,9 +141,7 @@ function maskZoom() {
 function showImagery(fit) {
   if (imagery) imagery.remove();
   if (credited) credits.removeAttribution(credited);
-  const escaped = document.createElement("span");
-  escaped.textContent = source.attribution || "";
-  credited = escaped.innerHTML;
+  credited = source.attribution || "";  // of rsp.shared.attribution: text and links, nothing else
   if (credited) credits.addAttribution(credited);
   map.setMinZoom(Math.max(0, source.minzoom - 2));
   map.setMaxZoom(Math.min(24, source.maxzoom + 4));

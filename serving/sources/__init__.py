@@ -33,6 +33,7 @@ from rsp.serving.sources.layers import (
     NoTileError,
     file_stamp,
 )
+from rsp.shared.attribution import joined, to_html
 from rsp.shared.config import Channel
 from rsp.shared.errors import SourceError, TileError, TileSetError, UsageError
 from rsp.shared.images import Array, encode, sniff, value_type
@@ -134,7 +135,7 @@ class Source:
     Args:
         name: What it is called in URLs.
         layers: A layer for each channel, by name; one without a name serves any model of one channel.
-        attribution: Whose it is.
+        attribution: Whose it is, as HTML.
     """
 
     def __init__(self, name: str, layers: Mapping[str, Layer], attribution: str = "") -> None:
@@ -342,7 +343,8 @@ def open_source(text: str) -> Source:
         layers, takes = _tiles(spec), set()
     if wrong := sorted(options.keys() - takes - {"attribution"}):
         raise UsageError(f"--source {spec.name}: {wrong[0]} is {OPTIONS[wrong[0]]}, which {where} is not")
-    return Source(spec.name, layers, options.get("attribution", ""))
+    owners = options.get("attribution") or joined(layer.attribution for layer in layers.values())
+    return Source(spec.name, layers, to_html(owners))
 
 
 def _server(spec: Spec) -> Layer:

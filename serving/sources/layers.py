@@ -18,6 +18,7 @@ from typing import NamedTuple, TypeVar
 import mercantile
 import numpy as np
 
+from rsp.shared.attribution import of_readers
 from rsp.shared.errors import ChangedError, SourceError, StorageError, TileError, TileSetError
 from rsp.shared.images import Array, Mask, decode, decode_mask
 from rsp.shared.mercator import MAX_LATITUDE
@@ -64,6 +65,7 @@ class Layer(ABC):
         tile_size: Side of its tiles in pixels; None where it makes tiles of any size, or that is not known.
         remote: Each tile is a journey over the network: its neighbours are fetched at once, not in turn.
         slow: Seconds between two looks for a change.
+        attribution: Whose they are, where they say so.
     """
 
     kind: str
@@ -72,6 +74,7 @@ class Layer(ABC):
     tile_size: int | None = None
     remote = False
     slow = 2.0
+    attribution: str | None = None
 
     @abstractmethod
     def __contains__(self, tile: object) -> bool: ...
@@ -123,7 +126,7 @@ class FolderLayer(Layer):
 
     def __init__(self, path: Path) -> None:
         with DirectoryReader(path) as reader:
-            self.path = path
+            self.path, self.attribution = path, of_readers([reader])
             self._extensions = sorted({reader.locate(tile).suffix for tile in reader.tiles()})
             tiles = reader.tiles()
             self.extent, self._sample = extent_of(tiles), middle(tiles)
@@ -188,6 +191,7 @@ class ArchiveLayer(Layer):
 
     def _measure(self) -> None:
         reader = self._reader
+        self.attribution = of_readers([reader])
         if isinstance(reader, RangedReader):
             # To list all tiles, all directories would have to be fetched: the header has what is needed.
             self.extent = Extent(*reader.zooms, reader.bounds)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from rsp.shared.errors import TileError, TileSetError
 from rsp.shared.locations import Address, Location, Place, exists, location, remove
@@ -40,6 +40,7 @@ __all__ = [
     "open_reader",
     "open_writer",
     "read_info",
+    "read_metadata",
     "read_side",
     "remove_tileset",
     "tile_format",
@@ -80,17 +81,20 @@ def read_info(path: str | Location) -> TileSetInfo:
     Raises:
         TileSetError: nothing there, neither a directory nor an archive, or metadata that are damaged.
     """
+    return parse_info(read_metadata(path), f"the metadata of {path}")
+
+
+def read_metadata(path: str | Location) -> dict[str, Any]:
+    """Return all the metadata of a tile set, without looking for its tiles; else as `read_info`."""
     if is_remote(path):
         with open_remote(path, empty=True) as reader:
-            return reader.info
+            return reader.metadata
     path = Path(path).expanduser()
     if path.is_dir():
-        metadata = read_sidecar(path)
-    elif path.exists():
-        metadata = read_archive_metadata(path)
-    else:
-        raise TileSetError(f"no tile set at {path}; expected a directory z/x/y.ext or a PMTiles file")
-    return parse_info(metadata, f"the metadata of {path}")
+        return read_sidecar(path)
+    if path.exists():
+        return read_archive_metadata(path)
+    raise TileSetError(f"no tile set at {path}; expected a directory z/x/y.ext or a PMTiles file")
 
 
 def read_side(path: str | Location) -> int:

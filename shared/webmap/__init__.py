@@ -19,6 +19,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 
 from rsp.shared.atomic import atomic_text
+from rsp.shared.attribution import of_tiles, to_html
 from rsp.shared.covers import Cover, unique
 from rsp.shared.errors import TileSetError, UsageError
 from rsp.shared.locations import Location, location, read_text
@@ -83,7 +84,7 @@ def write_webmap(
         tile_format: Their format.
         base_url: Where the page finds the tiles.
         template: A template of the user's own, with the placeholders `{{base_url}}`, `{{ext}}`, `{{zoom}}`,
-            `{{center}}` (latitude and longitude) and `{{tiles}}`.
+            `{{center}}` (latitude and longitude), `{{tiles}}` and `{{attribution}}` (HTML: text and links).
         page: Which of our templates, where there is none of the user's.
         notes: Numbers of tiles, shown beside them; `qod` or `iou` also ranks them. In their order
             `tiles.json` lists the tiles, then those without.
@@ -110,6 +111,7 @@ def write_webmap(
         data["legend"] = [list(entry) for entry in legend]
     if archive:
         data["archive"] = quote(out.name)
+    data["attribution"] = to_html(of_tiles(out))
     text = render(_template(page, template), data)
     target = out.parent / f"{out.name}.html" if archive else out / "index.html"
     with atomic_text(target) as file:
@@ -121,7 +123,9 @@ def write_webmap(
     return target
 
 
-def tileset_page(tiles: Collection[Tile], tile_format: str, *, title: str, archive: str = "") -> str:
+def tileset_page(
+    tiles: Collection[Tile], tile_format: str, *, title: str, archive: str = "", attribution: str | None = None
+) -> str:
     """Return the map of a tile set that lies beside it, as text.
 
     Args:
@@ -129,6 +133,7 @@ def tileset_page(tiles: Collection[Tile], tile_format: str, *, title: str, archi
         tile_format: Their format.
         title: The heading of the page.
         archive: Name of the PMTiles file, where the set is one.
+        attribution: Whose the tiles are.
 
     Raises:
         TileSetError: there is no tile.
@@ -136,7 +141,7 @@ def tileset_page(tiles: Collection[Tile], tile_format: str, *, title: str, archi
     if not tiles:
         raise TileSetError(f"{title} has no tile that a web page could show")
     data = page_data(Cover.of(tiles), tile_format, title=title)
-    data |= {"base": "./", "alone": True}
+    data |= {"base": "./", "alone": True, "attribution": to_html(attribution)}
     if archive:
         data["archive"] = quote(archive)
     return render(_template("leaflet", None), data)
@@ -150,6 +155,7 @@ def embed_webmap(
     total: int | None = None,
     legend: Sequence[tuple[str, str]] = (),
     underlay: tuple[Extent, bytes] | None = None,
+    attribution: str | None = None,
 ) -> str:
     """Return a map that holds its images itself, for where a page is shown alone (the KFP UI shows it in a frame).
 
@@ -160,12 +166,13 @@ def embed_webmap(
         total: How many tiles there are in all, where `images` is a part of them.
         legend: Colours, as `#RRGGBB`, and what each means.
         underlay: A PNG below the images, and where it lies, in web mercator's projection; the map shows all of it.
+        attribution: Whose the images are.
     """
     tiles = sorted(images)
     if not tiles:
         raise TileSetError("a map needs at least one tile")
     data = page_data(Cover.of(tiles), "", title=title)
-    data["base"] = ""
+    data |= {"base": "", "attribution": to_html(attribution)}
     data["legend"] = [list(entry) for entry in legend]
     data["total"] = total or len(tiles)
     data["images"] = {
@@ -259,6 +266,7 @@ def render(template: str, data: Mapping[str, Any]) -> str:
         "center": json.dumps(data["center"]),
         "tiles": "tiles.json",
         "title": escape(str(data["title"])),
+        "attribution": str(data.get("attribution", "")),
         "data": script_json(data),
     }
 

@@ -65,6 +65,19 @@ def test_tiles_of_the_format_asked_for_stay_as_they_came(tmp_path, cover, out, t
         assert reader.format == tile_format
 
 
+@pytest.mark.parametrize("suffix", ["", ".pmtiles"])
+def test_whose_the_tiles_are(tmp_path, cover, suffix):
+    """It stays where a later run says nothing, and stands on the page."""
+    out = tmp_path / f"out{suffix}"
+    with TileServer(good) as server:
+        for said in ('<a href="https://x.example">© them</a>', ""):
+            run(server, cover, out, attribution=said, web_ui=True)
+            with open_reader(out) as reader:
+                assert reader.metadata["attribution"] == '<a href="https://x.example">© them</a>'
+    page = (tmp_path / f"{out.name}.html" if suffix else out / "index.html").read_text("utf-8")
+    assert '\\u003ca href=\\"https://x.example\\" rel=\\"noopener\\">\\u00a9 them' in page
+
+
 def test_other_formats_are_encoded_anew(tmp_path, cover):
     with TileServer(good) as server:
         run(server, cover, tmp_path / "out", tile_format="webp")
