@@ -86,7 +86,7 @@ class Features(NamedTuple):
         """Return what sorts each: the tile where it starts, its bounds, and what tells two apart at last."""
         bounds = shapely.bounds(self.polygons).tolist()
         return [
-            (y, x, tuple(box), _ending(polygon), tiles)
+            (y, x, tuple(box), ending(polygon), tiles)
             for (x, y), box, polygon, tiles in zip(
                 self.starts.tolist(), bounds, self.polygons, self.tiles.tolist(), strict=True
             )
@@ -96,7 +96,7 @@ class Features(NamedTuple):
 def _order(polygons: Objects, starts: Integers, tiles: Integers) -> Integers:
     """Return the places of features as `Features.orders` sorts them."""
     keys = np.column_stack([starts[:, ::-1], shapely.bounds(polygons)])
-    return ordered(keys, lambda place: (_ending(polygons[place]), int(tiles[place])))
+    return ordered(keys, lambda place: (ending(polygons[place]), int(tiles[place])))
 
 
 def ordered(keys: Floats, last: Callable[[int], tuple[Any, ...]]) -> Integers:
@@ -119,7 +119,8 @@ def ordered(keys: Floats, last: Callable[[int], tuple[Any, ...]]) -> Integers:
     return order
 
 
-def _ending(polygon: Polygon) -> str:
+def ending(polygon: Polygon) -> str:
+    """Return what tells a geometry from others that are alike but for their vertices."""
     return hashlib.blake2b(shapely.to_wkb(polygon), digest_size=8).hexdigest()
 
 

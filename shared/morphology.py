@@ -91,7 +91,7 @@ class Around:
                         continue
                     if other.shape != mask.shape:
                         raise TileError(
-                            f"it has another size than {zxy(Tile(*near))}; --denoise and --grow need one"
+                            f"it has another size than {zxy(Tile(*near))}; --denoise, --grow and --lines need one"
                         )
                     window[rows, columns] = other[theirs, others]
         return window

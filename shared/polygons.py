@@ -61,12 +61,14 @@ class Shaping(NamedTuple):
         regularize: Whether they get right angles (see `rsp.shared.regular`).
         shared: Whether they are simplified before, tile by tile and with all that they border on (see
             `rsp.shared.borders`), and stay as they are.
+        lines: Whether features are the centre lines of regions (see `rsp.shared.centrelines`), not their outlines.
     """
 
     tolerance: float = 1.0
     min_area: float = 1.0
     regularize: bool = False
     shared: bool = False
+    lines: bool = False
 
 
 def polygons_of(pixels: Flags, tile: Tile, size: int) -> Objects:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import shapely
 
 from rsp.shared.borders import simplified_together
+from rsp.shared.centrelines import MARGIN, lines_of, without_small
 from rsp.shared.classes import class_indices, find_classes
 from rsp.shared.contours import Flags, Integers
 from rsp.shared.contours import trace as trace_pixels
@@ -19,6 +21,7 @@ from rsp.shared.errors import RspError, TileError, TileSetError, UsageError
 from rsp.shared.featureset import no_sums
 from rsp.shared.images import Array, Mask, decode_mask
 from rsp.shared.jobs import Failure, run_job
+from rsp.shared.linesweep import TileLines
 from rsp.shared.locations import Location
 from rsp.shared.morphology import Around, cleaned, margin
 from rsp.shared.polygons import Grid, Objects, Shaping, finish_whole, placed_in
@@ -81,15 +84,20 @@ class Tracer:
         if self.planes is not None:
             self.planes.close()
 
-    def __call__(self, tile: Tile) -> list[TilePolygons]:
-        """Return what a mask holds of each class."""
+    def __call__(self, tile: Tile) -> list[Any]:
+        """Return what a mask holds of each class: `TileLines` where they are wanted, else `TilePolygons`."""
         job = self.job
         mask = self._mask(tile)
         around = self._around(tile) if job.merge else {}
         beyond = [edge for edge, other in around.items() if other not in self.reader]
         probabilities = self._probabilities(tile, mask)
-        each = zip(self._polygons(mask, tile, probabilities), job.shapings, strict=True)
-        return [self._traced(*found, shaping, tile, around, beyond) for found, shaping in each]
+        outlines = self._polygons(mask, tile, probabilities)
+        return [
+            self._lines(mask, tile, value, shaping, probabilities)
+            if shaping.lines
+            else self._traced(*next(outlines), shaping, tile, around, beyond)
+            for value, shaping in zip(job.values, job.shapings, strict=True)
+        ]
 
     def _probabilities(self, tile: Tile, mask: Mask) -> Array | None:
         """Return the probabilities of the pixels of a mask, shape (height, width, classes)."""
@@ -104,14 +112,16 @@ class Tracer:
         return found
 
     def _polygons(self, mask: Mask, tile: Tile, probabilities: Array | None) -> Iterator[tuple[Objects, Integers]]:
-        """Yield for each class the polygons of a mask, in pixels of the grid, and the sums of their pixels."""
+        """Yield for each class that gets them the polygons of a mask, in pixels of the grid, and their sums."""
         together, regions = self.job.shapings[0].shared, {}
         if together:
             # Each border is that of a class: the background, which takes long, is left out, and no class is, so
             # that borders do not follow from which ones are asked for.
             values = set(np.unique(mask).tolist()) - {0} | set(self.job.values)
             regions = simplified_together(mask, self.job.shapings[0].tolerance, sorted(values))
-        for value, pixels in zip(self.job.values, self._found(mask, tile), strict=True):
+        asked = zip(self.job.values, self.job.shapings, strict=True)
+        outlined = [value for value, shaping in asked if not shaping.lines]
+        for value, pixels in zip(outlined, self._found(mask, tile, outlined), strict=True):
             traced = trace_pixels(pixels) if probabilities is not None or not together else np.empty(0, object)
             outlines = regions[value] if together else traced
             sums = no_sums(len(outlines)) if probabilities is None else _sums(traced, tile, value, probabilities)
@@ -139,11 +149,26 @@ class Tracer:
             )
         return mask
 
-    def _found(self, mask: Mask, tile: Tile) -> Iterator[Flags]:
-        """Yield for each class which pixels have it, after `denoise` and `grow`."""
-        wide = margin(self.job.denoise, self.job.grow)
+    def _lines(
+        self, mask: Mask, tile: Tile, value: int, shaping: Shaping, probabilities: Array | None
+    ) -> TileLines:
+        grid = self.job.grid
+        if mask.shape != (grid.size, grid.size):
+            raise TileError(f"the mask has another size than the first one, {grid.size}; --lines needs one")
+        if not (self.job.grow or (mask == value).any()):
+            return TileLines(tile, [])
+        beyond = min(MARGIN, grid.size - margin(self.job.denoise, self.job.grow))
+        (pixels,) = self._found(mask, tile, [value], beyond)
+        corner = tile.x * grid.size, tile.y * grid.size
+        regions, dropped = without_small(pixels, shaping.min_area, beyond, corner, grid)
+        own = None if probabilities is None else probabilities[:, :, value]
+        return TileLines(tile, lines_of(regions, beyond, corner, own), dropped)
+
+    def _found(self, mask: Mask, tile: Tile, values: Sequence[int], beyond: int = 0) -> Iterator[Flags]:
+        """Yield for each class which pixels have it, after `denoise` and `grow`, in a mask and around it."""
+        wide = margin(self.job.denoise, self.job.grow) + beyond
         window = self.around.window(tile, mask, wide) if wide else mask
-        for value in self.job.values:
+        for value in values:
             yield cleaned(window == value, self.job.denoise, self.job.grow)
 
     def _around(self, tile: Tile) -> dict[Edge, tuple[int, int, int]]:
@@ -181,8 +206,8 @@ class Trace:
     model: str | None = None
     failed: dict[Tile, str] = field(default_factory=dict)
 
-    def found(self, workers: int | None) -> Iterator[list[TilePolygons]]:
-        """Yield what each mask holds of each class, in order."""
+    def found(self, workers: int | None) -> Iterator[list[Any]]:
+        """Yield what each mask holds of each class, in order: `TileLines` for lines, else `TilePolygons`."""
         if not self.tiles:
             return
         traced = run_job(self.job, self.tiles, len(self.tiles), workers, worth=TILES_A_PROCESS)
@@ -201,6 +226,7 @@ def trace(
     min_area: float,
     simplify: float,
     regularize: str | Sequence[str] | None = None,
+    lines: str | Sequence[str] | None = None,
     merge: bool = True,
     denoise: int = 0,
     grow: int = 0,
@@ -216,7 +242,8 @@ def trace(
     Raises:
         ConfigError: no class of that title, or no configuration where one is needed.
         UsageError: masks and configuration have other classes, a number below 0, a class to regularize that is not
-            traced, shared borders with what moves them class by class, or probabilities of another model.
+            traced, or to have lines, or to have both, shared borders with what moves them class by class, or
+            probabilities of another model.
         TileSetError: no mask can be read, or some have no probabilities.
     """
     if min(min_area, simplify, denoise, grow) < 0:
@@ -224,14 +251,20 @@ def trace(
     classes = find_classes(config, [masks])
     values = class_indices(classes, kind)
     right = class_indices(classes, regularize) if regularize else ()
-    if shared_borders and (right or denoise or grow):
+    centre = class_indices(classes, lines) if lines else ()
+    if shared_borders and (right or centre or denoise or grow):
         raise UsageError(
-            "--shared_borders keeps what classes have in common; --regularize, --denoise and --grow move the "
-            "outlines of each class by itself: choose"
+            "--shared_borders keeps what classes have in common; --regularize, --lines, --denoise and --grow "
+            "change each class by itself: choose"
         )
-    if others := [classes[value].title for value in right if value not in values]:
-        raise UsageError(f"--regularize {others[0]}: no features of that class are asked for; add it to --type")
-    shapings = tuple(Shaping(simplify, min_area, value in right, shared_borders) for value in values)
+    for flag, some in (("regularize", right), ("lines", centre)):
+        if others := [classes[value].title for value in some if value not in values]:
+            raise UsageError(f"--{flag} {others[0]}: no features of that class are asked for; add it to --type")
+    if both := [classes[value].title for value in centre if value in right]:
+        raise UsageError(f"--lines {both[0]}: lines have no outlines that --regularize could change; choose")
+    shapings = tuple(
+        Shaping(simplify, min_area, value in right, shared_borders, value in centre) for value in values
+    )
     with open_reader(masks, empty=seen is not None) as reader:
         tiles = sorted(reader.tiles(), key=lambda tile: (tile.y, tile.x))
         grid = Grid(zoom_of(seen), 0) if seen and not tiles else grid_of(reader)

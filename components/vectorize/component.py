@@ -16,6 +16,7 @@ def vectorize(
     min_area: float = 1.0,
     simplify: float = 1.0,
     regularize: str = "",
+    lines: str = "",
     denoise: int = 0,
     grow: int = 0,
     merge_distance: float = 0.0,
@@ -23,7 +24,7 @@ def vectorize(
     probabilities: dsl.Input[dsl.Dataset] = None,
     probabilities_at: str = "",
 ) -> None:
-    """Extract features, as simplified GeoJSON polygons, from masks.
+    """Extract features, as simplified GeoJSON polygons or centre lines, from masks.
 
     Args:
         features: GeoJSON, in degrees.
@@ -35,6 +36,7 @@ def vectorize(
         min_area: Leave out what is smaller, in square metres.
         simplify: How far outlines may move, in pixels.
         regularize: Title of the class, or of several, whose outlines get right angles.
+        lines: Title of the class, or of several, whose features are centre lines, as of roads.
         denoise: Remove what is narrower, in pixels.
         grow: Fill gaps and holes that are narrower, in pixels.
         merge_distance: Join features that are no farther apart than so many metres on the ground.
@@ -56,6 +58,7 @@ def vectorize(
             min_area=float(min_area),
             simplify=float(simplify),
             regularize=regularize or None,
+            lines=lines or None,
             denoise=int(denoise),
             grow=int(grow),
             merge_distance=float(merge_distance),

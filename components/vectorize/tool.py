@@ -1,9 +1,10 @@
-"""Extract features, as simplified polygons, from masks.
+"""Extract features, as simplified polygons or centre lines, from masks.
 
 rsp vectorize --type building masks buildings.json
 rsp vectorize --type building,road masks features.gpkg
 rsp vectorize --type building,road --shared_borders masks features.gpkg
 rsp vectorize --type building --regularize building masks buildings.json
+rsp vectorize --type road --lines road masks roads.gpkg
 rsp vectorize --type building --probabilities probabilities.pmtiles masks.pmtiles buildings.gpkg
 rsp vectorize --type building --min_area 10 --simplify 1.5 masks.pmtiles buildings.json
 """
@@ -11,10 +12,10 @@ rsp vectorize --type building --min_area 10 --simplify 1.5 masks.pmtiles buildin
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import tee
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rsp.shared.arguments import Once, add_config, add_out, add_workers, bounded, require
 from rsp.shared.claims import FAILED, FEATURES, Output, check_paths
@@ -22,14 +23,13 @@ from rsp.shared.errors import UsageError
 from rsp.shared.locations import Location, location
 from rsp.shared.report import Result, note_failures
 
-if TYPE_CHECKING:
-    from rsp.shared.sweep import TilePolygons
-
 # Metres up to which features may be joined.
 MAX_DISTANCE = 1000
 
-# The properties that every feature has.
-SCHEMA: dict[str, type] = {"class": str, "x": int, "y": int, "z": int, "tiles": int, "area_m2": float}
+# The properties that every feature has, and those of polygons and of lines.
+SCHEMA: dict[str, type] = {"class": str, "x": int, "y": int, "z": int, "tiles": int}
+OUTLINES: dict[str, type] = {"area_m2": float}
+CENTRES: dict[str, type] = {"length_m": float, "width_m": float}
 
 
 @dataclass(kw_only=True)
@@ -42,7 +42,8 @@ class VectorizeResult(Result):
         merged: How many of them lie in more than one tile.
         joined: How many went into others that they were near to.
         dropped: How many were smaller than the least area.
-        area_m2: Area of all features.
+        area_m2: Area of all polygons.
+        length_m: Length of all lines.
     """
 
     tiles: int
@@ -51,6 +52,7 @@ class VectorizeResult(Result):
     joined: int = 0
     dropped: int
     area_m2: float
+    length_m: float = 0.0
 
 
 def vectorize(
@@ -62,6 +64,7 @@ def vectorize(
     min_area: float = 1.0,
     simplify: float = 1.0,
     regularize: str | Sequence[str] | None = None,
+    lines: str | Sequence[str] | None = None,
     denoise: int = 0,
     grow: int = 0,
     merge: bool = True,
@@ -88,6 +91,11 @@ def vectorize(
         simplify: How far outlines may move, in pixels; 0 keeps every stair-step.
         regularize: Title of the class, or of several, whose outlines get right angles, as buildings have. What
             would become another form (an IoU below 0.9) is simplified instead. See `rsp.shared.regular`.
+        lines: Title of the class, or of several, whose features are the centre lines of their regions, as of
+            roads: each from a junction or an end to the next one, over the edges of tiles. They have `length_m`,
+            on the ellipsoid, and `width_m`, the mean width of the region, in place of `area_m2`, and `probability`
+            is the mean along the line. Where a region is wider than 56 pixels (of tiles of 256 and more), lines
+            may end at the edges of tiles. See `rsp.shared.centrelines`.
         denoise: Remove what is narrower than this many pixels (a morphological opening by squares), over the edges
             of tiles as inside them.
         grow: Then fill gaps and holes that are narrower than this many pixels (a closing).
@@ -106,13 +114,15 @@ def vectorize(
     Raises:
         ConfigError: no class of that title, or no configuration where one is needed.
         UsageError: masks and configuration have other classes, `denoise` and `grow` go beyond the next tile, or
-            `merge_distance` comes without `merge`, or with `regularize`, or `shared_borders` with one of
-            `regularize`, `denoise`, `grow` and `merge_distance`, or probabilities are those of another model.
+            `merge_distance` comes without `merge`, or with `regularize` or `lines`, or `shared_borders` with one
+            of `regularize`, `lines`, `denoise`, `grow` and `merge_distance`, or a class is in both `lines` and
+            `regularize`, or probabilities are those of another model.
         TileSetError: no mask can be read, or some have no probabilities.
     """
     from rsp.components.vectorize.near import Near
     from rsp.shared.attribution import of_tiles
     from rsp.shared.features import feature_writer
+    from rsp.shared.linesweep import Lines, LineSweep
     from rsp.shared.sweep import Sweep
     from rsp.shared.tracing import trace
 
@@ -123,6 +133,8 @@ def vectorize(
         raise UsageError("--merge_distance fills what lies between outlines that --regularize made: choose one")
     if merge_distance and shared_borders:
         raise UsageError("--merge_distance fills what lies between features, --shared_borders keeps that: choose")
+    if merge_distance and lines:
+        raise UsageError("--merge_distance joins outlines, and --lines has none of its classes: choose one")
     if not 0 <= merge_distance <= MAX_DISTANCE:
         raise UsageError(f"--merge_distance is from 0 to {MAX_DISTANCE} metres, got {merge_distance:g}")
     least = 0.0 if merge_distance else min_area  # small pieces may be near to each other
@@ -133,6 +145,7 @@ def vectorize(
         min_area=least,
         simplify=simplify,
         regularize=regularize,
+        lines=lines,
         merge=merge,
         denoise=denoise,
         grow=grow,
@@ -140,11 +153,18 @@ def vectorize(
         probabilities=None if probabilities is None else location(probabilities),
     )
     tiles = frozenset(traced.tiles)
-    sweeps = [Sweep(traced.job.grid, tiles, shaping) for shaping in traced.job.shapings]
-    nears = [Near(sweep, merge_distance, min_area) for sweep in sweeps if merge_distance]
-    joining: Sequence[Near | Sweep] = nears or sweeps
-    merged, total = 0, 0.0
-    schema = schema_of(traced.model, probabilities=probabilities is not None)
+    grid, shapings = traced.job.grid, traced.job.shapings
+    sweeps: list[Sweep | LineSweep] = [
+        LineSweep(grid, shaping, merge=merge) if shaping.lines else Sweep(grid, tiles, shaping)
+        for shaping in shapings
+    ]
+    nears = [
+        Near(sweep, merge_distance, min_area) for sweep in sweeps if merge_distance and isinstance(sweep, Sweep)
+    ]
+    joining: Sequence[Near | Sweep | LineSweep] = nears or sweeps
+    merged, area, length = 0, 0.0, 0.0
+    kinds = {shaping.lines for shaping in shapings}
+    schema = schema_of(traced.model, kinds, probabilities=probabilities is not None)
     with feature_writer(out, schema=schema, attribution=of_tiles(masks)) as writer:
         # All sweeps go row by row over the same masks: no more than a row is held for those that come later.
         streams = tee(traced.found(workers), len(sweeps))
@@ -152,25 +172,35 @@ def vectorize(
         rows = [each.features(one) for each, one in zip(joining, found, strict=True)]
         for row in zip(*rows, strict=True):
             for title, features in zip(traced.titles, row, strict=True):
-                writer.write_batch(features.polygons, features.properties(title, traced.model))
+                writer.write_batch(features[0], features.properties(title, traced.model))
                 merged += int((features.tiles > 1).sum())
-                total += sum(features.areas.tolist())
+                if isinstance(features, Lines):
+                    length += sum(features.lengths.tolist())
+                else:
+                    area += sum(features.areas.tolist())
     note_failures(out, traced.failed)
     return VectorizeResult(
         tiles=len(traced.tiles) - len(traced.failed), features=writer.count, merged=merged,
         joined=sum(near.joined for near in nears),
         dropped=sum(sweep.dropped for sweep in sweeps) + sum(near.dropped for near in nears),
-        area_m2=round(total, 2), failed=traced.failed,
+        area_m2=round(area, 2), length_m=round(length, 2), failed=traced.failed,
     )  # fmt: skip
 
 
-def schema_of(model: str | None, *, probabilities: bool) -> dict[str, type]:
-    """Return the properties of features and their types."""
-    found = SCHEMA | ({"probability": float} if probabilities else {})
+def schema_of(model: str | None, lines: Collection[bool] = (False,), *, probabilities: bool) -> dict[str, type]:
+    """Return the properties of features and their types.
+
+    Args:
+        model: What made the masks, if they tell.
+        lines: Whether features are lines: True, False, or both.
+        probabilities: Whether they have the probability of their class.
+    """
+    found = SCHEMA | (OUTLINES if False in lines else {}) | (CENTRES if True in lines else {})
+    found |= {"probability": float} if probabilities else {}
     return found | ({} if model is None else {"model": str})
 
 
-def _of_class(place: int, found: Iterable[list[TilePolygons]]) -> Iterator[TilePolygons]:
+def _of_class(place: int, found: Iterable[list[Any]]) -> Iterator[Any]:
     """Yield what was found of one of the classes."""
     for each in found:
         yield each[place]
@@ -201,6 +231,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--regularize", action="append", metavar="TITLE",
         help="give outlines of this class right angles, as buildings have; of several, separated by commas, or "
         "--regularize again",
+    )  # fmt: skip
+    parser.add_argument(
+        "--lines", action="append", metavar="TITLE",
+        help="write this class as centre lines with their length and width, as of roads; of several, separated by "
+        "commas, or --lines again",
     )  # fmt: skip
     for name, text in (
         ("denoise", "remove what is narrower than this"),
