@@ -28,7 +28,7 @@ from rsp.components.changes.matching import groups_of
 from rsp.components.changes.outputs import by_status, write_metrics, write_objects, write_suspects
 from rsp.components.changes.ranking import scores, worst_first
 from rsp.components.changes.tool import ChangesResult
-from rsp.shared.attribution import joined, of_features, of_tiles
+from rsp.shared.attribution import joined, of_tiles
 from rsp.shared.classes import class_indices, find_classes, ignored_classes
 from rsp.shared.covers import Cover
 from rsp.shared.crs import parse_crs
@@ -36,6 +36,7 @@ from rsp.shared.errors import FeatureError, UsageError
 from rsp.shared.featureset import Features
 from rsp.shared.geometry import to_lonlat, to_mercator
 from rsp.shared.locations import Location
+from rsp.shared.owners import of_features
 from rsp.shared.polygons import Shaping
 from rsp.shared.sweep import Sweep, TilePolygons
 from rsp.shared.tiles import Tile

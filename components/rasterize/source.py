@@ -12,9 +12,10 @@ import numpy.typing as npt
 import shapely
 
 from rsp.components.rasterize.layers import Input
-from rsp.shared.attribution import joined, of_features
+from rsp.shared.attribution import joined
 from rsp.shared.config import ClassDef
 from rsp.shared.features import BROKEN, expand, has_polygon, polygons_of, read_batches, read_crs
+from rsp.shared.owners import of_features
 from rsp.shared.webfiles import FileAt
 
 Bounds = tuple[float, float, float, float]

@@ -121,9 +121,10 @@ def review(
     from rsp.components.review.decisions import apply_decisions, read_decisions, tiles_of
     from rsp.components.review.layers import sets_of
     from rsp.components.review.suspects import read_map, read_suspects
-    from rsp.shared.attribution import joined, of_features
+    from rsp.shared.attribution import joined
     from rsp.shared.crs import parse_crs
     from rsp.shared.features import feature_writer
+    from rsp.shared.owners import of_features
     from rsp.shared.tiles import write_cover
 
     places = [Output(place, FEATURES) for place in (corrected, accepted) if place is not None]

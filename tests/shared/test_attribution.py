@@ -23,9 +23,10 @@ from rsp.components.vectorize.join import join
 from rsp.components.vectorize.parts import Part, vectorize_block
 from rsp.components.vectorize.tool import vectorize
 from rsp.serving.sources import open_source
-from rsp.shared.attribution import joined, of_features, of_tiles, to_html, to_text
+from rsp.shared.attribution import joined, of_tiles, to_html, to_text
 from rsp.shared.featurewriter import OPENSTREETMAP, feature_writer
 from rsp.shared.images import encode, encode_mask
+from rsp.shared.owners import of_features
 from rsp.shared.tiles import write_cover
 from rsp.shared.tileset import open_writer
 from tests.serving.tiny import make_checkpoint
