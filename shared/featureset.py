@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -69,18 +69,8 @@ class Features(NamedTuple):
             title: Of their class.
             model: What made the masks, where these tell.
         """
-        areas = [round(area, 2) for area in self.areas.tolist()]
-        told = {} if model is None else {"model": model}
-        means = [
-            {"probability": round(total / (255 * pixels), 3)} if pixels else {}
-            for total, pixels in self.sums.tolist()
-        ]
-        return [
-            {"class": title, "x": x, "y": y, "z": self.zoom, "tiles": tiles, "area_m2": area, **mean, **told}
-            for (x, y), tiles, area, mean in zip(
-                self.starts.tolist(), self.tiles.tolist(), areas, means, strict=True
-            )
-        ]
+        areas = [{"area_m2": round(area, 2)} for area in self.areas.tolist()]
+        return properties_of(self, title, areas, model)
 
     def orders(self) -> list[Order]:
         """Return what sorts each: the tile where it starts, its bounds, and what tells two apart at last."""
@@ -122,6 +112,34 @@ def ordered(keys: Floats, last: Callable[[int], tuple[Any, ...]]) -> Integers:
 def ending(polygon: Polygon) -> str:
     """Return what tells a geometry from others that are alike but for their vertices."""
     return hashlib.blake2b(shapely.to_wkb(polygon), digest_size=8).hexdigest()
+
+
+class Placed(Protocol):
+    """Features of any kind: where they are, and what the probabilities of their pixels sum to."""
+
+    @property
+    def starts(self) -> Integers: ...
+    @property
+    def tiles(self) -> Integers: ...
+    @property
+    def sums(self) -> Integers: ...
+    @property
+    def zoom(self) -> int: ...
+
+
+def properties_of(
+    some: Placed, title: str, measures: Iterable[dict[str, float]], model: str | None
+) -> list[dict[str, Any]]:
+    """Return the properties that features have as GeoJSON, what was measured of each among them."""
+    told = {} if model is None else {"model": model}
+    places = zip(some.starts.tolist(), some.tiles.tolist(), measures, some.sums.tolist(), strict=True)
+    return [
+        {"class": title, "x": x, "y": y, "z": some.zoom, "tiles": tiles}
+        | measured
+        | ({"probability": round(total / (255 * pixels), 3)} if pixels else {})
+        | told
+        for (x, y), tiles, measured, (total, pixels) in places
+    ]
 
 
 def no_sums(count: int) -> Integers:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,12 +16,13 @@ import shapely
 from shapely.geometry import LineString
 
 from rsp.shared.centrelines import End, Line, Place
-from rsp.shared.featureset import ending, ordered
+from rsp.shared.featureset import ending, ordered, properties_of
 from rsp.shared.featuretext import DECIMALS
 from rsp.shared.geometry import to_mercator
 from rsp.shared.ground import scale
 from rsp.shared.mercator import AROUND, HALF
 from rsp.shared.polygons import Grid, Shaping
+from rsp.shared.sweep import rows_of
 from rsp.shared.tiles import Tile
 
 Floats = npt.NDArray[np.float64]
@@ -77,21 +77,11 @@ class Lines(NamedTuple):
 
     def properties(self, title: str, model: str | None = None) -> list[dict[str, Any]]:
         """Return the properties that they have as GeoJSON, as those of `rsp.shared.featureset.Features`."""
-        told = {} if model is None else {"model": model}
-        return [
-            {"class": title, "x": x, "y": y, "z": self.zoom, "tiles": tiles}
-            | {"length_m": round(length, 2), "width_m": round(width, 2)}
-            | ({"probability": round(total / (255 * pixels), 3)} if pixels else {})
-            | told
-            for (x, y), tiles, length, width, (total, pixels) in zip(
-                self.starts.tolist(),
-                self.tiles.tolist(),
-                self.lengths.tolist(),
-                self.widths.tolist(),
-                self.sums.tolist(),
-                strict=True,
-            )
+        measures = [
+            {"length_m": round(length, 2), "width_m": round(width, 2)}
+            for length, width in zip(self.lengths.tolist(), self.widths.tolist(), strict=True)
         ]
+        return properties_of(self, title, measures, model)
 
 
 @dataclass
@@ -118,18 +108,12 @@ class LineSweep:
 
     def features(self, found: Iterable[TileLines]) -> Iterator[Lines]:
         """Yield the lines that are whole after each row of tiles, as `rsp.shared.sweep.Sweep.features` does."""
-        last = None
-        for y, row in groupby(found, key=lambda one: one.tile.y):
-            if last is not None and y != last + 1:
-                yield self._closed(last + 1)
-            last = y
+        for y, row in rows_of(found):
             for one in row:
                 self.dropped += one.dropped
                 for line in one.lines:
                     self._add(Open(line, {one.tile}))
             yield self._closed(y)
-        if last is not None:
-            yield self._closed(last + 1)
 
     def _add(self, new: Open) -> None:
         """Join a line with those that wait for it, and let it wait for others, or be done."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,15 @@ from rsp.shared.polygons import Grid, Objects, Shaping, finish
 from rsp.shared.tiles import Tile
 
 Edge = Literal["north", "south", "west", "east"]
+
+
+class InTile(Protocol):
+    """What was found in a tile."""
+
+    tile: Tile
+
+
+Found = TypeVar("Found", bound=InTile)
 
 
 class Span(NamedTuple):
@@ -115,6 +124,21 @@ def contacts(one: list[Span], other: list[Span]) -> Iterator[tuple[int, int]]:
             j += 1
 
 
+def rows_of(found: Iterable[Found]) -> Iterator[tuple[int, Iterator[Found]]]:
+    """Yield rows of tiles from north to south, with their y, and an empty one below each that no other follows.
+
+    What waits for such a row ends there: it failed as a whole, or has nothing.
+    """
+    last = None
+    for y, row in groupby(found, key=lambda one: one.tile.y):
+        if last is not None and y != last + 1:
+            yield last + 1, iter(())
+        last = y
+        yield y, row
+    if last is not None:
+        yield last + 1, iter(())
+
+
 class Sweep:
     """Joins the polygons of tiles that come in row by row, from north to south, each row from west to east.
 
@@ -142,15 +166,8 @@ class Sweep:
 
     def rows(self, found: Iterable[TilePolygons]) -> Iterator[tuple[int, Features]]:
         """Yield the features that are whole after each row of tiles, with the row; see `Features.orders`."""
-        last = None
-        for y, row in groupby(found, key=lambda one: one.tile.y):
-            if last is not None and y != last + 1:
-                yield last + 1, self._row(())
-            last = y
+        for y, row in rows_of(found):
             yield y, self._row(row)
-        # What waits for the row below ends here: that row failed as a whole, or has nothing.
-        if last is not None:
-            yield last + 1, self._row(())
 
     def waiting(self) -> Objects:
         """Return the pieces, in pixels of the grid, of features that go on in the row below."""

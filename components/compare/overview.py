@@ -145,6 +145,8 @@ def _map(comparer: Comparer, scores: Scores, classes: Sequence[ClassDef]) -> str
         below = scores.picture()
         legend += scores.legend()
 
+    owners = of_tiles(*comparer.job.paths)
+
     def page(found: dict[Tile, tuple[str, bytes]]) -> str:
         return embed_webmap(
             found,
@@ -153,7 +155,7 @@ def _map(comparer: Comparer, scores: Scores, classes: Sequence[ClassDef]) -> str
             total=len(scores),
             legend=legend,
             underlay=below,
-            attribution=of_tiles(*comparer.job.paths),
+            attribution=owners,
         )
 
     room = PAGE_BYTES - len(page(dict.fromkeys(stacked, ("image/webp", b""))).encode())
