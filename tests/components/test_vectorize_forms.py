@@ -16,7 +16,7 @@ from shapely import affinity
 from rsp.components.cover.tool import cover
 from rsp.components.vectorize.component import vectorize as vectorize_component
 from rsp.components.vectorize.parts import vectorize_block
-from rsp.components.vectorize.tool import SCHEMA, vectorize
+from rsp.components.vectorize.tool import OUTLINES, SCHEMA, vectorize
 from rsp.shared.config import parse_tables
 from rsp.shared.errors import ConfigError, UsageError
 from rsp.shared.images import encode_mask
@@ -158,16 +158,17 @@ def test_other_formats_hold_the_same(tmp_path, config, suffix):
     if suffix == ".geojsonl":
         assert [json.loads(line) for line in out.read_text().splitlines()] == features
         return
+    schema = [*SCHEMA, *OUTLINES]
     if suffix == ".parquet":
         table = pyarrow.parquet.read_table(out)
         names, *columns = table.column_names, *(column.to_pylist() for column in table.columns)
-        assert set(SCHEMA) < set(names)
+        assert set(schema) < set(names)
         wkb = columns.pop(names.index("geometry"))
         names.remove("geometry")
-        columns = [columns[names.index(name)] for name in SCHEMA]
+        columns = [columns[names.index(name)] for name in schema]
     else:
         meta, _, wkb, arrays = pyogrio.raw.read(out)
-        assert meta["crs"] == "EPSG:4326" and meta["fields"].tolist() == list(SCHEMA)
+        assert meta["crs"] == "EPSG:4326" and meta["fields"].tolist() == schema
         columns = [array.tolist() for array in arrays]
     outlines = [polygon.normalize().wkt for polygon in shapely.from_wkb(wkb)]
     expected = [shapely.geometry.shape(each["geometry"]).normalize().wkt for each in features]
