@@ -13,18 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import shapely
 
-from rsp.shared.contours import Flags, Integers, trace
+from rsp.shared.bits import WORD, Bits
+from rsp.shared.contours import Flags, trace
 from rsp.shared.ground import scale
 from rsp.shared.mercator import AROUND as AROUND_WORLD
 from rsp.shared.mercator import HALF
 from rsp.shared.polygons import Grid
-from rsp.shared.thinning import AROUND, Floats, measured, thinned
+from rsp.shared.thinning import AROUND, Distances, Floats, measured, thinned
 
 # How far around a tile is looked, in pixels, if its neighbours are as large.
 MARGIN = 192
@@ -32,6 +33,12 @@ MARGIN = 192
 LONGEST_HOLE = 24
 # Branches of branches go one after the other: more often than this is not looked for them.
 ROUNDS = 3
+# How far from a tile its lines may follow from what is there, in the radius of the widest place: a branch is as
+# long as that is wide, and whether it goes follows from others of its junction; junctions are merged over twice
+# as much.
+REACH = 4 * ROUNDS + 2
+# How many steps small regions and holes are looked for in a quick way.
+FLOODED = 48
 
 # A pixel of the grid, x and y.
 Place = tuple[int, int]
@@ -87,8 +94,11 @@ def without_small(pixels: Flags, least: float, margin: int, corner: Place, grid:
     Returns:
         The regions, and how many that begin in the tile were too small.
     """
-    regions = trace(pixels)
-    if not least or not len(regions):
+    if not least:
+        return pixels, 0
+    row = np.array([-margin, pixels.shape[0] - margin]) + corner[1]
+    regions = trace(_doubtful(pixels, least / float(_ground_area(row, grid).min())))
+    if not len(regions):
         return pixels, 0
     rings, of = shapely.get_rings(regions, return_index=True)
     hole = np.append(False, of[1:] == of[:-1])
@@ -110,6 +120,26 @@ def without_small(pixels: Flags, least: float, margin: int, corner: Place, grid:
     return found, int((small & here).sum())
 
 
+def _doubtful(pixels: Flags, least: float) -> Flags:
+    """Return the regions that may have less than so many pixels; all of them if holes in them may have less.
+
+    What a square of so many pixels fits into is larger. This is only quicker than looking at all of them.
+    """
+    side = int(np.ceil(least**0.5))
+    if side >= WORD:
+        return pixels
+    holes = Bits.of(~pixels)
+    edge = np.zeros_like(pixels)
+    edge[[0, -1]] = edge[:, [0, -1]] = True
+    # What reaches the edge of the image is no hole.
+    large = holes.reached(holes.squares(side).words | (Bits.of(edge).words & holes.words), FLOODED)
+    if large is None or (large != holes.words).any():
+        return pixels
+    regions = Bits.of(pixels)
+    large = regions.reached(regions.squares(side).words, FLOODED)
+    return pixels if large is None else regions.like(regions.words ^ large).flags()
+
+
 def _painted(regions: npt.NDArray[np.object_], shape: tuple[int, ...]) -> Flags:
     """Return which pixels lie in regions that are made of pixels, and whose rings turn as those of `trace` do."""
     rings, _ = shapely.get_rings(regions, return_index=True)
@@ -122,9 +152,9 @@ def _painted(regions: npt.NDArray[np.object_], shape: tuple[int, ...]) -> Flags:
     # Along a row, what goes down is the western edge of a region, or the eastern one of a hole in it.
     height, width = shape
     places = (np.repeat(first, rows) + down) * (width + 1) + np.repeat(x, rows)
-    ways = np.repeat(np.sign(other - one), rows)
-    crossed = np.bincount(places, ways, height * (width + 1)).reshape(height, width + 1)
-    return (np.cumsum(crossed, axis=1) != 0)[:, :-1]
+    crossed = np.zeros((height, width + 1), np.int8)
+    np.add.at(crossed.reshape(-1), places, np.repeat(np.sign(other - one), rows).astype(np.int8))
+    return (np.cumsum(crossed, axis=1, dtype=np.int8) != 0)[:, :-1]
 
 
 def _ground_area(y: Floats, grid: Grid) -> Floats:
@@ -157,107 +187,116 @@ def lines_of(
 
 
 class _Graph:
-    """The pixels of the lines of a tile and around it, by their places in the flat image with a border of one."""
+    """The pixels of the lines of a tile and around it, numbered row by row."""
 
     def __init__(
         self, pixels: Flags, margin: int, corner: Place, probabilities: npt.NDArray[np.uint8] | None
     ) -> None:
-        self._width = pixels.shape[1] + 2
-        self._steps = np.array([down * self._width + right for down, right in AROUND])
+        height, width = pixels.shape
         self._margin, self._corner, self._probabilities = margin, corner, probabilities
-        skeleton = thinned(pixels)
-        self._flat = np.pad(skeleton, 1).ravel()
-        self._core = np.pad(np.zeros_like(pixels), 1)
-        inner = margin + 1
-        self._core[inner : self._core.shape[0] - inner, inner : self._width - inner] = True
-        self._core = self._core.ravel()
-        self._at = np.flatnonzero(self._flat)
-        rows, columns = np.divmod(self._at, self._width)
-        self._measured = measured(pixels, rows - 1, columns - 1)
-        self._number = dict(zip(self._at.tolist(), range(len(self._at)), strict=True))
+        rows, columns = np.nonzero(thinned(pixels))
+        distances = Distances(pixels)
+        squared, _, _ = distances(rows, columns)
+        # What a line in the tile may follow from.
+        far = REACH * (float(squared.max(initial=0)) ** 0.5 + 1)
+        inside = (np.abs(rows - (height - 1) / 2) < height / 2 - margin + far) & (
+            np.abs(columns - (width - 1) / 2) < width / 2 - margin + far
+        )
+        self._rows, self._columns, self._squared = rows[inside], columns[inside], squared[inside]
+        # In the flat image with a border of one: the number of the pixel that is there, or -1.
+        self._numbers = np.full((height + 2) * (width + 2), -1, np.int32)
+        self._at = (self._rows + 1) * (width + 2) + self._columns + 1
+        self._places = self._at.tolist()
+        self._numbers[self._at] = np.arange(len(self._at))
+        self._steps = np.array([down * (width + 2) + right for down, right in AROUND])
         self._look()
         for _ in range(ROUNDS):
             if not self._prune():
                 break
             self._look()
+        last = (height - margin, width - margin)
+        places = np.stack([self._rows, self._columns], axis=1)
+        self._core = self._there & ((places >= margin) & (places < last)).all(axis=1)
+        self._measure(distances)
 
     def _look(self) -> None:
         """Find the neighbours of each pixel: diagonal ones only where no straight one leads there, too."""
-        there = np.flatnonzero(self._flat)
-        beside = self._flat[there[:, np.newaxis] + self._steps]
-        straight = beside[:, ::2]
-        beside[:, 1::2] &= ~(straight | np.roll(straight, -1, axis=1))
-        which, way = np.nonzero(beside)
-        others = (there[which] + self._steps[way]).tolist()
-        ends = np.cumsum(beside.sum(axis=1)).tolist()
-        self._beside: dict[int, list[int]] = {}
-        start = 0
-        for pixel, end in zip(there.tolist(), ends, strict=True):
-            self._beside[pixel] = others[start:end]
-            start = end
+        self._there = self._numbers[self._at] >= 0
+        beside = self._numbers[self._at[self._there, np.newaxis] + self._steps]
+        found = beside >= 0
+        straight = found[:, ::2]
+        found[:, 1::2] &= ~(straight | np.roll(straight, -1, axis=1))
+        self._degrees = np.zeros(len(self._at), np.int64)
+        self._degrees[self._there] = found.sum(axis=1)
+        self._others = beside[found].tolist()
+        ends = np.cumsum(self._degrees)
+        self._starts = [0, *ends.tolist()]
+        # Of pixels with two neighbours: the one is this less the other.
+        through = np.flatnonzero(self._degrees == 2)
+        sums = np.full(len(self._at), -1)
+        others = beside[found]
+        sums[through] = others[ends[through] - 2] + others[ends[through] - 1]
+        self._sums = sums.tolist()
+
+    def _beside(self, pixel: int) -> list[int]:
+        """Return the neighbours of a pixel."""
+        return self._others[self._starts[pixel] : self._starts[pixel + 1]]
 
     def _prune(self) -> bool:
         """Remove branches shorter than the region is wide where they begin; tell whether there were any."""
-        short: dict[int, list[tuple[float, list[int]]]] = {}
-        radius = self._widest()
-        most = 2 * max(radius.values(), default=0.0)
-        for pixel, beside in self._beside.items():
-            if len(beside) != 1:
-                continue
-            branch, long, here, ahead = [pixel], 0.0, pixel, beside[0]
+        found: dict[int, list[tuple[float, list[int]]]] = {}
+        most = 2 * float(self._squared.max(initial=0)) ** 0.5
+        at, sums, straight = self._places, self._sums, (1, int(self._steps[4]))
+        for pixel in np.flatnonzero(self._degrees == 1).tolist():
+            branch, long, here, (ahead,) = [pixel], 0.0, pixel, self._beside(pixel)
             while True:
-                long += self._long(here, ahead)
-                nexts = self._beside[ahead]
-                if len(nexts) != 2 or long >= most:
+                away = abs(at[here] - at[ahead])
+                long += 1.0 if away in straight else 2**0.5
+                if sums[ahead] < 0 or long >= most:
                     break
                 branch.append(ahead)
-                here, ahead = ahead, nexts[0] if nexts[1] == here else nexts[1]
-            if len(nexts) > 2 and long < 2 * radius[ahead]:
-                short.setdefault(ahead, []).append((-long, branch))
+                here, ahead = ahead, sums[ahead] - here
+            if self._degrees[ahead] > 2 and long < most:
+                found.setdefault(ahead, []).append((-long, branch))
         gone: list[int] = []
-        for junction, branches in short.items():
+        for junction, branches in found.items():
+            radius = self._widest(junction)
+            short = [(long, branch) for long, branch in branches if -long < 2 * radius]
             # Of those at the end of a region, the longest is where the line ends.
-            kept = max(2 - (len(self._beside[junction]) - len(branches)), 0)
-            for _, branch in sorted(branches)[kept:]:
+            kept = max(2 - (len(self._beside(junction)) - len(short)), 0)
+            for _, branch in sorted(short)[kept:]:
                 gone += branch
-        self._flat[gone] = False
+        self._numbers[self._at[gone]] = -1
         return bool(gone)
 
-    def _widest(self) -> dict[int, float]:
-        """Return the radius of the widest place that each junction is in: in a bump, of the road beside it."""
-        places = np.array([pixel for pixel, beside in self._beside.items() if len(beside) > 2], np.int64)
-        there = np.array(list(self._beside), np.int64)
-        radius = self._measured.radius[[self._number[pixel] for pixel in self._beside]]
-        tree = shapely.STRtree(self._points(places))
-        which, junction = tree.query(self._points(there), predicate="dwithin", distance=radius)
-        widest = np.zeros(len(places))
-        np.maximum.at(widest, junction, radius[which])
-        return dict(zip(places.tolist(), widest.tolist(), strict=True))
+    def _widest(self, junction: int) -> float:
+        """Return the radius of the widest place that a junction is in: in a bump, of the road beside it."""
+        row, column = self._rows[junction], self._columns[junction]
+        far = int(self._squared.max() ** 0.5) + 1
+        near = slice(*np.searchsorted(self._rows, (row - far, row + far + 1)))
+        away = (self._rows[near] - row) ** 2 + (self._columns[near] - column) ** 2
+        over = self._there[near] & (away <= self._squared[near])
+        return float(self._squared[near][over].max()) ** 0.5
 
-    def _points(self, pixels: Integers) -> Any:
-        rows, columns = np.divmod(pixels, self._width)
-        return shapely.points(columns, rows)
-
-    def _long(self, one: int, other: int) -> float:
-        return 1.0 if abs(one - other) in (1, self._width) else 2**0.5
-
-    def _place(self, pixel: int) -> Place:
-        row, column = divmod(pixel, self._width)
-        return column - 1 - self._margin + self._corner[0], row - 1 - self._margin + self._corner[1]
-
-    def _middle(self, pixel: int) -> tuple[float, float]:
-        (x, y), (right, down) = self._place(pixel), self._measured.shift[self._number[pixel]].tolist()
-        return x + (0.5 + right), y + (0.5 + down)
+    def _measure(self, distances: Distances) -> None:
+        """Measure the pixels in the tile, and junctions."""
+        some = np.flatnonzero(self._core | (self._degrees > 2))
+        found = measured(distances, self._rows[some], self._columns[some])
+        self._middles = np.zeros((len(self._at), 2))
+        self._widths = np.zeros(len(self._at))
+        places = np.stack([self._columns, self._rows], axis=1)[some] - self._margin + self._corner
+        self._middles[some] = places + (0.5 + found.shift)
+        self._widths[some] = found.width
 
     def _nodes(self) -> dict[int, End]:
         """Return the ends that junctions are; those in the middle of a wider place are the widest of them."""
-        places = [pixel for pixel, beside in self._beside.items() if len(beside) > 2]
-        if not places:
+        places = np.flatnonzero(self._degrees > 2)
+        if not len(places):
             return {}
-        radius = self._measured.radius[[self._number[pixel] for pixel in places]]
-        rows, columns = np.divmod(np.array(places), self._width)
+        radius = np.sqrt(self._squared[places])
+        rows, columns = self._rows[places], self._columns[places]
         order = np.lexsort((columns, rows, -radius))  # the widest first, and of equal ones the northernmost
-        points = self._points(np.array(places))
+        points = shapely.points(columns, rows)
         near = shapely.STRtree(points).query(points[order], predicate="dwithin", distance=radius[order])
         rank = np.empty(len(places), np.int64)
         rank[order] = np.arange(len(places))
@@ -269,61 +308,61 @@ class _Graph:
         mine = ~beaten[above] & beaten[other]
         np.minimum.at(held, other[mine], above[mine])
         leader[held < len(places)] = held[held < len(places)]
-        found = {}
-        for number, pixel in enumerate(places):
-            first = places[order[leader[rank[number]]]]
-            found[pixel] = End(self._middle(first), float(self._measured.radius[self._number[first]]))
-        return found
+        firsts = order[leader[rank]]
+        ends = zip(places.tolist(), self._middles[places[firsts]].tolist(), radius[firsts].tolist(), strict=True)
+        return {pixel: End((x, y), far) for pixel, (x, y), far in ends}
 
     def lines(self) -> Iterator[Line]:
         """Yield the lines in the tile."""
         nodes = self._nodes()
-        core = {pixel for pixel in self._beside if self._core[pixel]}
-        seen: set[int] = set()
-        for start in sorted(core & nodes.keys()):
-            for ahead in self._beside[start]:
-                if ahead in nodes and ahead in core and ahead < start:
-                    continue  # it was the other way round
-                if ahead not in seen:
-                    yield self._line([start], ahead, nodes, core, seen)
-        plain = sorted(core - nodes.keys())
-        for start in plain:
-            beside = self._beside[start]
-            if start in seen or (len(beside) == 2 and core.issuperset(beside)):
+        core = self._core.tolist()
+        inside = np.flatnonzero(self._core).tolist()
+        seen = [False] * len(core)
+        for start in inside:
+            if start not in nodes:
                 continue
-            seen.add(start)
-            inside = [each for each in beside if each in core]
-            if inside:
-                yield self._line([start], inside[0], nodes, core, seen)
+            for ahead in self._beside(start):
+                if ahead in nodes and core[ahead] and ahead < start:
+                    continue  # it was the other way round
+                if not seen[ahead]:
+                    yield self._line([start], ahead, nodes, core, seen)
+        plain = [pixel for pixel in inside if pixel not in nodes]
+        for start in plain:
+            beside = self._beside(start)
+            if seen[start] or (len(beside) == 2 and core[beside[0]] and core[beside[1]]):
+                continue
+            seen[start] = True
+            nexts = [each for each in beside if core[each]]
+            if nexts:
+                yield self._line([start], nexts[0], nodes, core, seen)
             else:
                 yield self._made([start], self._end(start, beside[:1]), self._end(start, beside[1:]))
         for start in plain:
-            if start not in seen:
-                seen.add(start)
-                yield self._line([start], self._beside[start][0], nodes, core, seen)
+            if not seen[start]:
+                seen[start] = True
+                yield self._line([start], self._beside(start)[0], nodes, core, seen)
 
-    def _line(self, way: list[int], ahead: int, nodes: dict[int, End], core: set[int], seen: set[int]) -> Line:
+    def _line(self, way: list[int], ahead: int, nodes: dict[int, End], core: list[bool], seen: list[bool]) -> Line:
         """Follow a line from its first pixel on."""
         start = way[0]
         if start in nodes:
             first = nodes[start]
         else:
-            behind = [each for each in self._beside[start] if each != ahead]
+            behind = [each for each in self._beside(start) if each != ahead]
             first = self._end(start, behind)
-        here = start
+        here, sums = start, self._sums
         while True:
-            if ahead not in core:
+            if not core[ahead]:
                 return self._made(way, first, End(link=self._link(here, ahead)))
             if ahead in nodes:
                 return self._made([*way, ahead], first, nodes[ahead])
             if ahead == start:
                 return self._made(way, first, End(), closed=True)
             way.append(ahead)
-            seen.add(ahead)
-            nexts = [each for each in self._beside[ahead] if each != here]
-            if not nexts:
+            seen[ahead] = True
+            if sums[ahead] < 0:
                 return self._made(way, first, End())
-            here, ahead = ahead, nexts[0]
+            here, ahead = ahead, sums[ahead] - here
 
     def _end(self, pixel: int, beside: list[int]) -> End:
         """Return the end of a line that begins at a pixel of which the one behind, if any, is in the next tile."""
@@ -335,11 +374,13 @@ class _Graph:
         one, two = sorted((self._place(pixel), self._place(other)))
         return one, two
 
+    def _place(self, pixel: int) -> Place:
+        column, row = int(self._columns[pixel]), int(self._rows[pixel])
+        return column - self._margin + self._corner[0], row - self._margin + self._corner[1]
+
     def _made(self, way: list[int], first: End, last: End, *, closed: bool = False) -> Line:
-        numbers = [self._number[pixel] for pixel in way]
-        points = np.array([self._middle(pixel) for pixel in way])
         sums = (0, 0)
         if self._probabilities is not None:
-            places = np.array([self._place(pixel) for pixel in way]) - self._corner
-            sums = int(self._probabilities[places[:, 1], places[:, 0]].sum(dtype=np.int64)), len(way)
-        return Line(points, self._measured.width[numbers], (first, last), closed, sums)
+            rows, columns = self._rows[way] - self._margin, self._columns[way] - self._margin
+            sums = int(self._probabilities[rows, columns].sum(dtype=np.int64)), len(way)
+        return Line(self._middles[way], self._widths[way], (first, last), closed, sums)

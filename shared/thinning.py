@@ -13,39 +13,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rsp.shared.bits import LAST, ONE, Bits, Words
 from rsp.shared.contours import Flags, Integers
 
 Floats = npt.NDArray[np.float64]
 
+# Where fewer words than one of so many have changed, they are looked at by themselves.
+FEW = 10
+
 # The neighbours of a pixel, clockwise from the north: (down, right).
 AROUND = ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
-
-
-def _goes() -> npt.NDArray[np.bool_]:
-    """Return for either half of a round which neighbours make a pixel go, shape (2, 256): bit i is `AROUND[i]`."""
-    bits = (np.arange(256)[:, np.newaxis] >> np.arange(8)) & 1 == 1
-    north, north_east, east, south_east, south, south_west, west, north_west = bits.T
-    parts = (
-        (~north & (north_east | east)).astype(int) + (~east & (south_east | south))
-        + (~south & (south_west | west)) + (~west & (north_west | north))
-    )  # fmt: skip
-    one = sum(
-        (a | b).astype(int)
-        for a, b in ((north_west, north), (north_east, east), (south_east, south), (south_west, west))
-    )
-    other = sum(
-        (a | b).astype(int)
-        for a, b in ((north, north_east), (east, south_east), (south, south_west), (west, north_west))
-    )
-    fewer = np.minimum(one, other)
-    found = (parts == 1) & (fewer >= 2) & (fewer <= 3)
-    return np.stack([
-        found & ~((south | south_west | ~north_west) & west),
-        found & ~((north | north_east | ~south_east) & east),
-    ])  # fmt: skip
-
-
-_GOES = _goes()
 
 
 def thinned(pixels: Flags) -> Flags:
@@ -54,29 +31,82 @@ def thinned(pixels: Flags) -> Flags:
     Args:
         pixels: Shape (height, width). What lies beyond its edges is no region.
     """
-    width = pixels.shape[1] + 2
-    flat = np.pad(pixels, 1).ravel()
-    steps = np.array([down * width + right for down, right in AROUND])
-    weights = 1 << np.arange(8)
-    edge = np.flatnonzero(flat)
-    edge = edge[~flat[edge[:, np.newaxis] + steps].all(axis=1)]
-    waiting = np.zeros(len(flat), bool)
-    waiting[edge] = True
-    idle = 0
+    image = Bits.of(pixels)
+    inner = len(image.words) - 2 * image.across
+    before = changed = np.arange(inner) + image.across
     half = 0
-    while idle < 2:
-        codes = flat[edge[:, np.newaxis] + steps] @ weights
-        going = _GOES[half][codes]
-        gone = edge[going]
-        half, idle = 1 - half, 0 if len(gone) else idle + 1
-        if not len(gone):
-            continue
-        flat[gone] = False
-        near = np.unique(gone[:, np.newaxis] + steps)
-        near = near[flat[near] & ~waiting[near]]
-        waiting[near] = True
-        edge = np.concatenate([edge[~going], near])
-    return flat.reshape(-1, width)[1:-1, 1:-1]
+    while len(before) or len(changed):
+        if len(before) + len(changed) > len(image.words) // FEW:
+            found = _half(image, half)
+        else:
+            found = _half_near(image, np.concatenate([before, changed]), half)
+        half, before, changed = 1 - half, changed, found
+    return image.flags()
+
+
+def _half(image: Bits, half: int) -> Integers:
+    """Let all pixels go that do in a half of a round; return the words that have changed."""
+    words, across = image.words, image.across
+    west, east = image.west(), image.east()
+    above, here, below = slice(None, -2 * across), slice(across, -across), slice(2 * across, None)
+    going = _going(
+        words[here], words[above], words[below], west[here], east[here],
+        west[above], east[above], west[below], east[below], half,
+    )  # fmt: skip
+    words[here] ^= going
+    return np.flatnonzero(going != 0) + across
+
+
+def _half_near(image: Bits, changed: Integers, half: int) -> Integers:
+    """Do the same where only what is beside some words, or in them, can go."""
+    words, across = image.words, image.across
+    rows = across * np.array([-1, 0, 1])
+    near = np.zeros(len(words), bool)
+    for steps in (rows, [-1, 0, 1]):
+        near[(changed[:, np.newaxis] + steps) % len(words)] = True
+        changed = np.flatnonzero(near)
+    some = changed[(changed >= across) & (changed < len(words) - across)]
+    lines = []
+    for row in rows:
+        before, here, after = (words.take(some + (row + step), mode="wrap") for step in (-1, 0, 1))
+        lines.append((here, (here << ONE) | (before >> LAST), (here >> ONE) | (after << LAST)))
+    (north, north_west, north_east), (here, west, east), (south, south_west, south_east) = lines
+    going = _going(here, north, south, west, east, north_west, north_east, south_west, south_east, half)
+    words[some] ^= going
+    return some[going != 0]
+
+
+def _going(
+    here: Words, north: Words, south: Words, west: Words, east: Words,
+    north_west: Words, north_east: Words, south_west: Words, south_east: Words, half: int,
+) -> Words:  # fmt: skip
+    """Return which pixels go in one or the other half of a round, from them and those around them."""
+    stays = (north | north_east | ~south_east) & east if half else (south | south_west | ~north_west) & west
+    one = (north_west | north, north_east | east, south_east | south, south_west | west)
+    other = (north | north_east, east | south_east, south | south_west, west | north_west)
+    begins = (~north & one[1], ~east & one[2], ~south & one[3], ~west & one[0])
+    found: Words = np.bitwise_xor(begins[0], begins[1])
+    found ^= begins[2]
+    found ^= begins[3]
+    found &= ~((begins[0] & begins[1]) | (begins[2] & begins[3]))  # only one of them: three are odd, too
+    several, every = _several(*one)
+    others, all_others = _several(*other)
+    found &= several
+    found &= others
+    found &= ~(every & all_others)
+    found &= here
+    found &= ~stays
+    return found
+
+
+def _several(one: Words, two: Words, three: Words, four: Words) -> tuple[Words, Words]:
+    """Return where two or more of four are set, and where all of them are."""
+    first, second = one & two, three & four
+    several = one | two
+    several &= three | four
+    several |= first
+    several |= second
+    return several, first & second
 
 
 class Distances:
@@ -87,13 +117,18 @@ class Distances:
     """
 
     def __init__(self, pixels: Flags) -> None:
+        self.pixels = pixels
         padded = np.pad(pixels, 1)
-        rows = np.arange(len(padded))[:, np.newaxis]
-        above = np.maximum.accumulate(np.where(padded, -1, rows), axis=0)
-        below = np.minimum.accumulate(np.where(padded, len(padded), rows)[::-1], axis=0)[::-1]
-        up, down = rows - above, below - rows
+        width = padded.shape[1]
+        # From row to row, downwards and upwards side by side: how far it is to the last pixel that is none.
+        both = np.concatenate([padded, padded[::-1]], axis=1).astype(np.int16)
+        last = both[0]
+        for row, inside in zip(both[1:], -both[1:], strict=True):
+            row += last & inside
+            last = row
+        up, down = both[:, :width], both[::-1, width:]
         self._upward = up <= down
-        self._near = np.minimum(up, down).astype(np.int64)
+        self._near = np.minimum(up, down)
 
     def __call__(self, rows: Integers, columns: Integers) -> tuple[Integers, Integers, Integers]:
         """Return the squared distance from the nearest pixel of no region, and how far down and right that is.
@@ -104,19 +139,24 @@ class Distances:
         """
         height, width = self._near.shape
         rows, columns = np.clip(rows + 1, 0, height - 1), np.clip(columns + 1, 0, width - 1)
-        best = self._near[rows, columns] ** 2
+        places = rows * width + columns
+        near = self._near.ravel()
+        best = near[places].astype(np.int64) ** 2
         across = np.zeros(len(rows), np.int64)
+        # Those that something farther to the side may be nearer to: it is in the image, since its edge is nearer.
+        some = np.flatnonzero(best > 1)
         step = 0
-        while len(best) and step**2 < best.max():
+        while len(some):
             step += 1
+            ours, least = places[some], best[some]
             for right in (step, -step):
-                at = columns + right
-                inside = (at >= 0) & (at < width)
-                found = np.where(inside, self._near[rows, np.where(inside, at, 0)] ** 2, 0) + step**2
-                closer = found < best
-                best[closer], across[closer] = found[closer], right
-        at = np.clip(columns + across, 0, width - 1)
-        down = np.where(self._upward[rows, at], -1, 1) * self._near[rows, at]
+                found = near[ours + right].astype(np.int64) ** 2 + step**2
+                closer = found < least
+                least[closer], across[some[closer]] = found[closer], right
+            best[some] = least
+            some = some[least > (step + 1) ** 2]
+        places += across
+        down = np.where(self._upward.ravel()[places], -1, 1) * near[places].astype(np.int64)
         return best, down, across
 
 
@@ -134,7 +174,7 @@ class Measured(NamedTuple):
     width: Floats
 
 
-def measured(pixels: Flags, rows: Integers, columns: Integers) -> Measured:
+def measured(distances: Distances, rows: Integers, columns: Integers) -> Measured:
     """Measure regions at some of their pixels.
 
     A pixel in the middle has what is none of the region as far behind as ahead. Where the region is an even number
@@ -142,20 +182,19 @@ def measured(pixels: Flags, rows: Integers, columns: Integers) -> Measured:
     pixel behind.
 
     Args:
-        pixels: Shape (height, width).
+        distances: Those in the image.
         rows: Of the pixels.
         columns: The same.
     """
-    distances = Distances(pixels)
     squared, down, right = distances(rows, columns)
     radius = np.sqrt(squared)
     away = -np.stack([down, right], axis=1) / radius[:, np.newaxis]
     steps = np.rint(away).astype(np.int64)
-    height, width = pixels.shape
+    height, width = distances.pixels.shape
     at = np.stack([rows, columns], axis=1) + steps
     inside = ((at >= 0) & (at < (height, width))).all(axis=1)
     there = np.zeros(len(rows), bool)
-    there[inside] = pixels[at[inside, 0], at[inside, 1]]
+    there[inside] = distances.pixels[at[inside, 0], at[inside, 1]]
     behind = np.zeros(len(rows))
     behind[there] = np.sqrt(distances(at[there, 0], at[there, 1])[0])
     long = np.hypot(steps[:, 0], steps[:, 1])

@@ -96,3 +96,34 @@ def write_tilesets(folder: Path, columns: int, rows: int, size: int = 512) -> li
                 picture = np.roll(noise, (7 * row, 7 * column), (0, 1)) + 120 - 60 * mask[:, :, np.newaxis]
                 images.write(tile, encode(picture.astype(np.uint8), "jpg"))
     return paths
+
+
+def write_roads(folder: Path, columns: int, rows: int, size: int = 256) -> Path:
+    """Write masks of roads at zoom 18: a network with bends, 6 to 16 pixels wide, with ragged edges."""
+    rng = np.random.default_rng(3)
+    block = 150
+    across, down = columns * size // block + 2, rows * size // block + 2
+    nodes = np.stack(np.meshgrid(np.arange(across), np.arange(down)), axis=-1) * float(block)
+    nodes += rng.uniform(-50, 50, nodes.shape)
+    pairs = np.concatenate([
+        np.stack([nodes[:, :-1], nodes[:, 1:]], axis=2).reshape(-1, 2, 2),
+        np.stack([nodes[:-1], nodes[1:]], axis=2).reshape(-1, 2, 2),
+    ])  # fmt: skip
+    pairs = pairs[rng.random(len(pairs)) < 0.85]
+    bends = pairs.mean(axis=1) + rng.uniform(-12, 12, (len(pairs), 2))
+    ways = shapely.linestrings(np.stack([pairs[:, 0], bends, pairs[:, 1]], axis=1))
+    smooth = shapely.segmentize(shapely.buffer(ways, rng.uniform(3, 8, len(ways))), 4)
+    roads = shapely.transform(smooth, lambda points: points + np.sin(1.7 * points[:, ::-1]))
+    _, top, _, bottom = shapely.bounds(roads).T
+    colors = [(255, 255, 255), (255, 20, 147)]
+    with open_writer(folder / "masks", "png") as masks:
+        for row in range(rows):
+            near = roads[(bottom > row * size) & (top < (row + 1) * size)]
+            drawn = rasterio.features.rasterize(
+                [(road, 1) for road in near], (size, columns * size), dtype="uint8",
+                transform=rasterio.Affine.translation(0, row * size),
+            )  # fmt: skip
+            for column in range(columns):
+                mask = drawn[:, column * size : (column + 1) * size]
+                masks.write(Tile(134600 + column, 93000 + row, 18), encode_mask(mask, colors))
+    return folder / "masks"

@@ -13,7 +13,7 @@ import shapely
 from rsp.components.vectorize.parts import vectorize_block
 from rsp.shared.tiles import write_cover
 from rsp.shared.tileset import open_reader, open_writer
-from tests.bench.data import write_config, write_tilesets
+from tests.bench.data import write_config, write_roads, write_tilesets
 from tests.bench.harness import Growth, Row, rival, rsp
 
 
@@ -36,6 +36,12 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
         mine, other = read(ours), read(theirs)
         assert 0.98 < len(mine) / len(other) < 1.02, f"{len(mine)} features, and {len(other)} without"
         assert 0.98 < shapely.area(mine).sum() / shapely.area(other).sum() < 1.02, "the area is another"
+
+    def lined() -> None:
+        lines, outlines = read(ours), shapely.union_all(read(theirs))
+        shapely.prepare(outlines)
+        assert len(lines) > 1000 and shapely.covers(outlines, shapely.line_interpolate_point(
+            lines, 0.5, normalized=True)).mean() > 0.99, "lines are not in the middle of roads"  # fmt: skip
 
     _, _, masks = write_tilesets(folder / "tiles", 23, 22)
     yield Row(
@@ -62,6 +68,16 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
             alike,
             runs=3,
         )
+    roads = write_roads(folder / "roads", 20, 12)
+    yield Row(
+        "vectorize: 240 tiles of 256 px, centre lines of roads",
+        [*traced(roads, ours), "--lines", "building"],
+        traced(roads, theirs),
+        "without",
+        2.5,
+        lined,
+        runs=3,
+    )
     *_, few = write_tilesets(folder / "few", 40, 8, size=256)
     *_, many = write_tilesets(folder / "many", 40, 80, size=256)
     yield Growth("vectorize: 3,200 tiles of 256 px", traced(few, ours), traced(many, ours), tiles=2880)

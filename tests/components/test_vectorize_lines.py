@@ -17,11 +17,14 @@ from shapely.geometry import LineString, MultiLineString, Point, box
 
 from rsp.components.vectorize.component import vectorize as vectorize_component
 from rsp.components.vectorize.tool import vectorize
+from rsp.shared import centrelines
+from rsp.shared.centrelines import without_small
 from rsp.shared.config import parse_tables
 from rsp.shared.errors import UsageError
 from rsp.shared.ground import scale
 from rsp.shared.images import encode
 from rsp.shared.mercator import AROUND, HALF
+from rsp.shared.polygons import Grid
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import open_writer
 from tests.components.test_vectorize import X, Y, Z, to_pixels, write_masks
@@ -90,6 +93,7 @@ def test_a_network_that_is_drawn(name, width):
         assert properties["width_m"] == pytest.approx(width * metre(), abs=metre())
         assert properties["class"] == "road" and "area_m2" not in properties
         assert len(line.coords) < 40
+        assert line.is_closed == (name == "ring")
 
 
 def test_lines_meet_in_one_junction():
@@ -157,6 +161,18 @@ def test_small_regions_and_holes_do_not_count():
     # A hole and a region that are large enough: the road goes around on both sides, and there is another one.
     assert len(lines_of(array, min_area=2 * metre() ** 2)) == 5
     assert len(lines_of(array, min_area=0)) == 5
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.6, 3.0, 20.0]))
+def test_the_quick_look_finds_what_is_small(seed, pixels):
+    grid, found = Grid(Z, SIZE), ragged(seed, 2 * SIZE) == ROAD
+    least, corner = pixels * metre() ** 2, (X * SIZE, Y * SIZE)
+    quick = without_small(found, least, SIZE // 2, corner, grid)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(centrelines, "_doubtful", lambda pixels, least: pixels)
+        whole = without_small(found, least, SIZE // 2, corner, grid)
+    assert quick[1] == whole[1] and (quick[0] == whole[0]).all()
 
 
 def test_a_mask_that_is_missing_ends_lines(tmp_path):

@@ -72,7 +72,7 @@ def test_widths_are_exact_along_the_axes(wide, turned):
     lines = thinned(pixels)
     rows, columns = np.nonzero(lines)
     inside = (rows if turned else columns) // 30 == 1
-    found = measured(pixels, rows[inside], columns[inside])
+    found = measured(Distances(pixels), rows[inside], columns[inside])
     assert inside.sum() == 30 and (found.width == wide).all()
     across = (columns if turned else rows)[inside] + 0.5 + found.shift[:, 0 if turned else 1]
     assert np.allclose(across, 8 + wide / 2)
@@ -85,4 +85,4 @@ def test_widths_aslant(angle, wide):
     road = LineString([100 - along, 100 + along]).buffer(wide / 2)
     pixels = rasterio.features.rasterize([(road, 1)], (200, 200), dtype="uint8") == 1
     rows, columns = np.nonzero(thinned(pixels))
-    assert np.mean(measured(pixels, rows, columns).width) == pytest.approx(wide, abs=0.8)
+    assert np.mean(measured(Distances(pixels), rows, columns).width) == pytest.approx(wide, abs=0.8)
