@@ -24,10 +24,10 @@ _POLYGON, _MULTIPOLYGON = int(shapely.GeometryType.POLYGON), int(shapely.Geometr
 def feature_text(geometry: BaseGeometry | None, properties: Mapping[str, Any]) -> str:
     """Return a feature on one line: rings as RFC 7946 turns them, coordinates of 7 decimals, null for NaN."""
     if geometry is None:
-        return f'{{"type":"Feature","properties":{_properties(properties)},"geometry":null}}'
+        return f'{{"type":"Feature","properties":{properties_text(properties)},"geometry":null}}'
     rounded = shapely.transform(shapely.orient_polygons(geometry), lambda points: points.round(DECIMALS))
     shape = json.dumps(mapping(rounded), separators=(",", ":"), ensure_ascii=False)
-    return f'{{"type":"Feature","properties":{_properties(properties)},"geometry":{shape}}}'
+    return f'{{"type":"Feature","properties":{properties_text(properties)},"geometry":{shape}}}'
 
 
 def feature_texts(geometries: npt.NDArray[np.object_], properties: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -40,13 +40,14 @@ def feature_texts(geometries: npt.NDArray[np.object_], properties: Sequence[Mapp
     shapes = iter(_shapes(geometries[plain]))
     for number, at_once in enumerate(plain.tolist()):
         if at_once:
-            text = _properties(properties[number])
+            text = properties_text(properties[number])
             yield f'{{"type":"Feature","properties":{text},"geometry":{next(shapes)}}}'
         else:
             yield feature_text(geometries[number], properties[number])
 
 
-def _properties(properties: Mapping[str, Any]) -> str:
+def properties_text(properties: Mapping[str, Any]) -> str:
+    """Return the properties of a feature as JSON, null for what is not finite."""
     try:
         return orjson.dumps(properties).decode()
     except TypeError:  # numbers beyond 64 bits, text that is no Unicode, or keys that are no text

@@ -50,7 +50,10 @@ def write(path: Path, shapes: Sequence[Polygon], properties: Sequence[dict[str, 
 
 def make_changes(root: Path, title: str = "building") -> None:
     """Write `mapped.geojson`, `predicted.geojson` and `changes.geojson`."""
-    told = [{"name": name, "class": title, "levels": number} for number, name in enumerate(NAMES)]
+    told = [
+        {"name": name, "class": title, "levels": number, "area": 12.0, "osm_id": 2**53 + 1}
+        for number, name in enumerate(NAMES)
+    ]
     write(root / "mapped.geojson", MAPPED, told)
     write(root / "predicted.geojson", PREDICTED, [{"class": title}] * len(PREDICTED))
     places = {name: root / f"{name}.geojson" for name in ("mapped", "predicted")}

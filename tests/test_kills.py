@@ -246,6 +246,9 @@ ROWS: dict[str, Row] = {
     "vectorize each tile": Row(
         lambda i: ["vectorize", *ONE, "--type", "building", "--no_merge", i.masks], ("out.parquet",)
     ),
+    "vectorize lines": Row(
+        lambda i: ["vectorize", *ONE, "--type", "building", "--lines", "building", i.masks], ("out.fgb",)
+    ),
     "changes": Row(
         lambda i: [
             *("changes", *ONE, "--mapped", i.features, "--predicted", i.masks, "--metrics", "out/m.json"),

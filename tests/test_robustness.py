@@ -20,6 +20,7 @@ from PIL import Image
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileset import open_reader
 from tests.networks import make_card, make_checkpoint
+from tests.review import make_changes
 from tests.tilesets import BLOCK, CONFIG, make_tileset, squares
 
 # Of a file, in bytes: how a disk is made small for one process where none can be mounted.
@@ -71,6 +72,7 @@ def inputs(tmp_path_factory, scene) -> Path:
             shutil.copytree(root / name, root / "dataset" / part / name)
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(root / "plain.tif")
     shutil.copy(scene.features, root / "truth.json")
+    make_changes(root)
     return root
 
 
@@ -272,6 +274,7 @@ FULL: dict[str, tuple[Command, str, int]] = {
     "vectorize": (lambda b: ["vectorize", "--type", "building", b.masks], "out.json", 0),
     "changes": (lambda b: ["changes", "--mapped", b / "truth.json", "--predicted", b.masks], "out.json", 0),
     "evaluate": (lambda b: ["evaluate", "--labels", b.labels, "--masks", b.masks], "out.html", 2),
+    "review": (lambda b: ["review", "--changes", b / "changes.geojson"], "out.html", 60),
     "tile": (lambda b: ["tile", "--format", "png", "--zoom", 19, b / "town.tif"], "out", 100),
     "tile to an archive": (lambda b: ["tile", "--format", "png", "--zoom", 19, b / "town.tif"], "o.pmtiles", 100),
     "extract": (lambda b: ["extract", "--type", "building", b / "town.osm.pbf"], "out.json", 4),

@@ -82,12 +82,11 @@ function acceptedText() {
   const lines = [];
   for (const each of suspects) {
     if (decisions.get(each.n) !== "accept" || each.status === GONE || stays(each)) continue;
-    const properties = { ...(each.class ? { class: each.class } : {}), review: each.status };
     const polygons = degrees(each.shape);
     const parts = each.status === "split" ? polygons.map((polygon) => [polygon]) : [polygons];
     for (const part of parts) {
       const geometry = part.length === 1 ? { type: "Polygon", coordinates: part[0] } : { type: "MultiPolygon", coordinates: part };
-      lines.push(JSON.stringify({ type: "Feature", properties, geometry }));
+      lines.push(`{"type":"Feature","properties":${each.properties},"geometry":${JSON.stringify(geometry)}}`);
     }
   }
   return '{"type":"FeatureCollection","features":[\n' + lines.join(",\n") + "\n]}\n";

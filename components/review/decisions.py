@@ -118,7 +118,7 @@ def apply_decisions(suspects: Suspects, decisions: Decisions, mapped: Sequence[F
                 if rest is not None:
                     done[old.number] = Feature(rest, old.properties, old.number)
             continue
-        new = list(_accepted(each, olds[0].properties if olds else {}))
+        new = list(_accepted(each, olds))
         result.accepted += new
         if each.status == MISSING:
             result.added += len(new)
@@ -145,12 +145,17 @@ def _mapped_by(suspect: Suspect, features: Mapping[int, Feature]) -> list[Featur
         ) from None
 
 
-def _accepted(suspect: Suspect, properties: Mapping[str, Any]) -> Iterator[Feature]:
-    """Yield the features that an accepted suspect is: those of a split object one by one."""
-    told = dict(properties)
+def properties_of(suspect: Suspect, olds: Sequence[Feature]) -> dict[str, Any]:
+    """Return the properties of an accepted suspect, with those of the first of the mapped features, if any."""
+    told = dict(olds[0].properties) if olds else {}
     if suspect.title:
         told.setdefault("class", suspect.title)
-    told["review"] = suspect.status
+    return told | {"review": suspect.status}
+
+
+def _accepted(suspect: Suspect, olds: Sequence[Feature]) -> Iterator[Feature]:
+    """Yield the features that an accepted suspect is: those of a split object one by one."""
+    told = properties_of(suspect, olds)
     parts = shapely.get_parts(suspect.geometry) if suspect.status == "split" else [suspect.geometry]
     for part in parts:
         yield Feature(part, told)

@@ -14,13 +14,14 @@ import numpy as np
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from rsp.components.review.decisions import Decisions, box_of
+from rsp.components.review.decisions import Decisions, box_of, properties_of
 from rsp.components.review.layers import Set, embedded, layer_of
-from rsp.components.review.suspects import MEASURES, Suspect, Suspects
+from rsp.components.review.suspects import GONE, MEASURES, Suspect, Suspects
 from rsp.shared.atomic import atomic_text
 from rsp.shared.attribution import joined, of_readers, to_html
 from rsp.shared.covers import Cover
 from rsp.shared.features import DECIMALS, Feature
+from rsp.shared.featuretext import properties_text
 from rsp.shared.locations import Location, location
 from rsp.shared.tiles import Tile, tile_block
 from rsp.shared.tileset import open_reader
@@ -148,9 +149,12 @@ def _row(suspect: Suspect, known: Mapping[int, Feature], zoom: int) -> dict[str,
     if suspect.cut:
         row["cut"] = 1
     row |= {name: round(suspect.measures[name], 4) for name in MEASURES if name in suspect.measures}
-    olds = [old.geometry for number in suspect.mapped if (old := known.get(number)) and old.geometry is not None]
-    if olds:
-        row["old"] = [polygon for old in olds for polygon in encoded(old)]
+    olds = [old for number in suspect.mapped if (old := known.get(number))]
+    if drawn := [old.geometry for old in olds if old.geometry is not None]:
+        row["old"] = [polygon for old in drawn for polygon in encoded(old)]
+    if suspect.status != GONE:
+        # As text: JavaScript has neither all whole numbers nor 1.0.
+        row["properties"] = properties_text(properties_of(suspect, olds))
     return row
 
 
