@@ -160,6 +160,18 @@ class Limit(logging.Filter):
         return True
 
 
+class StandardError(logging.StreamHandler[TextIO]):
+    """Writes to standard error as it is when a record comes: who sets another one may close the one before."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> TextIO:  # type: ignore[override]
+        """Standard error."""
+        return sys.stderr
+
+
 def set_up(stream: TextIO | None = None, *, form: str | None = None, level: str | None = None) -> None:
     """Write what the server logs to a stream, in place of where it went before.
 
@@ -171,14 +183,14 @@ def set_up(stream: TextIO | None = None, *, form: str | None = None, level: str 
     Raises:
         UsageError: the form or the level is not one of these.
     """
-    stream = stream or sys.stderr
-    form = form or os.environ.get("RSP_LOG_FORMAT") or ("text" if stream.isatty() else "json")
+    terminal = (stream or sys.stderr).isatty()
+    form = form or os.environ.get("RSP_LOG_FORMAT") or ("text" if terminal else "json")
     level = (level or os.environ.get("RSP_LOG_LEVEL") or "INFO").upper()
     if form not in ("json", "text"):
         raise UsageError(f"RSP_LOG_FORMAT: expected `json` or `text`, got `{form}`")
     if level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise UsageError(f"RSP_LOG_LEVEL: expected DEBUG, INFO, WARNING or ERROR, got `{level}`")
-    handler = logging.StreamHandler(stream)
+    handler = StandardError() if stream is None else logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logger = logging.getLogger("rsp")
     logger.handlers[:] = [handler]

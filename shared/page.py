@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
+from rsp.shared.attribution import to_html
+
 # The KFP UI loads an HTML artifact as a whole.
 PAGE_BYTES = 1_000_000
 # A matrix of more classes than these gathers the smaller ones in one row and column.
@@ -71,6 +73,12 @@ def document(title: str, body: str) -> str:
 def paragraph(text: str) -> str:
     """Return a paragraph of text in the second colour."""
     return f"<p class='soft'>{escape(text)}</p>\n"
+
+
+def owners(attribution: str | None) -> str:
+    """Return a paragraph that says whose the pictures are; nothing where nobody does."""
+    found = to_html(attribution)
+    return f"<p>{found}</p>\n" if found else ""
 
 
 def number(value: float | None, decimals: int = 3) -> str:

@@ -66,6 +66,29 @@ def serve(folder: Path, *, ranges: bool = True) -> Iterator[ThreadingHTTPServer]
         thread.join()
 
 
+# What somebody may have written into the metadata of tiles: a page shows the text of it, and the link to the web.
+STRANGE = (
+    '<img src="x" onerror="document.title = 1">© <a href="javascript:document.title = 2">me</a> '
+    '<a href="https://tiles.example" onclick="document.title = 3">tilers</a>'
+    "<script>document.title = 4</script><svg onload='document.title = 5'></svg>"
+)
+
+
+def credited(place: Any, *others: str) -> None:
+    """Assert that an element of a page shows the text and the link of `STRANGE`, and nothing of it has run.
+
+    Args:
+        place: Its locator.
+        others: Where its other links lead.
+    """
+    assert "© me tilers" in place.inner_text()
+    strange = "img, script, [onclick], [onload], [onerror]"
+    assert place.evaluate("(each, strange) => each.querySelectorAll(strange).length", strange) == 0
+    links = place.evaluate("each => [...each.querySelectorAll('a')].map(one => one.getAttribute('href'))")
+    assert sorted(links) == sorted(["https://tiles.example", *others])
+    assert place.page.title() not in ("1", "2", "3", "4", "5")
+
+
 class Tab:
     """A page, what it said, and what it asked for."""
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from rsp.shared.cli import main
+from tests.browser import chromium
 from tests.guides import Follower
 
 if TYPE_CHECKING:
@@ -92,6 +93,13 @@ def rsp(capsys):
         return Ran(code, out, err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for the tests of a file."""
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture

@@ -9,23 +9,18 @@ import numpy as np
 import pytest
 
 from rsp.components.compare.overview import overview
+from rsp.components.evaluate.tool import evaluate
 from rsp.shared import page as page_parts
 from rsp.shared.images import complementary, encode, encode_mask
 from rsp.shared.tiles import Tile, read_cover
 from rsp.shared.tileset import open_writer
 from rsp.shared.webmap import Extent, embed_webmap, write_webmap
-from tests.browser import Tab, chromium, serve
+from tests.browser import STRANGE, Tab, credited, serve
 from tests.tilesets import COLORS, CONFIG, make_tileset, noise, squares
 
 pytestmark = pytest.mark.browser
 
 TILES = [Tile(134600 + x, 93000 + y, 18) for x in range(4) for y in range(3) if (x, y) != (1, 1)]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture
@@ -311,6 +306,18 @@ def test_the_map_of_the_component_in_a_sandbox(tmp_path, site, tab):
     assert frame.locator("#cover").input_value() == "134600,93000,18\n"
     frame.locator("#copy").click()
     frame.locator("text=Copied").wait_for()
+
+
+def test_whose_tiles_are_is_text_and_links_alone_on_the_page_of_evaluate(tmp_path, tab):
+    (tmp_path / "config.toml").write_text(CONFIG)
+    for name, draw in (("labels", squares), ("masks", lambda each: 1 - squares(each)), ("images", noise)):
+        make_tileset(tmp_path / name, TILES, draw=draw)
+    with open_writer(tmp_path / "images", "png") as writer:
+        writer.describe({"attribution": STRANGE})
+    sets = {name: tmp_path / name for name in ("masks", "images")}
+    evaluate(tmp_path / "labels", [tmp_path / "out.html"], **sets, config=tmp_path / "config.toml", workers=1)
+    tab.page.goto((tmp_path / "out.html").as_uri())
+    credited(tab.page.locator("p", has_text="© me"))
 
 
 @pytest.mark.parametrize(("scheme", "back"), [("light", "rgb(255, 255, 255)"), ("dark", "rgb(20, 22, 26)")])

@@ -13,7 +13,7 @@ from rsp.components.compare.scores import Scores, read_scores
 from rsp.components.compare.tool import CompareResult, compare
 from rsp.components.compare.work import Comparer, Job
 from rsp.shared.atomic import atomic_text, temporary_prefix
-from rsp.shared.attribution import of_tiles, to_html
+from rsp.shared.attribution import of_tiles
 from rsp.shared.classes import find_classes
 from rsp.shared.config import ClassDef
 from rsp.shared.errors import RspError, TileSetError
@@ -27,6 +27,7 @@ from rsp.shared.page import (
     histogram,
     number,
     numbers,
+    owners,
     paragraph,
     table,
 )
@@ -145,7 +146,7 @@ def _map(comparer: Comparer, scores: Scores, classes: Sequence[ClassDef]) -> str
         below = scores.picture()
         legend += scores.legend()
 
-    owners = of_tiles(*comparer.job.paths)
+    attribution = of_tiles(*comparer.job.paths)
 
     def page(found: dict[Tile, tuple[str, bytes]]) -> str:
         return embed_webmap(
@@ -155,7 +156,7 @@ def _map(comparer: Comparer, scores: Scores, classes: Sequence[ClassDef]) -> str
             total=len(scores),
             legend=legend,
             underlay=below,
-            attribution=owners,
+            attribution=attribution,
         )
 
     room = PAGE_BYTES - len(page(dict.fromkeys(stacked, ("image/webp", b""))).encode())
@@ -200,7 +201,7 @@ def _report(comparer: Comparer, scores: Scores, result: CompareResult) -> str:
     body += "<h2>The tiles of lowest quality of data</h2>\n" + paragraph(
         "Image, label (complementary colours) and mask. fg is the larger foreground share in percent."
     )
-    body += _owners(comparer)
+    body += owners(of_tiles(*comparer.job.paths))
     for tile, notes in scores.worst(WORST_TILES).items():
         try:
             joined = side(
@@ -217,12 +218,6 @@ def _report(comparer: Comparer, scores: Scores, result: CompareResult) -> str:
             break
         body += figure
     return document(TITLE, body)
-
-
-def _owners(comparer: Comparer) -> str:
-    """Return whose the pictures are, as HTML."""
-    found = to_html(of_tiles(*comparer.job.paths))
-    return f"<p>{found}</p>\n" if found else ""
 
 
 def _lacking(result: CompareResult) -> str:

@@ -27,7 +27,7 @@ from rsp.components.evaluate.tally import Summary, Tally
 from rsp.components.evaluate.tool import EvaluateResult
 from rsp.components.evaluate.work import Job, evaluate_tiles
 from rsp.shared.atomic import scratch
-from rsp.shared.attribution import of_readers, to_html
+from rsp.shared.attribution import of_readers
 from rsp.shared.classes import find_classes
 from rsp.shared.config import ClassDef, load_config
 from rsp.shared.covers import Cover
@@ -322,7 +322,7 @@ def _page(
         sets = [stack.enter_context(open_reader(path)) for path in (labels, masks.path)]
         images = stack.enter_context(open_reader(masks.images)) if masks.images is not None else None
         pictures = Pictures(sets[0], sets[1], images, tally.classes)
-        owners = to_html(of_readers([*sets, *([images] if images else [])]))
+        attribution = of_readers([*sets, *([images] if images else [])])
         for row in worst:
             try:
                 figures.append(pictures.figure(row))
@@ -333,5 +333,5 @@ def _page(
         raise TileSetError(f"none of the {len(worst)} worst tiles can be shown; {reasons[0]}")
     return page(
         tally, summary, about=about, boundary=pixels, reliability=bins, figures=figures,
-        pictured=f"From left to right: {pictures.shown}.{unseen}", owners=owners,
+        pictured=f"From left to right: {pictures.shown}.{unseen}", attribution=attribution,
     )  # fmt: skip

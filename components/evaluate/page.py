@@ -24,6 +24,7 @@ from rsp.shared.page import (
     histogram,
     number,
     numbers,
+    owners,
     paragraph,
     table,
 )
@@ -51,7 +52,7 @@ def page(
     reliability: Mapping[str, Sequence[Bin]],
     figures: Sequence[str],
     pictured: str,
-    owners: str = "",
+    attribution: str | None = None,
 ) -> str:
     """Return the page.
 
@@ -64,7 +65,7 @@ def page(
             probabilities.
         figures: Of the worst tiles, from `figure`, the worst first; as many are shown as there is room for.
         pictured: What they show, from left to right.
-        owners: Whose that is, as HTML.
+        attribution: Whose that is.
     """
     measures = summary.measures
     body = numbers({NAMES[name]: number(measures[name]) for name in ("iou", "miou", "f1", "mcc", "boundary_iou")})
@@ -87,7 +88,7 @@ def page(
         body += paragraph(f"{tally.without:,} more tiles hold no class but the background, labelled or predicted.")
     if figures:
         body += "<h2>The tiles of which most is wrong</h2>\n" + paragraph(pictured)
-        body += f"<p>{owners}</p>\n" if owners else ""
+        body += owners(attribution)
     for each in figures:
         if len(document(TITLE, body + each).encode()) > PAGE_BYTES:
             break

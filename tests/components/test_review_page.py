@@ -17,18 +17,12 @@ from rsp.components.review.tool import review
 from rsp.serving.front.folders import create_folders_app
 from rsp.serving.front.http import HttpServer
 from rsp.shared.tileset import open_reader, open_writer
-from tests.browser import Tab, chromium
+from tests.browser import Tab
 from tests.review import BLUE, MAPPED, PREDICTED, RED, TILES, make_changes, make_masks, make_tiles
 
 pytestmark = pytest.mark.browser
 
 PINK = (255, 20, 147)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture

@@ -164,9 +164,13 @@ def test_small_regions_and_holes_do_not_count():
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.6, 3.0, 20.0]))
-def test_the_quick_look_finds_what_is_small(seed, pixels):
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.6, 3.0, 20.0]), st.booleans())
+def test_the_quick_look_finds_what_is_small(seed, pixels, holes):
     grid, found = Grid(Z, SIZE), ragged(seed, 2 * SIZE) == ROAD
+    if not holes:
+        found = draw(NETWORKS["T"][0], 9, 2 * SIZE) == ROAD
+        found[20:24, 60:70], found[90:93, 30:33] = True, True
+        found[np.random.default_rng(seed).integers(5, 40, 6), np.arange(10, 70, 10)] = True
     least, corner = pixels * metre() ** 2, (X * SIZE, Y * SIZE)
     quick = without_small(found, least, SIZE // 2, corner, grid)
     with pytest.MonkeyPatch.context() as patch:

@@ -7,11 +7,12 @@ import json
 import pytest
 import shapely
 
-from examples.quality import COMMANDS, KINDS, count_found, main, overlap, plant, read_geometries, run
+from examples.quality import COMMANDS, KINDS, count_found, judge, main, overlap, plant, read_geometries, run
 from examples.town.generate import generate
 from rsp.components.review.suspects import Suspect
 from rsp.shared.errors import UsageError
 from tests.guides import commands, page
+from tests.review import make_changes
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +86,17 @@ def test_errors_are_found_by_number_or_by_place():
     assert count_found(planted, [suspect("moved", place, 3), suspect("gone", place, 4)]) == {
         **none, "moved": 1, "extra": 1, "missing": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("there", "decision"), [("predicted", "accept"), ("mapped", "reject")])
+def test_what_is_there_decides(tmp_path, monkeypatch, there, decision):
+    """Where what is predicted is there, all of it is right, whatever its status; where the map is, none."""
+    make_changes(tmp_path)
+    monkeypatch.setattr("examples.quality.WORST", 100)
+    places = [tmp_path / f"{name}.geojson" for name in ("changes", "mapped", there)]
+    judge(*places, tmp_path / "decisions.json")
+    decided = json.loads((tmp_path / "decisions.json").read_text("utf-8"))["decisions"]
+    assert len(decided) == 6 and set(decided.values()) == {decision}  # all but the one that matches
 
 
 def test_a_folder_that_holds_something_is_left_alone(tmp_path, capsys):

@@ -7,6 +7,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from rsp.serving.tokens import Tokens
 from rsp.shared.errors import UsageError
 from rsp.shared.images import decode, decode_mask, encode
 from rsp.shared.tiles import Tile
+from tests.browser import STRANGE, Tab, credited
 from tests.serving.test_sources import card, windows
 from tests.serving.upstream import Upstream
 from tests.tilesets import BLOCK, make_tileset, noise
@@ -57,8 +59,8 @@ def tiles(tmp_path_factory):
 
 
 @contextmanager
-def running(upstream: Upstream, tiles, models: Models | None = None, **options):
-    source = open_source(f"town={tiles}#attribution=Town")
+def running(upstream: Upstream, tiles, models: Models | None = None, attribution: str = "Town", **options):
+    source = open_source(f"town={tiles}#attribution={quote(attribution)}")
     app = create_app([source], models or Models(upstream.url, attempts=3), **{"width": 2, **options})
     server = HttpServer(app, "127.0.0.1", 0)
     server.start()
@@ -420,3 +422,13 @@ def test_an_endpoint_is_a_url():
         Models("ftp://x")
     with pytest.raises(UsageError):
         open_source("x")
+
+
+@pytest.mark.browser
+def test_whose_the_imagery_is_is_text_and_links_alone(upstream, tiles, browser):
+    with running(upstream, tiles, attribution=STRANGE) as client:
+        tab = Tab(browser.new_page())
+        page = tab.open(f"{client.url}/")
+        credited(page.locator(".leaflet-control-attribution"), "https://leafletjs.com")
+        page.close()
+    assert tab.errors == [] and tab.hosts == {"127.0.0.1"}

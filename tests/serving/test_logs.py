@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import sys
 
 import pytest
 
@@ -143,3 +144,15 @@ def test_settings_come_from_the_environment(stream, monkeypatch):
     monkeypatch.setenv("RSP_LOG_LEVEL", "loud")
     with pytest.raises(UsageError, match="RSP_LOG_LEVEL"):
         set_up(stream)
+
+
+def test_standard_error_may_be_another_one_later(stream, monkeypatch):
+    first = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", first)
+    set_up(form="json")
+    logging.getLogger("rsp").warning("one")
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert [line["message"] for line in lines(first)] == ["one"]
+    first.close()
+    logging.getLogger("rsp").warning("two")
+    assert [line["message"] for line in lines(stream)] == ["two"]
