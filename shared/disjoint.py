@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Container
 
+import numpy as np
+import numpy.typing as npt
+
+Integers = npt.NDArray[np.int64]
+
 
 class DisjointSets:
     """Numbers in groups; each is a group of its own until it is joined with another."""
@@ -34,3 +39,11 @@ class DisjointSets:
     def keep(self, roots: Container[int]) -> None:
         """Forget all groups but those with these least numbers."""
         self._parent = {number: root for number in self._parent if (root := self.root(number)) in roots}
+
+
+def connected(label: Integers, one: Integers, other: Integers) -> Integers:
+    """Return labels that are the same for all that pairs of places connect, given those that are."""
+    groups = DisjointSets()
+    for first, second in zip(label[one].tolist(), label[other].tolist(), strict=True):
+        groups.join(first, second)
+    return np.array([groups.root(each) for each in label.tolist()], np.int64)

@@ -30,6 +30,8 @@ class Features(NamedTuple):
         sums: What the probabilities of its pixels sum to (255 is 1), and how many pixels that are; zeros where
             nobody asked. Shape (N, 2). Whole numbers: the mean is the same however a feature is cut.
         zoom: Zoom of the tiles.
+        outlines: As traced, in pixels of the grid, of those that may meet others (see `rsp.shared.apart`), else
+            None; None as a whole where that is so of all.
     """
 
     polygons: Objects
@@ -38,6 +40,7 @@ class Features(NamedTuple):
     tiles: Integers
     sums: Integers
     zoom: int
+    outlines: Objects | None = None
 
     @classmethod
     def sorted(cls, some: Iterable[Features], zoom: int) -> Features:
@@ -53,14 +56,24 @@ class Features(NamedTuple):
             np.concatenate([one.polygons for one in several]), np.concatenate([one.areas for one in several]),
             np.concatenate([one.starts for one in several]), np.concatenate([one.tiles for one in several]),
             np.concatenate([one.sums for one in several]), several[0].zoom,
+            np.concatenate([one._outlines() for one in several])
+            if any(one.outlines is not None for one in several)
+            else None,
         )  # fmt: skip
 
     def take(self, chosen: Flags | Integers) -> Features:
         """Return some of them."""
         return Features(
             self.polygons[chosen], self.areas[chosen], self.starts[chosen], self.tiles[chosen], self.sums[chosen],
-            self.zoom,
+            self.zoom, None if self.outlines is None else self.outlines[chosen],
         )  # fmt: skip
+
+    def held(self) -> Flags:
+        """Tell which may meet others: those that have outlines."""
+        return np.array([outline is not None for outline in self._outlines()], bool)
+
+    def _outlines(self) -> Objects:
+        return np.full(len(self.polygons), None, object) if self.outlines is None else self.outlines
 
     def properties(self, title: str, model: str | None = None) -> list[dict[str, Any]]:
         """Return the properties that they have as GeoJSON.

@@ -62,6 +62,8 @@ class Shaping(NamedTuple):
         shared: Whether they are simplified before, tile by tile and with all that they border on (see
             `rsp.shared.borders`), and stay as they are.
         lines: Whether features are the centre lines of regions (see `rsp.shared.centrelines`), not their outlines.
+        apart: Whether features keep their outlines, as they, or those of another class, are to be kept out of each
+            other (see `rsp.shared.apart`).
     """
 
     tolerance: float = 1.0
@@ -69,6 +71,7 @@ class Shaping(NamedTuple):
     regularize: bool = False
     shared: bool = False
     lines: bool = False
+    apart: bool = False
 
 
 def polygons_of(pixels: Flags, tile: Tile, size: int) -> Objects:
@@ -120,14 +123,16 @@ def finish(
     """
     joined, numbers = _joined(pieces, feature, stairs=not shaping.shared)
     placed, kept = _placed(joined, grid, shaping)
-    numbers = numbers[kept]
+    numbers, outlines = numbers[kept], joined[kept]
     placed = without_small_holes(placed, shaping.min_area)
     areas = ground_area(placed)
     large = areas >= shaping.min_area
     numbers = numbers[large]
     dropped = len(starts) - len(np.unique(numbers))
-    found = Features(placed[large], areas[large], starts[numbers], tiles[numbers], sums[numbers], grid.zoom)
-    return found, dropped
+    return Features(
+        placed[large], areas[large], starts[numbers], tiles[numbers], sums[numbers], grid.zoom,
+        outlines[large] if shaping.apart else None,
+    ), dropped  # fmt: skip
 
 
 def _joined(pieces: Objects, feature: Integers, *, stairs: bool) -> tuple[Objects, Integers]:
@@ -254,14 +259,14 @@ def _placed(polygons: Objects, grid: Grid, shaping: Shaping) -> tuple[Objects, I
         The polygons, and the place of the one that each was.
     """
     if shaping.shared:
-        found, of = _parts_of(_rounded(polygons, grid))
+        found, of = _parts_of(rounded(polygons, grid))
         return shapely.orient_polygons(found), of
     turned = from_a_corner(polygons)
     placed, rest = turned.copy(), np.arange(len(turned))
     forms: list[Callable[[Objects], Objects]] = [_regular] if shaping.regularize else []
     forms += [partial(_simple, allowed) for allowed in (shaping.tolerance, shaping.tolerance / 2, 0.0)]
     for form in forms:
-        placed[rest] = _rounded(form(turned[rest]), grid)
+        placed[rest] = rounded(form(turned[rest]), grid)
         rest = rest[~shapely.is_valid(placed[rest]) | shapely.is_empty(placed[rest])]
         if not len(rest):
             break
@@ -269,7 +274,7 @@ def _placed(polygons: Objects, grid: Grid, shaping: Shaping) -> tuple[Objects, I
     return shapely.orient_polygons(found), of
 
 
-def _rounded(polygons: Objects, grid: Grid) -> Objects:
+def rounded(polygons: Objects, grid: Grid) -> Objects:
     """Return polygons in degrees, with the decimals that are written."""
     found: Objects = shapely.transform(polygons, lambda pixels: np.round(grid.to_lonlat(pixels), DECIMALS))
     return found

@@ -34,6 +34,8 @@ LEAST_WALL = 3.0
 SPARE = 0.01
 # What is less like the outline is left as it was.
 LEAST_IOU = 0.9
+# So is what goes farther beyond the outline, in pixels.
+FARTHEST = 16.0
 
 TINY = np.finfo(float).tiny
 
@@ -66,7 +68,8 @@ def regularize(outlines: Objects) -> tuple[Objects, Flags]:
 
     Returns:
         The polygons, simplified by a pixel where they have no such form, and which of them have one: valid, with
-        an IoU of at least 0.9 with what is simplified. Its corners have any coordinates.
+        an IoU of at least 0.9 with what is simplified, and no farther than 16 pixels beyond the outline. Its
+        corners have any coordinates.
     """
     found = shapely.simplify(outlines, STAIRS, preserve_topology=True)
     areas = shapely.area(found)
@@ -92,6 +95,9 @@ def regularize(outlines: Objects) -> tuple[Objects, Flags]:
     chosen = np.argmax(overlap >= overlap.max(axis=0) - SPARE, axis=0)
     places = np.arange(len(found))
     right = overlap[chosen, places] >= LEAST_IOU
+    # Arcs of circles are less wide in their middle.
+    around = shapely.buffer(found[right], FARTHEST - STAIRS, quad_segs=2)
+    right[right] = shapely.covers(around, forms[chosen, places][right])
     found[right] = forms[chosen, places][right]
     return found, right
 

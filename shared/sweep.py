@@ -145,13 +145,14 @@ class Sweep:
     Of a block of a larger area, what reaches tiles of other blocks is not finished: `left` has its pieces.
 
     Attributes:
+        row: The last row that came in.
         dropped: How many features were too small.
         left: The pieces of features that go on in other blocks.
     """
 
     def __init__(self, grid: Grid, tiles: Container[tuple[int, int, int]], shaping: Shaping) -> None:
         self.grid, self.shaping = grid, shaping
-        self.dropped = 0
+        self.dropped = self.row = 0
         self.left: list[Member] = []
         self._tiles = tiles
         self._next = 0
@@ -166,8 +167,8 @@ class Sweep:
 
     def rows(self, found: Iterable[TilePolygons]) -> Iterator[tuple[int, Features]]:
         """Yield the features that are whole after each row of tiles, with the row; see `Features.orders`."""
-        for y, row in rows_of(found):
-            yield y, self._row(row)
+        for self.row, row in rows_of(found):
+            yield self.row, self._row(row)
 
     def waiting(self) -> Objects:
         """Return the pieces, in pixels of the grid, of features that go on in the row below."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import shapely
 
+from rsp.shared.apart import hold
 from rsp.shared.borders import simplified_together
 from rsp.shared.centrelines import MARGIN, lines_of, without_small
 from rsp.shared.classes import class_indices, find_classes
@@ -50,6 +51,7 @@ class Job:
         ring: Tiles of other blocks that lie beside these.
         denoise: What is narrower is removed, in pixels.
         grow: Gaps and holes that are narrower are filled, in pixels.
+        part: Whether all that may meet others is left to those who have all of the blocks.
         probabilities: The tile set of the probabilities of the classes; None where they are not wanted.
     """
 
@@ -62,6 +64,7 @@ class Job:
     ring: frozenset[tuple[int, int, int]] = frozenset()
     denoise: int = 0
     grow: int = 0
+    part: bool = False
     probabilities: Location | None = None
 
     def open(self) -> Tracer:
@@ -92,12 +95,16 @@ class Tracer:
         beyond = [edge for edge, other in around.items() if other not in self.reader]
         probabilities = self._probabilities(tile, mask)
         outlines = self._polygons(mask, tile, probabilities)
-        return [
+        found = [
             self._lines(mask, tile, value, shaping, probabilities)
             if shaping.lines
             else self._traced(*next(outlines), shaping, tile, around, beyond)
             for value, shaping in zip(job.values, job.shapings, strict=True)
         ]
+        if any(shaping.apart for shaping in job.shapings):
+            outlined = [each for each in found if isinstance(each, TilePolygons)]
+            hold(outlined, [shaping for shaping in job.shapings if not shaping.lines], job.grid)
+        return found
 
     def _probabilities(self, tile: Tile, mask: Mask) -> Array | None:
         """Return the probabilities of the pixels of a mask, shape (height, width, classes)."""
@@ -134,7 +141,8 @@ class Tracer:
         job, size = self.job, self.job.grid.size
         shared = reaching(polygons, tile, size, around)
         traced = TilePolygons(tile, cut=polygons[shared], sums=sums[shared])
-        traced.beyond = frozenset(np.flatnonzero(reaching(traced.cut, tile, size, beyond)).tolist())
+        away = np.full(len(traced.cut), shaping.apart and job.part) | reaching(traced.cut, tile, size, beyond)
+        traced.beyond = frozenset(np.flatnonzero(away).tolist())
         if not shared.all():
             whole = polygons[~shared]
             traced.whole, traced.dropped = finish_whole(whole, sums[~shared], tile, job.grid, shaping)
@@ -263,7 +271,8 @@ def trace(
     if both := [classes[value].title for value in centre if value in right]:
         raise UsageError(f"--lines {both[0]}: lines have no outlines that --regularize could change; choose")
     shapings = tuple(
-        Shaping(simplify, min_area, value in right, shared_borders, value in centre) for value in values
+        Shaping(simplify, min_area, value in right, shared_borders, value in centre, bool(right))
+        for value in values
     )
     with open_reader(masks, empty=seen is not None) as reader:
         tiles = sorted(reader.tiles(), key=lambda tile: (tile.y, tile.x))
@@ -277,7 +286,9 @@ def trace(
             f"neighbours have {grid.size}"
         )
     ring = frozenset(seen or ()).difference(tiles)
-    job = Job(masks, grid, values, len(classes), shapings, merge, ring, denoise, grow, probabilities)
+    job = Job(
+        masks, grid, values, len(classes), shapings, merge, ring, denoise, grow, seen is not None, probabilities
+    )
     return Trace(job, [classes[value].title for value in values], tiles, model)
 
 

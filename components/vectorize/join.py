@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from rsp.components.vectorize.apart import Apart
 from rsp.components.vectorize.parts import Below, Finished, Part, Piece
 from rsp.components.vectorize.tool import VectorizeResult, schema_of
 from rsp.shared.atomic import atomic_text
@@ -55,11 +56,13 @@ def join(parts: Sequence[Part], out: Location) -> VectorizeResult:
     title, model = headers[0].title, filled[0].header.model
     grid = Grid(headers[0].zoom, filled[0].header.size)
     sweep = Sweep(grid, Below(headers), parts[0].shaping)
+    apart = Apart([sweep]) if sweep.shaping.apart else None
 
     def joined() -> Iterator[Finished]:
         pieces = staggered([(part.header.first, part.pieces) for part in filled])
-        for row, features in sweep.rows(_tiles(pieces, grid.zoom)):
-            yield from Finished.of(row, features, title, model)
+        rows: Iterable[Sequence[Any]] = zip(sweep.features(_tiles(pieces, grid.zoom)))
+        for (features,) in rows if apart is None else apart.rows(rows):
+            yield from Finished.of(sweep.row, features, title, model)
 
     merged, total = 0, 0.0
     streams = [(part.header.first, part.features) for part in filled]
@@ -72,7 +75,8 @@ def join(parts: Sequence[Part], out: Location) -> VectorizeResult:
             total += feature.area
     return VectorizeResult(
         tiles=sum(header.masks for header in headers), features=writer.count, merged=merged,
-        dropped=sweep.dropped + sum(header.dropped for header in headers), area_m2=round(total, 2),
+        dropped=sweep.dropped + (apart.dropped if apart else 0) + sum(header.dropped for header in headers),
+        area_m2=round(total, 2),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import shapely
 from shapely.geometry.base import BaseGeometry
 
-from rsp.shared.disjoint import DisjointSets
+from rsp.shared.disjoint import connected
 from rsp.shared.featureset import Features
 from rsp.shared.featuretext import DECIMALS
 from rsp.shared.geometry import to_mercator
@@ -82,7 +82,7 @@ class Near:
         one, other = one + before, there[other]
         one, other = one[other < one], other[other < one]
         near = ground_distance(self._mercator[one], self._mercator[other]) <= self._metres
-        self._cluster = _connected(self._cluster, one[near], other[near])
+        self._cluster = connected(self._cluster, one[near], other[near])
 
     def _look(self, y: int) -> None:
         """Find out what the rows after a row, or features that go on there, may come near to."""
@@ -142,14 +142,6 @@ def ground_distance(one: Objects, other: Objects) -> Floats:
     steps = (ends[:, 1] - ends[:, 0]) / scale(ends[:, :, 1].mean(axis=1))
     distance: Floats = np.hypot(steps[:, 0], steps[:, 1])
     return distance
-
-
-def _connected(label: Integers, one: Integers, other: Integers) -> Integers:
-    """Return labels that are the same for all that pairs connect, given those that are."""
-    groups = DisjointSets()
-    for first, second in zip(label[one].tolist(), label[other].tolist(), strict=True):
-        groups.join(first, second)
-    return np.array([groups.root(each) for each in label.tolist()], np.int64)
 
 
 def together(polygons: Objects, mercator: Objects, metres: float) -> BaseGeometry:

@@ -29,12 +29,15 @@ from rsp.shared.filecache import nearby
 from rsp.shared.locations import Location, fetched
 from rsp.shared.polygons import Shaping
 from rsp.shared.report import Result, absent_cover, failed_cover, note_failures, read_list
-from rsp.shared.sweep import Member, Sweep
+from rsp.shared.sweep import Sweep
 from rsp.shared.tilekeys import Keys, among, key_of, keys_of
 from rsp.shared.tiles import Tile, read_cover
 from rsp.shared.tracing import trace
 
-FORMAT = 7
+FORMAT = 8
+
+# More than the polygons of a tile.
+AFTER = 1 << 32
 
 # Zip files cannot be older; the same part is the same bytes whenever it is written.
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -69,13 +72,28 @@ class Finished(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A polygon of a tile whose feature goes on in other blocks."""
+    """A polygon of a tile whose feature goes on in other blocks, or may meet others."""
 
     y: int
     x: int
     place: int
     polygon: Polygon
     sums: tuple[int, int]
+
+    @classmethod
+    def of(cls, features: Features) -> list[Piece]:
+        """Return the outlines of features that lie in one tile each, after what was cut."""
+        assert features.outlines is not None or not len(features.polygons)
+        listed = zip(
+            features.starts.tolist(),
+            () if features.outlines is None else features.outlines,
+            features.sums.tolist(),
+            strict=True,
+        )
+        return [
+            cls(y, x, AFTER + number, outline, (total, pixels))
+            for number, ((x, y), outline, (total, pixels)) in enumerate(listed)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,20 +199,24 @@ def vectorize_block(
     grid = traced.job.grid
     sweep = Sweep(grid, ours, traced.job.shapings[0])
     count, first = 0, None
+    held: list[Piece] = []
     with atomic_path(out) as path, zipfile.ZipFile(path, "w") as archive:
         with _member(archive, "features") as file:
             for row, features in sweep.rows(found[0] for found in traced.found(workers)):
-                for feature in Finished.of(row, features, traced.titles[0], traced.model):
+                held += Piece.of(features.take(features.held()))
+                finished = features.take(~features.held())
+                for feature in Finished.of(row, finished, traced.titles[0], traced.model):
                     file.write(_line(feature))
                     count += 1
                     first = row if first is None else first
-        left = sorted(sweep.left, key=lambda member: member.number)
+        cut = [Piece(one.tile.y, one.tile.x, one.place, one.polygon, one.sums) for one in sweep.left]
+        left = sorted([*cut, *held], key=lambda piece: piece[:3])
         with _member(archive, "pieces") as file:
-            for member in left:
-                file.write(_line(_encoded(member)))
+            for piece in left:
+                file.write(_line(_encoded(piece)))
         if left:
-            first = left[0].tile.y if first is None else min(first, left[0].tile.y)
-        under = {(x, y + 1, z) for x, y, z in (member.tile for member in left)} & ours
+            first = left[0].y if first is None else min(first, left[0].y)
+        under = {(piece.x, piece.y + 1, grid.zoom) for piece in left} & ours
         under |= {tile for tile in ours if (north := (tile.x, tile.y - 1, tile.z)) in around and north not in ours}
         header = Header(
             zoom=grid.zoom, size=grid.size, title=traced.titles[0], tolerance=float(simplify),
@@ -244,7 +266,7 @@ class Part:
     def shaping(self) -> Shaping:
         """What became of outlines."""
         ours = self.header
-        return Shaping(ours.tolerance, ours.min_area, ours.regularize, ours.shared)
+        return Shaping(ours.tolerance, ours.min_area, ours.regularize, ours.shared, apart=ours.regularize)
 
     def features(self) -> Iterator[Finished]:
         """Yield the finished features, by row and order."""
@@ -297,9 +319,9 @@ def _line(values: tuple[Any, ...]) -> bytes:
     return json.dumps(values, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
-def _encoded(member: Member) -> tuple[int, int, int, tuple[int, int], str]:
-    data = base64.b64encode(shapely.to_wkb(member.polygon)).decode()
-    return member.tile.y, member.tile.x, member.place, member.sums, data
+def _encoded(piece: Piece) -> tuple[int, int, int, tuple[int, int], str]:
+    data = base64.b64encode(shapely.to_wkb(piece.polygon)).decode()
+    return piece.y, piece.x, piece.place, piece.sums, data
 
 
 def _digest(tiles: frozenset[Tile]) -> str:

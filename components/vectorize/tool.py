@@ -90,7 +90,8 @@ def vectorize(
         min_area: Leave out what is smaller, in square metres, and fill holes that are.
         simplify: How far outlines may move, in pixels; 0 keeps every stair-step.
         regularize: Title of the class, or of several, whose outlines get right angles, as buildings have. What
-            would become another form (an IoU below 0.9) is simplified instead. See `rsp.shared.regular`.
+            would become another form (an IoU below 0.9) is simplified instead (see `rsp.shared.regular`), and none
+            overlaps any other feature (see `rsp.shared.apart`).
         lines: Title of the class, or of several, whose features are the centre lines of their regions, as of
             roads: each from a junction or an end to the next one, over the edges of tiles. They have `length_m`,
             on the ellipsoid, and `width_m`, the mean width of the region, in place of `area_m2`, and `probability`
@@ -119,6 +120,7 @@ def vectorize(
             `regularize`, or probabilities are those of another model.
         TileSetError: no mask can be read, or some have no probabilities.
     """
+    from rsp.components.vectorize.apart import Apart
     from rsp.components.vectorize.near import Near
     from rsp.shared.attribution import of_tiles
     from rsp.shared.features import feature_writer
@@ -162,6 +164,7 @@ def vectorize(
         Near(sweep, merge_distance, min_area) for sweep in sweeps if merge_distance and isinstance(sweep, Sweep)
     ]
     joining: Sequence[Near | Sweep | LineSweep] = nears or sweeps
+    apart = Apart(sweeps) if regularize else None
     merged, area, length = 0, 0.0, 0.0
     kinds = {shaping.lines for shaping in shapings}
     schema = schema_of(traced.model, kinds, probabilities=probabilities is not None)
@@ -169,8 +172,10 @@ def vectorize(
         # All sweeps go row by row over the same masks: no more than a row is held for those that come later.
         streams = tee(traced.found(workers), len(sweeps))
         found = (_of_class(place, stream) for place, stream in enumerate(streams))
-        rows = [each.features(one) for each, one in zip(joining, found, strict=True)]
-        for row in zip(*rows, strict=True):
+        rows: Iterable[Sequence[Any]] = zip(
+            *(each.features(one) for each, one in zip(joining, found, strict=True)), strict=True
+        )
+        for row in rows if apart is None else apart.rows(rows):
             for title, features in zip(traced.titles, row, strict=True):
                 writer.write_batch(features[0], features.properties(title, traced.model))
                 merged += int((features.tiles > 1).sum())
@@ -182,7 +187,7 @@ def vectorize(
     return VectorizeResult(
         tiles=len(traced.tiles) - len(traced.failed), features=writer.count, merged=merged,
         joined=sum(near.joined for near in nears),
-        dropped=sum(sweep.dropped for sweep in sweeps) + sum(near.dropped for near in nears),
+        dropped=sum(each.dropped for each in (*sweeps, *nears, *([apart] if apart else []))),
         area_m2=round(area, 2), length_m=round(length, 2), failed=traced.failed,
     )  # fmt: skip
 

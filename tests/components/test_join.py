@@ -259,7 +259,7 @@ def change(path, **fields):
 
 def test_a_damaged_part_is_named(tmp_path, two):
     change(two[0], format=1)
-    with pytest.raises(FeatureError, match=r"0\.part is a part of version 1, and this is for 7; make it again"):
+    with pytest.raises(FeatureError, match=r"0\.part is a part of version 1, and this is for 8; make it again"):
         Part(two[0])
     data = two[1].read_bytes()
     two[1].write_bytes(data[: len(data) // 2])
