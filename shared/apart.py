@@ -60,7 +60,7 @@ class Claims(NamedTuple):
         columns = zip(*several, strict=True)
         return cls(*(np.concatenate(column) for column in columns))
 
-    def take(self, chosen: Flags | Integers | slice) -> Claims:
+    def take(self, chosen: Flags | Integers) -> Claims:
         """Return some of them."""
         return Claims(self.forms[chosen], self.outlines[chosen], self.kinds[chosen])
 
@@ -97,7 +97,8 @@ class Ground:
             claims: The features.
             fresh: The place from which they are new: pairs of others are left out.
         """
-        one, other = shapely.STRtree(self._boxes(claims)).query(self._boxes(claims.take(slice(fresh, None))))
+        boxes = self._boxes(claims)
+        one, other = shapely.STRtree(boxes).query(boxes[fresh:])
         one += fresh
         chosen = other < one
         one, other = np.concatenate([one[chosen], other[chosen]]), np.concatenate([other[chosen], one[chosen]])
@@ -136,11 +137,9 @@ class Ground:
                     loose.append(claims.forms[each])
                 else:
                     loose.append(outlines[each])
-            form = claims.forms[place]
-            outside = shapely.difference(shapely.intersection(form, loose), mine)
-            form = _without(form, [*shapely.intersection(form, firm), *outside])
+            form = _without(claims.forms[place], [*firm, *shapely.difference(loose, mine)])
             if form is None or _iou(form, mine) < LEAST_IOU:
-                form = _without(mine, shapely.intersection(mine, firm))
+                form = _without(mine, firm)
             found[place] = form
         return found
 
@@ -172,7 +171,7 @@ def hold(found: Sequence[TilePolygons], shapings: Sequence[Shaping], grid: Grid)
     corner = np.array([tile.x, tile.y, -tile.x - 1, -tile.y - 1]) * grid.size
     bounds = shapely.bounds(claims.outlines).reshape(-1, 4) * (1, 1, -1, -1)
     held = (bounds - ground.reach < corner).any(axis=1)
-    held |= ground.near(claims.outlines, np.concatenate([one.cut for one in found]))
+    held[~held] = ground.near(claims.outlines[~held], np.concatenate([one.cut for one in found]))
     for some in ground.meeting(claims):
         held[some] = True
     for place, one in enumerate(found):
@@ -194,13 +193,13 @@ def _overlapping(one: Objects, other: Objects) -> Flags:
     return found
 
 
-def _without(form: BaseGeometry, pieces: Sequence[BaseGeometry] | Objects) -> BaseGeometry | None:
-    """Return the largest part of a polygon without some pieces of it; None where nothing is left."""
-    taken = [piece for piece in pieces if shapely.area(piece) > NOISE]
+def _without(form: BaseGeometry, others: Sequence[BaseGeometry]) -> BaseGeometry | None:
+    """Return the largest part of a polygon that is in none of some others; None where nothing is left."""
+    taken = [other for other in others if shapely.area(shapely.intersection(form, other)) > NOISE]
     if not taken:
         return form
-    # Rounding moves edges by less than the unit.
-    wide = shapely.union_all(shapely.buffer(taken, UNIT, join_style="mitre"))
+    # Rounding moves edges, of both, by less than the unit each.
+    wide = shapely.union_all(shapely.buffer(taken, 2 * UNIT, join_style="mitre"))
     left = shapely.difference(form, wide)
     parts = shapely.get_parts(shapely.set_precision(left, UNIT))
     parts = parts[shapely.area(parts) > NOISE]

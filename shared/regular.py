@@ -94,11 +94,13 @@ def regularize(outlines: Objects) -> tuple[Objects, Flags]:
         changed[:] = False
     chosen = np.argmax(overlap >= overlap.max(axis=0) - SPARE, axis=0)
     places = np.arange(len(found))
-    right = overlap[chosen, places] >= LEAST_IOU
-    # Arcs of circles are less wide in their middle.
-    around = shapely.buffer(found[right], FARTHEST - STAIRS, quad_segs=2)
-    right[right] = shapely.covers(around, forms[chosen, places][right])
-    found[right] = forms[chosen, places][right]
+    form, iou = forms[chosen, places], overlap[chosen, places]
+    right = iou >= LEAST_IOU
+    # What goes so far beyond is as wide as a wall at least, and most forms have less than that outside.
+    size = shapely.area(form)
+    some = np.flatnonzero(right & (size - (areas + size) * iou / (1 + iou) > LEAST_WALL * (FARTHEST - STAIRS)))
+    right[some] = shapely.covers(shapely.buffer(found[some], FARTHEST - STAIRS, quad_segs=2), form[some])
+    found[right] = form[right]
     return found, right
 
 
