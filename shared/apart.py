@@ -170,7 +170,7 @@ def hold(found: Sequence[TilePolygons], shapings: Sequence[Shaping], grid: Grid)
     claims = Claims.of([one.whole for one in found])
     corner = np.array([tile.x, tile.y, -tile.x - 1, -tile.y - 1]) * grid.size
     bounds = shapely.bounds(claims.outlines).reshape(-1, 4) * (1, 1, -1, -1)
-    held = (bounds - ground.reach < corner).any(axis=1)
+    held: Flags = np.any(bounds - ground.reach < corner, axis=1)
     held[~held] = ground.near(claims.outlines[~held], np.concatenate([one.cut for one in found]))
     for some in ground.meeting(claims):
         held[some] = True
@@ -188,7 +188,7 @@ def _order(outline: BaseGeometry, kind: int) -> tuple[float, bytes, int]:
 
 def _overlapping(one: Objects, other: Objects) -> Flags:
     """Tell which pairs have more in common than rounding makes."""
-    found = shapely.intersects(one, other)
+    found: Flags = np.asarray(shapely.intersects(one, other), bool)
     found[found] = shapely.area(shapely.intersection(one[found], other[found])) > NOISE
     return found
 

@@ -89,6 +89,17 @@ def test_a_wall_lies_where_most_of_its_pixels_end():
     assert shapely.bounds(found) == pytest.approx([west, south, east, north - 2 * 48**2 / (48**2 + 12**2)])
 
 
+@pytest.mark.parametrize(("cut", "expected"), [(18, True), (30, False)])
+def test_no_corner_lies_far_beyond_the_outline(cut, expected):
+    """A corner that is cut off comes back where it is no more than 16 pixels away, however large the building."""
+    _, outlines = drawn(
+        shapely.box(-15, -15, 75, 75) - shapely.Polygon([(75, 75), (75 - cut, 75), (75, 75 - cut)])
+    )
+    found, right = regularize(outlines)
+    assert right.all() == expected
+    assert shapely.covered_by(found, shapely.buffer(outlines, 16)).all()
+
+
 def test_nothing_and_less_than_a_wall():
     found, right = regularize(np.empty(0, object))
     assert len(found) == len(right) == 0
