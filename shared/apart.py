@@ -115,7 +115,10 @@ class Ground:
         return one[met], other[met]
 
     def divided(self, claims: Claims) -> Objects:
-        """Return what becomes of features, in degrees; None where nothing is left of one.
+        """Return what becomes of features, in degrees.
+
+        Where all of an outline is the ground of others, which are of classes that stay as they are or were grown,
+        it is left, so that the feature is not lost.
 
         Args:
             claims: They, and all that they meet.
@@ -139,7 +142,7 @@ class Ground:
                     loose.append(outlines[each])
             form = _without(claims.forms[place], [*firm, *shapely.difference(loose, mine)])
             if form is None or _iou(form, mine) < LEAST_IOU:
-                form = _without(mine, firm)
+                form = _without(mine, firm) or mine
             found[place] = form
         return found
 

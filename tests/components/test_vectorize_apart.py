@@ -85,7 +85,10 @@ def test_close_buildings_do_not_overlap(tmp_path_factory, config, seed, merge):
     (plain, _), (found, kinds) = read(folder / "plain.json"), read(folder / "one.json")
     roads = {polygon.wkt for polygon in found[kinds == "road"]}
     assert roads <= {polygon.wkt for polygon in plain}
-    assert not (kinds[overlaps(found)] == "building").any()
+    for one, other in overlaps(found).tolist():
+        if "building" in kinds[[one, other]]:  # one that is in the road as a whole is not lost
+            building, road = (found[place] for place in sorted((one, other), key=lambda place: kinds[place]))
+            assert kinds[one] != kinds[other] and not overlaps(np.array([building, building - road])).size
 
 
 def test_buildings_inside_of_a_tile_do_not_overlap(tmp_path, config):
@@ -146,4 +149,4 @@ def test_what_stays_as_it_is_is_taken_from_others_even_from_their_outlines():
     found = ground.divided(claims([(0, 0, 12, 10), (0, 0, 12, 10)], fixed, kinds=[0, 1]))
     assert bounds(found[0]) == (0, 0, 10, 10) and bounds(found[1]) == (10, 0, 30, 10)
     found = ground.divided(claims([(10, 0, 12, 10), (10, 0, 12, 10)], fixed, kinds=[0, 1]))
-    assert found[0] is None
+    assert bounds(found[0]) == (10, 0, 12, 10)  # else it would be lost
