@@ -68,21 +68,23 @@ def rows(folder: Path) -> Iterator[Row | Growth]:
             alike,
             runs=3,
         )
-    roads = write_roads(folder / "roads", 20, 12)
-    yield Row(
-        "vectorize: 240 tiles of 256 px, centre lines of roads",
-        [*traced(roads, ours), "--lines", "building"],
-        traced(roads, theirs),
-        "without",
-        2.5,
-        lined,
-        runs=3,
-    )
+    for size, columns, rows_of in ((512, 12, 10), (256, 20, 12)):
+        roads = write_roads(folder / f"roads{size}", columns, rows_of, size)
+        yield Row(
+            f"vectorize: {columns * rows_of} tiles of {size} px, centre lines of roads",
+            [*traced(roads, ours), "--lines", "building"],
+            traced(roads, theirs),
+            "without",
+            2.0,
+            lined,
+            runs=3,
+        )
     *_, few = write_tilesets(folder / "few", 40, 8, size=256)
     *_, many = write_tilesets(folder / "many", 40, 80, size=256)
     yield Growth("vectorize: 3,200 tiles of 256 px", traced(few, ours), traced(many, ours), tiles=2880)
     near = [[*traced(masks, ours), "--merge_distance", 1] for masks in (few, many)]
     yield Growth("vectorize: 3,200 tiles of 256 px, what is near merged", *near, tiles=2880)
+    options["centre lines"] = ["--lines", "building"]
     for what, given in options.items():
         both = [[*traced(masks, ours), *given] for masks in (few, many)]
         yield Growth(f"vectorize: 3,200 tiles of 256 px, {what}", *both, tiles=2880)
