@@ -59,7 +59,7 @@ rsp rasterize --config config.toml --geojson corrected.geojson --like images tra
 rsp rasterize --config config.toml --geojson corrected.geojson --like images validation.csv corrected/validation/labels
 rsp subset --dir images --filter training.csv corrected/training/images
 rsp subset --dir images --filter validation.csv corrected/validation/images
-rsp train --config config.toml --dataset corrected --epochs 5 --seed 0 second
+rsp train --config config.toml --dataset corrected --checkpoint first/last.safetensors --lr 0.002 --epochs 5 --seed 0 second
 rsp rasterize --config config.toml --geojson scene/buildings.geojson --like images heldout.csv heldout
 rsp evaluate --checkpoint first/last.safetensors --cover heldout.csv heldout images first.json
 rsp evaluate --checkpoint second/last.safetensors --cover heldout.csv heldout images second.json
@@ -81,7 +81,8 @@ def plant(truth: Path, cover: Path, out: Path, planted: Path, *, errors: int = 2
         truth: All buildings, GeoJSON in degrees.
         cover: The tiles in which errors are planted, a margin left out.
         out: The map, GeoJSON.
-        planted: What the errors are: `kind`, and the number in the map or the geometry that is missing there.
+        planted: What the errors are: `kind`, the `number` in the map where there is one, and the `geometry` that
+            the map lacks.
         errors: How many, a multiple of four.
         seed: Of their choice.
 
@@ -107,6 +108,11 @@ def plant(truth: Path, cover: Path, out: Path, planted: Path, *, errors: int = 2
     changed = dict(enumerate(buildings))
     for nth in chosen[0]:
         found.append({"kind": "missing", "geometry": shapely.geometry.mapping(changed.pop(int(nth)))})
+
+    def lacking(nth: int) -> dict[str, Any]:
+        """Return what of a building its place in the map no longer covers."""
+        return {"geometry": shapely.geometry.mapping(shapely.difference(buildings[nth], changed[nth]))}
+
     for nth in chosen[1]:
         angle, far = rng.uniform(0, 2 * math.pi), rng.uniform(5, 8)
         step = np.array([math.cos(angle), math.sin(angle)]) * far * metre
@@ -125,8 +131,8 @@ def plant(truth: Path, cover: Path, out: Path, planted: Path, *, errors: int = 2
         if inside.contains(made) and not len(everything.query(near, "intersects")):
             extra.append(made)
     numbers = {old: new for new, old in enumerate(changed)}
-    found += [{"kind": "moved", "number": numbers[int(nth)]} for nth in chosen[1]]
-    found += [{"kind": "misshapen", "number": numbers[int(nth)]} for nth in chosen[2]]
+    for kind, some in (("moved", chosen[1]), ("misshapen", chosen[2])):
+        found += [{"kind": kind, "number": numbers[nth], **lacking(nth)} for nth in some.tolist()]
     found += [{"kind": "extra", "number": len(changed) + nth} for nth in range(each_kind)]
     features = [
         {"type": "Feature", "properties": {}, "geometry": shapely.geometry.mapping(each)}
@@ -159,15 +165,17 @@ def judge(changes: Path, mapped: Path, truth: Path, out: Path) -> None:
         truth: What is there.
         out: The decisions, for `rsp review`.
     """
-    suspects, features = read_suspects(str(changes)), read_geometries(mapped)
-    tree = shapely.STRtree(read_geometries(truth))
+    suspects, features, true = read_suspects(str(changes)), read_geometries(mapped), read_geometries(truth)
+    tree = shapely.STRtree(true)
+    lacking = shapely.difference(true, shapely.union_all(features))
+    unmapped = shapely.STRtree(shapely.get_parts(lacking[shapely.area(lacking) > 0]))
     decisions: dict[int, Decision] = {}
     for each in suspects.worst(WORST):
         before = max((overlap(features[nth], tree) for nth in each.mapped), default=0.0)
         if each.status == GONE:
             right = before < 0.3
         elif each.status == MISSING:
-            right = overlap(each.geometry, tree) >= 0.5
+            right = overlap(each.geometry, unmapped) >= 0.5
         else:
             right = overlap(each.geometry, tree) > before
         decisions[each.number] = "accept" if right else "reject"
@@ -175,15 +183,13 @@ def judge(changes: Path, mapped: Path, truth: Path, out: Path) -> None:
 
 
 def count_found(planted: Sequence[dict[str, Any]], worst: Sequence[Suspect]) -> dict[str, int]:
-    """Return how many errors of each kind are among the worst objects."""
+    """Return how many errors of each kind the worst objects lead to: by their number, or by what the map lacks."""
     numbers = {number for each in worst for number in each.mapped}
     tree = shapely.STRtree([each.geometry for each in worst if each.status != GONE])
     found = dict.fromkeys(KINDS, 0)
     for error in planted:
-        if error["kind"] == "missing":
-            found["missing"] += overlap(shapely.geometry.shape(error["geometry"]), tree) > 0.3
-        else:
-            found[error["kind"]] += error["number"] in numbers
+        lacking = shapely.geometry.shape(error["geometry"]) if "geometry" in error else shapely.Polygon()
+        found[error["kind"]] += error.get("number") in numbers or overlap(lacking, tree) > 0.3
     return found
 
 

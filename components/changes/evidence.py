@@ -32,9 +32,9 @@ def eroded(layer: Layer) -> Objects:
     return np.asarray(shapely.buffer(layer.polygons, -OFF * layer.scale.mean(axis=1), join_style="mitre"))
 
 
-def left_over(layer: Layer, shrunk: Objects) -> Floats:
-    """Return which share of objects is left of them."""
-    return np.minimum(shapely.area(shrunk) / shapely.area(layer.polygons), 1.0)
+def left_over(layer: Layer) -> Floats:
+    """Return which share of objects is left of them without a metre of their outline."""
+    return np.minimum(shapely.area(eroded(layer)) / shapely.area(layer.polygons), 1.0)
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,7 @@ class Judged:
 def judge(
     mapped: Layer, predicted: Layer, groups: Groups, *, iou: float, max_offset: float,
     probabilities: tuple[Floats, Floats] | None,
-) -> tuple[Judged, Objects]:  # fmt: skip
+) -> Judged:  # fmt: skip
     """Say what became of each group.
 
     Args:
@@ -130,9 +130,6 @@ def judge(
         iou: From which IoU on a pair is matched.
         max_offset: How far, in metres, a pair may have moved.
         probabilities: The mean probability of each object of both; NaN where it is not known.
-
-    Returns:
-        What became of them, and what is left of each predicted object without a metre of its outline.
     """
     one, other = Side.of(mapped, groups.mapped, groups.count), Side.of(predicted, groups.predicted, groups.count)
     pairs = groups.pairs
@@ -144,8 +141,7 @@ def judge(
         np.minimum(some / shapely.area(layer.polygons), 1.0)
         for some, layer in zip(shared, (mapped, predicted), strict=True)
     )
-    shrunk = eroded(predicted)
-    evidence, support = left_over(predicted, shrunk), covered
+    evidence, support = left_over(predicted), covered
     if probabilities is not None:
         support = np.where(np.isnan(probabilities[0]), covered, probabilities[0])
         evidence = evidence * np.where(np.isnan(probabilities[1]), 1.0, probabilities[1])
@@ -171,12 +167,11 @@ def judge(
     cut = np.zeros(count, bool)
     for side in (one, other):
         cut[side.group[side.layer.cut]] = True
-    judged = Judged(
+    return Judged(
         mapped=one, predicted=other, status=status, iou=found, offset=away,
         support=one.mean(support), evidence=other.mean(evidence), novel=other.mean(1 - known),
         size=np.where(other.counts > 0, sums[1], sums[0]), cut=cut, inside=either(mapped.inside, predicted.inside),
     )  # fmt: skip
-    return judged, shrunk
 
 
 def _compared(one: Side, other: Side, groups: Groups, both: Flags) -> tuple[Floats, Floats]:
@@ -218,14 +213,13 @@ def _scores(true: int, mapped: int, predicted: int) -> dict[str, float | None]:
     }
 
 
-def boundary_iou(groups: Groups, mapped: Layer, predicted: Layer, shrunk: Objects, iou: float) -> float | None:
+def boundary_iou(groups: Groups, mapped: Layer, predicted: Layer, iou: float) -> float | None:
     """Return the mean IoU of the inner metre along the outlines of matched pairs; None where there is none.
 
     Args:
         groups: Which objects belong together.
         mapped: The objects of the map.
         predicted: Those that are predicted.
-        shrunk: What is left of these without that metre.
         iou: From which IoU on a pair is matched.
     """
     pairs = groups.pairs
@@ -233,18 +227,17 @@ def boundary_iou(groups: Groups, mapped: Layer, predicted: Layer, shrunk: Object
     own = own[:: max(1, -(-len(own) // BOUNDARIES))]
     if not len(own):
         return None
-    ours = mapped.take(pairs.mapped[own])
-    theirs, their_deep = predicted.polygons[pairs.predicted[own]], shrunk[pairs.predicted[own]]
-    our_deep = eroded(ours)
+    ours, theirs = mapped.take(pairs.mapped[own]), predicted.take(pairs.predicted[own])
+    our_deep, their_deep = eroded(ours), eroded(theirs)
     # The bands overlap in what the wholes share, without what either has deep inside.
     both = (
         pairs.shared[own]
-        - overlap(our_deep, theirs)
+        - overlap(our_deep, theirs.polygons)
         - overlap(ours.polygons, their_deep)
         + overlap(our_deep, their_deep)
     )
     bands = [
         shapely.area(whole) - shapely.area(deep)
-        for whole, deep in ((ours.polygons, our_deep), (theirs, their_deep))
+        for whole, deep in ((ours.polygons, our_deep), (theirs.polygons, their_deep))
     ]
     return float((both / (bands[0] + bands[1] - both)).mean())

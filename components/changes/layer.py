@@ -99,6 +99,12 @@ def layer_of(polygons: Objects, numbers: Integers, titles: Objects) -> Layer:
     )  # fmt: skip
 
 
+def concatenated(layers: Sequence[Layer]) -> Layer:
+    """Return the objects of several layers as one, those of each together."""
+    names = [field.name for field in fields(Layer)]
+    return Layer(**{name: np.concatenate([getattr(layer, name) for layer in layers]) for name in names})
+
+
 def _order(polygons: Objects, titles: Objects) -> Integers:
     """Return the order of objects: from north to south, whatever the order in which they come."""
     west, south, east, north = shapely.bounds(polygons).T

@@ -10,9 +10,9 @@ import numpy as np
 import shapely
 
 from rsp.components.changes.judging import Judged
-from rsp.components.changes.layer import Floats, Integers
+from rsp.components.changes.layer import Floats, Integers, Objects
 from rsp.shared.atomic import atomic_text
-from rsp.shared.features import feature_writer
+from rsp.shared.features import DECIMALS, feature_writer
 from rsp.shared.geometry import to_lonlat
 from rsp.shared.locations import Location
 from rsp.shared.mercator import AROUND, HALF
@@ -49,7 +49,16 @@ def write_objects(
         for start in range(0, len(order), BATCH):
             some = order[start : start + BATCH]
             picked = zip(*(map(column.__getitem__, some.tolist()) for column in columns.values()), strict=True)
-            writer.write_batch(to_lonlat(shapes[some]), [dict(zip(columns, row, strict=True)) for row in picked])
+            writer.write_batch(_placed(shapes[some]), [dict(zip(columns, row, strict=True)) for row in picked])
+
+
+def _placed(shapes: Objects) -> Objects:
+    """Return polygons in degrees, valid as they are written: rounded, a narrow one may cross itself."""
+    degrees = to_lonlat(shapes)
+    broken = ~shapely.is_valid(shapely.transform(degrees, lambda points: points.round(DECIMALS)))
+    whole = shapely.make_valid(degrees[broken], method="structure", keep_collapsed=False)
+    degrees[broken] = shapely.set_precision(whole, 10.0**-DECIMALS)
+    return degrees
 
 
 def _rounded(values: Floats, decimals: int) -> list[float | None]:

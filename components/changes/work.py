@@ -27,6 +27,7 @@ from rsp.components.changes.layer import (
 from rsp.components.changes.matching import groups_of
 from rsp.components.changes.outputs import by_status, write_metrics, write_objects, write_suspects
 from rsp.components.changes.ranking import scores, worst_first
+from rsp.components.changes.rest import with_rest
 from rsp.components.changes.tool import ChangesResult
 from rsp.shared.attribution import joined, of_tiles
 from rsp.shared.classes import class_indices, find_classes, ignored_classes
@@ -93,15 +94,14 @@ def run(given: Given, out: Location, suspects: Location | None, metrics: Locatio
         mapped, predicted = area.clip(mapped), area.clip(predicted)
         if before and not len(mapped):
             _nowhere(given, ours.layer, area)
-    means = None
-    if given.probabilities is not None:
-        means = _probabilities(given, classes, wanted, mapped, predicted, failed)
     groups = groups_of(
         mapped, predicted, classes_of(mapped, predicted), max_offset=given.max_offset, iou=given.iou
     )
-    judged, shrunk = judge(
-        mapped, predicted, groups, iou=given.iou, max_offset=given.max_offset, probabilities=means
-    )
+    looked_at, divided = with_rest(mapped, predicted, groups, area)
+    means = None
+    if given.probabilities is not None:
+        means = _probabilities(given, classes, wanted, mapped, looked_at, failed)
+    judged = judge(mapped, looked_at, divided, iou=given.iou, max_offset=given.max_offset, probabilities=means)
     found = scores(judged)
     order = worst_first(judged, found)
     measured = object_metrics(groups, mapped, predicted)
@@ -110,7 +110,7 @@ def run(given: Given, out: Location, suspects: Location | None, metrics: Locatio
     counted |= {name: measured[name] for name in ("precision", "recall", "f1", "f1_mean")}
     result = ChangesResult(
         tiles=0 if area is None else len(area.keys),
-        mapped=len(mapped), predicted=len(predicted), outside=before - len(mapped), objects=groups.count,
+        mapped=len(mapped), predicted=len(predicted), outside=before - len(mapped), objects=divided.count,
         **counted,
         skipped=dict(sorted((ours.skipped + theirs.skipped).items())), failed=failed,
     )  # fmt: skip
@@ -125,7 +125,7 @@ def run(given: Given, out: Location, suspects: Location | None, metrics: Locatio
     if suspects is not None and zoom is not None:
         result.suspects = write_suspects(suspects, judged, found, order, zoom, given.worst)
     if metrics is not None:
-        result.boundary_iou = boundary_iou(groups, mapped, predicted, shrunk, given.iou)
+        result.boundary_iou = boundary_iou(groups, mapped, predicted, given.iou)
         areas = {"mapped": mapped, "predicted": predicted}
         objects = {
             "mapped": len(mapped), "predicted": len(predicted), "outside": result.outside, **measured,

@@ -51,10 +51,22 @@ def rsp(*words: object, output: Path | None = None) -> float:
     return used.ru_utime + used.ru_stime
 
 
-def train(out: Path, seed: int, epochs: int) -> float:
-    """Train with a seed, or go on; return the CPU seconds of the runs that ended."""
+def train(out: Path, seed: int, epochs: int, *options: object, checkpoint: Path | None = None) -> float:
+    """Train with a seed, or go on; return the CPU seconds of the runs that ended.
+
+    Args:
+        out: Where `dataset` lies, and where what is trained goes.
+        seed: Of the training.
+        epochs: How many.
+        options: More of `rsp train`.
+        checkpoint: The weights to begin with.
+    """
     folder = out / f"seed{seed}"
-    words = ("--config", CONFIG, "--dataset", out / "dataset", "--epochs", epochs, "--seed", seed, "--resume")
+    begins = checkpoint is not None and not (folder / "state.pt").exists()
+    words = (
+        "--config", CONFIG, "--dataset", out / "dataset", "--epochs", epochs, "--seed", seed, *options,
+        *(("--checkpoint", checkpoint) if begins else ("--resume",)),
+    )  # fmt: skip
     used = out / f"seed{seed}.seconds"
     before = float(used.read_text()) if used.exists() else 0.0
     history = folder / "history.json"

@@ -13,7 +13,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.affinity import rotate, scale, translate
-from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box, mapping, shape
+from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box, mapping
 
 from rsp.components.changes.component import changes as changes_component
 from rsp.components.changes.judging import STATUSES
@@ -23,42 +23,14 @@ from rsp.components.changes.tool import changes
 from rsp.components.vectorize.tool import vectorize
 from rsp.shared.config import parse_tables
 from rsp.shared.errors import FeatureError, UsageError
-from rsp.shared.features import feature_writer
-from rsp.shared.ground import scale as ground_scale
 from rsp.shared.images import encode, encode_mask
 from rsp.shared.mercator import RADIUS
 from rsp.shared.polygons import ground_area
 from rsp.shared.tiles import Tile, read_cover
 from rsp.shared.tileset import open_writer
+from tests.ground import EAST, NORTH, X, Y, compare, read, square, to_degrees, to_map, write
 from tests.guides import commands, page
 from tests.tilesets import COLORS, CONFIG
-
-# A corner on the ground, in metres of EPSG:3857, and how many of them a metre is there.
-X, Y = 580_000.0, 5_920_000.0
-EAST, NORTH = ground_scale(np.array([Y]))[0]
-
-
-def to_map(geometry):
-    """Return a geometry in metres on the ground, from the corner on, in metres of EPSG:3857."""
-    return shapely.transform(geometry, lambda points: points * [EAST, NORTH] + [X, Y])
-
-
-def to_degrees(geometry):
-    def project(points):
-        return np.degrees(np.column_stack([points[:, 0] / RADIUS, np.arctan(np.sinh(points[:, 1] / RADIUS))]))
-
-    return shapely.transform(to_map(geometry), project)
-
-
-def write(path, polygons, properties=None):
-    with feature_writer(path) as writer:
-        for number, polygon in enumerate(polygons):
-            writer.write(to_degrees(polygon), properties[number] if properties else {})
-    return path
-
-
-def read(path):
-    return [(shape(each["geometry"]), each["properties"]) for each in json.loads(path.read_text())["features"]]
 
 
 @pytest.fixture
@@ -66,17 +38,10 @@ def compared(tmp_path):
     """Compare polygons in metres on the ground, and return the result and the properties of what is written."""
 
     def run(mapped, predicted, **options):
-        for name, polygons in (("mapped", mapped), ("predicted", predicted)):
-            write(tmp_path / f"{name}.geojson", polygons)
-        places = {name: tmp_path / f"{name}.geojson" for name in ("mapped", "predicted")}
-        result = changes(tmp_path / "out.geojson", **places, **options)
-        return result, [properties for _, properties in read(tmp_path / "out.geojson")]
+        result, found = compare(tmp_path, mapped, predicted, **options)
+        return result, [properties for _, properties in found]
 
     return run
-
-
-def square(x=0.0, y=0.0, side=10.0, height=None):
-    return box(x, y, x + side, y + (height or side))
 
 
 def test_what_became_of_each_at_the_command_line(tmp_path, rsp):
@@ -663,6 +628,20 @@ def test_a_house_that_ends_at_the_border_is_cut_by_it(tmp_path, config):
     write(tmp_path / "m.json", [pixels(20, 20, 60, 60)])
     changes(tmp_path / "out.json", mapped=tmp_path / "m.json", predicted=masks, config=config)
     assert [each["cut"] for _, each in read(tmp_path / "out.json") if each["predicted"]] == [False, True]
+
+
+def test_of_a_row_the_border_cuts_only_what_it_meets(tmp_path, config):
+    """Of five houses, the last of which ends at it, the third and the last are not mapped."""
+    masks = rastered(tmp_path / "masks", [((56, 20, 256, 60), 1)], columns=1)
+    houses = [pixels(west, 20, west + 40, 60) for west in (56, 96, 176)]
+    write(tmp_path / "m.json", houses)
+    changes(tmp_path / "out.json", mapped=tmp_path / "m.json", predicted=masks, config=config)
+    found = {each["mapped"]: [] for _, each in read(tmp_path / "out.json")}
+    for geometry, each in read(tmp_path / "out.json"):
+        found[each["mapped"]].append((round(float(shapely.bounds(geometry)[0]), 5), each["cut"]))
+    inner, edge = (round(to_degrees(pixels(west, 20, west + 40, 60)).bounds[0], 5) for west in (136, 216))
+    assert sorted(found[""]) == [(inner, False), (edge, True)]
+    assert [cut for _, cut in found["0,1,2"]] == [True]
 
 
 def test_support_and_evidence_are_probabilities_where_there_are(tmp_path, config):

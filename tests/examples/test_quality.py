@@ -50,6 +50,12 @@ def test_as_many_errors_of_each_kind_and_nothing_else_is_touched(scene, damaged)
             assert alike == 0
         else:
             assert alike < 0.95
+    for error in planted:
+        if error["kind"] in ("moved", "misshapen"):  # both together are what is there
+            lacking = shapely.geometry.shape(error["geometry"])
+            assert lacking.area > 0 and shapely.area(lacking & mapped[error["number"]]) < 1e-6 * lacking.area
+            whole = lacking | mapped[error["number"]]
+            assert overlap(whole, tree) > (0.999 if error["kind"] == "misshapen" else 0.3)
     missing = [shapely.geometry.shape(error["geometry"]) for error in planted if error["kind"] == "missing"]
     assert all(overlap(each, tree) > 0.999 for each in missing)
     assert max(overlap(each, shapely.STRtree(mapped)) for each in missing) < 0.1
@@ -76,7 +82,7 @@ def test_errors_are_found_by_number_or_by_place():
     place = shapely.box(0, 0, 1, 1)
     planted = [
         {"kind": "missing", "geometry": shapely.geometry.mapping(place)},
-        {"kind": "moved", "number": 3},
+        {"kind": "moved", "number": 3, "geometry": shapely.geometry.mapping(shapely.box(5, 0, 6, 1))},
         {"kind": "extra", "number": 4},
     ]
     none = dict.fromkeys(KINDS, 0)
@@ -86,6 +92,8 @@ def test_errors_are_found_by_number_or_by_place():
     assert count_found(planted, [suspect("moved", place, 3), suspect("gone", place, 4)]) == {
         **none, "moved": 1, "extra": 1, "missing": 1,
     }  # fmt: skip
+    assert count_found(planted, [suspect("missing_on_map", shapely.box(5, 0, 5.5, 1))]) == {**none, "moved": 1}
+    assert count_found(planted, [suspect("missing_on_map", shapely.box(5, 0, 5.2, 1))]) == none
 
 
 @pytest.mark.parametrize(("there", "decision"), [("predicted", "accept"), ("mapped", "reject")])
