@@ -94,7 +94,7 @@ def test_close_buildings_do_not_overlap(tmp_path_factory, config, seed, merge):
 def test_buildings_inside_of_a_tile_do_not_overlap(tmp_path, config):
     """Far from its edges, where no other tile has a say."""
     array = np.zeros((128, 128), np.uint8)
-    array[36:92, 36:92] = close(4)[20:76, 36:92]
+    array[36:92, 36:92] = close(22)[20:76, 36:92]
     masks = write_masks(tmp_path / "masks", array, 128)
     vectorize(masks, tmp_path / "out.json", kind="building", config=config, regularize="building", workers=1)
     found, _ = read(tmp_path / "out.json")
