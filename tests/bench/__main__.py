@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import tempfile
+import traceback
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,10 +38,14 @@ def main() -> int:
     for tool in args.tools or TOOLS:
         module = importlib.import_module(f"tests.bench.{tool}")
         with tempfile.TemporaryDirectory(prefix="rsp-bench-") as folder:
-            for row in module.rows(Path(folder)):
-                if args.only in row.what:
-                    lines.append(measured(row, args.waive))
-                    print(lines[-1], flush=True)
+            try:
+                for row in module.rows(Path(folder)):
+                    if args.only in row.what:
+                        lines.append(measured(row, args.waive))
+                        print(lines[-1], flush=True)
+            except Exception:  # noqa: BLE001 (the other tools are measured nevertheless)
+                traceback.print_exc()
+                lines.append(Line(f"{tool}: other rows", "", fault="they could not be measured"))
     if args.write:
         args.write.write_text(page(lines), "utf-8")
     for line in lines:

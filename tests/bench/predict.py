@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -46,8 +47,15 @@ RUN = 2000
 ROUNDS = 3
 # Java compiles what it has called 200 times.
 WARM_UP = 256
-# Fields of a card that the first landing does not know.
-LATER = ("version", "zoom", "validation", "value_type", "divisor")
+# Fields of a card, and of the tables in it, that the first landing knows.
+FIRST_CARD = (
+    "nn", "encoder", "num_filters", "channels", "classes", "tile_size", "overlap", "epoch", "epochs", "metrics",
+    "versions", "uuid",
+)  # fmt: skip
+FIRST_TABLES = {
+    "channels": ("name", "bands", "mean", "std"),
+    "classes": ("title", "color", "weight", "transparent"),
+}
 
 # Of the first landing: tiles in, milliseconds of CPU a tile and masks out.
 FIRST = """
@@ -170,13 +178,16 @@ def write_first(checkpoint: Path, out: Path) -> None:
     data = checkpoint.read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    card = json.loads(header["__metadata__"]["card"])
-    for table in (card, *card["channels"]):
-        for key in LATER:
-            table.pop(key, None)
+    card = _only(FIRST_CARD, json.loads(header["__metadata__"]["card"]))
+    for name, keys in FIRST_TABLES.items():
+        card[name] = [_only(keys, table) for table in card[name]]
     header["__metadata__"]["card"] = json.dumps(card)
     text = json.dumps(header).encode()
     out.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + length :])
+
+
+def _only(keys: Sequence[str], table: Mapping[str, object]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key in keys}
 
 
 def bench_process(folder: Path, checkpoint: Path, predictor: Predictor, tiles: Sequence[bytes]) -> Iterator[Line]:
