@@ -70,13 +70,10 @@ def frame(picture: bytes) -> Image.Image:
 
 def played(page: Path) -> list[bytes]:
     """Return what is seen after each key, as PNG."""
-    from playwright.sync_api import sync_playwright
-
-    from tests.browser import CHROMIUM, FLAGS
+    from tests.browser import chromium
 
     seen = []
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         tab = browser.new_page(viewport=VIEW, color_scheme="light")
         tab.goto(page.resolve().as_uri())
         tab.wait_for_selector("body[data-whole]")
@@ -84,7 +81,6 @@ def played(page: Path) -> list[bytes]:
         for key, _ in PLAY:
             press(tab, key)
             seen.append(tab.screenshot())
-        browser.close()
     return seen
 
 

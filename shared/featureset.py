@@ -61,16 +61,19 @@ class Features(NamedTuple):
             else None,
         )  # fmt: skip
 
-    def take(self, chosen: Flags | Integers) -> Features:
+    def take(self, chosen: Flags | Integers | slice) -> Features:
         """Return some of them."""
         return Features(
             self.polygons[chosen], self.areas[chosen], self.starts[chosen], self.tiles[chosen], self.sums[chosen],
             self.zoom, None if self.outlines is None else self.outlines[chosen],
         )  # fmt: skip
 
-    def held(self) -> Flags:
-        """Tell which may meet others: those that have outlines."""
-        return np.array([outline is not None for outline in self._outlines()], bool)
+    def divided(self) -> tuple[Features, Features]:
+        """Return those that may meet others, which have outlines, and those that are finished."""
+        if self.outlines is None:
+            return self.take(slice(0, 0)), self
+        held = np.array([outline is not None for outline in self.outlines], bool)
+        return self.take(held), self.take(~held)
 
     def _outlines(self) -> Objects:
         return np.full(len(self.polygons), None, object) if self.outlines is None else self.outlines

@@ -101,12 +101,12 @@ def write_pages(
         webmap: Where the map goes.
         side_by_side: Where the numbers and the worst tiles go.
     """
-    comparer = Comparer(job)
+    comparer, attribution = Comparer(job), of_tiles(*job.paths)
     try:
         with atomic_text(webmap) as file:
-            file.write(_map(comparer, scores, classes))
+            file.write(_map(comparer, scores, classes, attribution))
         with atomic_text(side_by_side) as file:
-            file.write(_report(comparer, scores, result))
+            file.write(_report(comparer, scores, result, attribution))
     finally:
         comparer.close()
 
@@ -122,7 +122,7 @@ def _pictures(comparer: Comparer, tile: Tile) -> list[Array]:
     return [shrink(picture, least) for picture in pictures]
 
 
-def _map(comparer: Comparer, scores: Scores, classes: Sequence[ClassDef]) -> str:
+def _map(comparer: Comparer, scores: Scores, classes: Sequence[ClassDef], attribution: str | None) -> str:
     worst = scores.worst(MAP_TILES)
     stacked: dict[Tile, Array] = {}
     unreadable: dict[Tile, str] = {}
@@ -145,8 +145,6 @@ def _map(comparer: Comparer, scores: Scores, classes: Sequence[ClassDef]) -> str
     if len(scores) > len(stacked):
         below = scores.picture()
         legend += scores.legend()
-
-    attribution = of_tiles(*comparer.job.paths)
 
     def page(found: dict[Tile, tuple[str, bytes]]) -> str:
         return embed_webmap(
@@ -179,7 +177,7 @@ def _fitting(pictures: dict[Tile, Array], room: int) -> dict[Tile, tuple[str, by
     return found
 
 
-def _report(comparer: Comparer, scores: Scores, result: CompareResult) -> str:
+def _report(comparer: Comparer, scores: Scores, result: CompareResult, attribution: str | None) -> str:
     """Return the page of the numbers and the worst tiles, as many as fit."""
     failed = f", {len(result.failed):,} more failed" if result.failed else ""
     if result.not_compared:
@@ -201,7 +199,7 @@ def _report(comparer: Comparer, scores: Scores, result: CompareResult) -> str:
     body += "<h2>The tiles of lowest quality of data</h2>\n" + paragraph(
         "Image, label (complementary colours) and mask. fg is the larger foreground share in percent."
     )
-    body += owners(of_tiles(*comparer.job.paths))
+    body += owners(attribution)
     for tile, notes in scores.worst(WORST_TILES).items():
         try:
             joined = side(

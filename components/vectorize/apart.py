@@ -46,12 +46,12 @@ class Apart:
     def rows(self, rows: Iterable[Sequence[Any]]) -> Iterator[list[Any]]:
         """Yield for each row the features, class by class, of which it is known what becomes of them."""
         for row in rows:
-            new = [row[place] for place in self._sweeps]
-            self._take([some.take(some.held()) for some in new])
+            new = [row[place].divided() for place in self._sweeps]
+            self._take([meeting for meeting, _ in new])
             self._look()
             done = list(row)
-            for place, some, closed in zip(self._sweeps, new, self._closed(), strict=True):
-                done[place] = Features.sorted([some.take(~some.held()), closed], some.zoom)
+            for place, (_, finished), closed in zip(self._sweeps, new, self._closed(), strict=True):
+                done[place] = Features.sorted([finished, closed], closed.zoom)
             yield done
 
     def _take(self, new: Sequence[Features]) -> None:

@@ -203,8 +203,8 @@ def vectorize_block(
     with atomic_path(out) as path, zipfile.ZipFile(path, "w") as archive:
         with _member(archive, "features") as file:
             for row, features in sweep.rows(found[0] for found in traced.found(workers)):
-                held += Piece.of(features.take(features.held()))
-                finished = features.take(~features.held())
+                meeting, finished = features.divided()
+                held += Piece.of(meeting)
                 for feature in Finished.of(row, finished, traced.titles[0], traced.model):
                     file.write(_line(feature))
                     count += 1

@@ -16,10 +16,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from examples.banepa.run import CONFIG, evaluate, prepare, rsp, train
-from examples.quality import WORST, count_found, judge, plant, write_json
-from rsp.components.review.suspects import read_suspects
+from examples.banepa.run import evaluate, label, prepare, rsp, train
+from examples.quality import judge, plant, summary, write_json
 
+# Of the data sets; the last of the rows that are trained on are those to look at, too.
+PARTS = ("training", "validation")
 # The rate at which the second training goes on from the first: half of what the configuration says.
 AGAIN = 0.0025
 
@@ -44,7 +45,8 @@ def run(data: Path, out: Path, seed: int, epochs: int, errors: int) -> dict[str,
     if not (out / "test.csv").exists():
         prepare(data, out, inner=True)
     plant(truth, cover, mapped, planted, errors=errors, seed=seed)
-    _label(out, data, mapped, "damaged")
+    for part in PARTS:
+        label(data / "images", mapped, out / f"{part}.csv", out / "damaged" / "dataset" / part)
     train(out / "damaged", seed, epochs)
     first = out / "damaged" / f"seed{seed}" / "last.safetensors"
     masks, probabilities = out / "masks.pmtiles", out / "probabilities.pmtiles"
@@ -56,29 +58,17 @@ def run(data: Path, out: Path, seed: int, epochs: int, errors: int) -> dict[str,
     judge(changes, mapped, truth, out / "decisions.json")
     rsp("review", "--changes", changes, "--mapped", mapped, "--decisions", out / "decisions.json",
         "--corrected", out / "corrected.geojson")  # fmt: skip
-    _label(out, data, out / "corrected.geojson", "corrected")
+    for part in PARTS:
+        label(
+            data / "images", out / "corrected.geojson", out / f"{part}.csv", out / "corrected" / "dataset" / part
+        )
     train(out / "corrected", seed, max(1, epochs // 2), "--lr", AGAIN, checkpoint=first)
     second = out / "corrected" / f"seed{seed}" / "last.safetensors"
-    suspects = read_suspects(str(changes))
-    worst = suspects.worst(WORST)
-    found = count_found(json.loads(planted.read_text("utf-8")), worst)
-    result = {
-        "seed": seed, "objects": len(suspects.objects), "looked_at": len(worst), "planted": errors,
-        "found": sum(found.values()), "found_by_kind": found,
-        "iou_before": evaluate(out, data, "before", [first]), "iou_after": evaluate(out, data, "after", [second]),
-    }  # fmt: skip
+    for name, model in (("first", first), ("second", second)):
+        evaluate(out, data, name, [model])
+    result = summary(out, seed)
     write_json(out / "result.json", result)
     return result
-
-
-def _label(out: Path, data: Path, mapped: Path, name: str) -> None:
-    """Make a data set with the labels of a map; the last of its rows are those to look at, too."""
-    for part in ("training", "validation"):
-        folder = out / name / "dataset" / part
-        rsp("rasterize", "--config", CONFIG, "--geojson", mapped, "--type", "building", "--no_web_ui",
-            "--tile_size", 512, out / f"{part}.csv", folder / "labels.pmtiles")  # fmt: skip
-        rsp("subset", "--dir", data / "images", "--cover", out / f"{part}.csv", folder / "images.pmtiles",
-            "--no_web_ui")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -91,19 +91,14 @@ def prepare(data: Path, out: Path, inner: bool) -> None:
     }
     for name, some in parts.items():
         write_cover(out / f"{name}.csv", some)
-        options = (
-            "--config",
-            CONFIG,
-            "--geojson",
-            data / "buildings.geojson",
-            "--type",
-            "building",
-            "--no_web_ui",
-        )
-        labels = out / "dataset" / name / "labels.pmtiles"
-        rsp("rasterize", *options, "--tile_size", 512, out / f"{name}.csv", labels)
-        target = out / "dataset" / name / "images.pmtiles"
-        rsp("subset", "--dir", images, "--cover", out / f"{name}.csv", target, "--no_web_ui")
+        label(images, data / "buildings.geojson", out / f"{name}.csv", out / "dataset" / name)
+
+
+def label(images: Path, mapped: Path, cover: Path, out: Path) -> None:
+    """Make a part of a data set: images of the tiles of a cover, and labels of a map."""
+    rsp("rasterize", "--config", CONFIG, "--geojson", mapped, "--type", "building", "--no_web_ui",
+        "--tile_size", 512, cover, out / "labels.pmtiles")  # fmt: skip
+    rsp("subset", "--dir", images, "--cover", cover, out / "images.pmtiles", "--no_web_ui")
 
 
 def evaluate(out: Path, data: Path, name: str, checkpoints: list[Path], *options: object) -> float:
