@@ -37,7 +37,6 @@ MODULES = [
     *(f"rsp.components.{tool}.tool" for tool in TOOLS),
     *("rsp.components.predict.answer", "rsp.shared.learning.models.unet", "rsp.shared.webmap", "rsp.shared.cli"),
     *("numpy", "orjson", "osmium", "PIL.Image", "pyogrio", "pyproj", "rasterio", "requests", "shapely", "torch"),
-    "transformers.models.resnet.modeling_resnet",
 ]
 
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT

@@ -56,7 +56,7 @@ def check_finite(logits: torch.Tensor, name: str) -> None:
 
 
 def _is_plugin(name: str) -> bool:
-    # Not at the top: an exported model needs no `transformers`, which takes a second to import.
+    # Not at the top: an exported model needs none of what builds networks.
     from rsp.shared.learning.models import is_plugin
 
     return is_plugin(name)

@@ -41,16 +41,16 @@ def test_what_exported_models_import(models):
     code = (
         "import sys; from pathlib import Path; import numpy as np\n"
         "from rsp.shared.learning.inference import load_predictor\n"
-        "for name in sys.argv[1:4]:\n"
+        "for name in sys.argv[1:5]:\n"
         "    load_predictor(Path(name), device='cpu').masks([np.zeros((64, 64, 3), np.uint8)])\n"
-        "    print(*(name for name in sys.argv[4:] if name in sys.modules))"
+        "    print(*(name for name in sys.argv[5:] if name in sys.modules))"
     )
     heavy = ["sympy", "transformers", "kornia", "torch._dynamo", "torch._inductor", "kfp", "onnxruntime"]
-    paths = [str(models[kind]) for kind in ("pt2", "jit", "onnx")]
+    paths = [str(models[kind]) for kind in ("checkpoint", "pt2", "jit", "onnx")]
     done = subprocess.run(
         [sys.executable, "-c", code, *paths, *heavy], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert done.stdout.splitlines() == ["", "", "onnxruntime"]
+    assert done.stdout.splitlines() == ["", "", "", "onnxruntime"]
 
 
 # --- what networks of ours do not have, and an export may ---------------------------------------------------

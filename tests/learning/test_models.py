@@ -14,7 +14,8 @@ from transformers import AutoBackbone, AutoConfig, AutoModelForSemanticSegmentat
 from rsp.shared.config import ModelConfig
 from rsp.shared.errors import ModelError, PluginError
 from rsp.shared.learning.models import build_model, plan_of
-from rsp.shared.learning.models.encoders import ENCODERS
+from rsp.shared.learning.models.encoders import ENCODERS, build_backbone, config_of, encoder_config
+from rsp.shared.learning.models.resnet import ResNet, is_ours
 from rsp.shared.learning.models.unet import ConvBlock, UNet
 
 
@@ -79,6 +80,50 @@ def test_training_takes_a_shorter_way_to_the_same():
     assert few < 0.8 * many
     for ours, expected in zip(short, plain, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("encoder", ["tiny", "resnet18", "resnet50"])
+def test_a_resnet_is_that_of_transformers(encoder):
+    """The same first weights by the same draws, the same answers and gradients; and plans go both ways."""
+    config = encoder_config(encoder)
+    config.num_channels = 5
+    torch.manual_seed(3)
+    expected, drawn = AutoBackbone.from_config(config), torch.get_rng_state()
+    torch.manual_seed(3)
+    ours, plan = build_backbone(encoder, 5, False, None)
+    assert type(ours) is ResNet and torch.equal(torch.get_rng_state(), drawn)
+    assert ours.training == expected.training
+    weights = expected.state_dict()
+    assert list(ours.state_dict()) == list(weights)
+    assert all(torch.equal(value, weights[name]) for name, value in ours.state_dict().items())
+    images = torch.rand(2, 5, 64, 96)
+    answers = [network(images).feature_maps for network in (ours, expected)]
+    for one, other in zip(*answers, strict=True):
+        assert torch.equal(one, other)
+    for answer in answers:
+        sum(feature.square().mean() for feature in answer).backward()
+    for one, other in zip(ours.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    # A checkpoint of an earlier release, and one of this release in an earlier one; bands may be others.
+    assert type(build_backbone(encoder, 3, False, config.to_dict())[0]) is ResNet
+    theirs = AutoBackbone.from_config(config_of(plan)).state_dict()
+    assert {name: value.shape for name, value in theirs.items()} == {
+        name: value.shape for name, value in weights.items()
+    }
+    assert config_of(plan).out_indices == config.out_indices
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model_type": "regnet"}, {"hidden_act": "gelu"}, {"downsample_in_bottleneck": True},
+        {"downsample_in_first_stage": True}, {"out_indices": [0, 1, 2, 3]}, {"depths": [1, 1, 1]},
+    ],
+)  # fmt: skip
+def test_resnets_of_another_form_are_left_to_transformers(other):
+    plan = build_backbone("tiny", 3, False, None)[1]
+    assert is_ours(plan) and not is_ours({**plan, **other})
+    assert not is_ours({}) and not is_ours({name: value for name, value in plan.items() if name != "model_type"})
 
 
 def test_seed_of_torch_decides_the_first_weights():

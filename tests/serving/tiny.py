@@ -49,8 +49,7 @@ def make_checkpoint(path: Path, seed: int = 0, **fields: object) -> Path:
 def make_model(path: Path, seed: int = 0, kind: str = "jit", **fields: object) -> Path:
     """Export the network of `make_checkpoint`.
 
-    For what starts servers: a worker loads it in a tenth of a second, and a checkpoint, which `transformers`
-    builds, in two and a half.
+    For what starts servers: a worker loads it in a tenth of a second.
     """
     checkpoint = make_checkpoint(path.with_suffix(".safetensors"), seed, **fields)
     write_model(path, kind, *load_checkpoint(checkpoint))

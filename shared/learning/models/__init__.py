@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -15,13 +16,43 @@ from rsp.shared import plugins
 from rsp.shared.config import ModelConfig
 from rsp.shared.errors import ModelError, PluginError, RspError
 from rsp.shared.learning.models.norms import with_group_norms
-from rsp.shared.learning.models.segmentation import FAMILIES, Segmentation
 from rsp.shared.learning.models.unet import UNet
 
 __all__ = ["BUILTIN", "build_model", "is_plugin", "plan_of"]
 
-BUILTIN: dict[str, Any] = {"unet": UNet.build, "albunet": UNet.build}
-BUILTIN.update(dict.fromkeys(FAMILIES, Segmentation.build))
+
+class _Builtin(Mapping[str, Any]):
+    """What builds the networks that are built in, by their names.
+
+    `transformers`, which takes seconds to import, is asked only for what may be a family of its own.
+    """
+
+    _ours: Mapping[str, Any] = {"unet": UNet.build, "albunet": UNet.build}
+
+    def __getitem__(self, name: str) -> Any:
+        if name in self._ours:
+            return self._ours[name]
+        if ":" in name:  # a plug-in
+            raise KeyError(name)
+        from rsp.shared.learning.models.segmentation import FAMILIES, Segmentation
+
+        if name not in FAMILIES:
+            raise KeyError(name)
+        return Segmentation.build
+
+    def __iter__(self) -> Iterator[str]:
+        from rsp.shared.learning.models.segmentation import FAMILIES
+
+        return iter((*self._ours, *FAMILIES))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __bool__(self) -> bool:
+        return True
+
+
+BUILTIN: Mapping[str, Any] = _Builtin()
 
 
 def build_model(

@@ -1,17 +1,22 @@
-"""Encoders of the U-Net: any backbone of `transformers`, by a short name, hub id or folder."""
+"""Encoders of the U-Net: any backbone of `transformers`, by a short name, hub id or folder.
+
+A ResNet is built without `transformers`, which takes seconds to import: hence the imports within functions.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoBackbone, AutoConfig, PretrainedConfig
-from transformers.utils import logging
 
 from rsp.shared.errors import ModelError
 from rsp.shared.learning.models.norms import check_pretrained
+from rsp.shared.learning.models.resnet import ResNet, is_ours
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 # Hub id of pretrained weights, type of the backbone, and its shape.
 Known = tuple[str | None, str, dict[str, Any]]
@@ -64,6 +69,8 @@ def encoder_config(encoder: str) -> PretrainedConfig:
     Raises:
         ModelError: none of them, or no backbone; says what there is.
     """
+    from transformers import AutoConfig
+
     if encoder in ENCODERS:
         _, kind, shape = ENCODERS[encoder]
         config = AutoConfig.for_model(kind, **shape)
@@ -97,9 +104,12 @@ def build_backbone(
     Returns:
         The backbone, and the plan that builds it again without hub or folder.
     """
-    config = encoder_config(encoder) if plan is None else config_of(plan)
-    config.num_channels = in_channels
-    backbone: nn.Module = AutoBackbone.from_config(config)  # type: ignore[no-untyped-call]
+    if plan is None and encoder in ENCODERS:
+        _, kind, shape = ENCODERS[encoder]
+        known: dict[str, Any] = {"model_type": kind, **shape}
+    else:
+        known = plan or {}
+    backbone, built = _resnet_of(known, in_channels) if is_ours(known) else _other(encoder, in_channels, plan)
     if pretrained:
         hub = ENCODERS[encoder][0] if encoder in ENCODERS else encoder
         if hub is None:
@@ -109,13 +119,37 @@ def build_backbone(
         if norm == "group":
             check_pretrained(backbone, f"the encoder {encoder!r}")
         # Not AutoBackbone.from_pretrained: that asks the hub whether it has such a repository, even for a folder.
-        source = fetch(type(backbone), hub, out_indices=list(config.out_indices))
+        source = fetch(_factory(backbone), hub, out_indices=list(built["out_indices"]))
         backbone.load_state_dict(fit_bands(source.state_dict(), backbone.state_dict(), hub))
-    return backbone, config.to_dict()
+    return backbone, built
+
+
+def _resnet_of(plan: dict[str, Any], in_channels: int) -> tuple[nn.Module, dict[str, Any]]:
+    made = ResNet(plan, in_channels)
+    return made, made.plan
+
+
+def _other(encoder: str, in_channels: int, plan: dict[str, Any] | None) -> tuple[nn.Module, dict[str, Any]]:
+    from transformers import AutoBackbone
+
+    config = encoder_config(encoder) if plan is None else config_of(plan)
+    config.num_channels = in_channels
+    return AutoBackbone.from_config(config), config.to_dict()  # type: ignore[no-untyped-call]
+
+
+def _factory(backbone: nn.Module) -> Any:
+    """Return the class of `transformers` that reads the pretrained weights of a backbone."""
+    if not isinstance(backbone, ResNet):
+        return type(backbone)
+    from transformers import ResNetBackbone
+
+    return ResNetBackbone
 
 
 def config_of(plan: dict[str, Any]) -> PretrainedConfig:
     """Return the configuration that a plan (`config.to_dict()`) stands for."""
+    from transformers import AutoConfig
+
     plan = dict(plan)
     try:
         return AutoConfig.for_model(str(plan.pop("model_type")), **plan)
@@ -125,6 +159,8 @@ def config_of(plan: dict[str, Any]) -> PretrainedConfig:
 
 def fetch(factory: Any, source: str, **options: Any) -> nn.Module:
     """Load pretrained weights from the hub or a folder: safetensors only, as a pickle could run code."""
+    from transformers.utils import logging
+
     log: Any = logging  # untyped
     verbosity = log.get_verbosity()
     log.set_verbosity_error()  # heads that are left out need no warning

@@ -27,7 +27,7 @@ def end_of(function: Callable[..., None], *arguments: Any) -> int | None:
     The processes are forks of one that has imported what a training needs, which takes longer than the training.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, "transformers.models.resnet.modeling_resnet"])
+    context.set_forkserver_preload([__name__, "torch._dynamo"])
     process = context.Process(target=function, args=arguments)
     process.start()
     process.join()
