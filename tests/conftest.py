@@ -8,6 +8,7 @@ import os
 import secrets
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -34,9 +35,10 @@ os.environ.pop("RSP_CONFIG", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put files with slow tests first: one that came last would leave the other processes with nothing to do."""
+    """Put files with slow tests first, then those of many: one that came last would leave others idle."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    count = Counter(item.path for item in items)
+    items.sort(key=lambda item: (item.path not in slow, item.path not in slow and -count[item.path]))
 
 
 @pytest.fixture(scope="session")
@@ -164,6 +166,14 @@ def run_component(tmp_path):
         return Step(found, output.get("parameterValues", {}))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def models(once) -> dict[str, Path]:
+    """A small network as a checkpoint and in all exported forms, made once for all; change nothing in it."""
+    from tests.networks import all_of, make_all
+
+    return all_of(once("models", make_all))
 
 
 @pytest.fixture(scope="session")

@@ -85,6 +85,12 @@ def make_all(folder: Path, card: ModelCard | None = None, seed: int = 0) -> dict
     return models
 
 
+def all_of(folder: Path) -> dict[str, Path]:
+    """Return what `make_all` wrote into a folder, by form."""
+    forms = {"checkpoint": folder / "model.safetensors"}
+    return forms | {kind: folder / f"model.{kind}" for kind in ("jit", "pt2", "onnx")}
+
+
 class Fickle(nn.Module):
     """A network that cannot be trusted: traced, it answers the opposite."""
 

@@ -9,13 +9,13 @@ from tests.shards import check, crossing, faulty, gaps, shards, square
 pytestmark = pytest.mark.slow
 
 # At a corner of four large quadkeys, so that there are blocks of many sizes.
-TILES = square(131072 - 27, 65536 - 22, 46, 44)
+TILES = square(131072 - 19, 65536 - 18, 32, 32)
 FEW = square(131072 - 6, 65536 - 4, 14, 10)
 # Bytes of a journal's part: about ten images.
 SEGMENT = 20_000
 KILLS = [
-    ("blocks", 20), ("download", 400), ("predict", 30), ("vectorize", 10), ("download", 400), ("predict", 30),
-    ("vectorize", 10), ("download", 400), ("join", 10), ("join", 10),
+    ("blocks", 20), ("download", 200), ("predict", 30), ("vectorize", 10), ("download", 200), ("predict", 30),
+    ("vectorize", 10), ("download", 200), ("join", 10), ("join", 10),
 ]  # fmt: skip
 
 KILLS_FEW = [("predict", 20), ("download", 60)]
@@ -27,10 +27,10 @@ def town(tmp_path_factory):
         yield found
 
 
-def test_two_thousand_tiles_killed_ten_times(town, tmp_path):
+def test_a_thousand_tiles_killed_ten_times(town, tmp_path):
     expected = town.whole(TILES, workers=1)
-    assert crossing(expected.features, TILES, 256, tmp_path) >= 10
-    runs = town.killed(TILES, 256, KILLS, segment=SEGMENT)
+    assert crossing(expected.features, TILES, 128, tmp_path) >= 10
+    runs = town.killed(TILES, 128, KILLS, segment=SEGMENT)
     check(runs, expected, len(KILLS))
     assert not town.journals()
     # What a killed download had stored was not fetched again.

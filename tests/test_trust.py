@@ -7,9 +7,11 @@ import json
 import pytest
 
 from rsp.shared.errors import ModelError
+from rsp.shared.learning.checkpoint import load_checkpoint
+from rsp.shared.learning.formats import write_model
 from rsp.shared.tileset import open_reader
 from tests.learning.test_crafted_models import first_line, script
-from tests.networks import make_all, make_card
+from tests.networks import make_card, make_checkpoint
 from tests.serving.test_handler import context
 from tests.tilesets import BLOCK, make_tileset, noise
 
@@ -19,8 +21,10 @@ MAPS_A_FILE = '_0 = torch.add_(x, torch.reshape(torch.from_file("marker", True, 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    made = make_all(folder, make_card(tile_size=32, overlap=0))
-    return {"own": made["jit"], "crafted": script(made["jit"], folder / "crafted.jit", first_line(MAPS_A_FILE))}
+    checkpoint = make_checkpoint(folder / "model.safetensors", make_card(tile_size=32, overlap=0))
+    own = folder / "model.jit"
+    write_model(own, "jit", *load_checkpoint(checkpoint))
+    return {"own": own, "crafted": script(own, folder / "crafted.jit", first_line(MAPS_A_FILE))}
 
 
 @pytest.fixture

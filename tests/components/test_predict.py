@@ -30,13 +30,8 @@ from rsp.shared.learning.resize import resize_image
 from rsp.shared.learning.windows import TileImages, Windows, read_window
 from rsp.shared.tiles import Tile, read_cover, write_cover
 from rsp.shared.tileset import open_reader, open_writer
-from tests.networks import COLORS, ELEVATION, IMAGES, make_all, make_card, make_checkpoint
+from tests.networks import COLORS, ELEVATION, IMAGES, make_card, make_checkpoint
 from tests.tilesets import BLOCK, CONFIG, make_tileset, noise
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_all(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

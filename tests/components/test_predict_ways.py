@@ -21,15 +21,10 @@ from rsp.shared.learning.inference import load_predictor
 from rsp.shared.learning.windows import TileImages, read_window
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import open_reader
-from tests.networks import ELEVATION, IMAGES, make_all, make_card, make_checkpoint
+from tests.networks import ELEVATION, IMAGES, make_card, make_checkpoint
 from tests.tilesets import BLOCK, content, make_tileset, noise, squares
 
 CHOSEN = BLOCK[4]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_all(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

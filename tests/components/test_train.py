@@ -160,6 +160,9 @@ def test_help_is_quick_because_it_imports_little():
 # --- several processes ------------------------------------------------------------------------------------------
 
 
+EPOCHS = 6
+
+
 def under_torchrun(*arguments):
     """Run the command line in two processes on the CPU, over gloo."""
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -170,11 +173,19 @@ def under_torchrun(*arguments):
     return done.stdout
 
 
-def test_two_processes_train_and_one_writes(toy, tmp_path, config):
-    out = tmp_path / "out"
-    shown = under_torchrun("--config", config, "--dataset", toy, "--epochs", 3, "--bs", 3, out)
+@pytest.fixture(scope="module")
+def whole(toy, tmp_path_factory):
+    """A training of six epochs in two processes that nothing disturbs: its folder, and what it said."""
+    folder = tmp_path_factory.mktemp("whole")
+    config, out = make_config(folder / "config.toml", lr="0.005"), folder / "out"
+    flags = ["--epochs", EPOCHS, "--bs", 3, "--seed", 5]
+    return out, under_torchrun("--config", config, "--dataset", toy, *flags, out)
+
+
+def test_two_processes_train_and_one_writes(whole):
+    out, shown = whole
     assert "3 in a batch on each of 2 x cpu" in shown
-    assert shown.count("Epoch 1/3") == 1 and (out / "log").read_text().count("Epoch 1/3") == 1
+    assert shown.count("Epoch 1/6") == 1 and (out / "log").read_text().count("Epoch 1/6") == 1
     assert len(list(out.iterdir())) == 9 and not list(out.glob(".rsp-*"))
     rows = json.loads((out / "history.json").read_text())
     for row in rows:
@@ -262,10 +273,14 @@ def test_sigterm_ends_it_at_once_and_keeps_what_is_finished(toy, tmp_path, confi
         assert [row["epoch"] for row in again.history] == list(range(1, done + 2))
 
 
-def test_one_of_two_processes_is_killed_and_what_is_resumed_is_as_never_killed(toy, tmp_path, config, monkeypatch):
+def test_one_of_two_processes_is_killed_and_what_is_resumed_is_as_never_killed(
+    toy, whole, tmp_path, config, monkeypatch
+):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")
-    plan = Plan(load_config(config), toy, tmp_path / "out", epochs=6, seed=5)
+    given = load_config(config)
+    given = replace(given, model=replace(given.model, bs=3))
+    plan = Plan(given, toy, tmp_path / "out", epochs=EPOCHS, seed=5)
     command = [sys.executable, "-c", LAUNCHED, plan.to_json()]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
@@ -277,11 +292,10 @@ def test_one_of_two_processes_is_killed_and_what_is_resumed_is_as_never_killed(t
         assert "training in 2 processes ended with exit code" in running.stdout.read()
         assert running.wait() == 1
     assert not psutil.wait_procs(every, timeout=10)[1]
-    assert 1 <= read_state(plan.out).epoch < 6
+    assert 1 <= read_state(plan.out).epoch < EPOCHS
     launch(replace(plan, resume=True), "cpu", 2)
-    launch(replace(plan, out=tmp_path / "whole"), "cpu", 2)
     for name in ("last.safetensors", "best.safetensors"):
-        assert (plan.out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (plan.out / name).read_bytes() == (whole[0] / name).read_bytes()
 
 
 LAUNCHED = """

@@ -22,17 +22,12 @@ from rsp.shared.learning.windows import (
 )
 from rsp.shared.tiles import Tile, write_cover
 from rsp.shared.tileset import DirectoryReader, open_reader
-from tests.networks import IMAGES, make_all, make_card, make_checkpoint
+from tests.networks import IMAGES, make_card, make_checkpoint
 from tests.tilesets import BLOCK, content, make_tileset, noise
 
 # Two blocks of four, and the third row of `BLOCK`, which is not whole.
 FOURS = [Tile(100, 200, 15), Tile(102, 200, 15)]
 LEFT = [tile for tile in BLOCK if tile.y == 202]
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_all(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,8 @@ import torch
 from rsp.shared.errors import ModelError
 from rsp.shared.learning.formats.graph import Graph
 from rsp.shared.learning.formats.pt2 import clean_pt2, load_pt2, load_trusted_pt2
-from tests.networks import make_all
 
 ROOT = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_all(tmp_path_factory.mktemp("models"))
 
 
 def test_the_answers_are_those_of_torch(models):

@@ -53,11 +53,6 @@ def pictures(count: int, side: int, bands: int = 3, seed: int = 0) -> list[np.nd
     return images
 
 
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return make_all(tmp_path_factory.mktemp("models"))
-
-
 # --- normalisation ------------------------------------------------------------------------------------------
 
 
