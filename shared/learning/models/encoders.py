@@ -134,7 +134,7 @@ def _other(encoder: str, in_channels: int, plan: dict[str, Any] | None) -> tuple
 
     config = encoder_config(encoder) if plan is None else config_of(plan)
     config.num_channels = in_channels
-    return AutoBackbone.from_config(config), config.to_dict()  # type: ignore[no-untyped-call]
+    return AutoBackbone.from_config(config), config.to_dict()
 
 
 def _factory(backbone: nn.Module) -> Any:

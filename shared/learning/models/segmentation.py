@@ -63,7 +63,7 @@ class Segmentation(nn.Module):
         _set_bands(config, in_channels)
         if config.num_labels != num_classes or plan is None:
             config.num_labels = num_classes
-        network: nn.Module = AutoModelForSemanticSegmentation.from_config(config)  # type: ignore[no-untyped-call]
+        network: nn.Module = AutoModelForSemanticSegmentation.from_config(config)
         if model.pretrained:
             if source is None:
                 raise ModelError(
