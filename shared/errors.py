@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 
 class RspError(Exception):
     """Anything that a tool can explain. `rsp` prints it without a traceback and exits with `exit_code`.
@@ -96,3 +98,18 @@ class PartialError(RspError):
     """A tool that did what it could, and failed on some tiles (raised where exit code 3 cannot be used)."""
 
     exit_code = 3
+
+
+Error = TypeVar("Error", bound=RspError)
+
+
+def untraced(error: Error) -> Error:
+    """Return an error that can be kept, or raised again and again: one without traceback, cause and context.
+
+    A traceback holds the frames that it went through, and so the pictures that were worked on there. It grows each
+    time that the error is raised. One that is kept holds all of that for as long, and one that a function returns
+    often is in a cycle with its frame, which stays until the garbage is collected.
+    """
+    bare = type(error).__new__(type(error), *error.args)  # not `copy`, which calls constructors that may want more
+    vars(bare).update(vars(error))
+    return bare

@@ -37,17 +37,20 @@ class Kept(Generic[Value]):
             if found is None:
                 found = self._kept[key] = Future()
             self._kept.move_to_end(key)
-        if mine:
-            try:
-                found.set_result(make())
-            except BaseException as error:
-                # It says nothing of the value (a server is out of reach, say): whoever asks next tries again.
-                with self._lock:
-                    self._kept.pop(key, None)
-                found.set_exception(error)
-                raise
-            self._evict(found.result())
-        return found.result()
+        try:
+            if mine:
+                try:
+                    found.set_result(make())
+                except BaseException as error:
+                    # It says nothing of the value (a server is out of reach, say): whoever asks next tries again.
+                    with self._lock:
+                        self._kept.pop(key, None)
+                    found.set_exception(error)
+                    raise
+                self._evict(found.result())
+            return found.result()
+        finally:
+            del found  # it holds the error, whose traceback holds this frame
 
     def _evict(self, value: Value) -> None:
         """Count a value in, and let the oldest go."""

@@ -13,7 +13,7 @@ from rsp.components.evaluate.boundary import Width, boundary_counts
 from rsp.components.evaluate.calibration import Levels, brier, ece, levels_of
 from rsp.components.evaluate.scores import overall
 from rsp.shared.covers import ROWS, Cover
-from rsp.shared.errors import RspError, TileError
+from rsp.shared.errors import RspError, TileError, untraced
 from rsp.shared.images import Mask, decode, decode_mask
 from rsp.shared.jobs import Failure, run_job
 from rsp.shared.kept import Kept
@@ -136,7 +136,7 @@ class Evaluator:
     def _pair(self, tile: Tile) -> Pair:
         found = self._kept.get(tile, lambda: self._read(tile))
         if isinstance(found, RspError):
-            raise found
+            raise untraced(found)
         return found
 
     def _read(self, tile: Tile) -> Pair | RspError:
@@ -146,7 +146,7 @@ class Evaluator:
             check_mask(mask, label, self.job.classes)
             return Pair(label, mask)
         except RspError as error:
-            return type(error)(str(error))  # without its traceback, which would keep what it saw
+            return untraced(error)
 
     def _around(self, tile: Tile, distance: int) -> Pair:
         """Return a tile with a margin of its neighbours; what lies outside of the area is unknown."""

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from rsp.shared.errors import ServingError, TileError, UsageError
+from rsp.shared.errors import ServingError, TileError, UsageError, untraced
 from rsp.shared.images import decode, decode_mask, encode, encode_mask
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.ensemble import Answered
@@ -111,17 +111,20 @@ class Remote:
 
     def _answer(self, tile: Tile, read: ReadWindow, overlap: int, probabilities: bool) -> Encoded | TileError:
         try:
-            image = self.client.encode(read(tile))
-            mask = self._checked(self.client.predict(image, overlap=overlap), tile, read)
-            if not probabilities:
-                return Encoded(mask)
-            # Asked for by themselves: bytes that are equal do not tell which of two classes the mask has.
-            planes = self.client.probabilities(image, overlap=overlap)
-            if planes.shape != (len(self.card.classes), *(self.card.tile_size,) * 2):
-                raise TileError("the endpoint did not answer with the probabilities of this tile")
-            return Encoded(mask, encode_planes(resize_planes(planes, *read.shape(tile))))
+            return self._asked(tile, read, overlap, probabilities)
         except TileError as error:
-            return error
+            return untraced(error)
+
+    def _asked(self, tile: Tile, read: ReadWindow, overlap: int, probabilities: bool) -> Encoded:
+        image = self.client.encode(read(tile))
+        mask = self._checked(self.client.predict(image, overlap=overlap), tile, read)
+        if not probabilities:
+            return Encoded(mask)
+        # Asked for by themselves: bytes that are equal do not tell which of two classes the mask has.
+        planes = self.client.probabilities(image, overlap=overlap)
+        if planes.shape != (len(self.card.classes), *(self.card.tile_size,) * 2):
+            raise TileError("the endpoint did not answer with the probabilities of this tile")
+        return Encoded(mask, encode_planes(resize_planes(planes, *read.shape(tile))))
 
     def _checked(self, data: bytes, tile: Tile, read: ReadWindow) -> bytes:
         """Return an answer as a mask of the size of the tile; raise `TileError` where it is no mask of it."""
@@ -174,12 +177,9 @@ class Live(Remote):
                     f"and its border it {reason}; leave out --source, so that the pixels are sent"
                 )
 
-    def _answer(self, tile: Tile, read: ReadWindow, overlap: int, probabilities: bool) -> Encoded | TileError:
+    def _asked(self, tile: Tile, read: ReadWindow, overlap: int, probabilities: bool) -> Encoded:
         assert not probabilities  # the tool has refused them
-        try:
-            return Encoded(self._checked(self.client.live(self.source, tile, overlap=overlap), tile, read))
-        except TileError as error:
-            return error
+        return Encoded(self._checked(self.client.live(self.source, tile, overlap=overlap), tile, read))
 
 
 def encode_planes(planes: npt.NDArray[np.uint8]) -> bytes:

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from rsp.shared.errors import TileError, UsageError
+from rsp.shared.errors import TileError, UsageError, untraced
 from rsp.shared.images import Array
 from rsp.shared.learning.devices import devices_of
 from rsp.shared.learning.ensemble import Answered, Ensemble, Turns, join_cards, make_thresholds
@@ -187,7 +187,7 @@ def _windows(item: Tile | Block, read: ReadWindow) -> list[tuple[Block, Array | 
         return [(block, read(block.tile, block.span))]
     except TileError as error:
         if block.span == 1:
-            return [(block, error)]
+            return [(block, untraced(error))]
     return [found for tile in block.tiles() for found in _windows(tile, read)]
 
 
@@ -208,5 +208,5 @@ def _used(
                 scores = resize_planes(scores[part], *shape)
             done.append((tile, use(tile, Answered(mask, scores))))
         except TileError as error:
-            done.append((tile, error))
+            done.append((tile, untraced(error)))
     return done

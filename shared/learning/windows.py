@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from rsp.shared.config import Channel
-from rsp.shared.errors import ModelError, TileError, TileSetError
+from rsp.shared.errors import ModelError, TileError, TileSetError, untraced
 from rsp.shared.images import Array, Mask
 from rsp.shared.kept import Kept
 from rsp.shared.learning.normalise import check_type, pick_bands, stack_bands
@@ -147,7 +147,7 @@ class TileImages:
         key = tile if self._revision is None else (tile, self._revision(tile))
         loaded = self._kept.get(key, lambda: self._load(tile))
         if isinstance(loaded, TileError):
-            raise loaded
+            raise untraced(loaded)
         return loaded
 
     def _load(self, tile: Tile) -> Loaded | TileError:

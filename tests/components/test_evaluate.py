@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import weakref
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,9 +18,11 @@ from rsp.components.evaluate.boundary import Width
 from rsp.components.evaluate.calibration import brier, brier_of_class, levels_of
 from rsp.components.evaluate.component import evaluate as evaluate_component
 from rsp.components.evaluate.tool import EvaluateResult, evaluate
+from rsp.components.evaluate.work import Evaluator, Job
 from rsp.components.predict.tool import predict
 from rsp.shared.bootstrap import Gathering, draws
 from rsp.shared.config import ClassDef
+from rsp.shared.covers import Cover
 from rsp.shared.errors import ConfigError, CoverError, ModelError, RspError, TileError, TileSetError, UsageError
 from rsp.shared.images import Mask, encode, encode_mask
 from rsp.shared.learning.encoded import probability_bytes
@@ -27,7 +30,7 @@ from rsp.shared.learning.inference import load_predictor
 from rsp.shared.learning.windows import TileImages, read_window
 from rsp.shared.metrics import IGNORE, confusion
 from rsp.shared.page import PAGE_BYTES
-from rsp.shared.tiles import Tile, write_cover
+from rsp.shared.tiles import Tile, neighbours, write_cover
 from rsp.shared.tileset import classes_metadata, open_reader, open_writer
 from tests.browser import chromium
 from tests.networks import COLORS, IMAGES, make_blurred
@@ -182,6 +185,17 @@ def test_boundaries_go_on_across_the_borders_of_tiles(made, tmp_path, distance):
     for index, row in enumerate(found.classes):
         expected = boundary_iou(made.label, made.mask, known(made.label), index, distance)
         assert row["boundary_iou"] == pytest.approx(expected, rel=1e-12), row["title"]
+
+
+def test_a_tile_that_cannot_be_read_keeps_nothing(made, tmp_path, uncollected):
+    """Its error is kept, and raised anew for each neighbour: with its traceback it would keep what these saw."""
+    labels, corrupt = write(tmp_path / "labels", made.label), Tile(103, 202, ZOOM)
+    (labels / f"{ZOOM}/{corrupt.x}/{corrupt.y}.png").write_bytes(b"corrupt")
+    evaluator = Evaluator(Job(labels, made.masks, None, Cover.of(AREA), 3, (), Width(1, "px")))
+    beside = [tile for tile in neighbours(corrupt).values() if tile in AREA]
+    seen = [weakref.ref(evaluator._around(tile, 1).label) for tile in beside]
+    evaluator.close()
+    assert len(seen) > 4 and [each() for each in seen] == [None] * len(seen)
 
 
 def test_how_wide_a_boundary_is():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -17,7 +18,7 @@ import torch
 from kfp import dsl
 from PIL import Image
 
-from rsp.components.predict.answer import Model
+from rsp.components.predict.answer import Model, Remote, run
 from rsp.components.predict.component import predict as predict_component
 from rsp.components.predict.tool import predict
 from rsp.serving.answers import PROBABILITIES
@@ -25,6 +26,7 @@ from rsp.shared.config import Channel
 from rsp.shared.errors import ModelError, ServingError, TileError, UsageError
 from rsp.shared.images import decode_mask, encode
 from rsp.shared.learning.encoded import predict_arrays, predict_tiles
+from rsp.shared.learning.ensemble import Answered
 from rsp.shared.learning.inference import load_predictor
 from rsp.shared.learning.resize import resize_image
 from rsp.shared.learning.windows import TileImages, Windows, read_window
@@ -189,6 +191,31 @@ def test_a_corrupt_tile_fails_alone(models, tmp_path, rsp, form):
     assert read_cover(tmp_path / f"{form}.failed.csv") == [corrupt]
     predict(rest, tmp_path / "expected", checkpoint=models["checkpoint"])
     assert contents(tmp_path / form) == contents(tmp_path / "expected")
+
+
+@pytest.mark.parametrize(("workers", "window"), [(1, 1), (3, 1), (1, 2)])
+def test_tiles_that_fail_leave_nothing_to_collect(models, tmp_path, uncollected, workers, window):
+    """Memory does not depend on when garbage is collected: Python puts that off where much stays."""
+    tiles = make_tileset(tmp_path / "t", [Tile(x, y, 15) for x in range(100, 104) for y in range(200, 204)])
+    for x in (100, 103):
+        (tiles / "15" / str(x) / "202.png").write_bytes(b"rubbish")
+    model = Model([models["checkpoint"]], device="cpu", batch_size=None, workers=workers)
+    before = errors()
+    with open_reader(tiles) as reader, open_writer(tmp_path / "m", "png") as writer:
+        done, failed = run(model, {"images": reader}, sorted(reader.cover()), writer, 16, span=window)
+        assert (len(done), len(failed)) == (14, 2)
+        read = Windows(TileImages({"images": reader}, [IMAGES], 64), 16)
+        assert len(list(model.each([Tile(101, 201, 15)], read, 16, refuse))) == 1
+        del read
+    assert errors() == before
+
+
+def refuse(tile: Tile, found: Answered) -> bytes:
+    raise TileError("no use")
+
+
+def errors() -> int:
+    return sum(issubclass(type(each), TileError) for each in gc.get_objects())
 
 
 def test_not_one_tile(models, tmp_path, rsp):
@@ -438,6 +465,10 @@ def test_an_endpoint_and_bad_tiles(models, tmp_path, rsp, serve):
     assert "refused the tile: the model wants 3 bands" in ran.stderr
     with pytest.raises(UsageError, match="takes up to 16"):
         predict(tiles, tmp_path / "n", endpoint=url, tile_overlap=17)
+    with open_reader(tiles) as reader, Remote(url, 2) as remote:
+        read = Windows(TileImages({"images": reader}, [IMAGES], 64, raw=True), 16)
+        errors = [answer for _, answer in remote.answers(BLOCK, read, 16) if isinstance(answer, TileError)]
+    assert len(errors) == 2 and all(each.__traceback__ is None for each in errors)  # it would keep their pictures
 
 
 def test_no_endpoint(images, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -566,6 +567,16 @@ def test_each_tile_is_decoded_about_once(tmp_path):
         read_window(images, tile, 2)
     assert reader.reads <= 1.15 * len(tiles)
     assert len(images._kept) <= kept_tiles()
+
+
+def test_a_tile_that_is_not_there_keeps_no_window(tmp_path, uncollected):
+    """Its error is kept, and raised for each neighbour: with its traceback it would keep all their windows."""
+    tiles = [Tile(10, y, 10) for y in range(40)]
+    with open_reader(make_tileset(tmp_path / "t", tiles, draw=lambda tile: noise(tile, 8))) as reader:
+        images = TileImages({"images": reader}, [IMAGES])
+        windows = [weakref.ref(read_window(images, tile, 2)) for tile in tiles]
+        assert len(images._kept) > len(tiles)  # those beside them, too
+        assert [each() for each in windows] == [None] * len(tiles)
 
 
 def test_windows_read_by_many_threads_are_the_same(tmp_path):
