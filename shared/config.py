@@ -129,7 +129,7 @@ class ModelConfig:
         None,
         "weight",
         "Weight decay, of all weights but biases and those of norms; where none is given, what torch gives the "
-        "optimizer: 0.01 for AdamW, 0 for most others.",
+        "optimizer: 0.01 for AdamW and Muon, 0 for most others.",
     )
     da: str = key("color", "str", "Augmentation: a built-in name, `module:attribute`, or a plug-in.")
     dap: float = key(1.0, "fraction", "Probability that a tile or crop is augmented.", "data_augmentation")
@@ -146,14 +146,19 @@ class ModelConfig:
         "The first class is the background, which `iou` leaves out; false where every class counts. Where it is "
         "given, the list of classes is taken as it stands.",
     )
-    # `[train] optimizer` sets these.
-    optimizer: str = "AdamW"
+    # `[train] optimizer` sets these; "" is what is usual.
+    optimizer: str = ""
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def side(self) -> int:
         """Side of a tile in pixels: `ts`, or 512 as long as no tile is known."""
         return SIDE if self.ts == "auto" else self.ts
+
+    @property
+    def settled_optimizer(self) -> str:
+        """The optimizer: of what is pretrained `AdamW`, as is common practice, and `Muon` from scratch."""
+        return self.optimizer or ("AdamW" if self.pretrained else "Muon")
 
     @property
     def overlap(self) -> int:
@@ -212,8 +217,9 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("loss", "str", None, "As `model.loss`."),
         Key("metrics", "strs", None, "As `model.metrics`."),
         Key("da", "table", None, "`{name=..., p=...}`: as `model.da` and `model.dap`."),
-        Key("optimizer", "table", None, "`{name=\"AdamW\", lr=..., ...}`: an optimizer of `torch.optim` and its "
-            "arguments; `AdamW` where none is named."),
+        Key("optimizer", "table", None, "`{name=\"AdamW\", lr=..., ...}`: an optimizer of `torch.optim`, or our `Muon`, "
+            "which takes convolutions, and its arguments; where none is named, `Muon` from scratch and `AdamW` for "
+            "what is pretrained."),
         *keys_of(Recipe),
     ),
 }  # fmt: skip

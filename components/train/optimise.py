@@ -9,12 +9,13 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import torch
 from torch import nn
 
+from rsp.components.train.muon import Muon, layers_of
 from rsp.components.train.stages import check_stages, stages_of
 from rsp.shared.config import ModelConfig
 from rsp.shared.errors import ConfigError, ModelError
@@ -222,15 +223,15 @@ class Optimiser:
 def make_optimizer(model: nn.Module, config: ModelConfig, recipe: Recipe) -> torch.optim.Optimizer:
     """Return the optimizer of the configuration: any of `torch.optim` that takes steps from gradients alone.
 
-    LBFGS needs a closure, and SparseAdam gradients of another kind.
+    LBFGS needs a closure, and SparseAdam gradients of another kind. `Muon` is ours, which takes convolutions.
     """
     kinds: dict[str, Any] = {
         name: kind
         for name, kind in vars(torch.optim).items()
         if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
         if name not in ("Optimizer", "LBFGS", "SparseAdam")
-    }
-    name = config.optimizer
+    } | {"Muon": Muon}
+    name = config.settled_optimizer
     if name not in kinds:
         raise ConfigError(f"[train] optimizer.name: unknown {name!r}; expected one of {', '.join(sorted(kinds))}")
     if config.lr > HIGHEST:
@@ -245,7 +246,9 @@ def make_optimizer(model: nn.Module, config: ModelConfig, recipe: Recipe) -> tor
         # Half the time of the loop over weights, on a CPU, too; SGD is quicker without.
         options["fused"] = all(weight.is_floating_point() for weight in model.parameters())
     decay = options.get("weight_decay", known["weight_decay"].default if "weight_decay" in known else 0)
-    groups = parameter_groups(model, config, recipe, decays=bool(decay))
+    groups = parameter_groups(
+        model, config, recipe, decays=bool(decay), layers=layers_of(model) if name == "Muon" else frozenset()
+    )
     if not groups:
         raise ConfigError("[train] freeze: no weight is left to train")
     try:
@@ -256,9 +259,9 @@ def make_optimizer(model: nn.Module, config: ModelConfig, recipe: Recipe) -> tor
 
 
 def parameter_groups(
-    model: nn.Module, config: ModelConfig, recipe: Recipe, *, decays: bool
+    model: nn.Module, config: ModelConfig, recipe: Recipe, *, decays: bool, layers: Set[str] = frozenset()
 ) -> list[dict[str, Any]]:
-    """Return the weights that learn, in groups of one rate and one decay.
+    """Return the weights that learn, in groups of one rate, one decay and one kind of step.
 
     Weights of one dimension, biases and those of norms, do not decay: that would only bend what they shift and
     scale. Those of the encoder have `encoder_rate` times the rate in its last stage, and `layer_decay` times that
@@ -269,6 +272,7 @@ def parameter_groups(
         config: Of it `pretrained` is used, and `nn` in messages.
         recipe: Of it the two rates are used.
         decays: Whether there is any weight decay.
+        layers: The names of weights that are matrices to the optimizer.
 
     Raises:
         ConfigError: rates for an encoder that a network does not have.
@@ -279,7 +283,7 @@ def parameter_groups(
     rate = recipe.rate_of_encoder(config.pretrained)
     stages = stages_of(model)
     last = max(stages.values(), default=0)
-    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    groups: dict[tuple[float, bool, bool], dict[str, Any]] = {}
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
             continue
@@ -287,8 +291,11 @@ def parameter_groups(
         if name in stages:
             factor = rate * recipe.layer_decay ** (last - stages[name])
         plain = decays and weight.dim() < 2
-        group = groups.setdefault((factor, plain), {"params": [], "factor": factor})
+        layer = name in layers
+        group = groups.setdefault((factor, plain, layer), {"params": [], "factor": factor})
         group["params"].append(weight)
+        if layer:
+            group["matrices"] = True
         if plain:
             group["weight_decay"] = 0.0
     return list(groups.values())

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from rsp.components.train.muon import Muon
 from rsp.components.train.optimise import Average, Optimiser, learning_rate, make_optimizer
 from rsp.components.train.stages import Frozen, stages_of
 from rsp.shared.config import ModelConfig
@@ -19,6 +20,7 @@ from rsp.shared.learning.models import build_model
 from rsp.shared.recipe import Recipe
 
 ADAMW = ModelConfig(optimizer="AdamW", lr=0.01, decay=0.1)
+MUON = ModelConfig(optimizer="Muon", lr=0.01, decay=0.1)
 SGD = ModelConfig(optimizer="SGD", lr=0.5, optimizer_options={"momentum": 0.9})
 
 
@@ -195,7 +197,8 @@ def test_more_stages_than_there_are(unet):
 
 
 def test_optimizers_of_the_configuration():
-    assert type(make_optimizer(toy(), ModelConfig(), Recipe())) is torch.optim.AdamW
+    assert type(make_optimizer(toy(), ModelConfig(), Recipe())) is Muon
+    assert type(make_optimizer(toy(), ModelConfig(pretrained=True), Recipe())) is torch.optim.AdamW
     made = make_optimizer(toy(), replace(ADAMW, optimizer_options={"amsgrad": True}), Recipe())
     assert type(made) is torch.optim.AdamW
     assert made.defaults["weight_decay"] == 0.1 and made.defaults["amsgrad"] and made.defaults["lr"] == 0.01
@@ -210,7 +213,7 @@ def test_optimizers_of_the_configuration():
 # --- joined batches, clipping, what is not finite -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [SGD, ADAMW])
+@pytest.mark.parametrize("config", [SGD, ADAMW, MUON])
 def test_joined_batches_teach_what_a_larger_one_does(config):
     joined, whole = toy(), toy()
     several = Optimiser(joined, config, Recipe(accumulate=2, clip=0.1), batches=5, epochs=1)
@@ -313,7 +316,7 @@ def through_a_file(state):
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize("config", [SGD, ADAMW, replace(ADAMW, optimizer_options={"betas": [0.8, 0.9]})])
+@pytest.mark.parametrize("config", [SGD, ADAMW, MUON, replace(ADAMW, optimizer_options={"betas": [0.8, 0.9]})])
 def test_goes_on_as_if_it_had_never_stopped(config):
     recipe = Recipe(ema=0.99, accumulate=2, clip=0.5)
     batches = [tiles(seed, 2) for seed in range(3)]

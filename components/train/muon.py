@@ -1,0 +1,156 @@
+"""Muon: steps of even length in all directions of a layer (Jordan et al., 2024, kellerjordan.github.io/posts/muon).
+
+What a network has most of is learnt first by other optimizers: the momentum of a layer, seen as a matrix, has few
+large singular values and many small ones. Here each step has them all near one.
+
+`torch.optim.Muon` takes matrices alone, which those of convolutions are not, computes in bfloat16, which processors
+without it emulate, and leaves biases and norms to a second optimizer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.adamw import adamw
+
+# Coefficients of the iteration, as in the paper: they leave singular values between 0.7 and 1.2.
+ITERATION = (3.4445, -4.7750, 2.0315)
+ITERATIONS = 5
+
+# A matrix shorter than this is not made longer: its norm, a sum of squares, would no longer be exact.
+SHORTEST = 1e-12
+
+# The root mean square of what AdamW changes in a step of rate 1, so that one rate serves both (Liu et al., 2025,
+# arxiv.org/abs/2502.16982).
+LENGTH = 0.2
+
+
+class Muon(torch.optim.Optimizer):
+    """Steps with orthogonalised momentum for the weights of layers, and AdamW for all others.
+
+    Args:
+        params: Weights, or groups of them. Those of a group with `matrices = true` are orthogonalised: as (rows,
+            columns) where a convolution is (outputs, inputs, height, width).
+        lr: Learning rate.
+        weight_decay: Apart from the gradients, as AdamW's.
+        momentum: Of layers.
+        betas: Of AdamW.
+        eps: Of AdamW.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+    ) -> None:
+        first, second = betas
+        for name, value in (("momentum", momentum), ("betas[0]", first), ("betas[1]", second)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name}: expected 0 or more and less than 1, got {value}")
+        defaults = {
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "betas": (first, second),
+            "eps": eps,
+            "matrices": False,
+        }
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Take a step from the gradients.
+
+        Args:
+            closure: Not taken: a step is taken from the gradients that there are.
+        """
+        for group in self.param_groups:
+            learnt = [weight for weight in group["params"] if weight.grad is not None]
+            if group["matrices"]:
+                self._orthogonal(learnt, group)
+            elif learnt:
+                self._adam(learnt, group)
+
+    def _orthogonal(self, weights: list[torch.Tensor], group: dict[str, Any]) -> None:
+        alike: dict[torch.Size, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
+        for weight in weights:
+            state = self.state[weight]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(weight)
+            momentum = state["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
+            # Nesterov's: where the next step would be looked for.
+            matrix = torch.lerp(weight.grad, momentum, group["momentum"]).flatten(1)
+            alike[matrix.shape].append((weight, matrix))
+        for shape, found in alike.items():
+            steps = orthogonalised(torch.stack([matrix for _, matrix in found]))
+            length = group["lr"] * LENGTH * math.sqrt(max(shape))
+            for (weight, _), step in zip(found, steps, strict=True):
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.sub_(step.view(weight.shape), alpha=length)
+
+    def _adam(self, weights: list[torch.Tensor], group: dict[str, Any]) -> None:
+        states = [self.state[weight] for weight in weights]
+        for weight, state in zip(weights, states, strict=True):
+            if not state:
+                state["step"] = torch.zeros((), dtype=torch.float32)
+                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
+        adamw(
+            weights,
+            [weight.grad for weight in weights if weight.grad is not None],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            foreach=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+
+def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
+    """Return matrices with the same singular vectors and singular values near one, by Newton-Schulz iteration.
+
+    A polynomial of X Xᵀ, of which X is a factor: so it is iterated on the smaller square, which for a convolution
+    of 3x3 takes less than half as many multiplications as on X itself.
+
+    Args:
+        matrices: (N, rows, columns), floating point; those that are zero stay so, and next to zero stay short.
+    """
+    wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    wide = wide / wide.norm(dim=(1, 2), keepdim=True).clamp_min(SHORTEST)
+    square = wide @ wide.mT
+    identity = torch.eye(square.shape[1], dtype=square.dtype, device=square.device)
+    a, b, c = ITERATION
+    factor = identity.expand_as(square)
+    for _ in range(ITERATIONS):
+        polynomial = a * identity + b * square + c * (square @ square)
+        factor = polynomial @ factor
+        square = polynomial @ square @ polynomial
+    made = factor @ wide
+    return made if matrices.shape[1] <= matrices.shape[2] else made.mT
+
+
+def layers_of(model: nn.Module) -> set[str]:
+    """Return the names of weights that mix channels, and so are matrices: those of convolutions and linear layers.
+
+    A convolution by groups is one of many small matrices, and left to AdamW.
+    """
+    return {
+        f"{name}.weight" if name else "weight"
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and getattr(layer, "groups", 1) == 1
+    }
