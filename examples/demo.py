@@ -40,7 +40,7 @@ from rsp.shared.webmap import write_webmap
 
 # What the network must reach on the generated town; less means that something is broken.
 LEAST_IOU = 0.80
-EPOCHS = 5
+EPOCHS = 4
 # How many pixels a training on somebody's own tiles sees by itself: some five minutes on two processors.
 PIXELS = 600e6
 # Megabytes of tiles within the page to review.

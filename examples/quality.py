@@ -59,7 +59,7 @@ rsp rasterize --config config.toml --geojson corrected.geojson --like images tra
 rsp rasterize --config config.toml --geojson corrected.geojson --like images validation.csv corrected/validation/labels
 rsp subset --dir images --filter training.csv corrected/training/images
 rsp subset --dir images --filter validation.csv corrected/validation/images
-rsp train --config config.toml --dataset corrected --checkpoint first/last.safetensors --lr 0.002 --epochs 5 --seed 0 second
+rsp train --config config.toml --dataset corrected --checkpoint first/last.safetensors --lr 0.003 --epochs 5 --seed 0 second
 rsp rasterize --config config.toml --geojson scene/buildings.geojson --like images heldout.csv heldout
 rsp evaluate --checkpoint first/last.safetensors --cover heldout.csv heldout images first.json
 rsp evaluate --checkpoint second/last.safetensors --cover heldout.csv heldout images second.json

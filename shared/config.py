@@ -124,7 +124,7 @@ class ModelConfig:
         "`cross_entropy + 0.5 dice`.",
     )
     bs: int = key(8, "count", "Tiles or crops in a batch, on each device.", "batch_size")
-    lr: float = key(0.002, "positive", "Learning rate, at its highest.")
+    lr: float = key(0.005, "positive", "Learning rate, at its highest; 0.002 where the optimizer is not Muon.")
     decay: float | None = key(
         None,
         "weight",
@@ -146,19 +146,14 @@ class ModelConfig:
         "The first class is the background, which `iou` leaves out; false where every class counts. Where it is "
         "given, the list of classes is taken as it stands.",
     )
-    # `[train] optimizer` sets these; "" is what is usual.
-    optimizer: str = ""
+    # `[train] optimizer` sets these.
+    optimizer: str = "Muon"
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def side(self) -> int:
         """Side of a tile in pixels: `ts`, or 512 as long as no tile is known."""
         return SIDE if self.ts == "auto" else self.ts
-
-    @property
-    def settled_optimizer(self) -> str:
-        """The optimizer: of what is pretrained `AdamW`, as is common practice, and `Muon` from scratch."""
-        return self.optimizer or ("AdamW" if self.pretrained else "Muon")
 
     @property
     def overlap(self) -> int:
@@ -229,6 +224,9 @@ KEYS: dict[str, tuple[Key, ...]] = {
 EARLIER = {"nn", "encoder", "pretrained", "loss", "bs", "lr", "dap"}
 _EARLIER_MODEL = {"da": "flip", "ts": SIDE}
 _EARLIER_RECIPE = {"crop": 0, "passes": 1, "scale": (1.0, 1.0), "ema": 0.0, "encoder_rate": 1.0}
+
+# The learning rate where none is given, of all optimizers but Muon.
+RATE_OF_OTHERS = 0.002
 
 # What the tables within [train] hold; further keys of the optimizer are its arguments.
 _DA = (Key("name", "str", None), Key("p", "fraction", None))
@@ -442,8 +440,8 @@ def _class(values: dict[str, Any], where: str) -> ClassDef:
 def _model(data: Mapping[str, Any], train: Mapping[str, Any], where: str) -> ModelConfig:
     """Join [model] and the later [train], which has been read."""
     model = read_table(data.get("model", {}), KEYS["model"], f"{where}: [model]")
+    said = _said(data.get("model", {}))
     if _is_earlier(data):
-        said = _said(data["model"])
         model |= {name: value for name, value in _EARLIER_MODEL.items() if name not in said}
         model["optimizer"] = "Adam"
     for name in ("pretrained", "bs", "loss", "metrics"):
@@ -455,7 +453,11 @@ def _model(data: Mapping[str, Any], train: Mapping[str, Any], where: str) -> Mod
     given = {
         "da": augmentation["name"], "dap": augmentation["p"], "lr": found["lr"], "optimizer": found["name"]
     }  # fmt: skip
+    if model["pretrained"]:
+        model.setdefault("optimizer", "AdamW")  # what weights were pretrained with, and by common practice go on with
     model |= {name: value for name, value in given.items() if value is not None}
+    if model.get("optimizer", "Muon") != "Muon" and found["lr"] is None and "lr" not in said:
+        model["lr"] = RATE_OF_OTHERS
     model["optimizer_options"] = {key: value for key, value in optimizer.items() if key not in found}
     if model["norm"] not in NORMS:
         raise ConfigError(f"{where}: [model] norm: expected one of {', '.join(NORMS)}, got {model['norm']!r}")

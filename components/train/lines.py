@@ -27,7 +27,7 @@ def of_plan(plan: Plan, *, weights: int, tiles: tuple[int, int], crops: int | No
     )
     yield (
         f"  {tiles[0]} training and {tiles[1]} validation tiles of {model.side} px; {model.bs} in a batch on each "
-        f"of {where}; {model.settled_optimizer}, lr {model.lr:g}, loss {model.loss}, seed {plan.seed}"
+        f"of {where}; {model.optimizer}, lr {model.lr:g}, loss {model.loss}, seed {plan.seed}"
     )
     if crops is not None:
         yield f"  {crops} crops of {recipe.crop} px in an epoch"

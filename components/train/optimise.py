@@ -231,7 +231,7 @@ def make_optimizer(model: nn.Module, config: ModelConfig, recipe: Recipe) -> tor
         if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
         if name not in ("Optimizer", "LBFGS", "SparseAdam")
     } | {"Muon": Muon}
-    name = config.settled_optimizer
+    name = config.optimizer
     if name not in kinds:
         raise ConfigError(f"[train] optimizer.name: unknown {name!r}; expected one of {', '.join(sorted(kinds))}")
     if config.lr > HIGHEST:

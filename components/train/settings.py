@@ -46,7 +46,7 @@ def settings_of(
         "[[classes]] weight": [entry.weight for entry in config.classes],
         "[[classes]] ignore": [entry.title for entry in config.classes if entry.ignore],
         "background": model.background,
-        "optimizer": model.settled_optimizer,
+        "optimizer": model.optimizer,
         **{f"optimizer.{key}": value for key, value in model.optimizer_options.items()},
         "decay": model.decay,
         "da": model.da,

@@ -147,9 +147,26 @@ def test_defaults(tmp_path):
     assert (model.nn, model.encoder, model.pretrained, model.ts) == ("unet", "tiny", False, "auto")
     assert (model.side, model.overlap) == (512, 128)
     assert (model.loss, model.bs, model.da, model.dap) == ("cross_entropy + dice", 8, "color", 1)
-    assert (model.optimizer, model.lr, model.decay, model.optimizer_options) == ("AdamW", 0.002, None, {})
+    assert (model.optimizer, model.lr, model.decay, model.optimizer_options) == ("Muon", 0.005, None, {})
     assert (recipe.crop, recipe.scale, recipe.passes, recipe.encoder_rate) == ("auto",) * 4
     assert (recipe.ema, recipe.warmup, recipe.schedule) == (0.99, 0.1, "cosine")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[model]\npretrained = true", ("AdamW", 0.002)),
+        ("[train]\npretrained = true", ("AdamW", 0.002)),
+        ("[model]\npretrained = true\n[train]\npretrained = false", ("Muon", 0.005)),
+        ('[train]\noptimizer = {name = "SGD"}', ("SGD", 0.002)),
+        ("[train]\noptimizer = {lr = 0.3}", ("Muon", 0.3)),
+        ("[model]\npretrained = true\nlr = 0.3", ("AdamW", 0.3)),
+        ('[train]\npretrained = true\noptimizer = {name = "Muon"}', ("Muon", 0.005)),
+    ],
+)
+def test_the_usual_optimizer_and_its_rate(tmp_path, text, expected):
+    config = load(tmp_path, f"{CHANNEL}{classes('a', 'b')}{text}\n")
+    assert (config.model.optimizer, config.model.lr) == expected
 
 
 @pytest.mark.parametrize("text", [SEED, V04, V05], ids=["seed", "0.4", "0.5"])
@@ -172,6 +189,7 @@ def test_what_forms_of_the_seed_leave_out_is_as_it_was(tmp_path, text):
 def test_files_that_leave_more_out_take_the_defaults(tmp_path, change):
     config = load(tmp_path, V04.replace(*change))
     assert config.model.optimizer == "AdamW" and config.recipe.crop == "auto"
+    assert config.model.lr == (0.002 if "lr" in change[0] else 0.0001)
     assert config.model.loss == "lovasz" and config.model.bs == 4
 
 
@@ -359,4 +377,4 @@ def test_the_description_has_every_key():
         for key in keys:
             assert f"| `{key.name}` |" in text and key.text in text and key.holds in EXPECTED
             assert all(f"`{alias}`" in text for alias in key.aliases)
-    assert "| `0.002` |" in text and "None" not in text
+    assert "| `0.005` |" in text and "None" not in text

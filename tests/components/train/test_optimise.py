@@ -198,7 +198,6 @@ def test_more_stages_than_there_are(unet):
 
 def test_optimizers_of_the_configuration():
     assert type(make_optimizer(toy(), ModelConfig(), Recipe())) is Muon
-    assert type(make_optimizer(toy(), ModelConfig(pretrained=True), Recipe())) is torch.optim.AdamW
     made = make_optimizer(toy(), replace(ADAMW, optimizer_options={"amsgrad": True}), Recipe())
     assert type(made) is torch.optim.AdamW
     assert made.defaults["weight_decay"] == 0.1 and made.defaults["amsgrad"] and made.defaults["lr"] == 0.01
