@@ -212,7 +212,7 @@ def test_resumed_as_it_began_or_not_at_all(strong, whole, toy, tmp_path):
     for options, message in (
         (
             {"model": {"optimizer": "SGD", "optimizer_options": {"momentum": 0.9}}},
-            "optimizer was AdamW, is SGD",
+            "optimizer was Muon, is SGD",
         ),
         ({"model": {"loss": "miou"}}, "loss was lovasz_ce, is miou"),
         ({"seed": 1}, "--seed was 0, is 1"),
