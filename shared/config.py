@@ -212,9 +212,9 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key("loss", "str", None, "As `model.loss`."),
         Key("metrics", "strs", None, "As `model.metrics`."),
         Key("da", "table", None, "`{name=..., p=...}`: as `model.da` and `model.dap`."),
-        Key("optimizer", "table", None, "`{name=\"AdamW\", lr=..., ...}`: an optimizer of `torch.optim`, or our `Muon`, "
-            "which takes convolutions, and its arguments; where none is named, `Muon` from scratch and `AdamW` for "
-            "what is pretrained."),
+        Key("optimizer", "table", None, "`{name=\"AdamW\", lr=..., ...}`: an optimizer of `torch.optim`, or our "
+            "`Muon`, which takes convolutions, and its arguments; where none is named, `Muon` from scratch and "
+            "`AdamW` for what is pretrained."),
         *keys_of(Recipe),
     ),
 }  # fmt: skip
@@ -454,7 +454,7 @@ def _model(data: Mapping[str, Any], train: Mapping[str, Any], where: str) -> Mod
         "da": augmentation["name"], "dap": augmentation["p"], "lr": found["lr"], "optimizer": found["name"]
     }  # fmt: skip
     if model["pretrained"]:
-        model.setdefault("optimizer", "AdamW")  # what weights were pretrained with, and by common practice go on with
+        model.setdefault("optimizer", "AdamW")  # as they were pretrained, and by common practice
     model |= {name: value for name, value in given.items() if value is not None}
     if model.get("optimizer", "Muon") != "Muon" and found["lr"] is None and "lr" not in said:
         model["lr"] = RATE_OF_OTHERS

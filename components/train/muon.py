@@ -1,10 +1,10 @@
-"""Muon: steps of even length in all directions of a layer (Jordan et al., 2024, kellerjordan.github.io/posts/muon).
+"""Muon: steps of even length in all directions of a layer (Jordan, 2024, kellerjordan.github.io/posts/muon).
 
-What a network has most of is learnt first by other optimizers: the momentum of a layer, seen as a matrix, has few
-large singular values and many small ones. Here each step has them all near one.
+Seen as a matrix, the momentum of a layer has a few large singular values and many small ones, so that a network
+learns first what it is shown most. Here each step has them all near one.
 
-`torch.optim.Muon` takes matrices alone, which those of convolutions are not, computes in bfloat16, which processors
-without it emulate, and leaves biases and norms to a second optimizer.
+`torch.optim.Muon` takes matrices alone, no convolutions, computes in bfloat16, which not all processors have, and
+leaves biases and norms to a second optimizer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.optim.adamw import adamw
 
-# Coefficients of the iteration, as in the paper: they leave singular values between 0.7 and 1.2.
+# Coefficients of the iteration, as Jordan gives them: they take singular values to some 0.7 to 1.2.
 ITERATION = (3.4445, -4.7750, 2.0315)
 ITERATIONS = 5
 
@@ -74,21 +74,21 @@ class Muon(torch.optim.Optimizer):
             closure: Not taken: a step is taken from the gradients that there are.
         """
         for group in self.param_groups:
-            learnt = [weight for weight in group["params"] if weight.grad is not None]
+            learnt = [(weight, weight.grad) for weight in group["params"] if weight.grad is not None]
             if group["matrices"]:
                 self._orthogonal(learnt, group)
             elif learnt:
                 self._adam(learnt, group)
 
-    def _orthogonal(self, weights: list[torch.Tensor], group: dict[str, Any]) -> None:
+    def _orthogonal(self, weights: list[tuple[torch.Tensor, torch.Tensor]], group: dict[str, Any]) -> None:
         alike: dict[torch.Size, list[tuple[torch.Tensor, torch.Tensor]]] = defaultdict(list)
-        for weight in weights:
+        for weight, slope in weights:
             state = self.state[weight]
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(weight)
-            momentum = state["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
+            momentum = state["momentum_buffer"].lerp_(slope, 1 - group["momentum"])
             # Nesterov's: where the next step would be looked for.
-            matrix = torch.lerp(weight.grad, momentum, group["momentum"]).flatten(1)
+            matrix = torch.lerp(slope, momentum, group["momentum"]).flatten(1)
             alike[matrix.shape].append((weight, matrix))
         for shape, found in alike.items():
             steps = orthogonalised(torch.stack([matrix for _, matrix in found]))
@@ -97,15 +97,15 @@ class Muon(torch.optim.Optimizer):
                 weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.sub_(step.view(weight.shape), alpha=length)
 
-    def _adam(self, weights: list[torch.Tensor], group: dict[str, Any]) -> None:
-        states = [self.state[weight] for weight in weights]
-        for weight, state in zip(weights, states, strict=True):
+    def _adam(self, weights: list[tuple[torch.Tensor, torch.Tensor]], group: dict[str, Any]) -> None:
+        states = [self.state[weight] for weight, _ in weights]
+        for (weight, _), state in zip(weights, states, strict=True):
             if not state:
                 state["step"] = torch.zeros((), dtype=torch.float32)
                 state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(weight), torch.zeros_like(weight)
         adamw(
-            weights,
-            [weight.grad for weight in weights if weight.grad is not None],
+            [weight for weight, _ in weights],
+            [slope for _, slope in weights],
             [state["exp_avg"] for state in states],
             [state["exp_avg_sq"] for state in states],
             [],
@@ -140,7 +140,7 @@ def orthogonalised(matrices: torch.Tensor) -> torch.Tensor:
         polynomial = a * identity + b * square + c * (square @ square)
         factor = polynomial @ factor
         square = polynomial @ square @ polynomial
-    made = factor @ wide
+    made: torch.Tensor = factor @ wide
     return made if matrices.shape[1] <= matrices.shape[2] else made.mT
 
 

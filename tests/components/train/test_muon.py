@@ -118,9 +118,9 @@ def test_weights_without_gradients_stay():
 
 def test_layers_are_matrices_but_for_those_by_groups():
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8), nn.ConvTranspose2d(8, 4, 2), nn.PReLU(4)
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3, groups=8), nn.ConvTranspose2d(8, 4, 2),
+        nn.PReLU(4), nn.Linear(4, 2),
     )  # fmt: skip
-    model.append(nn.Linear(4, 2))
     assert layers_of(model) == {"0.weight", "3.weight", "5.weight"}
     assert layers_of(nn.Linear(2, 2)) == {"weight"}
 
