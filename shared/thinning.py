@@ -80,33 +80,28 @@ def _going(
     here: Words, north: Words, south: Words, west: Words, east: Words,
     north_west: Words, north_east: Words, south_west: Words, south_east: Words, half: int,
 ) -> Words:  # fmt: skip
-    """Return which pixels go in one or the other half of a round, from them and those around them."""
-    stays = (north | north_east | ~south_east) & east if half else (south | south_west | ~north_west) & west
+    """Return which pixels go in one or the other half of a round, from them and those around them.
+
+    These are the conditions of A1, C(p) = 1, 2 <= N(p) <= 3, and the one of the half. The second one is written
+    shorter than there: as what it says where the others hold.
+    """
+    if half:  # the first one turned around
+        north, south, west, east = south, north, east, west
+        north_west, south_east, north_east, south_west = south_east, north_west, south_west, north_east
     one = (north_west | north, north_east | east, south_east | south, south_west | west)
-    other = (north | north_east, east | south_east, south | south_west, west | north_west)
     begins = (~north & one[1], ~east & one[2], ~south & one[3], ~west & one[0])
     found: Words = np.bitwise_xor(begins[0], begins[1])
     found ^= begins[2]
     found ^= begins[3]
-    found &= ~((begins[0] & begins[1]) | (begins[2] & begins[3]))  # only one of them: three are odd, too
-    several, every = _several(*one)
-    others, all_others = _several(*other)
-    found &= several
-    found &= others
-    found &= ~(every & all_others)
+    stays: Words = np.bitwise_and(begins[0], begins[1])  # only one of them: three are odd, too
+    stays |= begins[2] & begins[3]
+    stays |= (south | south_west | ~north_west) & west
+    stays |= one[1] & one[2] & north_west & south_west  # all around but the west: N(p) is 4
+    # Two that are straight, or two diagonal ones beside each other: N(p) is 2 or more.
+    found &= ((north | south) & (east | west)) | ((north_east | south_west) & (north_west | south_east))
     found &= here
     found &= ~stays
     return found
-
-
-def _several(one: Words, two: Words, three: Words, four: Words) -> tuple[Words, Words]:
-    """Return where two or more of four are set, and where all of them are."""
-    first, second = one & two, three & four
-    several = one | two
-    several &= three | four
-    several |= first
-    several |= second
-    return several, first & second
 
 
 class Distances:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from shapely.geometry import LineString
 
-from rsp.shared.thinning import Distances, measured, thinned
+from rsp.shared.bits import Bits
+from rsp.shared.thinning import AROUND, Distances, _half, measured, thinned
 
 
 def regions(seed, shape=(40, 56)):
@@ -38,6 +39,32 @@ def test_each_region_keeps_a_line_that_is_connected(seed):
     for region in parts(pixels):
         assert len([line for line in left if line & region]) == 1
     assert (thinned(lines) == lines).all()
+
+
+def goes(around, half):
+    """Tell whether a pixel goes in a half of a round, as the paper has it; `around` clockwise from the north."""
+    north, north_east, east, south_east, south, south_west, west, north_west = around
+    pairs = [around[at] or around[(at + 1) % 8] for at in range(8)]
+    parts = sum(not around[at] and pairs[at + 1] for at in (0, 2, 4, 6))
+    least = min(sum(pairs[::2]), sum(pairs[1::2]))
+    kept = (north or north_east or not south_east) and east if half else (
+        (south or south_west or not north_west) and west
+    )  # fmt: skip
+    return parts == 1 and 2 <= least <= 3 and not kept
+
+
+def test_a_round_is_that_of_the_paper():
+    """Whatever is around a pixel."""
+    patterns = (np.arange(256)[:, np.newaxis] >> np.arange(8)) & 1 == 1
+    image = np.zeros((3 * 256, 3), bool)
+    image[1::3, 1] = True
+    for at, (down, right) in enumerate(AROUND):
+        image[1 + down :: 3, 1 + right] = patterns[:, at]
+    for half in (0, 1):
+        bits = Bits.of(image)
+        expected = [not goes(around, half) for around in patterns.tolist()]
+        _half(bits, half)
+        assert bits.flags()[1::3, 1].tolist() == expected
 
 
 @settings(max_examples=20, deadline=None)
