@@ -59,6 +59,14 @@ class Bits:
         found[:-1] |= self.words[1:] << np.uint64(WORD - steps)
         return found
 
+    def around(self) -> Bits:
+        """Return what is set with the eight pixels around each."""
+        rows = self.words | self.west() | self.east()
+        found = self.like(rows.copy())
+        found.words[self.across :] |= rows[: -self.across]
+        found.words[: -self.across] |= rows[self.across :]
+        return found
+
     def squares(self, side: int) -> Bits:
         """Return the north-western pixels of squares that are all set, with sides of less than 64 pixels."""
         found = self.like(self.words.copy())
@@ -81,7 +89,9 @@ class Bits:
         """
         found = self.like(seeds)
         for _ in range(rounds):
-            grown = found.words | found.west() | found.east()
+            grown = found.west()
+            grown |= found.east()
+            grown |= found.words
             grown[self.across :] |= found.words[: -self.across]
             grown[: -self.across] |= found.words[self.across :]
             grown &= self.words

@@ -19,29 +19,20 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from rsp.shared.bits import WORD, Bits
-from rsp.shared.contours import Flags, trace
-from rsp.shared.ground import scale
-from rsp.shared.mercator import AROUND as AROUND_WORLD
-from rsp.shared.mercator import HALF
-from rsp.shared.polygons import Grid
+from rsp.shared.contours import Flags
 from rsp.shared.thinning import AROUND, Distances, Floats, measured, thinned
+
+# A pixel of the grid, x and y.
+Place = tuple[int, int]
 
 # How far around a tile is looked, in pixels, if its neighbours are as large.
 MARGIN = 192
-# Holes are filled only where they are no longer than this, in pixels: what lies beyond may not be seen whole.
-LONGEST_HOLE = 24
 # Branches of branches go one after the other: more often than this is not looked for them.
 ROUNDS = 3
 # How far from a tile its lines may follow from what is there, in the radius of the widest place: a branch is as
 # long as that is wide, and whether it goes follows from others of its junction; junctions are merged over twice
 # as much.
 REACH = 4 * ROUNDS + 2
-# How many steps small regions and holes are looked for in a quick way.
-FLOODED = 48
-
-# A pixel of the grid, x and y.
-Place = tuple[int, int]
 
 
 class End(NamedTuple):
@@ -76,97 +67,6 @@ class Line:
     ends: tuple[End, End]
     closed: bool = False
     sums: tuple[int, int] = (0, 0)
-
-
-def without_small(pixels: Flags, least: float, margin: int, corner: Place, grid: Grid) -> tuple[Flags, int]:
-    """Return regions without those that are too small, and with holes filled that are.
-
-    Which these are must be the same for whoever sees them: one that is longer than the margin may not be seen
-    whole, and so is not small.
-
-    Args:
-        pixels: A tile with a margin.
-        least: In square metres on the ground.
-        margin: The margin on each side, in pixels.
-        corner: x and y of the first pixel of the tile, in pixels of the grid.
-        grid: The grid.
-
-    Returns:
-        The regions, and how many that begin in the tile were too small.
-    """
-    if not least:
-        return pixels, 0
-    row = np.array([-margin, pixels.shape[0] - margin]) + corner[1]
-    regions = trace(_doubtful(pixels, least / float(_ground_area(row, grid).min())))
-    if not len(regions):
-        return pixels, 0
-    rings, of = shapely.get_rings(regions, return_index=True)
-    hole = np.append(False, of[1:] == of[:-1])
-    holes = np.asarray(shapely.polygons(rings[hole]), object)
-    firsts = shapely.get_coordinates(shapely.get_point(rings, 0))
-    ground = _ground_area(firsts[:, 1] - margin + corner[1], grid)
-    inside = shapely.area(holes)
-    filled = (inside * ground[hole] < least) & _no_longer(holes, LONGEST_HOLE)
-    areas = shapely.area(regions) + np.bincount(of[hole], inside * filled, len(regions))
-    small = (areas * ground[~hole] < least) & _no_longer(regions, margin)
-    found = pixels
-    # Holes first: what lies in them goes by itself.
-    for some, value in ((holes[filled], True), (regions[small], False)):
-        if len(some):
-            found = np.where(_painted(some, pixels.shape), value, found)
-    height, width = pixels.shape
-    starts = firsts[~hole]
-    here = ((starts >= margin) & (starts < (width - margin, height - margin))).all(axis=1)
-    return found, int((small & here).sum())
-
-
-def _doubtful(pixels: Flags, least: float) -> Flags:
-    """Return the regions that may have less than so many pixels; all of them if holes in them may have less.
-
-    What a square of so many pixels fits into is larger. This is only quicker than looking at all of them.
-    """
-    side = int(np.ceil(least**0.5))
-    if side >= WORD:
-        return pixels
-    holes = Bits.of(~pixels)
-    edge = np.zeros_like(pixels)
-    edge[[0, -1]] = edge[:, [0, -1]] = True
-    # What reaches the edge of the image is no hole.
-    large = holes.reached(holes.squares(side).words | (Bits.of(edge).words & holes.words), FLOODED)
-    if large is None or (large != holes.words).any():
-        return pixels
-    regions = Bits.of(pixels)
-    large = regions.reached(regions.squares(side).words, FLOODED)
-    return pixels if large is None else regions.like(regions.words ^ large).flags()
-
-
-def _painted(regions: npt.NDArray[np.object_], shape: tuple[int, ...]) -> Flags:
-    """Return which pixels lie in regions that are made of pixels, and whose rings turn as those of `trace` do."""
-    rings, _ = shapely.get_rings(regions, return_index=True)
-    points, ring = shapely.get_coordinates(rings, return_index=True)
-    points = points.astype(np.int64)
-    upright = np.flatnonzero((ring[1:] == ring[:-1]) & (points[1:, 0] == points[:-1, 0]))
-    x, one, other = points[upright, 0], points[upright, 1], points[upright + 1, 1]
-    first, rows = np.minimum(one, other), np.abs(other - one)
-    down = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows)
-    # Along a row, what goes down is the western edge of a region, or the eastern one of a hole in it.
-    height, width = shape
-    places = (np.repeat(first, rows) + down) * (width + 1) + np.repeat(x, rows)
-    crossed = np.zeros((height, width + 1), np.int8)
-    np.add.at(crossed.reshape(-1), places, np.repeat(np.sign(other - one), rows).astype(np.int8))
-    return (np.cumsum(crossed, axis=1, dtype=np.int8) != 0)[:, :-1]
-
-
-def _ground_area(y: Floats, grid: Grid) -> Floats:
-    """Return the area of pixels on the ground, in square metres, by their rows in the grid."""
-    side = AROUND_WORLD / (grid.size << grid.zoom)
-    found: Floats = side**2 / scale(HALF - y * side).prod(axis=1)
-    return found
-
-
-def _no_longer(polygons: npt.NDArray[np.object_], most: int) -> Flags:
-    west, north, east, south = shapely.bounds(polygons).reshape(-1, 4).T
-    return np.asarray(np.maximum(east - west, south - north) <= most)
 
 
 def lines_of(
@@ -228,13 +128,13 @@ class _Graph:
         found[:, 1::2] &= ~(straight | np.roll(straight, -1, axis=1))
         self._degrees = np.zeros(len(self._at), np.int64)
         self._degrees[self._there] = found.sum(axis=1)
-        self._others = beside[found].tolist()
+        others = beside[found]
+        self._others = others.tolist()
         ends = np.cumsum(self._degrees)
         self._starts = [0, *ends.tolist()]
         # Of pixels with two neighbours: the one is this less the other.
         through = np.flatnonzero(self._degrees == 2)
         sums = np.full(len(self._at), -1)
-        others = beside[found]
         sums[through] = others[ends[through] - 2] + others[ends[through] - 1]
         self._sums = sums.tolist()
 

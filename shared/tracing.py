@@ -14,7 +14,7 @@ import shapely
 
 from rsp.shared.apart import hold
 from rsp.shared.borders import simplified_together
-from rsp.shared.centrelines import MARGIN, lines_of, without_small
+from rsp.shared.centrelines import MARGIN, lines_of
 from rsp.shared.classes import class_indices, find_classes
 from rsp.shared.contours import Flags, Integers
 from rsp.shared.contours import trace as trace_pixels
@@ -28,6 +28,7 @@ from rsp.shared.morphology import Around, cleaned, margin
 from rsp.shared.polygons import Grid, Objects, Shaping, finish_whole, placed_in
 from rsp.shared.probabilities import Zone, edges_of, read_planes, sums_of
 from rsp.shared.progress import progress
+from rsp.shared.specks import without_small
 from rsp.shared.sweep import Edge, TilePolygons, reaching
 from rsp.shared.tiles import Tile, zoom_of, zxy
 from rsp.shared.tileset import TileReader, open_reader

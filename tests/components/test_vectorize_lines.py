@@ -17,14 +17,11 @@ from shapely.geometry import LineString, MultiLineString, Point, box
 
 from rsp.components.vectorize.component import vectorize as vectorize_component
 from rsp.components.vectorize.tool import vectorize
-from rsp.shared import centrelines
-from rsp.shared.centrelines import without_small
 from rsp.shared.config import parse_tables
 from rsp.shared.errors import UsageError
 from rsp.shared.ground import scale
 from rsp.shared.images import encode
 from rsp.shared.mercator import AROUND, HALF
-from rsp.shared.polygons import Grid
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import open_writer
 from tests.components.test_vectorize import X, Y, Z, to_pixels, write_masks
@@ -161,22 +158,6 @@ def test_small_regions_and_holes_do_not_count():
     # A hole and a region that are large enough: the road goes around on both sides, and there is another one.
     assert len(lines_of(array, min_area=2 * metre() ** 2)) == 5
     assert len(lines_of(array, min_area=0)) == 5
-
-
-@settings(max_examples=12, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from([0.6, 3.0, 20.0]), st.booleans())
-def test_the_quick_look_finds_what_is_small(seed, pixels, holes):
-    grid, found = Grid(Z, SIZE), ragged(seed, 2 * SIZE) == ROAD
-    if not holes:
-        found = draw(NETWORKS["T"][0], 9, 2 * SIZE) == ROAD
-        found[20:24, 60:70], found[90:93, 30:33] = True, True
-        found[np.random.default_rng(seed).integers(5, 40, 6), np.arange(10, 70, 10)] = True
-    least, corner = pixels * metre() ** 2, (X * SIZE, Y * SIZE)
-    quick = without_small(found, least, SIZE // 2, corner, grid)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(centrelines, "_doubtful", lambda pixels, least: pixels)
-        whole = without_small(found, least, SIZE // 2, corner, grid)
-    assert quick[1] == whole[1] and (quick[0] == whole[0]).all()
 
 
 def test_a_mask_that_is_missing_ends_lines(tmp_path):
