@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +78,27 @@ def load_checkpoint(path: Location, *, device: str | torch.device = "cpu") -> tu
     """
     with on_disk(location(path)) as file:
         card, plan = _read_header(file)
+        weights = _read_weights(file, card)
+        if sum(_layers(plan)) > len(weights):
+            raise ModelError(
+                f"the checkpoint {file} is damaged or made up: its network would have more layers than there are "
+                "weights in it"
+            )
         model = build_model(card.model_config(), card.in_channels, card.num_classes, plan=plan)
-        load_weights(model, _read_weights(file, card), str(file))
+        load_weights(model, weights, str(file))
     return model.to(device).eval(), card
+
+
+def _layers(plan: Any, key: str = "") -> Iterator[int]:
+    """Yield the numbers of layers in a plan, whatever the family of the network: each is built one by one."""
+    if isinstance(plan, dict):
+        for name, value in plan.items():
+            yield from _layers(value, name)
+    elif isinstance(plan, list):
+        for value in plan:
+            yield from _layers(value, key)
+    elif isinstance(plan, int) and ("depth" in key or "layers" in key):
+        yield max(plan, 0)
 
 
 def check_checkpoint(path: Location) -> ModelCard:

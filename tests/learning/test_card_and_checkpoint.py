@@ -9,6 +9,7 @@ import stat
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -173,6 +174,16 @@ def test_checkpoint_of_another_network(checkpoint):
 def test_checkpoint_of_another_width(checkpoint):
     rewrite(checkpoint, card=CARD.to_json().replace('"num_filters": 16', '"num_filters": 8'))
     with pytest.raises(ModelError, match="have another shape"):
+        load_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("change", [{"depths": [1, 2000, 1, 1]}, {"inner": [{"num_hidden_layers": 2000}]}])
+def test_checkpoint_with_a_plan_that_is_never_built(checkpoint, change):
+    """Each layer would be built before the weights are looked at."""
+    with safe_open(checkpoint, "pt") as file:
+        plan = json.loads(file.metadata()["plan"])
+    rewrite(checkpoint, plan=json.dumps(plan | change))
+    with pytest.raises(ModelError, match="made up: its network would have more layers than there are weights"):
         load_checkpoint(checkpoint)
 
 
