@@ -27,7 +27,7 @@ from rsp.components.train.processes import join
 from rsp.shared.config import parse_config
 from rsp.shared.learning.models import unet
 
-ROUNDS, RATE, SIDE = 3, 0.001, 256
+ROUNDS, RATE, SIDE = 9, 0.001, 256
 CONFIG: dict[str, Any] = {
     "channels": [{"name": "images", "bands": [1, 2, 3], "kind": "image", "mean": [0.5] * 3, "std": [0.25] * 3}],
     "classes": [{"title": "background", "color": "white"}, {"title": "building", "color": "red"}],
