@@ -60,19 +60,22 @@ def without_small(
         areas = shapely.area(regions) + np.bincount(of[hole], inside * filled, len(regions))
         small = (areas * ground[~hole] < least) & _no_longer(regions, margin)
         starts = firsts[~hole]
-        found = _with(pixels, holes[filled], window, True)
         if doubtful is None:
             break
         flags = doubtful.flags()
-        if (found | ~flags).all():
-            column, row = starts.astype(np.int64).T
-            small &= flags[row, column]  # others are parts of what is large
+        column, row = starts.astype(np.int64).T
+        small &= flags[row, column]  # others are parts of what is large
+        if (_with(pixels, holes[filled], window, True) | ~flags).all():
             break
         # The region around a hole may hang together farther away, or the hole is none: all of them are looked at.
     height, width = pixels.shape
     here = ((starts >= margin) & (starts < (width - margin, height - margin))).all(axis=1)
-    # Holes first: what lies in them goes by itself.
-    return _with(found, regions[small], window, False), int((small & here).sum())
+    # A region that goes takes the holes along that were to be filled, and one in a hole goes before that is filled.
+    goes = small[of[hole]]
+    found = pixels
+    for some, value in ((regions[small], False), (holes[filled & goes], False), (holes[filled & ~goes], True)):
+        found = _with(found, some, window, value)
+    return found, int((small & here).sum())
 
 
 def _doubtful(pixels: Flags, least: float) -> Bits | None:

@@ -72,6 +72,32 @@ def test_the_quick_look_finds_what_is_small(seed, least):
     assert quick[1] == all_of_it[1] and (quick[0] == all_of_it[0]).all() and (pixels == before).all()
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([2.5, 8.5, 20.0, 300.0]))
+def test_nothing_small_is_left(seed, least):
+    pixels, margin = scene(seed)
+    found, _ = small(pixels, least, margin)
+    again, dropped = whole(found, least, margin)
+    assert dropped == 0 and (again == found).all()
+
+
+def test_a_ring_that_is_small_goes_with_its_hole():
+    pixels = np.zeros((30, 30), bool)
+    pixels[12:15, 12:15] = True
+    pixels[13, 13] = False
+    found, dropped = small(pixels, 20)
+    assert dropped == 1 and not found.any()
+
+
+def test_a_hole_is_filled_with_what_is_in_it():
+    pixels = np.zeros((40, 40), bool)
+    pixels[10:30, 10:30] = True
+    pixels[15:20, 15:20] = False
+    pixels[17, 17] = True
+    found, dropped = small(pixels, 30)
+    assert dropped == 1 and found[10:30, 10:30].all() and found.sum() == 400
+
+
 def test_holes_where_roads_part_are_found_beside_them():
     """They touch what is outside by a corner, and each other."""
     pixels = np.ones((40, 60), bool)
