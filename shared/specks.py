@@ -70,7 +70,7 @@ def without_small(
         # The region around a hole may hang together farther away, or the hole is none: all of them are looked at.
     height, width = pixels.shape
     here = ((starts >= margin) & (starts < (width - margin, height - margin))).all(axis=1)
-    # A region that goes takes the holes along that were to be filled, and one in a hole goes before that is filled.
+    # A region that goes takes along the holes that were to be filled; one in a hole goes before that is filled.
     goes = small[of[hole]]
     found = pixels
     for some, value in ((regions[small], False), (holes[filled & goes], False), (holes[filled & ~goes], True)):
