@@ -225,7 +225,7 @@ EARLIER = {"nn", "encoder", "pretrained", "loss", "bs", "lr", "dap"}
 _EARLIER_MODEL = {"da": "flip", "ts": SIDE}
 _EARLIER_RECIPE = {"crop": 0, "passes": 1, "scale": (1.0, 1.0), "ema": 0.0, "encoder_rate": 1.0}
 
-# The learning rate where none is given, of all optimizers but Muon.
+# The learning rate where none is given, of all optimizers but the usual one.
 RATE_OF_OTHERS = 0.002
 
 # What the tables within [train] hold; further keys of the optimizer are its arguments.
@@ -456,7 +456,8 @@ def _model(data: Mapping[str, Any], train: Mapping[str, Any], where: str) -> Mod
     if model["pretrained"]:
         model.setdefault("optimizer", "AdamW")  # as they were pretrained, and by common practice
     model |= {name: value for name, value in given.items() if value is not None}
-    if model.get("optimizer", "Muon") != "Muon" and found["lr"] is None and "lr" not in said:
+    usual = ModelConfig.optimizer
+    if model.get("optimizer", usual) != usual and found["lr"] is None and "lr" not in said:
         model["lr"] = RATE_OF_OTHERS
     model["optimizer_options"] = {key: value for key, value in optimizer.items() if key not in found}
     if model["norm"] not in NORMS:
