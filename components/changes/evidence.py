@@ -34,7 +34,7 @@ def eroded(layer: Layer) -> Objects:
 
 def left_over(layer: Layer) -> Floats:
     """Return which share of objects is left of them without a metre of their outline."""
-    return np.minimum(shapely.area(eroded(layer)) / shapely.area(layer.polygons), 1.0)
+    return np.minimum(shapely.area(eroded(layer)) / layer.planar, 1.0)
 
 
 @dataclass(frozen=True)

@@ -62,13 +62,22 @@ class Side:
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.bincount(self.group, self.layer.area * values, count) / weights
 
-    def numbers(self) -> list[str]:
-        """Return the numbers of the objects of each group, separated by commas."""
+    def centres(self, groups: Integers) -> Floats:
+        """Return x and y of the centroids of some groups that have objects, in metres of EPSG:3857."""
+        found = self.layer.centres[self.first[groups]]
+        several = self.counts[groups] > 1
+        found[several] = shapely.get_coordinates(shapely.centroid(self.shapes[groups[several]])).reshape(-1, 2)
+        return found
+
+    def numbers(self) -> Objects:
+        """Return the numbers of the objects of each group as text, separated by commas."""
         order = np.lexsort((self.layer.numbers, self.group))
         texts = [str(number) for number in self.layer.numbers[order].tolist()]
         ends = np.cumsum(self.counts).tolist()
         starts = [0, *ends[:-1]]
-        return [",".join(texts[start:end]) for start, end in zip(starts, ends, strict=True)]
+        found = np.empty(len(ends), object)
+        found[:] = [",".join(texts[start:end]) for start, end in zip(starts, ends, strict=True)]
+        return found
 
 
 @dataclass(frozen=True)
@@ -138,8 +147,7 @@ def judge(
         for places, layer in ((pairs.mapped, mapped), (pairs.predicted, predicted))
     ]
     covered, known = (
-        np.minimum(some / shapely.area(layer.polygons), 1.0)
-        for some, layer in zip(shared, (mapped, predicted), strict=True)
+        np.minimum(some / layer.planar, 1.0) for some, layer in zip(shared, (mapped, predicted), strict=True)
     )
     evidence, support = left_over(predicted), covered
     if probabilities is not None:
@@ -156,7 +164,7 @@ def judge(
     status[single & (found >= iou)] = MATCHED
     maybe = np.flatnonzero(single & (found < iou) & (away <= max_offset))
     back = shifted(predicted, other.first[maybe], mapped.centres[one.first[maybe]])
-    again, _ = iou_of(one.shapes[maybe], back)
+    again = iou_of(one.shapes[maybe], back)
     status[maybe[again >= iou]] = MOVED
 
     def either(ours: Floats, theirs: Floats) -> Floats:
@@ -183,9 +191,9 @@ def _compared(one: Side, other: Side, groups: Groups, both: Flags) -> tuple[Floa
     own = groups.mapped[pairs.mapped] == groups.predicted[pairs.predicted]
     found[groups.mapped[pairs.mapped[own]]] = pairs.iou[own]
     several = np.flatnonzero(both & (one.counts + other.counts > 2))
-    found[several], _ = iou_of(one.shapes[several], other.shapes[several])
+    found[several] = iou_of(one.shapes[several], other.shapes[several])
     places = np.flatnonzero(both)
-    centres = [shapely.get_coordinates(shapely.centroid(side.shapes[places])) for side in (one, other)]
+    centres = [side.centres(places) for side in (one, other)]
     away[places] = offsets(centres[0], centres[1], scale(centres[1][:, 1]))
     return found, away
 

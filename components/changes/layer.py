@@ -44,6 +44,7 @@ class Layer:
         titles: The title of its class; empty where nobody says.
         scale: Metres of EPSG:3857 a metre on the ground, to the east and to the north, shape (n, 2).
         centres: x and y of the centroid, in metres of EPSG:3857, shape (n, 2).
+        planar: Area in square metres of EPSG:3857.
         area: In square metres on the ground.
         inside: Which share of it lies in the area, 0 to 1; only that part is looked at.
         cut: Whether the border of the area runs through it or along it.
@@ -54,6 +55,7 @@ class Layer:
     titles: Objects
     scale: Floats
     centres: Floats
+    planar: Floats
     area: Floats
     inside: Floats
     cut: Flags
@@ -75,10 +77,10 @@ def _measured(polygons: Objects, before: Objects | None = None) -> dict[str, Any
     """Return what follows from polygons; those of none are measured as they were `before`."""
     shapes = polygons if before is None else np.where(shapely.is_missing(polygons), before, polygons)
     centres = shapely.get_coordinates(shapely.centroid(shapes)).reshape(-1, 2)
-    scales = scale(centres[:, 1])
+    scales, planar = scale(centres[:, 1]), shapely.area(shapes)
     return {
         "polygons": shapes, "centres": centres, "scale": scales,
-        "area": shapely.area(shapes) / scales.prod(axis=1),
+        "planar": planar, "area": planar / scales.prod(axis=1),
     }  # fmt: skip
 
 

@@ -46,10 +46,11 @@ class Pairs(NamedTuple):
         return Pairs._make(column[chosen] for column in self)
 
 
-def iou_of(one: Objects, other: Objects) -> tuple[Floats, Floats]:
-    """Return IoU and shared area of polygons, pair by pair."""
+def iou_of(one: Objects, other: Objects) -> Floats:
+    """Return the IoU of polygons, pair by pair."""
     shared = overlap(one, other)
-    return shared / (shapely.area(one) + shapely.area(other) - shared), shared
+    iou: Floats = shared / (shapely.area(one) + shapely.area(other) - shared)
+    return iou
 
 
 def pairs_of(mapped: Layer, predicted: Layer, classes: tuple[Integers, Integers]) -> Pairs:
@@ -60,10 +61,10 @@ def pairs_of(mapped: Layer, predicted: Layer, classes: tuple[Integers, Integers]
     ours, theirs = ours[order], theirs[order]
     same = _same(classes[0][ours], classes[1][theirs])
     ours, theirs = ours[same], theirs[same]
-    iou, shared = iou_of(mapped.polygons[ours], predicted.polygons[theirs])
-    areas = shapely.area(mapped.polygons)[ours], shapely.area(predicted.polygons)[theirs]
-    pairs = Pairs(ours, theirs, shared, iou)
-    return pairs.take(shared > ROUNDING * np.minimum(*areas))
+    shared = overlap(mapped.polygons[ours], predicted.polygons[theirs])
+    one, other = mapped.planar[ours], predicted.planar[theirs]
+    pairs = Pairs(ours, theirs, shared, shared / (one + other - shared))
+    return pairs.take(shared > ROUNDING * np.minimum(one, other))
 
 
 def _same(one: Integers, other: Integers) -> Any:
@@ -125,9 +126,7 @@ def groups_of(
         iou: What IoU it has to have at least when it is moved back.
     """
     pairs = pairs_of(mapped, predicted, classes)
-    least = np.minimum(
-        shapely.area(mapped.polygons)[pairs.mapped], shapely.area(predicted.polygons)[pairs.predicted]
-    )
+    least = np.minimum(mapped.planar[pairs.mapped], predicted.planar[pairs.predicted])
     close = pairs.take(pairs.shared >= PART * least)
     partners = matched(close, len(mapped))
     group = np.full(len(mapped), NONE)
@@ -138,8 +137,8 @@ def groups_of(
     # What has no pair is a part of an object that has one: of several, of the one in which most of it lies.
     first = group.copy(), other.copy()
     for mine, hubs, its, size, own in (
-        (close.mapped, close.predicted, group, shapely.area(mapped.polygons), first[1]),
-        (close.predicted, close.mapped, other, shapely.area(predicted.polygons), first[0]),
+        (close.mapped, close.predicted, group, mapped.planar, first[1]),
+        (close.predicted, close.mapped, other, predicted.planar, first[0]),
     ):
         share = close.shared / size[mine]
         free = (its[mine] == NONE) & (own[hubs] != NONE) & (share >= PART)
@@ -188,7 +187,7 @@ def _moved(
     fit = (away <= max_offset) & (np.minimum(*sizes) >= ALIKE * np.maximum(*sizes))
     fit &= _same(classes[0][one], classes[1][two])
     one, two, away = one[fit], two[fit], away[fit]
-    alike, _ = iou_of(mapped.polygons[one], shifted(predicted, two, mapped.centres[one]))
+    alike = iou_of(mapped.polygons[one], shifted(predicted, two, mapped.centres[one]))
     good = alike >= iou
     # Which of two that are as alike has moved must not follow from the last digits of coordinates.
     yield from _greedy(one[good], two[good], -alike[good].round(2), away[good])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import shapely
 
 from rsp.components.changes.judging import Judged
@@ -32,15 +33,15 @@ def write_objects(
 ) -> None:
     """Write groups of objects as features, in an order; `attribution` says whose they are."""
     columns = {
-        "status": judged.status.tolist(),
-        "score": scores.tolist(),
-        "class": judged.titles.tolist(),
-        "iou": _rounded(judged.iou, 4),
-        "offset_m": _rounded(judged.offset, 2),
-        "area_m2": _rounded(judged.size, 2),
-        "support": _rounded(judged.support, 4),
-        "evidence": _rounded(judged.evidence, 4),
-        "cut": judged.cut.tolist(),
+        "status": judged.status,
+        "score": scores,
+        "class": judged.titles,
+        "iou": judged.iou.round(4),
+        "offset_m": judged.offset.round(2),
+        "area_m2": judged.size.round(2),
+        "support": judged.support.round(4),
+        "evidence": judged.evidence.round(4),
+        "cut": judged.cut,
         "mapped": judged.mapped.numbers(),
         "predicted": judged.predicted.numbers(),
     }
@@ -48,7 +49,7 @@ def write_objects(
     with feature_writer(out, schema=SCHEMA, attribution=attribution) as writer:
         for start in range(0, len(order), BATCH):
             some = order[start : start + BATCH]
-            picked = zip(*(map(column.__getitem__, some.tolist()) for column in columns.values()), strict=True)
+            picked = zip(*(_values(column[some]) for column in columns.values()), strict=True)
             writer.write_batch(_placed(shapes[some]), [dict(zip(columns, row, strict=True)) for row in picked])
 
 
@@ -61,9 +62,9 @@ def _placed(shapes: Objects) -> Objects:
     return degrees
 
 
-def _rounded(values: Floats, decimals: int) -> list[float | None]:
+def _values(column: npt.NDArray[Any]) -> list[Any]:
     """Return values as they are written: what is not known is None."""
-    return [None if value != value else value for value in values.round(decimals).tolist()]
+    return [None if value != value else value for value in column.tolist()]
 
 
 def write_suspects(out: Location, judged: Judged, scores: Floats, order: Integers, zoom: int, worst: float) -> int:

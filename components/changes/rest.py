@@ -36,7 +36,7 @@ def with_rest(mapped: Layer, predicted: Layer, groups: Groups, area: Area | None
     """
     pairs = groups.pairs
     several = np.bincount(groups.mapped, minlength=groups.count)[groups.predicted] > 1
-    beside = shapely.area(predicted.polygons) - np.bincount(pairs.predicted, pairs.shared, len(predicted))
+    beside = predicted.planar - np.bincount(pairs.predicted, pairs.shared, len(predicted))
     wanted = several & (beside >= LEAST * predicted.scale.prod(axis=1))
     of = wanted[pairs.predicted]
     places, known = unions(mapped.polygons[pairs.mapped[of]], pairs.predicted[of])

@@ -201,6 +201,7 @@ def test_a_blob_over_a_street_is_merged(compared):
     result, (found,) = compared(row, [square(0, 0, 53.5, 10)])
     assert (found["status"], found["mapped"]) == ("merged", "0,1,2,3,4,5,6,7,8")
     assert found["iou"] == pytest.approx(5.5 * 9 / 53.5, abs=0.001)
+    assert found["offset_m"] < 0.1  # of the whole street
     assert (result.precision, result.recall) == (0.0, 0.0)  # no pair of one and one is alike
 
 
