@@ -109,6 +109,8 @@ class Batch:
 
     def per_weight(self, values: torch.Tensor) -> torch.Tensor:
         """Return the same where the values are multiplied by the weight of the class already."""
+        if self.pixels is None and self.even and self.hard == 1:
+            return values.sum() / max(values.numel(), 1)
         values = values if self.pixels is None else values * self.pixels
         if self.hard == 1:
             return _ratio(values.sum(), (self.counts * self.classes).sum())

@@ -4,8 +4,9 @@
     python train_step.py first DATASET          the loop of the first landing
 
 The bare loop is given batches that are decoded, normalised and in memory. From the same weights both must come to
-the same ones. The first landing had planes one behind the other, float32, the plain way through the network, and
-the allocator as it comes.
+the same ones. They take their steps in turn, and many of them: what a machine does beside them changes from one
+second to the next. The first landing had planes one behind the other, float32, the plain way through the network,
+and the allocator as it comes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import copy
 import json
 import sys
 import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +31,7 @@ from rsp.components.train.processes import join
 from rsp.shared.config import parse_config
 from rsp.shared.learning.models import unet
 
-ROUNDS, RATE, SIDE = 9, 0.001, 256
+ROUNDS, RATE, SIDE = 25, 0.001, 256
 CONFIG: dict[str, Any] = {
     "channels": [{"name": "images", "bands": [1, 2, 3], "kind": "image", "mean": [0.5] * 3, "std": [0.25] * 3}],
     "classes": [{"title": "background", "color": "white"}, {"title": "building", "color": "red"}],
@@ -43,28 +47,50 @@ CONFIG: dict[str, Any] = {
 
 
 def bare(network: nn.Module, batches: list[Any], layout: torch.memory_format, half: bool, fused: bool) -> Any:
-    """Return a function that trains an epoch, as one would write it without this project."""
+    """Return a function that trains an epoch, step by step, as one would write it without this project."""
     network = copy.deepcopy(network).to(memory_format=layout).train()  # type: ignore[call-overload]
     batches = [(images.contiguous(memory_format=layout), labels.long()) for images, labels in batches]
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=0.0, fused=fused)
 
-    def epoch() -> nn.Module:
+    def epoch() -> Iterator[nn.Module]:
         for images, labels in batches:
             optimizer.zero_grad(set_to_none=True)
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 logits = network(images)
             F.cross_entropy(logits.float(), labels).backward()
             optimizer.step()
-        return network
+            yield network
 
     return epoch
 
 
-def cost(work: Any, count: int) -> float:
-    """Return the milliseconds of CPU time of each of so many images."""
+def cost(work: Callable[[], object]) -> float:
+    """Return the seconds of CPU time that something takes."""
     start = time.process_time()
     work()
-    return (time.process_time() - start) / count * 1000
+    return time.process_time() - start
+
+
+class Turns:
+    """A loader, before each batch of which the bare loop takes a step.
+
+    Attributes:
+        seconds: Of CPU time that the bare loop has taken.
+    """
+
+    num_workers = 0
+
+    def __init__(self, loader: Any, loop: Callable[[], Iterator[nn.Module]]) -> None:
+        self.loader, self.loop, self.seconds = loader, loop, 0.0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        steps = self.loop()
+        for batch in self.loader:
+            self.seconds += cost(lambda: next(steps))
+            yield batch
 
 
 def main() -> None:
@@ -80,23 +106,25 @@ def main() -> None:
         torch.set_num_threads(1)
         trainer = training.Trainer(Plan(parse_config(CONFIG), dataset, dataset / "out", 100), world, None)
         trainer.batches.epoch = 1
-        batches = list(trainer.training_loader)
+        loader = trainer.training_loader
+        batches = list(loader)
         count = sum(len(labels) for _, labels in batches)
         if first:
             loop = bare(trainer.model, batches, torch.contiguous_format, False, fused=False)
-            loop()
-            print(json.dumps([cost(loop, count) for _ in range(ROUNDS)]))
+            deque(loop())
+            print(json.dumps([cost(lambda: deque(loop())) / count * 1000 for _ in range(ROUNDS)]))
             return
         loop = bare(trainer.model, batches, torch.channels_last, precision == "bfloat16", fused=True)
         trainer._train(1)
-        theirs = dict(loop().named_parameters())
+        theirs = dict(deque(loop())[-1].named_parameters())
         ours = trainer.model.named_parameters()
         difference = max(float((value - theirs[name]).abs().max()) for name, value in ours)
-        pairs = [
-            (cost(lambda epoch=number: trainer._train(epoch), count), cost(loop, count))
-            for number in range(2, 2 + ROUNDS)
-        ]
-        validation = cost(lambda: trainer._validate(1), len(trainer.validation))
+        pairs = []
+        for epoch in range(2, 2 + ROUNDS):
+            trainer.training_loader = turns = Turns(loader, loop)
+            both = cost(partial(trainer._train, epoch))
+            pairs.append([each / count * 1000 for each in (both - turns.seconds, turns.seconds)])
+        validation = cost(lambda: trainer._validate(1)) / len(trainer.validation) * 1000
     print(json.dumps({"difference": difference, "validation": validation, "pairs": pairs}))
 
 
