@@ -33,7 +33,9 @@ def load(name: str, group: str, builtin: Mapping[str, Any] | None = None) -> Any
     Raises:
         PluginError: nothing of that name (what there is, is listed), or it cannot be imported.
     """
-    if builtin and name.lower() in builtin:  # some forms of the configuration write `Lovasz`, some `lovasz`
+    if (
+        builtin is not None and name.lower() in builtin
+    ):  # some forms of the configuration write `Lovasz`, some `lovasz`
         return builtin[name.lower()]
     if ":" in name:
         return _import(name, group)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from rsp.shared.atomic import atomic_path, atomic_text
 from rsp.shared.errors import ModelError, StorageError
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.header import described, refuse_pickle
-from rsp.shared.learning.models import build_model, plan_of
+from rsp.shared.learning.models import build_model, is_plugin, plan_of
+from rsp.shared.learning.models.budget import Budget
 from rsp.shared.locations import Location, location, on_disk
 
 
@@ -79,26 +81,10 @@ def load_checkpoint(path: Location, *, device: str | torch.device = "cpu") -> tu
     with on_disk(location(path)) as file:
         card, plan = _read_header(file)
         weights = _read_weights(file, card)
-        if sum(_layers(plan)) > len(weights):
-            raise ModelError(
-                f"the checkpoint {file} is damaged or made up: its network would have more layers than there are "
-                "weights in it"
-            )
-        model = build_model(card.model_config(), card.in_channels, card.num_classes, plan=plan)
+        with nullcontext() if is_plugin(card.nn) else Budget(plan, [*weights.values()], str(file)):
+            model = build_model(card.model_config(), card.in_channels, card.num_classes, plan=plan)
         load_weights(model, weights, str(file))
     return model.to(device).eval(), card
-
-
-def _layers(plan: Any, key: str = "") -> Iterator[int]:
-    """Yield the numbers of layers in a plan, whatever the family of the network: each is built one by one."""
-    if isinstance(plan, dict):
-        for name, value in plan.items():
-            yield from _layers(value, name)
-    elif isinstance(plan, list):
-        for value in plan:
-            yield from _layers(value, key)
-    elif isinstance(plan, int) and ("depth" in key or "layers" in key):
-        yield max(plan, 0)
 
 
 def check_checkpoint(path: Location) -> ModelCard:

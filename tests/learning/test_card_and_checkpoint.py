@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 import stat
 
 import numpy as np
@@ -177,14 +178,29 @@ def test_checkpoint_of_another_width(checkpoint):
         load_checkpoint(checkpoint)
 
 
-@pytest.mark.parametrize("change", [{"depths": [1, 2000, 1, 1]}, {"inner": [{"num_hidden_layers": 2000}]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"depths": [1, 20_000, 1, 1]},
+        {"inner": [{"num_hidden_layers": 2000}]},
+        {"hidden_sizes": [16, 32, 64, 1_000_000]},
+        {"model_type": "swin", "embed_dim": 16, "depths": [1, 1, 10**9, 1], "num_heads": [1] * 4},
+        {"model_type": "swin", "embed_dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1] * 4, "window_size": 9999},
+        {"model_type": "dinov2", "hidden_size": 64, "num_hidden_layers": 20_000, "image_size": 32},
+        {"model_type": "dinov2", "hidden_size": 64, "num_hidden_layers": 4, "image_size": 10**6},
+    ],
+)  # fmt: skip
 def test_checkpoint_with_a_plan_that_is_never_built(checkpoint, change):
-    """Each layer would be built before the weights are looked at."""
+    """Gigabytes would be taken, or minutes, before the weights are looked at."""
     with safe_open(checkpoint, "pt") as file:
         plan = json.loads(file.metadata()["plan"])
+    if "model_type" in change:
+        plan = {"out_indices": plan["out_indices"]}
     rewrite(checkpoint, plan=json.dumps(plan | change))
-    with pytest.raises(ModelError, match="made up: its network would have more layers than there are weights"):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match="made up: its network would be far larger than the weights in it"):
         load_checkpoint(checkpoint)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
 
 
 @pytest.mark.parametrize("plan", ["[", "[]", '{"model_type": "none"}', '{"depths": 3}'])

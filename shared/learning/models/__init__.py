@@ -48,9 +48,6 @@ class _Builtin(Mapping[str, Any]):
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def __bool__(self) -> bool:
-        return True
-
 
 BUILTIN: Mapping[str, Any] = _Builtin()
 
