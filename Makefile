@@ -15,13 +15,14 @@ help: ## List the targets
 setup: $(STAMP) ## Make .venv with all that the project, its tests and its tools need
 	@$(if $(filter setup,$(MAKECMDGOALS)),echo "Done. To use rsp in this shell: source $(BIN)/activate")
 
-# torch goes in first, by itself: pip then finds its needs met and does not look for another build.
+# torch goes in first, by itself: pip then finds its needs met and does not look for another build. Most modules are
+# never imported; those that are get compiled then.
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
 		{ echo "Python 3.11 is needed, and $(PYTHON) is another; name it with make PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 demo: setup ## From nothing to a served model: HelloWorld on a generated town, or on SCENE=<folder> of your own

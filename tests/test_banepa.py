@@ -13,6 +13,8 @@ from rasterio.transform import from_bounds
 from rasterio.warp import transform_geom
 from shapely.geometry import box, shape
 
+from examples.banepa import quality
+from examples.banepa import run as banepa
 from rsp.shared.images import decode, decode_mask
 from rsp.shared.tiles import read_cover, write_cover
 from rsp.shared.tileset import open_reader
@@ -108,6 +110,37 @@ def test_banepa(shared_data, tmp_path, rsp, monkeypatch):
     # Nothing was written beside what was read.
     assert sorted(path for path in banepa.rglob("*")) == before
     assert {path.name for path in tmp_path.iterdir()} <= {"work", "home"}
+
+
+@pytest.mark.slow
+def test_the_quality_loop_sees_no_row_that_is_held_out(shared_data, tmp_path, monkeypatch):
+    small = tmp_path / "config.toml"
+    text = banepa.CONFIG.read_text()
+    for line, less in (("passes = 10", "passes = 1"), ("num_filters = 32", "num_filters = 8")):
+        assert line in text
+        text = text.replace(line, less)
+    small.write_text(text)
+    monkeypatch.setattr(banepa, "CONFIG", small)
+    data, out = shared_data / "banepa", tmp_path / "out"
+    found = quality.run(data, out, seed=0, epochs=2, errors=4)
+    assert found["planted"] == 4 and 0 <= found["found"] <= 4
+    assert found["looked_at"] == pytest.approx(0.15 * found["objects"], abs=1) and found["objects"] > 500
+    assert 0 < found["iou_before"] < 1 and 0 < found["iou_after"] < 1
+    assert json.loads((out / "result.json").read_text()) == found
+    rows = {name: {tile.y for tile in read_cover(out / f"{name}.csv")} for name in ("training", "test")}
+    assert max(rows["training"]) < min(rows["test"]) <= max(rows["test"]) <= LAST_TRAINING_ROW
+    with open_reader(out / "masks.pmtiles") as masks:
+        assert {tile.y for tile in masks.tiles()} == rows["training"]
+    # It learns from the map with errors first, then from one in which some were corrected.
+    labels = [out / name / "dataset" / "training" / "labels.pmtiles" for name in ("damaged", "corrected")]
+    maps = [out / f"{name}.geojson" for name in ("map", "corrected")]
+    assert agreement(labels[0], maps[0]) > 0.9995 < agreement(labels[1], maps[1])
+    assert agreement(labels[0], data / "buildings.geojson") < agreement(labels[0], maps[0])
+    # What is there already is not trained again.
+    trained = sorted(out.rglob("last.safetensors"))
+    times = [path.stat().st_mtime_ns for path in trained]
+    assert len(trained) == 2 and quality.run(data, out, seed=0, epochs=2, errors=4) == found
+    assert [path.stat().st_mtime_ns for path in trained] == times
 
 
 def agreement(labels: Path, features: Path) -> float:

@@ -257,14 +257,20 @@ def read_window(images: Decoded, tile: Tile, overlap: int, span: int = 1) -> Arr
     if overlap >= min(height, width):
         raise TileError(f"it has {width}x{height} pixels, too few for an overlap of {overlap}")
     around: dict[tuple[int, int], Array] = {}
-    for (column, row), neighbour in _ring(tile, span).items():
+    ring = _ring(tile, span)
+    for (column, row), neighbour in ring.items():
         try:
             image = images.get(neighbour)
         except TileError:
             continue
         if image.shape == (height, width, centre.shape[2]) and image.dtype == centre.dtype:
             around[column, row] = image
-    window = np.pad(centre, ((overlap, overlap), (overlap, overlap), (0, 0)), mode="reflect")
+    if len(around) == len(ring):
+        sides = (side + 2 * overlap for side in centre.shape[:2])
+        window = np.empty((*sides, centre.shape[2]), centre.dtype)
+        window[overlap:-overlap, overlap:-overlap] = centre
+    else:
+        window = np.pad(centre, ((overlap, overlap), (overlap, overlap), (0, 0)), mode="reflect")
     # Of a window's rows (and columns): before, in and behind the block; and where a neighbour has those pixels.
     rows, columns = _parts(height, overlap, span), _parts(width, overlap, span)
     inside = {-1: slice(-overlap, None), span: slice(0, overlap)}
