@@ -159,7 +159,9 @@ class Predictor:
         channels = self.card.channels
         if self.device.type == "cpu":
             values = [normalise_pixels(window, channels) for window in windows]
-            return torch.from_numpy(values[0][np.newaxis] if len(values) == 1 else np.stack(values))
+            return torch.from_numpy(
+                values[0].reshape(1, *values[0].shape) if len(values) == 1 else np.stack(values)
+            )
         for window in windows:
             check_bands(window, channels)
         return normalise_batch(torch.from_numpy(np.stack(windows)).to(self.device), channels)

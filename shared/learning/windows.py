@@ -257,15 +257,14 @@ def read_window(images: Decoded, tile: Tile, overlap: int, span: int = 1) -> Arr
     if overlap >= min(height, width):
         raise TileError(f"it has {width}x{height} pixels, too few for an overlap of {overlap}")
     around: dict[tuple[int, int], Array] = {}
-    ring = _ring(tile, span)
-    for (column, row), neighbour in ring.items():
+    for (column, row), neighbour in _ring(tile, span).items():
         try:
             image = images.get(neighbour)
         except TileError:
             continue
         if image.shape == (height, width, centre.shape[2]) and image.dtype == centre.dtype:
             around[column, row] = image
-    if len(around) == len(ring):
+    if len(around) == 4 * span + 4:  # else something is mirrored
         sides = (side + 2 * overlap for side in centre.shape[:2])
         window = np.empty((*sides, centre.shape[2]), centre.dtype)
         window[overlap:-overlap, overlap:-overlap] = centre
