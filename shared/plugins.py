@@ -33,17 +33,16 @@ def load(name: str, group: str, builtin: Mapping[str, Any] | None = None) -> Any
     Raises:
         PluginError: nothing of that name (what there is, is listed), or it cannot be imported.
     """
-    if (
-        builtin is not None and name.lower() in builtin
-    ):  # some forms of the configuration write `Lovasz`, some `lovasz`
-        return builtin[name.lower()]
+    lower = name.lower()  # some forms of the configuration write `Lovasz`, some `lovasz`
+    if builtin is not None and lower in builtin:
+        return builtin[lower]
     if ":" in name:
         return _import(name, group)
     from importlib.metadata import entry_points  # takes as long as to start Python
 
     points = entry_points(group=group)
     found = {point.name: point for point in points}
-    point = found.get(name) or {point.name.lower(): point for point in points}.get(name.lower())
+    point = found.get(name) or {point.name.lower(): point for point in points}.get(lower)
     if point is None:
         known = ", ".join(sorted([*(builtin or {}), *found])) or "none"
         what = NOUNS.get(group, group.removeprefix("rsp."))
