@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
+from rsp.shared.overlap import overlap
+
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -79,7 +81,7 @@ def regularize(outlines: Objects) -> tuple[Objects, Flags]:
     rings, of = shapely.get_rings(found, return_index=True)
     walls = _walls(rings, direction[of])
     form, iou = np.full(len(found), None, object), np.zeros(len(found))
-    forms, overlap = np.full((len(STEPS), len(found)), None, object), np.zeros((len(STEPS), len(found)))
+    forms, alike = np.full((len(STEPS), len(found)), None, object), np.zeros((len(STEPS), len(found)))
     changed = np.ones(len(found), bool)
     # The finest form first: the next one has fewer walls of it, or is the same.
     for place in reversed(range(len(STEPS))):
@@ -88,13 +90,13 @@ def regularize(outlines: Objects) -> tuple[Objects, Flags]:
         changed[of[np.bincount(walls.ring, minlength=len(rings)) != counts]] = True
         form[changed], iou[changed] = _polygons(walls, of, direction)[changed], 0
         there = np.flatnonzero(changed & shapely.is_valid(form))
-        common = shapely.area(shapely.intersection(form[there], found[there]))
+        common = overlap(form[there], found[there])
         iou[there] = common / (areas[there] + shapely.area(form[there]) - common)
-        forms[place], overlap[place] = form, iou
+        forms[place], alike[place] = form, iou
         changed[:] = False
-    chosen = np.argmax(overlap >= overlap.max(axis=0) - SPARE, axis=0)
+    chosen = np.argmax(alike >= alike.max(axis=0) - SPARE, axis=0)
     places = np.arange(len(found))
-    form, iou = forms[chosen, places], overlap[chosen, places]
+    form, iou = forms[chosen, places], alike[chosen, places]
     right = iou >= LEAST_IOU
     # What goes so far beyond is as wide as a wall at least, and most forms have less than that outside.
     size = shapely.area(form)

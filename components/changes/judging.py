@@ -12,8 +12,8 @@ from rsp.components.changes.area import unions
 from rsp.components.changes.evidence import eroded, left_over
 from rsp.components.changes.layer import Flags, Floats, Integers, Layer, Objects
 from rsp.components.changes.matching import NONE, Groups, iou_of, offsets, shifted
-from rsp.components.changes.overlap import overlap
 from rsp.shared.ground import scale
+from rsp.shared.overlap import overlap
 
 MATCHED, MOVED, RESHAPED, MERGED, SPLIT, MISSING, GONE = STATUSES = (
     "matched", "moved", "reshaped", "merged", "split", "missing_on_map", "gone",

@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 
 from rsp.components.changes.layer import ANY, Flags, Floats, Integers, Layer, Objects
-from rsp.components.changes.overlap import overlap
+from rsp.shared.overlap import overlap
 
 # Objects belong together where what they share is at least so much of the smaller one.
 PART = 0.5

@@ -18,13 +18,13 @@ from shapely.geometry import LineString, MultiPolygon, Point, Polygon, box, mapp
 from rsp.components.changes.component import changes as changes_component
 from rsp.components.changes.judging import STATUSES
 from rsp.components.changes.outputs import SCHEMA
-from rsp.components.changes.overlap import overlap
 from rsp.components.changes.tool import changes
 from rsp.components.vectorize.tool import vectorize
 from rsp.shared.config import parse_tables
 from rsp.shared.errors import FeatureError, UsageError
 from rsp.shared.images import encode, encode_mask
 from rsp.shared.mercator import RADIUS
+from rsp.shared.overlap import overlap
 from rsp.shared.polygons import ground_area
 from rsp.shared.tiles import Tile, read_cover
 from rsp.shared.tileset import open_writer
@@ -465,7 +465,7 @@ def test_polygons_of_many_edges_are_overlaid(monkeypatch):
     others = shapely.transform(round_ones, lambda points: points + np.array([7, 0]))
     expected = shapely.area(shapely.intersection(round_ones, others))
     assert overlap(round_ones, others) == pytest.approx(expected, abs=1e-6)
-    monkeypatch.setattr("rsp.components.changes.overlap._summed", lambda one, other: np.zeros(len(one)))
+    monkeypatch.setattr("rsp.shared.overlap._summed", lambda one, other: np.zeros(len(one)))
     assert overlap(round_ones, others) == pytest.approx([expected[0], 0])
 
 

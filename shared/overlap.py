@@ -12,9 +12,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import shapely
 
-from rsp.components.changes.layer import Floats, Integers, Objects
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Objects = npt.NDArray[np.object_]
 
 # Pairs of edges of two polygons, up to which that is quicker than an overlay.
 EDGES = 4096
