@@ -74,6 +74,13 @@ def overlap(one: Objects, other: Objects) -> Floats:
     return found
 
 
+def iou_of(one: Objects, other: Objects) -> Floats:
+    """Return the IoU of polygons, pair by pair."""
+    shared = overlap(one, other)
+    iou: Floats = shared / (shapely.area(one) + shapely.area(other) - shared)
+    return iou
+
+
 def _summed(one: Objects, other: Objects) -> Floats:
     ours, theirs = Strips.of(one), Strips.of(other)
     base = np.minimum(shapely.bounds(one)[:, 1], shapely.bounds(other)[:, 1])

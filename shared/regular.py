@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import shapely
 
-from rsp.shared.overlap import overlap
+from rsp.shared.overlap import iou_of
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -90,8 +90,7 @@ def regularize(outlines: Objects) -> tuple[Objects, Flags]:
         changed[of[np.bincount(walls.ring, minlength=len(rings)) != counts]] = True
         form[changed], iou[changed] = _polygons(walls, of, direction)[changed], 0
         there = np.flatnonzero(changed & shapely.is_valid(form))
-        common = overlap(form[there], found[there])
-        iou[there] = common / (areas[there] + shapely.area(form[there]) - common)
+        iou[there] = iou_of(form[there], found[there])
         forms[place], alike[place] = form, iou
         changed[:] = False
     chosen = np.argmax(alike >= alike.max(axis=0) - SPARE, axis=0)

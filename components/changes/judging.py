@@ -10,10 +10,10 @@ import shapely
 
 from rsp.components.changes.area import unions
 from rsp.components.changes.evidence import eroded, left_over
-from rsp.components.changes.layer import Flags, Floats, Integers, Layer, Objects
-from rsp.components.changes.matching import NONE, Groups, iou_of, offsets, shifted
+from rsp.components.changes.layer import Flags, Floats, Integers, Layer, Objects, texts
+from rsp.components.changes.matching import NONE, Groups, offsets, shifted
 from rsp.shared.ground import scale
-from rsp.shared.overlap import overlap
+from rsp.shared.overlap import iou_of, overlap
 
 MATCHED, MOVED, RESHAPED, MERGED, SPLIT, MISSING, GONE = STATUSES = (
     "matched", "moved", "reshaped", "merged", "split", "missing_on_map", "gone",
@@ -72,12 +72,10 @@ class Side:
     def numbers(self) -> Objects:
         """Return the numbers of the objects of each group as text, separated by commas."""
         order = np.lexsort((self.layer.numbers, self.group))
-        texts = [str(number) for number in self.layer.numbers[order].tolist()]
+        each = [str(number) for number in self.layer.numbers[order].tolist()]
         ends = np.cumsum(self.counts).tolist()
         starts = [0, *ends[:-1]]
-        found = np.empty(len(ends), object)
-        found[:] = [",".join(texts[start:end]) for start, end in zip(starts, ends, strict=True)]
-        return found
+        return texts(",".join(each[start:end]) for start, end in zip(starts, ends, strict=True))
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,7 @@ def read_layer(place: Place, wanted: Sequence[str] = (), crs: Crs | None = None)
         polygons.append(some[there])
         numbers.append(batch.numbers[there])
         titles += [_title(batch.properties[place]) for place in there.tolist()]
-    found = layer_of(np.concatenate(polygons), np.concatenate(numbers), _texts(titles))
+    found = layer_of(np.concatenate(polygons), np.concatenate(numbers), texts(titles))
     folded = {title.casefold() for title in wanted}
     known = np.array([title.casefold() in folded for title in found.titles.tolist()], bool)
     if known.any():
@@ -198,8 +198,9 @@ def _title(properties: dict[str, Any]) -> str:
     return title if isinstance(title, str) else ""
 
 
-def _texts(titles: Iterable[str]) -> Objects:
-    return np.array([*titles, None], object)[:-1]
+def texts(values: Iterable[str]) -> Objects:
+    """Return texts as an array."""
+    return np.array([*values, None], object)[:-1]
 
 
 def classes_of(mapped: Layer, predicted: Layer) -> tuple[Integers, Integers]:

@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 
 from rsp.components.changes.layer import ANY, Flags, Floats, Integers, Layer, Objects
-from rsp.shared.overlap import overlap
+from rsp.shared.overlap import iou_of, overlap
 
 # Objects belong together where what they share is at least so much of the smaller one.
 PART = 0.5
@@ -44,13 +44,6 @@ class Pairs(NamedTuple):
     def take(self, chosen: Flags) -> Pairs:
         """Return some of them."""
         return Pairs._make(column[chosen] for column in self)
-
-
-def iou_of(one: Objects, other: Objects) -> Floats:
-    """Return the IoU of polygons, pair by pair."""
-    shared = overlap(one, other)
-    iou: Floats = shared / (shapely.area(one) + shapely.area(other) - shared)
-    return iou
 
 
 def pairs_of(mapped: Layer, predicted: Layer, classes: tuple[Integers, Integers]) -> Pairs:

@@ -23,6 +23,7 @@ from rsp.components.changes.layer import (
     layer_of,
     read_layer,
     tell_skipped,
+    texts,
 )  # fmt: skip
 from rsp.components.changes.matching import groups_of
 from rsp.components.changes.outputs import by_status, write_metrics, write_objects, write_suspects
@@ -184,7 +185,7 @@ def _traced(given: Given, wanted: Sequence[str], failed: dict[Tile, str]) -> Rea
             polygons.append(_mercator(features))
             titles += [title] * len(features.polygons)
     every = np.concatenate(polygons)
-    return Read(layer_of(every, np.arange(len(every)), np.array([*titles, None], object)[:-1]), Counter())
+    return Read(layer_of(every, np.arange(len(every)), texts(titles)), Counter())
 
 
 def _mercator(features: Features) -> Any:

@@ -158,10 +158,7 @@ class Predictor:
         """Return windows of one size as the network takes them: (N, height, width, bands), on its device."""
         channels = self.card.channels
         if self.device.type == "cpu":
-            values = [normalise_pixels(window, channels) for window in windows]
-            return torch.from_numpy(
-                values[0].reshape(1, *values[0].shape) if len(values) == 1 else np.stack(values)
-            )
+            return torch.from_numpy(np.stack([normalise_pixels(window, channels) for window in windows]))
         for window in windows:
             check_bands(window, channels)
         return normalise_batch(torch.from_numpy(np.stack(windows)).to(self.device), channels)
