@@ -301,11 +301,41 @@ def test_the_map_of_the_component_in_a_sandbox(tmp_path, site, tab):
     assert frame.locator("#about").inner_text() == "11 tiles, zoom 18"
     assert frame.locator("#worst button").count() == len(TILES)
     assert frame.locator("#legend").inner_text().split("\n") == ["both", "label only", "mask only"]
+    tab.page.frames[1].wait_for_function("map.getSize().equals([1100, 700])")  # it may come after the page
     x, y = center(tab.page.frames[1], TILES[0])
     frame.locator("#map").click(position={"x": x, "y": y})
     assert frame.locator("#cover").input_value() == "134600,93000,18\n"
     frame.locator("#copy").click()
     frame.locator("text=Copied").wait_for()
+
+
+def test_a_frame_that_gets_its_size_after_its_page(site, tab):
+    """A browser under load, or a page behind another: the map is fitted when it comes, until somebody moves it."""
+    tile_set(site.root / "set")
+    (site.root / "frame.html").write_text(
+        '<link rel="icon" href="data:,"><iframe src="set/" style="width: 0; height: 0; border: 0"></iframe>'
+    )
+    tab.page.goto(site.url + "frame.html")
+    tab.page.frame_locator("iframe").locator("body[data-ready]").wait_for(state="attached")
+    inside = tab.page.frames[1]
+
+    def resized(width, height):
+        style = f"width: {width}px; height: {height}px"
+        tab.page.locator("iframe").evaluate("(frame, style) => { frame.style = style; }", style)
+        inside.wait_for_function("([w, h]) => map.getSize().equals([w, h])", arg=[width, height])
+        return [center(inside, TILES[0]), center(inside, TILES[-1])]
+
+    for width, height in ((1100, 700), (700, 400)):
+        (left, top), (right, bottom) = resized(width, height)
+        assert 0 < left < right < width - 264 and 0 < top < bottom < height
+        assert right - left > 150
+    tab.page.mouse.move(100, 100)
+    tab.page.mouse.wheel(0, 600)
+    zoom = inside.evaluate("map.getZoom()")
+    inside.wait_for_function("zoom => map.getZoom() < zoom && !map._animatingZoom", arg=zoom)
+    zoom = inside.evaluate("map.getZoom()")
+    resized(1100, 700)
+    assert inside.evaluate("map.getZoom()") == zoom
 
 
 def test_whose_tiles_are_is_text_and_links_alone_on_the_page_of_evaluate(tmp_path, tab):

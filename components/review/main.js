@@ -198,8 +198,8 @@ if (sets.length > 1) {
   byId("right").value = String(Math.max(1, sets.findIndex((set, number) => number > 0 && (set.kind === "image" || set.kind === "mask"))));
   byId("swipe-row").hidden = false;
 }
-if (suspects.length) goTo(Math.max(0, suspects.findIndex((each) => !decisions.has(each.n))));
-else map.fitBounds(everything, { animate: false });
+current = Math.max(0, suspects.findIndex((each) => !decisions.has(each.n)));
+map.keepFitted(() => { if (suspects.length) goTo(current); else map.fitBounds(everything, { animate: false }); });
 drawProgress();
 drawCard();
 drawRows();

@@ -182,7 +182,7 @@ def _render(template: str, data: Mapping[str, Any], features: Iterable[Any], *, 
     What is strangers' text stands in JSON alone, where no `<` is left that could end an element.
     """
     styles = [asset("leaflet_css"), _resource("review.css")]
-    scripts = [asset("leaflet_js"), *([asset("pmtiles_js")] if archives else [])]
+    scripts = [asset("leaflet_js"), asset("fitted_js"), *([asset("pmtiles_js")] if archives else [])]
     scripts.append("\n".join(['"use strict";', *map(_resource, SCRIPTS)]))
     values = {
         "title": escape(str(data["title"])),

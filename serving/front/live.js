@@ -138,7 +138,13 @@ function maskZoom() {
   return Math.min(source.maxzoom, Math.max(source.minzoom, zoom));
 }
 
-function showImagery(fit) {
+function fitImagery() {
+  const wide = map.getSize().x > 600;
+  map.fitBounds(boundsOf(source), { paddingTopLeft: [16, 16], paddingBottomRight: wide ? [292, 16] : [16, 16] });
+  if (map.getZoom() < maskZoom() - 1) map.setView(map.getCenter(), maskZoom() - 1);
+}
+
+function showImagery() {
   if (imagery) imagery.remove();
   if (credited) credits.removeAttribution(credited);
   credited = source.attribution || "";  // of rsp.shared.attribution: text and links, nothing else
@@ -149,11 +155,6 @@ function showImagery(fit) {
     what: "Imagery", at: ({ z, x, y }) => path(source.name, z, x, y) + ".webp?empty=true", bounds: boundsOf(source), zIndex: 1,
     minNativeZoom: source.minzoom, maxNativeZoom: source.maxzoom, minZoom: Math.max(0, source.minzoom - 2), maxZoom: 24,
   }).addTo(map);
-  if (fit) {
-    const wide = map.getSize().x > 600;
-    map.fitBounds(boundsOf(source), { paddingTopLeft: [16, 16], paddingBottomRight: wide ? [292, 16] : [16, 16] });
-    if (map.getZoom() < maskZoom() - 1) map.setView(map.getCenter(), maskZoom() - 1);
-  }
 }
 
 function showMasks() {
@@ -293,7 +294,8 @@ function fillModels() {
 }
 byId("source").addEventListener("change", (event) => {
   source = sources.find(({ name }) => name === event.target.value);
-  showImagery(true);
+  showImagery();
+  fitImagery();
   showMasks();
 });
 byId("model").addEventListener("change", (event) => {
@@ -318,7 +320,8 @@ async function start() {
   source = sources[0];
   fill(byId("source"), sources, source.name);
   model = models[0] || null;
-  showImagery(true);
+  showImagery();
+  map.keepFitted(fitImagery);
   fillModels();
   if (!model) notice("The servers say of no model yet; the imagery is shown.", 12);
   setTimeout(poll, POLL);

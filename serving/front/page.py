@@ -26,6 +26,7 @@ _FILES = {
     "live.js": ("rsp.serving.front", "live.js", "text/javascript"),
     "live.css": ("rsp.serving.front", "live.css", "text/css"),
     "leaflet.js": ("rsp.shared.webmap", "vendor/leaflet.js", "text/javascript"),
+    "fitted.js": ("rsp.shared.webmap", "fitted.js", "text/javascript"),
     "leaflet.css": ("rsp.shared.webmap", "vendor/leaflet.css", "text/css"),
     "leaflet.LICENSE": ("rsp.shared.webmap", "vendor/leaflet.LICENSE", "text/plain"),
 }

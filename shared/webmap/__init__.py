@@ -40,6 +40,7 @@ _ASSETS = {
     "common": "common.html",
     "leaflet_css": "vendor/leaflet.css",
     "leaflet_js": "vendor/leaflet.js",
+    "fitted_js": "fitted.js",
     "pmtiles_js": "vendor/pmtiles.js",
 }
 _LICENCES = {

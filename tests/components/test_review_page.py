@@ -147,6 +147,16 @@ def test_layers(disk):
     assert any(close(pixel(disk, 0, y), (34, 211, 238), 60) for y in (3, 5, 7))
 
 
+def test_the_suspect_is_fitted_to_the_size_that_the_page_gets_after_its_script(site, tab):
+    """As in a frame, or behind another page."""
+    tab.page.set_viewport_size({"width": 1, "height": 1})
+    page = tab.open((site / "page" / "index.html").as_uri())
+    for side in (760, 400):
+        page.set_viewport_size({"width": 1200, "height": side})
+        page.wait_for_function("side => map.getSize().y <= side && map.getSize().y > side - 100", arg=side)
+        assert page.evaluate("map.getBounds().contains(box) && !map.getBounds().contains(box.pad(6))")
+
+
 def test_suspects_are_a_layer_and_can_be_clicked(disk):
     go(disk, "moved")
     disk.keyboard.press("w")

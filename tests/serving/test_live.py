@@ -432,3 +432,20 @@ def test_whose_the_imagery_is_is_text_and_links_alone(upstream, tiles, browser):
         credited(page.locator(".leaflet-control-attribution"), "https://leafletjs.com")
         page.close()
     assert tab.errors == [] and tab.hosts == {"127.0.0.1"}
+
+
+@pytest.mark.browser
+def test_the_map_is_fitted_to_the_size_that_the_page_gets_after_its_script(front, browser):
+    tab = Tab(browser.new_page(viewport={"width": 1, "height": 1}))
+    page = tab.open(f"{front.url}/")
+    page.set_viewport_size({"width": 1200, "height": 760})
+    page.wait_for_function(
+        """() => {
+            const tiles = [...document.querySelectorAll(".leaflet-tile:not(.empty)")];
+            const boxes = tiles.map((each) => each.getBoundingClientRect());
+            return boxes.length > 0 && boxes.every(({ left, top, right, bottom }) =>
+                left >= 0 && top >= 0 && right <= innerWidth - 264 && bottom <= innerHeight);
+        }"""
+    )
+    page.close()
+    assert tab.errors == []
