@@ -80,7 +80,7 @@ test-scale: setup ## Predict 100,000 tiles in blocks, killed ten times (TILES=<n
 manifests: setup ## Print the manifests of OVERLAY (gpu, local, front ...) with the images of this commit, for kubectl apply -f -
 	@$(BIN)/python -m rsp.components.container k8s/overlays/$(or $(OVERLAY),gpu)
 
-banepa: setup ## Train on real drone imagery in DATA=<folder> three times and evaluate (60 CPU-minutes; FLAGS=--inner)
+banepa: setup ## Train on real drone imagery in DATA=<folder> three times and evaluate (80 CPU-minutes; FLAGS=--inner)
 	$(BIN)/python -m examples.banepa.run --data '$(DATA)' --out banepa $(FLAGS)
 
 bench: setup ## Measure against rivals, in one run, as ratios of CPU time; WORDS="cover tile" runs some, else docs/benchmarks.md is written

@@ -39,7 +39,7 @@ from rsp.shared.tileset import find_tileset, open_reader, remove_tileset
 from rsp.shared.webmap import write_webmap
 
 # What the network must reach on the generated town; less means that something is broken.
-LEAST_IOU = 0.80
+LEAST_IOU = 0.88
 EPOCHS = 4
 # How many pixels a training on somebody's own tiles sees by itself: some five minutes on two processors.
 PIXELS = 600e6

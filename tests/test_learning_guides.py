@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from rsp.components.train.history import best_row
 from rsp.shared.config import load_config
+from rsp.shared.recipe import Recipe
 from tests.guides import blocks, commands, page
 from tests.tilesets import make_tileset, squares
 from tests.toy import TRAINING as FIRST
@@ -68,4 +70,5 @@ def test_what_the_table_of_settings_names_are_keys():
     known = set(re.findall(r"^\| `(\w+)`", (DOCS / "config.md").read_text("utf-8"), re.M))
     table = TRAINING.split("## What each setting does")[1].split("\n\n")[1]
     named = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)", row.split("|")[1])}
-    assert named and named <= known
+    recipe = {each.name for each in fields(Recipe)}
+    assert recipe <= named <= known

@@ -18,7 +18,7 @@ def of_plan(plan: Plan, *, weights: int, tiles: tuple[int, int], crops: int | No
         weights: Of the network.
         tiles: How many there are to train on, and to validate.
         crops: How many crops an epoch has; None where it has whole tiles.
-        where: What computes, as `2 x cuda`.
+        where: What computes, as `2 x cuda in bfloat16`.
     """
     config, model, recipe = plan.config, plan.config.model, plan.config.recipe
     yield (

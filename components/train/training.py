@@ -345,7 +345,7 @@ class Trainer:
         weights = sum(weight.numel() for weight in self.model.parameters())
         parts = len(self.training.loader.tiles), len(self.validation)
         crops = len(self.training) if self.config.recipe.crop else None
-        where = f"{self.world.size} x {self.device.type}"
+        where = f"{self.world.size} x {self.device.type} in {self.precision}"
         for line in lines.of_plan(self.plan, weights=weights, tiles=parts, crops=crops, where=where):
             self.log(line)
 

@@ -98,11 +98,11 @@ class Predictor:
 
     def probabilities(self, images: Sequence[Array], overlap: int = 0) -> list[Scores]:
         """Return the probability of each class, shape (classes, height, width); else as `masks`."""
-        return self._map(images, overlap, lambda logits: torch.softmax(logits, dim=1))
+        return self._map(images, overlap, shares_of)
 
     def masks_and_probabilities(self, images: Sequence[Array], overlap: int = 0) -> list[tuple[Mask, Scores]]:
         """Return for each image what `masks` and `probabilities` do, by forwarding it once."""
-        return self._map(images, overlap, lambda logits: (classes_of(logits), torch.softmax(logits, dim=1)))
+        return self._map(images, overlap, lambda logits: (classes_of(logits), shares_of(logits)))
 
     def logits(self, images: Sequence[Array], overlap: int = 0) -> list[Scores]:
         """Return what the network answers, shape (classes, height, width); else as `masks`."""
@@ -146,9 +146,9 @@ class Predictor:
             logits = check_logits(answered, self.card.nn, wanted).float()
             if finish is not None:
                 check_finite(logits, self.card.nn)
-            cropped = logits[..., top : top + height - 2 * overlap, left : left + width - 2 * overlap].contiguous()
+            cropped = logits[..., top : top + height - 2 * overlap, left : left + width - 2 * overlap]
             if finish is None:
-                return list(cropped)
+                return list(cropped.contiguous())
             found = finish(hide(cropped, self.card.ignored))
             if isinstance(found, tuple):
                 return list(zip(*(each.cpu().numpy() for each in found), strict=True))
@@ -158,7 +158,8 @@ class Predictor:
         """Return windows of one size as the network takes them: (N, height, width, bands), on its device."""
         channels = self.card.channels
         if self.device.type == "cpu":
-            return torch.from_numpy(np.stack([normalise_pixels(window, channels) for window in windows]))
+            pixels = [normalise_pixels(window, channels) for window in windows]
+            return torch.from_numpy(pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels))
         for window in windows:
             check_bands(window, channels)
         return normalise_batch(torch.from_numpy(np.stack(windows)).to(self.device), channels)
@@ -284,6 +285,11 @@ def classes_of(logits: torch.Tensor) -> torch.Tensor:
         classes = torch.where(higher, index, classes)
         best = torch.where(higher, logits[:, index], best)
     return classes
+
+
+def shares_of(logits: torch.Tensor) -> torch.Tensor:
+    """Return the probability of each class, shape (N, classes, H, W)."""
+    return torch.softmax(logits.contiguous(), dim=1)
 
 
 def _mirror(image: Array, rows: list[tuple[int, int]], columns: list[tuple[int, int]]) -> Array:

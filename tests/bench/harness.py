@@ -6,14 +6,17 @@ import importlib.util
 import os
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol
 
 ROOT = Path(__file__).parent.parent.parent
 RIVALS = Path(__file__).parent / "rivals"
@@ -28,6 +31,9 @@ child = os.posix_spawnp(command[0], command, os.environ, file_actions=streams)
 _, status, usage = os.wait4(child, 0)
 print(usage.ru_utime + usage.ru_stime, usage.ru_maxrss, os.waitstatus_to_exitcode(status))
 """
+
+# Seconds of a turn where two commands run in turns.
+TURN = 0.5
 
 # A command, or a function of this process.
 Side = Sequence[object] | Callable[[], object]
@@ -116,6 +122,8 @@ class Row:
         fresh: Outputs that are removed before each run.
         before: What RoboSat.pink took on work of this size (reference figures, another machine).
         runs: How many pairs are measured, after a first one that only warms up; 0 measures that one alone.
+        turns: Both are commands that run at the same time in short turns, for work of minutes: how quick a machine
+            is changes meanwhile.
     """
 
     what: str
@@ -128,6 +136,7 @@ class Row:
     fresh: tuple[Path, ...] = ()
     before: str = ""
     runs: int = 5
+    turns: bool = False
 
     def measure(self) -> Line:
         missing = [name for name in self.needs if not _has(name)]
@@ -135,11 +144,9 @@ class Row:
             raise MissingError(missing[0])
         pairs = []
         for number in range(self.runs + 1):
-            costs = []
-            for side in (self.ours, self.rival):
-                for path in self.fresh if side is self.ours else ():
-                    remove(path)
-                costs.append(cost(side))
+            for path in self.fresh:
+                remove(path)
+            costs = in_turns(self.ours, self.rival) if self.turns else (cost(self.ours), cost(self.rival))
             if number == 0:
                 self.same()
             if number or not self.runs:
@@ -234,17 +241,64 @@ def cost(side: Side) -> Cost:
         before = _used(resource.RUSAGE_SELF) + _used(resource.RUSAGE_CHILDREN)
         side()
         return Cost(_used(resource.RUSAGE_SELF) + _used(resource.RUSAGE_CHILDREN) - before, 0)
-    command = [str(word) for word in side]
-    with tempfile.TemporaryFile() as log:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", LAUNCHER, str(log.fileno()), *command], cwd=ROOT,
-            env=_environment(), stdout=subprocess.PIPE, text=True, check=True, pass_fds=[log.fileno()],
-        )  # fmt: skip
-        seconds, memory, code = done.stdout.split()
+    with _started(side) as run:
+        return run.cost()
+
+
+def in_turns(one: Side, other: Side) -> tuple[Cost, Cost]:
+    """Run two commands at the same time, of which one goes on while the other stands still; return their costs."""
+    assert not callable(one) and not callable(other)
+    with _started(one) as first, _started(other) as second:
+        runs = [first, second]
+        second.signal(signal.SIGSTOP)
+        while all(run.process.poll() is None for run in runs):
+            time.sleep(TURN)
+            runs[0].signal(signal.SIGSTOP)
+            runs[1].signal(signal.SIGCONT)
+            runs.reverse()
+        for run in runs:
+            run.signal(signal.SIGCONT)
+        return first.cost(), second.cost()
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A command under way, in a process group of its own, and what it says."""
+
+    command: list[str]
+    process: subprocess.Popen[str]
+    log: IO[bytes]
+
+    def signal(self, number: int) -> None:
+        with suppress(ProcessLookupError):  # it has ended
+            os.killpg(self.process.pid, number)
+
+    def cost(self) -> Cost:
+        """Wait for its end; raise `SystemExit` where that was a failure."""
+        assert self.process.stdout is not None
+        seconds, memory, code = self.process.stdout.read().split()
         if int(code):
-            log.seek(0)
-            raise SystemExit(f"{' '.join(command)}\nended with {code}:\n{log.read().decode()[-3000:]}")
-    return Cost(float(seconds), int(memory) * 1024)
+            self.log.seek(0)
+            raise SystemExit(f"{' '.join(self.command)}\nended with {code}:\n{self.log.read().decode()[-3000:]}")
+        return Cost(float(seconds), int(memory) * 1024)
+
+
+@contextmanager
+def _started(side: Sequence[object]) -> Iterator[_Run]:
+    """Start a command; what is left of it at the end is killed."""
+    command = [str(word) for word in side]
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", LAUNCHER, str(log.fileno()), *command], cwd=ROOT,
+            env=_environment(), stdout=subprocess.PIPE, text=True, pass_fds=[log.fileno()], start_new_session=True,
+        ) as process,
+    ):  # fmt: skip
+        run = _Run(command, process, log)
+        try:
+            yield run
+        finally:
+            run.signal(signal.SIGKILL)
 
 
 def _environment() -> dict[str, str]:

@@ -406,6 +406,7 @@ def bench_run(folder: Path) -> Iterator[Row | Growth]:
         every_tile,
         fresh=(masks,),
         runs=2,
+        turns=True,
     )
     small = make_checkpoint(folder / "small.safetensors", make_card(tile_size=64, overlap=16))
     for name, flags in (("", ()), (", and their probabilities", ("--probabilities", folder / "shares.pmtiles"))):

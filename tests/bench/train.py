@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from kornia import augmentation
 
+from rsp.components.train.augmentation import color
 from rsp.shared.images import Array
 from rsp.shared.learning.inference import has_bfloat16
 from rsp.shared.tiles import Tile
-from tests.bench.harness import ROOT, Line, rival
+from tests.bench.harness import ROOT, Line, cost, rival
 from tests.bench.predict import make_areas
 from tests.tilesets import make_tileset
 
 SIDE = 256
 TILES = [Tile(x, y, 18) for x in range(8) for y in range(6)]
+# Crops that are augmented.
+CROPS = 200
 # What a weight may differ by after an epoch from the same start; bfloat16 rounds to three digits.
 CLOSE = {"float32": 1e-5, "bfloat16": 1e-2}
 # Of the time of the first landing's loop: 1.5 and 2.3 times as quick.
@@ -31,29 +36,54 @@ def rows(folder: Path) -> Iterator[Line]:
     for part, tiles in (("training", TILES), ("validation", TILES[:4])):
         make_tileset(folder / part / "images", tiles, "webp", lambda tile: make_areas(tile.x * 10 + tile.y, SIDE))
         make_tileset(folder / part / "labels", tiles, "png", label)
+    yield bench_augmentation()
     for precision in ("float32", "bfloat16"):
         what = f"an image of 256 px in training, tiny encoder, {precision}"
         if precision == "bfloat16" and not has_bfloat16(torch.device("cpu")):
             yield Line(what, "", "this processor does not compute in it")
             continue
         found = run(precision, folder)
-        ours, bare = (statistics.median(column) for column in zip(*found["pairs"], strict=True))
-        first = statistics.median(run("first", folder))
-        for who, theirs, ratios, bar in (
-            ("a bare loop over the same network", bare, [a / b for a, b in found["pairs"]], 1 / 0.97),
-            ("the first landing's loop", first, [a / first for a, _ in found["pairs"]], BARS[precision]),
-        ):
-            ratio = statistics.median(ratios)
-            fault = f"{ratio:.2f} times {who}" if ratio > bar else ""
-            if found["difference"] > CLOSE[precision]:
-                fault = f"a weight differs by {found['difference']:.1e} after an epoch"
-            yield Line(
-                what, f"{ours:.1f} ms", who, f"{theirs:.1f} ms",
-                f"{ratio:.2f} ({min(ratios):.2f}..{max(ratios):.2f})", f"<= {bar:.2f}", fault=fault,
-            )  # fmt: skip
-        yield Line(
-            f"a tile of 256 px in validation, overlap included ({precision})", f"{found['validation']:.1f} ms"
+        first = run("first", folder)
+        pairs, alone = found["pairs"], found["validation"]
+        loops = compared(what, "a bare loop over the same network", pairs, 1 / 0.97)
+        if found["difference"] > CLOSE[precision]:
+            loops = replace(loops, fault=f"a weight differs by {found['difference']:.1e} after an epoch")
+        yield loops
+        slow = statistics.median(first)
+        yield compared(what, "the first landing's loop", [(ours, slow) for ours, _ in pairs], BARS[precision])
+        what = f"a tile of 256 px in validation, overlap included, {precision}"
+        yield compared(what, "the bare network in float32, forward only", alone, 1.1)
+
+
+def bench_augmentation() -> Line:
+    """Flips and colours of a crop, beside the nearest that kornia has."""
+    image = torch.from_numpy(np.random.default_rng(0).standard_normal((3, SIDE, SIDE), np.float32))
+    mask = (image[0] > 0).to(torch.uint8)
+    rng = np.random.default_rng(0)
+    steps = augmentation.RandomHorizontalFlip(), augmentation.RandomVerticalFlip()
+    colors = augmentation.RandomBrightness((0.9, 1.1), clip_output=False), augmentation.RandomContrast((0.9, 1.1))
+    theirs = augmentation.AugmentationSequential(*steps, *colors, data_keys=["input", "mask"])
+    torch.set_num_threads(1)
+    pairs = []
+    for _ in range(CROPS):
+        costs = (
+            cost(lambda: color(image.numpy(), mask.numpy(), rng)),
+            cost(lambda: theirs(image[None], mask[None, None].float())),
         )
+        pairs.append([each.seconds * 1000 for each in costs])
+    return compared("the flips and colours of a crop of 256 px", "kornia's flips, brightness, contrast", pairs)
+
+
+def compared(what: str, who: str, pairs: Sequence[Sequence[float]], bar: float | None = None) -> Line:
+    """Return the row of milliseconds, ours and the rival's."""
+    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratios = [a / b for a, b in pairs]
+    ratio = statistics.median(ratios)
+    return Line(
+        what, f"{ours:.1f} ms", who, f"{theirs:.1f} ms",
+        f"{ratio:.2f} ({min(ratios):.2f}..{max(ratios):.2f})", "" if bar is None else f"<= {bar:.2f}",
+        fault=f"{ratio:.2f} times {who}" if bar is not None and ratio > bar else "",
+    )  # fmt: skip
 
 
 def run(*words: object) -> Any:

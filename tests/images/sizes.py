@@ -50,7 +50,7 @@ def measure(images: Images) -> list[Row]:
         ("data", "what the bases stand on: Debian with Python 3.11", below),
         ("data", "libexpat1, tini, rasterio, shapely, osmium ... and kfp's executor", data[len(below) :]),
         ("torch", "torch itself, its CPU build", wheel),
-        ("torch", "transformers, onnxruntime, kornia ...", [layer for layer in above if layer not in wheel]),
+        ("torch", "transformers, onnxruntime ...", [layer for layer in above if layer not in wheel]),
         ("code", "the tools", train[len(torch) :]),
         ("serving", "Java", java),
         ("serving", "TorchServe, uvicorn ...", [layer for layer in server[:-1] if layer not in java]),

@@ -161,6 +161,36 @@ def test_the_same_seed_gives_the_same_weights(config, toy, tmp_path):
     assert first == second  # the card included
 
 
+def test_what_a_training_computes_in(config, toy, tmp_path, monkeypatch):
+    """`auto` takes bfloat16 where the processor has it; others emulate it here."""
+
+    def trained_in(name, quick, epochs=2, **options):
+        found = {"avx512_bf16": quick, "cpu_name": "Old"}
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.cpu, "get_capabilities", lambda: found)
+            outcome = fit(config, toy, tmp_path / name, epochs=epochs, **options)
+        return outcome, read_card(tmp_path / name / "last.safetensors").precision
+
+    quick, precision = trained_in("quick", True)
+    assert precision == "bfloat16" and "1 x cpu in bfloat16" in (tmp_path / "quick" / "log").read_text()
+    exact, precision = trained_in("exact", False)
+    assert precision == "float32" and "1 x cpu in float32" in (tmp_path / "exact" / "log").read_text()
+    _, precision = trained_in("named", True, recipe={"precision": "float32"})
+    assert precision == "float32" and same(
+        tmp_path / "named" / "last.safetensors", tmp_path / "exact" / "last.safetensors"
+    )
+    losses = [each.history[-1]["training"]["loss"] for each in (quick, exact)]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.1)
+    # It goes on as it began, or not at all.
+    assert trained_in("exact", True, epochs=3, resume=True)[1] == "float32"
+    for change, had, message in (
+        ({"precision": "float32"}, True, "was in bfloat16, and .* precision is float32"),
+        ({}, False, r"\(Old\) does not compute in bfloat16"),
+    ):
+        with pytest.raises(ModelError, match=message):
+            trained_in("quick", had, epochs=3, resume=True, recipe=change)
+
+
 # --- interruptions ----------------------------------------------------------------------------------------------
 
 
