@@ -21,6 +21,7 @@ __all__ = [
     "check_budget",
     "neighbours",
     "read_cover",
+    "strange_zooms",
     "tile_block",
     "tiles_of_blocks",
     "write_cover",
@@ -143,6 +144,17 @@ def check_zooms(zooms: Iterable[int], where: str | Location) -> int:
     if len(zooms) > 1:
         raise CoverError(f"{where} mixes the zooms {', '.join(map(str, zooms))}; this tool needs a single one")
     return zooms[0]
+
+
+def strange_zooms(training: Iterable[int], validation: Iterable[int]) -> str | None:
+    """Say which zooms validation tiles have and no training tile has; None where there is none."""
+    strange = sorted(set(validation).difference(training))
+    if not strange:
+        return None
+    return (
+        f"no training tile is of the zoom of validation tiles ({', '.join(map(str, strange))}): things have "
+        "another size there, and the metrics say little of the tiles that the model is for"
+    )
 
 
 def tile_block(west: float, south: float, east: float, north: float, zoom: int) -> tuple[Tile, Tile]:

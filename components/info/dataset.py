@@ -27,7 +27,7 @@ from rsp.shared.metrics import IGNORE
 from rsp.shared.parallel import cpu_count, parallel_map
 from rsp.shared.progress import progress
 from rsp.shared.tilekeys import Keys, columns
-from rsp.shared.tiles import Tile, zxy
+from rsp.shared.tiles import Tile, strange_zooms, zxy
 from rsp.shared.tileset import TileReader, find_tileset, open_reader
 
 PARTS = ("training", "validation")
@@ -311,7 +311,7 @@ def _told(sizes: Counter[tuple[int, int]]) -> str:
 
 
 def _check_between(parts: dict[str, Part], found: Findings) -> None:
-    """Look for validation tiles that training knows: they measure what was learnt by heart."""
+    """Look for validation tiles that training knows, which measure what was learnt by heart, and other zooms."""
     if set(parts) != set(PARTS):
         return
     training, validation = (parts[name] for name in PARTS)
@@ -330,6 +330,8 @@ def _check_between(parts: dict[str, Part], found: Findings) -> None:
             f"{len(touching)} validation tiles touch tiles of training{_some(touching)}; split by blocks "
             "(`rsp cover --splits 70,30 --block 8`) to have fewer"
         )
+    if strange := strange_zooms(training.pairs.zooms, validation.pairs.zooms):
+        found.warnings.append(strange)
 
 
 def _touching(tiles: Cover, others: Cover) -> list[Tile]:

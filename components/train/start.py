@@ -23,6 +23,7 @@ from rsp.shared.learning.checkpoint import load_checkpoint, load_weights
 from rsp.shared.learning.inference import check_precision, has_bfloat16
 from rsp.shared.learning.models import build_model
 from rsp.shared.locations import Location
+from rsp.shared.tiles import strange_zooms
 
 
 @dataclass
@@ -205,3 +206,16 @@ def notes_on_filters(model: nn.Module, config: ModelConfig) -> list[str]:
         f"num_filters = {wanted} is more than the encoder {config.encoder!r} can use: the decoder is never wider "
         f"than its features, and the network is that of num_filters = {largest}"
     ]
+
+
+def notes_on_zooms(training: Sequence[int], validation: Sequence[int]) -> list[str]:
+    """Return notes where the training tiles are of several zooms, and where validation tiles are of others."""
+    notes = []
+    if len(training) > 1:
+        notes.append(
+            f"training tiles of the zooms {', '.join(map(str, training))} are mixed: the model notes no zoom, and "
+            "predict and evaluate cannot warn of tiles of another"
+        )
+    if strange := strange_zooms(training, validation):
+        notes.append(strange)
+    return notes

@@ -47,6 +47,7 @@ from rsp.components.train.start import (
     choose_precision,
     keep_statistics,
     notes_on_filters,
+    notes_on_zooms,
     starting_point,
 )
 from rsp.components.train.syncnorm import gather_batch, synchronised
@@ -89,8 +90,9 @@ class Trainer:
         self.validation = TileDataset(self.config, plan.dataset / "validation", training=False, seed=plan.seed)
         self.notes = [*self.training.notes, *self.validation.notes]
         self.training.check_same_values(self.validation)
-        zooms = {tile.z for tile in self.training.loader.tiles}
-        self.zoom = zooms.pop() if len(zooms) == 1 else None
+        zooms = [sorted({tile.z for tile in part.loader.tiles}) for part in (self.training, self.validation)]
+        self.zoom = zooms[0][0] if len(zooms[0]) == 1 else None
+        self.notes += notes_on_zooms(*zooms)
         # Only the process that writes cards needs it. It costs less than a hundredth of one validation.
         self.digest = self.validation.digest() if world.is_main else None
         self.classes = [entry.title for entry in self.config.classes if not entry.ignore]

@@ -267,6 +267,15 @@ def test_several_zooms_are_said(folder):
     assert checked(folder).warnings == ["training: tiles of the zooms 9, 15 are mixed"]
 
 
+def test_validation_of_another_zoom_is_said(folder):
+    for zooms, said in (((9, 15), ["9"]), ((8, 9), ["8, 9"]), ((15,), [])):
+        tiles = [Tile(110, 200, zoom) for zoom in zooms]
+        for name, draw, classes in (("images.pmtiles", noise, None), ("labels", squares, CLASSES)):
+            again(folder / "validation" / name, tiles, draw=draw, classes=classes)
+        warned = [each for each in checked(folder).warnings if "no training tile is of the zoom" in each]
+        assert [each.partition("(")[2].partition(")")[0] for each in warned] == said
+
+
 def test_a_data_set_in_a_store(s3, tmp_path, rsp, monkeypatch):
     monkeypatch.setenv("RSP_CACHE", str(tmp_path / "cache"))
     root = location(f"s3://{s3.bucket()}/data")

@@ -10,14 +10,17 @@ import torch
 
 from rsp.components.train.history import State, read_state, write_state
 from rsp.components.train.plan import Plan
+from rsp.components.train.processes import World
 from rsp.components.train.settings import check_settings, settings_of
 from rsp.components.train.start import notes_on_filters
+from rsp.components.train.training import Trainer
 from rsp.shared.config import ModelConfig, load_config
 from rsp.shared.errors import ModelError
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.models import build_model
 from rsp.shared.tiles import Tile
-from tests.toy import make_config
+from tests.tilesets import make_tileset, squares
+from tests.toy import make_config, photo
 
 
 @pytest.fixture
@@ -198,3 +201,22 @@ def test_more_filters_than_the_encoder_has_use_for():
         )
     assert sizes[16] == sizes[17] == sizes[64] == sizes[400]
     assert notes_on_filters(torch.nn.Linear(2, 2), config) == []
+
+
+@pytest.mark.parametrize(
+    ("training", "validation", "zoom", "notes"),
+    [
+        ((15,), (15,), 15, []),
+        ((15,), (14, 15), 15, ["no training tile is of the zoom of validation tiles (14): things have another"]),
+        ((15, 14), (14,), None, ["training tiles of the zooms 14, 15 are mixed: the model notes no zoom, and"]),
+        ((14, 15), (17, 16), None, ["training tiles of the zooms 14, 15 ", "validation tiles (16, 17)"]),
+    ],
+)
+def test_mixed_zooms_are_said(plan, training, validation, zoom, notes):
+    for part, zooms in (("training", training), ("validation", validation)):
+        tiles = [Tile(x, 200, z) for z in zooms for x in (100, 101)]
+        make_tileset(plan.dataset / part / "images", tiles, "png", photo)
+        make_tileset(plan.dataset / part / "labels", tiles, "png", squares)
+    trainer = Trainer(plan, World(torch.device("cpu")), None)
+    assert trainer.zoom == zoom and len(trainer.notes) == len(notes)
+    assert all(words in note for words, note in zip(notes, trainer.notes, strict=True))
