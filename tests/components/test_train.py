@@ -27,6 +27,7 @@ from rsp.shared.errors import ConfigError, PluginError, RspError, TileError, Til
 from rsp.shared.learning.checkpoint import load_checkpoint, read_card
 from rsp.shared.locations import Address
 from rsp.shared.tileset import open_reader, tiles_digest
+from tests.components.train.test_contract import agrees
 from tests.tilesets import CONFIG, make_tileset, squares
 from tests.toy import TRAINING, make_config, make_dataset
 
@@ -293,9 +294,10 @@ def test_one_of_two_processes_is_killed_and_what_is_resumed_is_as_never_killed(
         assert running.wait() == 1
     assert not psutil.wait_procs(every, timeout=10)[1]
     assert 1 <= read_state(plan.out).epoch < EPOCHS
-    launch(replace(plan, resume=True), "cpu", 2)
+    result = launch(replace(plan, resume=True), "cpu", 2)
     for name in ("last.safetensors", "best.safetensors"):
         assert (plan.out / name).read_bytes() == (whole[0] / name).read_bytes()
+    agrees(toy, plan.out, toy / "validation/images.pmtiles", result, tmp_path, "pt2")
 
 
 LAUNCHED = """

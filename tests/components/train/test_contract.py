@@ -7,16 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from shapely.geometry import Polygon, box
 
 from rsp.components.evaluate.tool import evaluate
 from rsp.components.export.tool import export
 from rsp.components.predict.tool import predict
+from rsp.components.rasterize.tool import rasterize
 from rsp.components.train.history import read_state
 from rsp.components.train.tool import train
 from rsp.shared.images import decode_mask, encode
 from rsp.shared.learning.checkpoint import read_card
-from rsp.shared.tiles import Tile
+from rsp.shared.tiles import Tile, bounds_mercator, write_cover
 from rsp.shared.tileset import classes_metadata, open_writer
+from tests.components.test_rasterize_weights import write as write_polygons
 from tests.components.train.crashes import end_of, killed
 from tests.tilesets import content, squares
 from tests.toy import TRAINING, VALIDATION, photo
@@ -72,6 +75,14 @@ def roads(tile: Tile) -> np.ndarray:
     return np.kron(squares(tile), np.ones((2, 2), np.uint8))
 
 
+def field(tile: Tile) -> Polygon:
+    """Return the square of `squares` as a polygon, in metres of EPSG:3857."""
+    west, _, east, north = bounds_mercator(tile)
+    pixel = (east - west) / 64
+    rows, columns = (found * pixel for found in np.nonzero(squares(tile)))
+    return box(west + columns.min(), north - rows.max() - pixel, west + columns.max() + pixel, north - rows.min())
+
+
 def deep(tile: Tile) -> np.ndarray:
     """Five bands of 12 bits in 16."""
     rng = np.random.default_rng([tile.x, tile.y])
@@ -125,8 +136,8 @@ def agrees(root: Path, out: Path, images: Path, result, tmp_path: Path, *forms: 
         assert content(tmp_path / kind) == content(tmp_path / "masks")
 
 
-@pytest.mark.parametrize("side", [64, 32])
-def test_b_h3_a_model_of_tiles_of_another_size(tmp_path, side):
+@pytest.mark.parametrize(("side", "form"), [(64, "pt2"), (32, "jit")])
+def test_b_h3_a_model_of_tiles_of_another_size(tmp_path, side, form):
     """Once such a model scored 0.609 in training and 0.431 after predict, in silence."""
     write(tmp_path / "d", "images", photo)
     write(tmp_path / "d", "labels", squares)
@@ -135,20 +146,32 @@ def test_b_h3_a_model_of_tiles_of_another_size(tmp_path, side):
     card = read_card(tmp_path / "out" / "best.safetensors")
     assert (card.tile_size, card.source_size, card.overlap, card.zoom) == (side, 64, 16, 15)
     assert result.iou > 0.4
-    agrees(tmp_path / "d", tmp_path / "out", tmp_path / "d/validation/images.pmtiles", result, tmp_path)
+    agrees(tmp_path / "d", tmp_path / "out", tmp_path / "d/validation/images.pmtiles", result, tmp_path, form)
     for data in content(tmp_path / "masks").values():
         assert decode_mask(data).shape == (64, 64)
 
 
 def test_h4_imagery_fused_with_rasterized_roads(tmp_path):
-    """A rasterized layer is classes, not colours of a palette: here it is all that there is to learn from."""
+    """A rasterized layer is classes, not colours of a palette: here it is all that there is to learn from.
+
+    The roads, and the weights of the pixels between them, are what `rsp rasterize` makes of polygons.
+    """
     from tests.tilesets import make_tileset, noise
 
+    config = configured(tmp_path / "config.toml", FUSED)
+    config.write_text(config.read_text() + '[train]\nweights = "near"\ncrop = 0\npasses = 1\n')
     for part, tiles in PLACES.items():
         make_tileset(tmp_path / "d" / part / "images", tiles, "webp", lambda tile: noise(tile) // 16)
-        make_tileset(tmp_path / "d" / part / "roads", tiles, "png", roads)
+        polygons = write_polygons(tmp_path / "roads.geojson", map(field, tiles))
+        write_cover(tmp_path / "cover", tiles)
+        burnt = rasterize(
+            tmp_path / "cover", tmp_path / "d" / part / "roads", geojson=str(polygons), config=config,
+            tile_size=128, weights=tmp_path / "d" / part / "near", weight_sigma=20.0, workers=1, web_ui=False,
+        )  # fmt: skip
+        assert burnt.features == len(tiles) and burnt.weighted > len(tiles) / 2
+        for tile, data in content(tmp_path / "d" / part / "roads").items():
+            np.testing.assert_array_equal(decode_mask(data), roads(tile))
         make_tileset(tmp_path / "d" / part / "labels.pmtiles", tiles, "png", squares)
-    config = configured(tmp_path / "config.toml", FUSED)
     result = train(tmp_path / "out", config=config, dataset=tmp_path / "d", epochs=6)
     layer = read_card(tmp_path / "out" / "best.safetensors").channels[1]
     assert (layer.kind, layer.bands, layer.value_type, layer.divisor) == ("classes", (1,), "uint8", 1.0)
@@ -175,8 +198,8 @@ def test_b2_h10_five_bands_of_12_bits_three_classes_and_one_to_ignore(tmp_path):
         assert decode_mask(data).max() <= 2  # where the cloud is, too
 
 
-@pytest.mark.parametrize("kind", ["fused", "many", "fine-tuned"])
-def test_killed_and_resumed_is_as_never_killed(tmp_path, kind):
+@pytest.mark.parametrize(("kind", "form"), [("fused", "jit"), ("many", "jit"), ("fine-tuned", "pt2")])
+def test_killed_and_resumed_is_as_never_killed(tmp_path, kind, form):
     """With several channels, weights measured from labels, and weights fitted to other classes and bands."""
     root, config, start = tmp_path / "d", tmp_path / "config.toml", None
     if kind == "fused":
@@ -209,6 +232,7 @@ def test_killed_and_resumed_is_as_never_killed(tmp_path, kind):
     assert [row["epoch"] for row in result.history] == [1, 2, 3, 4]
     for name in ("last.safetensors", "best.safetensors"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    agrees(root, out, root / "validation" / ("" if kind == "fused" else "images.pmtiles"), result, tmp_path, form)
 
 
 def test_h10_every_class_counts_where_there_is_no_background(tmp_path):
