@@ -159,7 +159,12 @@ class Predictor:
         channels = self.card.channels
         if self.device.type == "cpu":
             pixels = [normalise_pixels(window, channels) for window in windows]
-            return torch.from_numpy(pixels[0][np.newaxis] if len(pixels) == 1 else np.stack(pixels))
+            # An axis of numpy's newaxis has no stride, by which torch would take it for planes.
+            return (
+                torch.from_numpy(pixels[0]).unsqueeze(0)
+                if len(pixels) == 1
+                else torch.from_numpy(np.stack(pixels))
+            )
         for window in windows:
             check_bands(window, channels)
         return normalise_batch(torch.from_numpy(np.stack(windows)).to(self.device), channels)
