@@ -20,7 +20,7 @@ import torch
 from rsp.serving import answers
 from rsp.serving.archive import trusts_models
 from rsp.serving.failures import note_failure
-from rsp.shared.errors import ModelError, RspError, StorageError, TileError
+from rsp.shared.errors import ModelError, RspError, StorageError, TileError, TooLargeError
 from rsp.shared.images import Array, encode
 from rsp.shared.learning.encoded import predict_arrays, predict_tiles, sent_bands, sent_tile
 from rsp.shared.learning.formats import read_model_card
@@ -150,7 +150,7 @@ class TileHandler:
 
     def _failed(self, error: Exception) -> answers.RefusedError:
         """Return the answer for a tile on which the network, or what follows, fails; log it in one line."""
-        memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        memory = isinstance(error, MemoryError | TooLargeError)
         frame = error.__traceback__
         while frame is not None and frame.tb_next is not None:
             frame = frame.tb_next

@@ -78,6 +78,10 @@ class ModelError(RspError):
     """A network, checkpoint or exported model that cannot be built, read or trusted."""
 
 
+class TooLargeError(ModelError):
+    """Work of a network that does not fit into the memory."""
+
+
 class PluginError(RspError):
     """A plug-in that cannot be found or imported, fails, or returns what it should not."""
 

@@ -44,6 +44,12 @@ def make_card(
     )
 
 
+class Gpu(str):
+    """The CPU, as a device that stands for a GPU: a `Predictor` gives it batches."""
+
+    type = "cuda"
+
+
 def make_network(card: ModelCard, seed: int = 0, steps: int = 12) -> nn.Module:
     """Teach a network for a moment to find where the blurred first band is bright."""
     torch.manual_seed(seed)

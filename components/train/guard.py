@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from rsp.components.train.history import Row
 from rsp.components.train.losses import Loss
-from rsp.shared.errors import ModelError, TileSetError
+from rsp.shared.errors import ModelError, TileSetError, TooLargeError
+from rsp.shared.learning.answers import lacks_memory
 from rsp.shared.metrics import IGNORE
 
 # How many times the loss of a network that knows nothing an epoch may have. Steps that are too bold reach a few
@@ -99,13 +100,12 @@ def enough_memory(tiles: int, side: int, device: torch.device) -> Iterator[None]
         device: Where it is to fit.
 
     Raises:
-        ModelError: the memory did not suffice within the block.
+        TooLargeError: the memory did not suffice within the block.
     """
     try:
         yield
     except RuntimeError as error:
-        # That of a GPU has a class of its own, that of a CPU only its words.
-        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+        if not lacks_memory(error):
             raise
         half = tiles // 2
         advice = (
@@ -113,7 +113,7 @@ def enough_memory(tiles: int, side: int, device: torch.device) -> Iterator[None]
             if half
             else "take smaller tiles (--ts), a smaller encoder, or a device with more memory"
         )
-        raise ModelError(
+        raise TooLargeError(
             f"out of memory on {device}: a batch of {tiles} tile{'s' * (tiles > 1)} of {side} px does not fit; "
             f"{advice}"
         ) from error

@@ -133,6 +133,7 @@ class Trainer:
         self.frozen = Frozen(self.model, recipe.freeze)
         self.wrapped = self._wrap()
         self._make_loaders()
+        self.at_once = self.config.model.bs
         self.optimiser = Optimiser(
             self.model, self.config.model, recipe, batches=len(self.batches), epochs=plan.epochs
         )
@@ -324,12 +325,13 @@ class Trainer:
             self._card(epoch),
             device=str(self.device),
             threads=max(1, cpu_count() // world.size),
-            batch_size=self.config.model.bs,
+            batch_size=self.at_once,
         )
         running = RunningMetrics(len(self.config.classes), self.device)
         name = f"epoch {epoch}/{self.plan.epochs}, validation"
         with closing(ahead(self.validation_loader)) as batches:
             validate(predictor, self._shown(batches, name, len(self.validation_loader)), self.loss, running)
+        self.at_once = predictor.batch_size  # fewer where so many did not fit
         return self._measured(running)
 
     def _measured(self, running: RunningMetrics) -> dict[str, Any]:

@@ -26,6 +26,13 @@ def guarded_network(name: str) -> Iterator[None]:
             raise
 
 
+def lacks_memory(error: RuntimeError) -> bool:
+    """Tell whether an error says that the memory did not suffice."""
+    # That of a GPU has a class of its own, but not out of TorchScript; that of a CPU has only its words.
+    words = "CUDA out of memory", "not enough memory"
+    return isinstance(error, torch.OutOfMemoryError) or any(each in str(error) for each in words)
+
+
 def check_logits(answer: Any, name: str, wanted: Sequence[int]) -> torch.Tensor:
     """Return what a network answered, if it is logits.
 

@@ -9,6 +9,7 @@ differently, and so do GPUs.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,9 +19,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from rsp.shared.errors import ModelError
+from rsp.shared.errors import ModelError, TooLargeError
 from rsp.shared.images import Array, Mask
-from rsp.shared.learning.answers import check_finite, check_logits, guarded_network
+from rsp.shared.learning.answers import check_finite, check_logits, guarded_network, lacks_memory
 from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.formats import STRIDE, Kind, Network, load_network, window_side
 from rsp.shared.learning.normalise import check_bands, normalise_batch, normalise_pixels
@@ -47,7 +48,7 @@ class Predictor:
         kind: The form that it was loaded from; all but a checkpoint take windows of one size.
         device: Where it is, as `cpu` or `cuda:0`.
         threads: Windows that a CPU works on at once, one thread each. It does not change an answer.
-        batch_size: Windows that a GPU works on at once.
+        batch_size: Windows that a GPU works on at once; fewer once so many did not fit into its memory.
         precision: Of the numbers that convolutions and products compute with. With `bfloat16` one pixel in a
             thousand gets another class than with `float32` (measured: 0.07 % of 16.8 million).
     """
@@ -92,6 +93,7 @@ class Predictor:
         Raises:
             ModelError: the images have other bands than the model wants, or do not fit an exported model, or the
                 network answers no logits, or NaN.
+            TooLargeError: one window does not fit into the memory.
             PluginError: the same of a network that is a plug-in.
         """
         return self._map(images, overlap, classes_of)
@@ -116,13 +118,41 @@ class Predictor:
         if self.device.type == "cpu":
             with _one_thread():
                 if self.threads == 1 or len(images) < 2:
-                    return [self._answer([image], overlap, finish)[0] for image in images]
+                    return [self._fitting([image], overlap, finish)[0] for image in images]
                 with ThreadPoolExecutor(min(self.threads, len(images)), initializer=_set_one_thread) as pool:
-                    return list(pool.map(lambda image: self._answer([image], overlap, finish)[0], images))
+                    return list(pool.map(lambda image: self._fitting([image], overlap, finish)[0], images))
         answers: list[Any] = []
-        for batch in _batches(images, self.batch_size):
-            answers += self._answer(batch, overlap, finish)
+        while len(answers) < len(images):
+            batch = next(_batches(images[len(answers) :], self.batch_size))
+            answers += self._fitting(batch, overlap, finish)
         return answers
+
+    def _fitting(self, images: Sequence[Array], overlap: int, finish: Finish | None) -> list[Any]:
+        """Do as `_answer`; where several images do not fit, answer none, and take half as many from now on."""
+        try:
+            return self._answer(images, overlap, finish)
+        except RuntimeError as error:
+            if not lacks_memory(error):
+                raise
+            if len(images) == 1:
+                raise self._too_large(images[0]) from error
+        # Outside of the block above: there, the traceback would still hold the memory of the batch.
+        torch.cuda.empty_cache()
+        self.batch_size = len(images) // 2
+        print(
+            f"warning: {len(images)} windows at once do not fit into the memory of {self.device}, which takes "
+            f"{self.batch_size} from now on",
+            file=sys.stderr,
+        )
+        return []
+
+    def _too_large(self, image: Array) -> TooLargeError:
+        height, width = image.shape[:2]
+        other = "" if self.device.type == "cpu" else ", or the CPU (--device cpu), which is slower"
+        return TooLargeError(
+            f"out of memory on {self.device}: a window of {width}x{height} pixels does not fit; take smaller ones "
+            f"(a smaller --window in prediction, a smaller ts in training){other}"
+        )
 
     def _answer(self, images: Sequence[Array], overlap: int, finish: Finish | None) -> list[Any]:
         """Forward images of one size together; logits that are not finished need not be finite."""

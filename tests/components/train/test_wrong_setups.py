@@ -8,10 +8,16 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from rsp.components.train import training
 from rsp.components.train.guard import Divergence
+from rsp.components.train.plan import Plan
+from rsp.components.train.processes import World
+from rsp.shared.config import load_config
 from rsp.shared.errors import ModelError
 from rsp.shared.images import encode_mask
+from rsp.shared.learning.inference import Predictor
 from rsp.shared.tileset import open_writer
+from tests.networks import Gpu
 from tests.tilesets import CONFIG, squares
 from tests.toy import TRAINING, make_config, make_dataset
 
@@ -242,3 +248,25 @@ def test_out_of_memory_says_which_batch_may_fit(rsp, toy, tmp_path, bs, advice):
         tmp_path / "out",
     )  # fmt: skip
     assert ran.code == 1 and f"out of memory on cpu: {advice}" in ran.stderr
+
+
+def test_validation_takes_as_many_windows_as_fit(toy, tmp_path, monkeypatch, capsys):
+    """What did not fit in one epoch is not tried in the next; a CPU stands for the GPU."""
+    tried = []
+
+    class Small(Predictor):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.device = Gpu("cpu")
+
+        def _forward(self, batch):
+            tried.append(len(batch))
+            if len(batch) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super()._forward(batch)
+
+    monkeypatch.setattr(training, "Predictor", Small)
+    config = load_config(make_config(tmp_path / "config.toml"))
+    training.train_model(Plan(config, toy, tmp_path / "out", epochs=2), World(torch.device("cpu")))
+    assert tried == [4, *[2] * 6]
+    assert capsys.readouterr().err.count("windows at once do not fit") == 1
