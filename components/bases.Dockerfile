@@ -16,8 +16,9 @@ RUN python3 bases.py requirements data > data.txt \
 
 FROM ${BASE_IMAGE} AS system
 # PIP_BREAK_SYSTEM_PACKAGES: Debian's own Python (a base image made by debootstrap) refuses to be installed into
-# otherwise. OMP_WAIT_POLICY: threads that spin while they wait doubled the CPU time of training on shared cores.
+# otherwise. OMP_WAIT_POLICY, GOMP_SPINCOUNT: OPENMP of shared/parallel.py, which says why.
 ENV OMP_WAIT_POLICY=PASSIVE \
+    GOMP_SPINCOUNT=20000 \
     PIP_BREAK_SYSTEM_PACKAGES=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1 \

@@ -24,6 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from rsp.pipelines.compiler import check_parameters, compile_pipeline, require_kfp, specification
 from rsp.shared.atomic import atomic_text
 from rsp.shared.errors import PipelineError, UsageError
+from rsp.shared.parallel import OPENMP
 
 if TYPE_CHECKING:
     from kfp.dsl.base_component import BaseComponent
@@ -35,9 +36,7 @@ TAIL = 25
 DEFAULTS = {
     # kfp orders independent steps as Python orders sets of texts: the same at every run with a fixed seed.
     "PYTHONHASHSEED": "0",
-    # Threads that wait for each other sleep. Where other work shares the processors they would burn them: an
-    # epoch of the demo took 57 s of processor time instead of 20, and 67 s by the clock instead of 34.
-    "OMP_WAIT_POLICY": "PASSIVE",
+    **OPENMP,
 }
 
 # What the names of steps end in that pass tile sets on as addresses.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from functools import cache
@@ -11,6 +12,11 @@ import grimp
 import pytest
 
 from rsp.components import bases
+from rsp.components.train.tool import train
+from rsp.components.train.trainjob import Inherited, Nodes, build
+from rsp.pipelines import local
+from rsp.shared.errors import ConfigError
+from rsp.shared.parallel import OPENMP
 from tests.images import imports
 
 ROOT = Path(__file__).parents[1]
@@ -101,3 +107,17 @@ def test_dockerfiles_install_by_the_constraints():
         others = [line for line in installs if "--constraint constraints.txt" not in line]
         # The code itself, without anything that it needs.
         assert len(installs) > len(others) and all("--no-deps --root /code ." in line for line in others)
+
+
+def test_openmp_waits_alike_everywhere(monkeypatch, tmp_path):
+    """In `rsp train`, in the pods of a TrainJob, in pipelines on this machine, and in the images."""
+    bare = {name: value for name, value in os.environ.items() if name not in OPENMP}
+    monkeypatch.setattr(os, "environ", bare)
+    with pytest.raises(ConfigError):
+        train(tmp_path / "out", config=tmp_path / "none.toml")
+    assert bare.items() >= OPENMP.items()
+    trainer = build("a", ["plan.json"], Nodes(2), Inherited("train:1"))["spec"]["trainer"]
+    assert {each["name"]: each.get("value") for each in trainer["env"]}.items() >= OPENMP.items()
+    assert local.DEFAULTS.items() >= OPENMP.items()
+    recipe = (ROOT / "components/bases.Dockerfile").read_text()
+    assert dict(re.findall(r"\b(G?OMP_\w+)=(\w+)", recipe)) == OPENMP

@@ -24,6 +24,7 @@ from rsp.shared.arguments import add_config, add_out, require
 from rsp.shared.claims import FOLDER, Output, check_paths
 from rsp.shared.errors import UsageError
 from rsp.shared.locations import Location, location
+from rsp.shared.parallel import OPENMP
 
 
 def train(
@@ -77,14 +78,9 @@ def train(
         TileError: a tile that cannot be decoded, or a label of an unknown class; says which.
         ModelError: a network or checkpoint that cannot be built, or training that diverges.
     """
-    # Before torch is imported. On cores that others use, too, OpenMP's threads that spin while they wait took 57 s
-    # of CPU time for an epoch of 20 s.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    # But a wait that is over in a moment is not worth sleeping: 21 images a second in place of 15 on two quiet
-    # cores, in the same CPU time. Where others take both of them, it is 8 in place of 11.
-    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
-    # torch's profiler writes to stderr whenever it starts and stops.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    # Before torch is imported, whose profiler writes to stderr whenever it starts and stops.
+    for name, value in {**OPENMP, "KINETO_LOG_LEVEL": "6"}.items():
+        os.environ.setdefault(name, value)
 
     from rsp.components.train.launch import launch
     from rsp.components.train.plan import Plan, with_weights

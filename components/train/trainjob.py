@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rsp.shared.errors import UsageError
+from rsp.shared.parallel import OPENMP
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 
@@ -168,7 +169,7 @@ def build(name: str, arguments: Sequence[str], nodes: Nodes, pod: Inherited) -> 
     own = {
         "HOME": SCRATCH,
         "OMP_NUM_THREADS": str(nodes.threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
+        **OPENMP,
         "PYTHONSAFEPATH": "1",
         "PYTHONUNBUFFERED": "1",
         "RSP_CACHE": f"{SCRATCH}/rsp-cache",
