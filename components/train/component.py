@@ -40,7 +40,7 @@ def train(
         metrics: iou, miou, mcc and loss of that epoch on the validation tiles.
         confusion: Its confusion matrix, in pixels.
         history: A chart of all epochs.
-        training_images: Tile set of images. Every [[channels]] of the configuration takes its bands from it.
+        training_images: Tile set of images. All [[channels]] are bands of it: of one name, and none of classes.
         training_labels: Tile set of the labels of the same tiles.
         validation_images: Tile set of images that are not trained on.
         validation_labels: Tile set of the labels of the same tiles.

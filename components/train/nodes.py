@@ -29,7 +29,7 @@ from rsp.components.train.launch import error_of, text_of
 from rsp.components.train.lease import Lease
 from rsp.components.train.plan import Plan
 from rsp.components.train.result import TrainResult
-from rsp.components.train.sets import Sets, link_sets
+from rsp.components.train.sets import Sets, check_channels, link_sets
 from rsp.components.train.trainjob import Inherited, Nodes, build
 from rsp.shared.config import Config
 from rsp.shared.dataroot import result_key
@@ -113,6 +113,7 @@ def train_on_nodes(
 
     Raises:
         UsageError: data that not every node can read, or nodes that cannot be.
+        ConfigError: a channel is of another tile set than `images`.
         ClusterError: the cluster refuses the training, or it fails there.
         RspError: what a process of the training raised.
     """
@@ -120,6 +121,7 @@ def train_on_nodes(
     from rsp.components.train.follow import POLL, run
 
     nodes.check()
+    check_channels(config)
     texts = addressed(sets)
     if start is not None:
         if not isinstance(start, Address):
