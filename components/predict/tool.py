@@ -108,8 +108,8 @@ def predict(
         window: Tiles along a side of the windows that the network sees at once: with 2 a block of four tiles has
             one border around it, not each of them its own, which takes less time. Where not all tiles of a block
             are wanted and can be read, they come one by one. About one pixel in ten thousand, those that borders
-            have an effect on, may get another class than with 1. Not for exported models, whose windows have one
-            size.
+            have an effect on, may get another class than with 1; some in a hundred with SegFormer, UPerNet and
+            Swin, which see all of a window. Not for exported models, whose windows have one size.
         cover: Predict only the tiles of this cover (neighbours are still looked at). Those of which the list
             beside the images says that they do not exist, see `rsp.components.download.tool.download`, are no
             failure, and are listed beside the masks.
@@ -336,7 +336,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--window", type=int, choices=(1, 2, 4), default=1,
         help="tiles along a side of what the network sees at once: 2 and 4 take less time, and give one pixel in "
-        "ten thousand another class (default: 1)",
+        "ten thousand another class (SegFormer, UPerNet and Swin: some in a hundred; default: 1)",
     )  # fmt: skip
     parser.add_argument("--cover", type=location, metavar="FILE", help="predict only the tiles of this cover")
     parser.add_argument(
