@@ -75,5 +75,5 @@ def _layers(plan: Any, key: str = "") -> Iterator[int]:
     elif isinstance(plan, list):
         for value in plan:
             yield from _layers(value, key)
-    elif isinstance(plan, int) and ("depth" in key or "layers" in key):
+    elif isinstance(plan, int) and ("depth" in key or "layers" in key) and "bins" not in key:  # num_depth_bins
         yield max(plan, 0)
