@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from rsp.components.train.tool import train
 from rsp.shared.config import ModelConfig
+from rsp.shared.tiles import zxy
+from tests.components.train.test_contract import agrees
+from tests.tilesets import squares
+from tests.toy import TRAINING, VALIDATION, make_config, make_dataset, photo
 
 TEXT = (Path(__file__).parents[1] / "docs" / "extending.md").read_text("utf-8")
 
@@ -59,3 +64,26 @@ def test_extractor(examples):
 
     park = find_extractor("my_extractors:Park")
     assert park.accept({"leisure": "park"}) and not park.accept({"leisure": "pitch"})
+
+
+@pytest.mark.slow
+def test_all_of_them_together(examples):
+    """Trained, resumed, exported, and used on tile sets, which say what training said."""
+    toy = make_dataset(examples / "toy")
+    for part, tiles in (("training", TRAINING), ("validation", VALIDATION)):
+        (examples / "arrays" / part).mkdir(parents=True)
+        for tile in tiles:
+            path = examples / "arrays" / part / f"{zxy(tile).replace('/', '-')}.npz"
+            np.savez(path, image=photo(tile), label=squares(tile))
+    config = make_config(
+        examples / "config.toml", nn='"my_nets:thin"', encoder='"none"', da='"my_augmentations:darker"', lr="0.05",
+        loss='"my_losses:smooth + 0.5 dice"\nloader = "my_loaders:Arrays"\nmetrics = ["iou", "my_metrics:missed"]',
+    )  # fmt: skip
+    given = {"config": config, "dataset": examples / "arrays", "gpus": 0}
+    train(examples / "out", **given, epochs=1)
+    result = train(examples / "out", **given, epochs=2, resume=True)
+    (missed,) = {
+        row["validation"]["my_metrics:missed"] for row in result.history if row["epoch"] == result.best_epoch
+    }
+    assert missed == pytest.approx(result.confusion[1][0] / sum(result.confusion[1])) and result.iou > 0.1
+    agrees(toy, examples / "out", toy / "validation/images.pmtiles", result, examples, "jit", "pt2")
