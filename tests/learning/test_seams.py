@@ -34,10 +34,14 @@ def image():
 def test_tiles_of_the_default_overlap_have_no_seams(predictor, image):
     (whole,) = predictor.masks([image])
     assert 0.1 < whole.mean() < 0.9
-    default = seams(predictor, image, whole, 256, ModelConfig(encoder="tiny", ts=256).overlap, 256)
-    assert default.differing < BAR and abs(default.across / default.whole - 1) < 0.01
+    overlap = ModelConfig(encoder="tiny", ts=256).overlap
+    default, narrower, none = (
+        seams(predictor, image, whole, 256, each, 256) for each in (overlap, overlap - 32, 0)
+    )
+    # Along two borders of 512 pixels the class changes some hundred times: a pixel more or less is a hundredth.
+    assert default.differing < BAR and abs(default.across / default.whole - 1) < 0.04
+    assert none.across / none.whole > 1.5
     # It is the smallest that does.
-    narrower = seams(predictor, image, whole, 256, ModelConfig(encoder="tiny", ts=256).overlap - 32, 256)
     assert narrower.differing > BAR
 
 
