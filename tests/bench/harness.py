@@ -221,6 +221,25 @@ class Growth:
         )
 
 
+def compared(what: str, who: str, pairs: Sequence[Sequence[float]], bar: float | None = None) -> Line:
+    """Return the row of milliseconds that were measured side by side.
+
+    Args:
+        what: The work.
+        who: The rival.
+        pairs: Ours and the rival's.
+        bar: What the median of their ratios may be at most; None asks for nothing.
+    """
+    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
+    ratios = [mine / other for mine, other in pairs]
+    ratio = statistics.median(ratios)
+    return Line(
+        what, f"{ours:.1f} ms", who, f"{theirs:.1f} ms",
+        f"{ratio:.2f} ({min(ratios):.2f}..{max(ratios):.2f})", "" if bar is None else f"<= {bar:.2f}",
+        fault=f"{ratio:.2f} times {who}" if bar is not None and ratio > bar else "",
+    )  # fmt: skip
+
+
 def _has(name: str) -> bool:
     kind, _, module = name.partition(":")
     return importlib.util.find_spec(module) is not None if kind == "python" else shutil.which(name) is not None

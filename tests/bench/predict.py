@@ -33,7 +33,7 @@ from rsp.shared.learning.formats import write_model
 from rsp.shared.learning.inference import Predictor, load_predictor
 from rsp.shared.tiles import Tile, write_cover, zxy
 from rsp.shared.tileset import open_reader
-from tests.bench.harness import ROOT, Growth, Line, Row, rsp
+from tests.bench.harness import ROOT, Growth, Line, Row, compared, rsp
 from tests.networks import make_card, make_checkpoint
 from tests.tilesets import make_tileset
 
@@ -196,14 +196,14 @@ def bench_process(folder: Path, checkpoint: Path, predictor: Predictor, tiles: S
         assert isinstance(answer, bytes)
         return answer
 
-    loop = plain_loop(checkpoint)
+    what, loop = "a tile of 256 px in process", plain_loop(checkpoint)
     mine, theirs = [ours(tile) for tile in tiles], [loop(tile) for tile in tiles]
     differing = int((pixels(mine) != pixels(theirs)).sum())
     pairs = [(milliseconds(ours, tiles), milliseconds(loop, tiles)) for _ in range(RUNS)]
-    yield report("a plain torch loop, channels last", pairs, differing)
+    yield compared(what, f"a plain torch loop, channels last; {differing} pixels differ", pairs)
     found = first_landing(folder, checkpoint)
     if found is None:
-        yield Line("a tile of 256 px in process", "", "the first landing: no git history")
+        yield Line(what, "", "the first landing: no git history")
         return
     differing = int((pixels(mine) != pixels(found[1])).sum())
     pairs = []
@@ -211,18 +211,7 @@ def bench_process(folder: Path, checkpoint: Path, predictor: Predictor, tiles: S
         before = first_landing(folder, checkpoint)
         assert before is not None
         pairs.append((milliseconds(ours, tiles), before[0]))
-    yield report("the first landing", pairs, differing, bar=1 / 1.67)
-
-
-def report(rival: str, pairs: list[tuple[float, float]], differing: int, bar: float | None = None) -> Line:
-    mine, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratios = [ours / other for ours, other in pairs]
-    ratio = statistics.median(ratios)
-    return Line(
-        "a tile of 256 px in process", f"{mine:.1f} ms", f"{rival}; {differing} pixels differ", f"{theirs:.1f} ms",
-        f"{ratio:.2f} ({min(ratios):.2f}..{max(ratios):.2f})", "" if bar is None else f"<= {bar:.2f}",
-        fault=f"{ratio:.2f} times {rival}" if bar is not None and ratio > bar else "",
-    )  # fmt: skip
+    yield compared(what, f"the first landing; {differing} pixels differ", pairs, 1 / 1.67)
 
 
 def bench_load(models: dict[str, Path]) -> Iterator[Line]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rsp.components.train.augmentation import color
 from rsp.shared.images import Array
 from rsp.shared.learning.inference import has_bfloat16
 from rsp.shared.tiles import Tile
-from tests.bench.harness import ROOT, Line, cost, rival
+from tests.bench.harness import ROOT, Line, compared, cost, rival
 from tests.bench.predict import make_areas
 from tests.tilesets import make_tileset
 
@@ -72,18 +72,6 @@ def bench_augmentation() -> Line:
         )
         pairs.append([each.seconds * 1000 for each in costs])
     return compared("the flips and colours of a crop of 256 px", "kornia's flips, brightness, contrast", pairs)
-
-
-def compared(what: str, who: str, pairs: Sequence[Sequence[float]], bar: float | None = None) -> Line:
-    """Return the row of milliseconds, ours and the rival's."""
-    ours, theirs = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratios = [a / b for a, b in pairs]
-    ratio = statistics.median(ratios)
-    return Line(
-        what, f"{ours:.1f} ms", who, f"{theirs:.1f} ms",
-        f"{ratio:.2f} ({min(ratios):.2f}..{max(ratios):.2f})", "" if bar is None else f"<= {bar:.2f}",
-        fault=f"{ratio:.2f} times {who}" if bar is not None and ratio > bar else "",
-    )  # fmt: skip
 
 
 def run(*words: object) -> Any:

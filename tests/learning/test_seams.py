@@ -14,6 +14,9 @@ from tests.bench.seams import BAR, seams
 from tests.networks import make_card, make_network
 from tests.tilesets import CONFIG
 
+# Of the image. Along the borders of sixteen tiles the class changes so often that a pixel more is no hundredth.
+SIDE = 1536
+
 
 @pytest.fixture(scope="module")
 def predictor():
@@ -25,9 +28,9 @@ def predictor():
 def image():
     """Areas within areas, so that what is far away has a say."""
     rng = np.random.default_rng(0)
-    areas = np.zeros((1024, 1024, 3))
+    areas = np.zeros((SIDE, SIDE, 3))
     for step in (4, 32, 128):
-        areas += np.kron(rng.integers(0, 256, (1024 // step, 1024 // step, 3)), np.ones((step, step, 1)))
+        areas += np.kron(rng.integers(0, 256, (SIDE // step, SIDE // step, 3)), np.ones((step, step, 1)))
     return (areas / 3).astype(np.uint8)
 
 
@@ -38,8 +41,7 @@ def test_tiles_of_the_default_overlap_have_no_seams(predictor, image):
     default, narrower, none = (
         seams(predictor, image, whole, 256, each, 256) for each in (overlap, overlap - 32, 0)
     )
-    # Along two borders of 512 pixels the class changes some hundred times: a pixel more or less is a hundredth.
-    assert default.differing < BAR and abs(default.across / default.whole - 1) < 0.04
+    assert default.differing < BAR and abs(default.across / default.whole - 1) < 0.01
     assert none.across / none.whole > 1.5
     # It is the smallest that does.
     assert narrower.differing > BAR
