@@ -38,7 +38,7 @@ def descended(optimizer, weights, steps=3, seed=1):
 @pytest.mark.parametrize("shape", [(16, 144), (144, 16), (64, 64), (2, 16)])
 def test_all_directions_get_about_the_same_length(shape):
     given = random(3, *shape)
-    found = orthogonalised(given)
+    (found,) = orthogonalised([given])
     assert found.shape == given.shape
     assert torch.linalg.svdvals(found).max() < 1.2
     # The directions are those that were given, and so is which is which.
@@ -57,15 +57,23 @@ def test_the_iteration_on_squares_is_that_on_matrices():
     for _ in range(ITERATIONS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
-    assert torch.allclose(orthogonalised(given).double(), x, atol=1e-4)
+    assert torch.allclose(orthogonalised([given])[0].double(), x, atol=1e-4)
 
 
 def test_matrices_without_a_length_in_some_directions():
-    assert torch.equal(orthogonalised(torch.zeros(1, 4, 8)), torch.zeros(1, 4, 8))
+    assert torch.equal(orthogonalised([torch.zeros(1, 4, 8)])[0], torch.zeros(1, 4, 8))
     narrow = random(1, 32, 2) @ random(1, 2, 90, seed=1)
-    values = torch.linalg.svdvals(orthogonalised(narrow))[0]
+    values = torch.linalg.svdvals(orthogonalised([narrow])[0])[0]
     assert values[:2].min() > 0.6 and values[2:].max() < 1e-3
-    assert orthogonalised(1e-30 * random(1, 4, 8)).abs().max() < 1e-9
+    assert orthogonalised([1e-30 * random(1, 4, 8)])[0].abs().max() < 1e-9
+
+
+def test_stacks_are_made_together_and_each_is_what_it_would_be_alone():
+    shapes = [(3, 8, 72), (1, 72, 8), (2, 8, 8), (4, 5, 9), (1, 9, 30)]
+    stacks = [random(*shape, seed=seed) for seed, shape in enumerate(shapes)]
+    for stack, found in zip(stacks, orthogonalised(stacks), strict=True):
+        assert torch.allclose(found, orthogonalised([stack])[0], atol=1e-6) and found.shape == stack.shape
+    assert orthogonalised([]) == []
 
 
 # --- steps ------------------------------------------------------------------------------------------------------
