@@ -30,7 +30,7 @@ def models() -> str:
     """Return the page."""
     from rsp.components.extract.plugin import BUILTIN as EXTRACTORS
     from rsp.components.train.augmentation import BUILTIN as AUGMENTATIONS
-    from rsp.components.train.data import BUILTIN as LOADERS
+    from rsp.components.train.loaders import BUILTIN as LOADERS
     from rsp.components.train.metrics import builtin as builtin_metrics
     from rsp.components.train.terms import TERMS as LOSSES
     from rsp.shared.config import DEEP_OVERLAP, OVERLAP

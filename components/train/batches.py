@@ -4,40 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from rsp.components.train.data import Item, Key, TileDataset
+from rsp.components.train.data import Item, Key, Sample, TileDataset
+from rsp.components.train.tones import Tones
 from rsp.shared.errors import RspError
 
 
-def collate(items: list[Item]) -> tuple[torch.Tensor, ...] | RspError:
-    """Join items to a batch: (N, C, H, W), (N, H, W) and so on, or return the first error among them."""
-    joined = collect(items)
-    if isinstance(joined, RspError):
-        return joined
-    images, *others = joined
-    # Channels last, as the network wants them: otherwise each batch would be copied once more. By numpy, since for
-    # each thread that computes torch starts more of its own.
-    batch = np.stack([np.moveaxis(image.numpy(), 0, 2) for image in images])
-    return torch.from_numpy(batch).permute(0, 3, 1, 2), *map(_stack, others)
+class Batch(NamedTuple):
+    """Tiles to learn from.
+
+    Attributes:
+        images: (N, height, width, bands), as decoded, or as the network takes them where there are no tones.
+        labels: (N, height, width) uint8.
+        weights: (N, height, width) uint8, those of the pixels, or None.
+        tones: How the values of the images are to be changed.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor | None
+    tones: Tones | None
 
 
-def _stack(sheets: list[torch.Tensor]) -> torch.Tensor:
-    return torch.from_numpy(np.stack([sheet.numpy() for sheet in sheets]))
+def collate(items: list[Item]) -> Batch | RspError:
+    """Join items to a batch, or return the first error among them."""
+    samples = _samples(items)
+    if isinstance(samples, RspError):
+        return samples
+    # By numpy, since for each thread that computes torch starts more of its own; and band by band, as copying a
+    # view that is turned is slow where its last axis is short.
+    first = samples[0].image
+    images = np.empty((len(samples), *first.shape), first.dtype)
+    for image, sample in zip(images, samples, strict=True):
+        for band in range(first.shape[2]):
+            image[..., band] = sample.image[..., band]
+    labels = torch.from_numpy(np.stack([sample.label for sample in samples]))
+    weights = [sample.weights for sample in samples if sample.weights is not None]
+    tones = [sample.tone for sample in samples if sample.tone is not None]
+    return Batch(
+        torch.from_numpy(images),
+        labels,
+        torch.from_numpy(np.stack(weights)) if weights else None,
+        Tones.of(tones) if tones else None,
+    )
 
 
-def collect(items: list[Item]) -> tuple[list[torch.Tensor], ...] | RspError:
-    """Return the images, the labels and so on of items, or the first error among them."""
-    parts = []
+def collect(items: list[Item]) -> tuple[list[torch.Tensor], list[torch.Tensor]] | RspError:
+    """Return the images and the labels of items, which may differ in size, or the first error among them."""
+    samples = _samples(items)
+    if isinstance(samples, RspError):
+        return samples
+    images, labels = ([np.array(sample[at]) for sample in samples] for at in (0, 1))
+    return [*map(torch.from_numpy, images)], [*map(torch.from_numpy, labels)]
+
+
+def _samples(items: list[Item]) -> list[Sample] | RspError:
+    """Return items, or the first error among them."""
+    samples = []
     for item in items:
         if isinstance(item, RspError):
             return item
-        parts.append(item)
-    return tuple(list(part) for part in zip(*parts, strict=True))
+        samples.append(item)
+    return samples
 
 
 class Batches(Sampler[list[Key]]):

@@ -1,50 +1,35 @@
-"""The data set of training: tiles of images and labels, paired by their place in the grid.
-
-`[model] loader` names ours (`tiles`), `module:attribute`, or an entry point of the group `rsp.loaders`. A loader
-is made as `make(folder, channels, num_classes, tile_size)`, `folder` being `dataset/training` or
-`dataset/validation`: a `Path`, or an `rsp.shared.locations.Address` in S3. It can be pickled, and has `tiles` (the
-tiles, in a fixed order), `notes` (what a person should know of them) and `read(tile)`, which returns the image
-(tile_size, tile_size, bands) and the label (tile_size, tile_size) uint8, or raises `TileError`; 255 in a label is
-a pixel of which nothing is known. It may have `channels`, those it was given with the kinds, value types and
-divisors of its tiles filled in, and `digest()`, as `rsp.shared.tileset.tiles_digest`: both go into the model card.
-"""
+"""The data set of training: tiles or crops with their labels, drawn and augmented by a seed."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from dataclasses import replace
-from functools import reduce
-from operator import and_
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from rsp.components.train.augmentation import Floats, augment, load_augmentation, mix
+from rsp.components.train.augmentation import BUILTIN as AUGMENTATIONS
+from rsp.components.train.augmentation import Change, augment, load_augmentation, mix, moved
 from rsp.components.train.crops import KEPT_BYTES, Crops, Sheets
+from rsp.components.train.loaders import TileLoader, make_loader, read_tile
 from rsp.components.train.pixelweights import PixelWeights
 from rsp.components.train.sampler import Sampler, read_tile_weights
+from rsp.components.train.tones import Tone, Tones, image_bands, plain, prepare
 from rsp.shared import plugins
 from rsp.shared.config import SIDE, Channel, Config
-from rsp.shared.errors import PluginError, RspError, TileError, TileSetError
-from rsp.shared.filecache import nearby
-from rsp.shared.images import Array, Mask, decode, decode_mask, natural_divisor, palette_of, value_type
+from rsp.shared.errors import RspError, TileError, TileSetError
+from rsp.shared.images import Array, Mask
 from rsp.shared.learning.card import DIGEST
-from rsp.shared.learning.normalise import normalise, normalise_pixels
+from rsp.shared.learning.normalise import normalise
 from rsp.shared.learning.resize import resize_mask
-from rsp.shared.learning.windows import Decoded, TileImages, read_window
+from rsp.shared.learning.windows import Decoded, read_window
 from rsp.shared.locations import Location
-from rsp.shared.metrics import IGNORE, leave_out
+from rsp.shared.metrics import leave_out
 from rsp.shared.tiles import Tile, zxy
-from rsp.shared.tileset import TileReader, find_tileset, open_reader, tiles_digest
 
 # Which epoch, and which item of it.
 Key = tuple[int, int]
-# Image, label, and the weights of its pixels where there are some.
-Item = tuple[torch.Tensor, ...] | RspError
-
 # Larger tiles are made smaller where nothing says another: the memory for one with its neighbours has to be there.
 LARGEST_SIDE = 1024
 
@@ -52,149 +37,34 @@ LARGEST_SIDE = 1024
 MIXES = 2
 
 
-class Loader(Protocol):
-    """What gives the tiles of a part of the data set."""
+class Sample(NamedTuple):
+    """A tile or crop as it is loaded; arrays may be views, and of kept tiles: they are not to be written to.
 
-    tiles: Sequence[Tile]
-    notes: Sequence[str]
-
-    def read(self, tile: Tile) -> tuple[Array, Mask]:
-        """Return image and label of a tile."""
-
-
-class TileLoader:
-    """Reads tile sets `<folder>/<channel>` and `<folder>/labels`, directories or archives (`.pmtiles`).
-
-    Tiles that some of the sets lack are left out, and `notes` says how many.
-
-    Raises:
-        TileSetError: a tile set is missing, or they have no tile in common.
+    Attributes:
+        image: (height, width, bands), as decoded; what the network takes, float32, where there is no tone.
+        label: (height, width) uint8, 255 where nothing is known.
+        weights: (height, width) uint8, those of the pixels if the recipe names some.
+        tone: How the values of the image are changed once it is on the device.
     """
 
-    def __init__(self, folder: Location, channels: Sequence[Channel], num_classes: int, tile_size: int) -> None:
-        self.channels, self.num_classes, self.tile_size = tuple(channels), num_classes, tile_size
-        self.paths = {name: find_tileset(folder, name) for name in [*(c.name for c in channels), "labels"]}
-        self._near = {name: nearby(path) for name, path in self.paths.items()}
-        self.notes: list[str] = []
-        self._readers: dict[str, TileReader] = {}
-        self._owner = 0
-        self._images: tuple[int, TileImages] | None = None  # by which process it was made
-        sets = {name: self._reader(name).cover() for name in self.paths}
-        common = reduce(and_, sets.values())
-        for name, tiles in sets.items():
-            if left := tiles - common:
-                first = min(left)
-                self.notes.append(
-                    f"{self.paths[name]}: {len(left)} of {len(tiles)} tiles are left out, as another of "
-                    f"{', '.join(sets)} lacks them; the first is {zxy(first)}"
-                )
-        if not common:
-            raise TileSetError(
-                f"{', '.join(sets)} in {folder} have no tile in common; are they of the same cover and zoom?"
-            )
-        self.tiles: list[Tile] = sorted(common)
-        self.channels = tuple(self._typed(channel) for channel in channels)
-        self.source_size = self._source_size()
-
-    def _source_size(self) -> int | None:
-        """Return the side of the tiles as they lie; None where they are not square, or none can be decoded."""
-        for tile in self.tiles:
-            try:
-                height, width = self.images().shape(tile)
-            except TileError:
-                continue
-            return height if height == width else None
-        return None
-
-    def _typed(self, channel: Channel) -> Channel:
-        """Return a channel with kind and value type of its first tile that can be decoded; all must have them."""
-        for tile in self.tiles:
-            try:
-                data = self._reader(channel.name).read(tile)
-                if channel.kind == "classes" or (channel.kind == "auto" and holds_classes(data, channel)):
-                    decode_mask(data)
-                    return replace(channel, kind="classes", value_type="uint8", divisor=1.0)
-                image = decode(data)
-                kind = value_type(image)
-            except TileError:
-                continue  # whoever reads that tile is told
-            divisor = channel.divisor or natural_divisor(image.dtype)
-            return replace(channel, kind="image", value_type=kind, divisor=divisor)
-        return channel
-
-    def resize(self, side: int) -> None:
-        """Bring tiles to another side from now on."""
-        self.tile_size, self._images = side, None
-
-    def images(self) -> TileImages:
-        """Return the decoded tiles of the channels, at the side of the network; the last ones are kept."""
-        if self._images is None or self._images[0] != os.getpid():
-            readers = {channel.name: self._reader(channel.name) for channel in self.channels}
-            self._images = os.getpid(), TileImages(readers, self.channels, self.tile_size, named=True)
-        return self._images[1]
-
-    def label(self, tile: Tile) -> Mask:
-        """Return the label of a tile as it lies, (height, width) uint8; raise `TileError`."""
-        data = self._reader("labels").read(tile)
-        try:
-            label = decode_mask(data)
-        except RspError as error:
-            raise TileError(f"{self._name('labels', tile)} {error}") from error
-        check_label(label, self.num_classes, self._name("labels", tile))
-        return label
-
-    def digest(self) -> str:
-        """Return what identifies the tiles and their labels; see `tiles_digest`."""
-        images = [self._reader(name) for name in self.paths if name != "labels"]
-        return tiles_digest(images, self._reader("labels"), self.tiles)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # An open memory map cannot travel to another process, nor be shared with it after a fork.
-        return {**self.__dict__, "_readers": {}, "_owner": 0, "_images": None}
-
-    def _reader(self, name: str) -> TileReader:
-        if self._owner != os.getpid():
-            self._readers, self._owner = {}, os.getpid()
-        if name not in self._readers:
-            self._readers[name] = open_reader(self._near[name])
-        return self._readers[name]
-
-    def read(self, tile: Tile) -> tuple[Array, Mask]:
-        """Return image and label of a tile; see `Loader`."""
-        return self.images().get(tile), resize_mask(self.label(tile), self.tile_size, self.tile_size)
-
-    def _name(self, name: str, tile: Tile) -> str:
-        return f"{self.paths[name]}, tile {zxy(tile)}:"
+    image: Array
+    label: Mask
+    weights: Mask | None = None
+    tone: Tone | None = None
 
 
-def holds_classes(data: bytes, channel: Channel) -> bool:
-    """Tell whether a tile is taken for one of classes where the configuration does not say: if it has a palette.
-
-    Three bands 1, 2, 3 are colours: of imagery, too, some programs write such tiles.
-    """
-    return channel.bands != (1, 2, 3) and bool(palette_of(data))
-
-
-def check_label(label: Mask, num_classes: int, where: str) -> None:
-    """Raise `TileError` where a label holds a class that there is not."""
-    known = label[label != IGNORE] if label.size and int(label.max()) == IGNORE else label
-    if known.size and int(known.max()) >= num_classes:
-        raise TileError(
-            f"{where} holds class {int(known.max())}; the configuration has {num_classes} classes "
-            f"(0 to {num_classes - 1}, and {IGNORE} where nothing is known)"
-        )
+Item = Sample | RspError
 
 
 class TileDataset(Dataset[Item]):
-    """Tiles with their labels: normalised and augmented for training, as prediction sees them for validation.
+    """Tiles with their labels: augmented for training, as prediction sees them for validation.
 
     An item is asked for by epoch and index, so that what is done to it follows from the seed and these alone. For
-    training it is a tile, or a crop if the recipe says so: (bands, side, side) float32 and (side, side) uint8, and
-    the weights of the pixels (side, side) uint8 if the recipe names some. For validation the image is the tile
-    with a border cut from its neighbours, (side + 2 * overlap, side + 2 * overlap, bands) of any type, since
-    prediction normalises it, and the label has the size in which it lies. Classes to ignore are 255 in labels. In
-    place of either stands the error that reading raised, which so keeps its words on the way out of a worker
-    process.
+    training it is a tile, or a crop if the recipe says so, which is normalised on the device, but where a plug-in
+    augments it, or it is mixed with another. For validation the image is the tile with a border cut from its
+    neighbours, (side + 2 * overlap, side + 2 * overlap, bands), since prediction normalises it, and the label has
+    the size in which it lies. Classes to ignore are 255 in labels. In place of an item stands the error that
+    reading raised, which so keeps its words on the way out of a worker process.
 
     Attributes:
         config: The configuration, with what was left to be settled by these tiles settled: their side, the recipe.
@@ -227,6 +97,9 @@ class TileDataset(Dataset[Item]):
         self.notes = list(self.loader.notes)
         self._crops: Crops | None = None
         self.augmentation = load_augmentation(config.model.da) if training else None
+        self._is_ours = config.model.da.lower() in AUGMENTATIONS
+        # Values of one type make a batch; those of a loader of one's own may be of several.
+        self._is_raw = isinstance(self.loader, TileLoader) and not self.recipe.cutmix
         name = config.recipe.weights if training else None
         self.weights = PixelWeights(folder, name, self.loader.tiles, config.model.side) if name else None
         self.sampler = self._make_sampler() if training else None
@@ -313,29 +186,26 @@ class TileDataset(Dataset[Item]):
         epoch, index = key
         try:
             if self.sampler is None:
-                image, label = self.window(self.loader.tiles[index])
-                return torch.from_numpy(np.array(image)), torch.from_numpy(np.array(label))
-            pixels, label, weights = self._learned(self.sampler, epoch, index)
+                return Sample(*self.window(self.loader.tiles[index]))
+            found = self._learned(self.sampler, epoch, index)
             if self.recipe.cutmix:
                 rng = np.random.default_rng([self.seed, epoch, index, MIXES])
                 if rng.random() < self.recipe.cutmix:
                     other = self._learned(self.sampler, epoch, int(rng.integers(len(self))))
-                    pixels, label, weights = mix((pixels, label, weights), other, rng)
+                    return Sample(*mix(found[:3], other[:3], rng))
+            return found
         except RspError as error:
             return error
-        # Mirrored arrays run backwards, which tensors cannot.
-        pixels = pixels if min(pixels.strides) > 0 else np.ascontiguousarray(pixels)
-        item = torch.from_numpy(pixels), torch.from_numpy(np.array(label))
-        return item if weights is None else (*item, torch.from_numpy(np.array(weights)))
 
-    def _learned(self, sampler: Sampler, epoch: int, index: int) -> tuple[Floats, Mask, Mask | None]:
-        """Return a tile or a crop, normalised and augmented: image, label and weights."""
-        classes = [at for at, kind in enumerate(self._kinds()) if kind == "classes"]
+    def _learned(self, sampler: Sampler, epoch: int, index: int) -> Sample:
+        """Return a tile or a crop, augmented."""
+        images = image_bands(self.channels)
+        bands = sum(len(channel.bands) for channel in self.channels)
         if self.recipe.crop:
             rng = np.random.default_rng([self.seed, epoch, index])
             crops = self._cutter()
             place = sampler.place(epoch, index, rng, lambda tile: crops.tile(tile).label)
-            image, label, weights = crops.cut(place, classes)
+            image, label, weights = crops.cut(place, sorted({*range(bands)} - {*images}))
         elif sampler.weights is None and self.recipe.passes == 1:
             tile = self.loader.tiles[index]
             rng = np.random.default_rng([self.seed, epoch, tile.z, tile.x, tile.y])
@@ -343,15 +213,27 @@ class TileDataset(Dataset[Item]):
         else:  # the same tile may come twice
             rng = np.random.default_rng([self.seed, epoch, index])
             image, label, weights = self._cutter().tile(self.loader.tiles[sampler.tile(epoch, index)])
-        if self.augmentation is None or rng.random() >= self.config.model.dap:
-            return np.moveaxis(normalise_pixels(image, self.channels), 2, 0), label, weights
-        pixels = normalise(image, self.channels)
-        bands = [at for at in range(len(pixels)) if at not in classes] if classes else None
-        return augment(self.augmentation, self.config.model.da, pixels, label, weights, rng, bands)
-
-    def _kinds(self) -> list[str]:
-        """Return what each band is of."""
-        return [channel.kind for channel in self.channels for _ in channel.bands]
+        assert self.augmentation is not None
+        augmented = rng.random() < self.config.model.dap
+        if augmented and not self._is_ours:
+            item = augment(
+                self.augmentation, self.config.model.da, normalise(image, self.channels), label, weights, rng
+            )
+            return Sample(np.moveaxis(item[0], 0, 2), *item[1:])
+        change: Change = self.augmentation(rng, len(images)) if augmented else Change()
+        tone = plain(bands)
+        if change.tone is not None:
+            tone.contrast[images], tone.shift[images] = change.tone.contrast, change.tone.shift
+            tone = Tone(tone.contrast, tone.shift, *change.tone[2:])
+        image, label = moved(image, change.move), moved(label, change.move)
+        if weights is not None:
+            weights = moved(weights, change.move)
+        if self._is_raw and self._is_ours:
+            return Sample(image, label, weights, tone)
+        (values,) = prepare(
+            torch.from_numpy(image[None].copy()), Tones.of([tone]), self.channels, torch.device("cpu")
+        )
+        return Sample(values.permute(1, 2, 0).numpy(), label, weights)
 
     def _sheets(self, tile: Tile) -> Sheets:
         image, label = self.read(tile)
@@ -375,57 +257,3 @@ class _LoadedTiles:
         if tile not in self._dataset.places:
             raise TileError(f"the loader has no tile {zxy(tile)}")
         return read_tile(self._dataset.loader, self._dataset.config, tile)[0]
-
-
-# The later names are those of the seed's successors.
-BUILTIN = {"tiles": TileLoader, "semseg": TileLoader, "semsegtiles": TileLoader}
-
-
-def make_loader(config: Config, folder: Location) -> Loader:
-    """Return the loader that the configuration names; raise `PluginError` where it is not one."""
-    name = config.model.loader
-    make = plugins.load(name, "rsp.loaders", BUILTIN)
-    with plugins.guarded("loader", name):
-        loader: Any = make(folder, config.channels, len(config.classes), config.model.side)
-        tiles = getattr(loader, "tiles", None)
-        known = isinstance(tiles, Sequence) and len(tiles) and all(isinstance(tile, Tile) for tile in tiles)
-    if not known or not callable(getattr(loader, "read", None)):
-        raise plugins.unexpected(
-            "loader",
-            name,
-            loader,
-            "an object with `tiles` (a list of one Tile or more), `notes` and `read(tile)`",
-        )
-    if not hasattr(loader, "notes"):
-        loader.notes = []
-    channels = getattr(loader, "channels", config.channels)
-    for what, value, kind in (("notes", loader.notes, str), ("channels", channels, Channel)):
-        if not isinstance(value, list | tuple) or not all(isinstance(each, kind) for each in value):
-            raise plugins.unexpected("loader", name, value, f"as `{what}` a list of {kind.__name__}")
-    ours, theirs = [[(each.name, each.bands) for each in every] for every in (config.channels, channels)]
-    if ours != theirs:
-        raise PluginError(f"the loader {name!r} has the channels {theirs}; the configuration has {ours}")
-    found: Loader = loader
-    return found
-
-
-def read_tile(loader: Loader, config: Config, tile: Tile) -> tuple[Array, Mask]:
-    """Return image and label of a tile; raise `PluginError` where the loader gives something else."""
-    name, side = config.model.loader, config.model.side
-    if name.lower() in BUILTIN:
-        return loader.read(tile)
-    with plugins.guarded("loader", name):
-        pair: Any = loader.read(tile)
-    if not isinstance(pair, tuple | list) or len(pair) != 2:
-        raise plugins.unexpected("loader", name, pair, "a pair: image and label")
-    image, label = pair
-    bands, classes = sum(len(channel.bands) for channel in config.channels), len(config.classes)
-    if not isinstance(image, np.ndarray) or image.shape != (side, side, bands) or image.dtype.kind not in "uif":
-        raise plugins.unexpected("loader", name, image, f"as the image an array of shape {(side, side, bands)}")
-    if not isinstance(label, np.ndarray) or label.shape != (side, side) or label.dtype != np.uint8:
-        raise plugins.unexpected("loader", name, label, f"as the label an array of uint8 and shape {(side, side)}")
-    try:
-        check_label(label, classes, f"the loader {name!r} returned a label of tile {zxy(tile)} that")
-    except TileError as error:
-        raise PluginError(str(error)) from error
-    return image, label

@@ -16,6 +16,7 @@ from torch import distributed
 
 from rsp.shared import metrics, plugins
 from rsp.shared.config import Config
+from rsp.shared.learning.devices import must_wait
 from rsp.shared.metrics import IGNORE, Counts
 
 Metric = Callable[[Counts], float]
@@ -103,14 +104,15 @@ class RunningMetrics:
             loss: The mean loss of the tiles.
             tiles: How many tiles they are of.
         """
-        if self._matrix.is_cuda:
-            # bincount sums in any order on a GPU, which integers do not mind.
+        if must_wait(masks):
+            # Not by bincount, which asks for the largest value.
             pairs = torch.where(labels == IGNORE, self.classes**2, labels.long() * self.classes + masks)
-            self._matrix += torch.bincount(pairs.flatten(), minlength=len(self._matrix))
+            places = len(self._matrix)
+            self._matrix += torch.histc(pairs.double(), bins=places, min=0, max=places).long()
         else:
             counts = metrics.confusion(labels.numpy(), masks.numpy(), self.classes)
             self._matrix[:-1] += torch.from_numpy(counts.reshape(-1))
-        self._loss += torch.stack([loss.detach().double() * tiles, self._loss.new_tensor(tiles)])
+        self._loss += torch.stack([loss.detach().double() * tiles, torch.full_like(self._loss[1], tiles)])
 
     def result(self) -> tuple[Counts, float]:
         """Return the confusion matrix and the mean loss of all processes; every process must ask."""

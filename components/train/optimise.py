@@ -19,6 +19,7 @@ from rsp.components.train.muon import Muon, layers_of
 from rsp.components.train.stages import check_stages, stages_of
 from rsp.shared.config import ModelConfig
 from rsp.shared.errors import ConfigError, ModelError
+from rsp.shared.learning.devices import must_wait
 from rsp.shared.recipe import Recipe
 
 # What is left of the learning rate at the end of the cosine.
@@ -164,7 +165,7 @@ class Optimiser:
             torch._foreach_mul_(slopes, 1 / self._tiles)
         norm = nn.utils.get_total_norm(slopes)
         self._finite = self._finite & norm.isfinite()
-        if not norm.is_cuda:  # a GPU is asked once an epoch: it would have to be waited for
+        if not must_wait(norm):  # a GPU is asked once an epoch
             self._check_finite()
         if recipe.clip:
             nn.utils.clip_grads_with_norm_(self._weights, recipe.clip, norm)

@@ -15,6 +15,7 @@ from functools import cached_property
 
 import torch
 
+from rsp.shared.learning.devices import must_wait
 from rsp.shared.metrics import IGNORE
 
 # A mean over fewer pixels would be mostly noise.
@@ -67,8 +68,8 @@ class Batch:
         """
         pixels = None if weights is None else weights.to(logits.dtype)
         logits = logits.contiguous()
-        # Asking a GPU would wait for it; there, the mask is applied whether or not it masks anything.
-        if labels.is_cuda or (labels.numel() and int(labels.max()) == IGNORE):
+        # On a GPU the mask is applied whether or not it masks anything.
+        if must_wait(labels) or (labels.numel() and int(labels.max()) == IGNORE):
             ignored = labels == IGNORE
             pixels = (~ignored).to(logits.dtype) if pixels is None else pixels * ~ignored
             labels = labels.masked_fill(ignored, 0)
@@ -149,7 +150,7 @@ def hardest(values: torch.Tensor, counted: torch.Tensor, part: float) -> torch.T
     ranked = values.masked_fill(~counted, -1).flatten()
     count = counted.sum()
     wanted = (count * part).ceil().clamp_min(LEAST_PIXELS).minimum(count).clamp_min(1)
-    if values.is_cuda:  # asking it for a number would wait for it
+    if must_wait(values):
         limit = ranked.sort(descending=True).values.gather(0, wanted.long()[None] - 1)
     else:
         limit = ranked.kthvalue(len(ranked) - int(wanted) + 1).values
@@ -215,8 +216,7 @@ def lovasz(batch: Batch) -> torch.Tensor:
         # The errors of one class are those of the other.
         groups = [(1, [0, 1])]
     else:
-        # Not on a GPU, which would have to be waited for.
-        there = range(classes) if chance.is_cuda else shares.nonzero().flatten().tolist()
+        there = range(classes) if must_wait(chance) else shares.nonzero().flatten().tolist()
         groups = [(index, [index]) for index in there]
     value = 0 * chance.sum() if not groups else chance.new_zeros(())
     for first, members in groups:

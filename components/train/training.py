@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rsp.components.train import lines
-from rsp.components.train.batches import Batches, ahead, make_batches
+from rsp.components.train.batches import Batch, Batches, ahead, make_batches
 from rsp.components.train.data import TileDataset
 from rsp.components.train.events import Events
 from rsp.components.train.folder import OutFolder, link_checkpoint
@@ -51,6 +51,7 @@ from rsp.components.train.start import (
     starting_point,
 )
 from rsp.components.train.syncnorm import gather_batch, synchronised
+from rsp.components.train.tones import prepare
 from rsp.components.train.usage import peak_memory, reset_peak
 from rsp.components.train.validation import share_buffers, validate
 from rsp.shared.errors import ModelError, PluginError, RspError
@@ -245,17 +246,17 @@ class Trainer:
         self._note(f"stopped after epoch {last} of {self.plan.epochs}: none was better than epoch {best}")
         return True
 
-    def _batch(self, batch: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    def _batch(self, batch: Batch | RspError) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Return images, labels and weights on the device, or raise the error that stands in their place."""
         if isinstance(batch, RspError):
             raise batch
-        images, labels, *rest = batch
-        images = images.to(self.device, non_blocking=True, memory_format=self._layout)
+        images = prepare(batch.images, batch.tones, self.training.channels, self.device)
         weights = None
-        if rest:
-            grey = rest[0].to(self.device, non_blocking=True).float()
+        if batch.weights is not None:
+            grey = batch.weights.to(self.device, non_blocking=True).float()
             weights = 1 + grey * (self.config.recipe.weight_scale / 255)
-        return images, labels.to(self.device, non_blocking=True), weights
+        labels = batch.labels.to(self.device, non_blocking=True)
+        return images.contiguous(memory_format=self._layout), labels, weights
 
     def _forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the logits of a batch, float32."""

@@ -36,3 +36,8 @@ def devices_of(text: str | None) -> list[str]:
     if text == "cuda":
         return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or [text]
     return [part.strip() for part in text.split(",")]
+
+
+def must_wait(tensor: torch.Tensor) -> bool:
+    """Tell whether to ask for a value of a tensor is to wait for all that its device still has to do."""
+    return tensor.device.type != "cpu"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,13 +139,32 @@ def normalise_batch(images: torch.Tensor, channels: Sequence[Channel]) -> torch.
     """
     import torch  # here: what only cuts windows does without it
 
-    mean, std = (torch.from_numpy(array).to(images.device) for array in _statistics(channels))
-    values = images.to(torch.float32)
+    count, height, width, bands = images.shape
+    divisors, mean, std = (each.repeat(width) for each in _on_device(tuple(channels), images.dtype, images.device))
+    # The bands of a row in one line, in place: a CPU is slow where the last axis is short.
+    values = images.to(torch.float32, copy=True, memory_format=torch.contiguous_format).view(
+        count, height, width * bands
+    )
+    if not images.dtype.is_floating_point:
+        values /= divisors
+    values -= mean
+    values /= std
     if images.dtype.is_floating_point:
-        values = (values - mean) / std
-        return values.masked_fill_(~torch.isfinite(values), 0.0)
-    kind = str(images.dtype).removeprefix("torch.")
-    return (values / torch.from_numpy(_divisors(np.dtype(kind), channels)).to(images.device) - mean) / std
+        values.masked_fill_(~torch.isfinite(values), 0.0)
+    return values.view(images.shape)
+
+
+@lru_cache(64)
+def _on_device(
+    channels: tuple[Channel, ...], kind: torch.dtype, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return divisors, means and deviations of the bands: sent once, not with each batch."""
+    import torch
+
+    divisors = _divisors(np.dtype(str(kind).removeprefix("torch.")), channels)
+    with torch.inference_mode(False):  # training may be the next that wants them
+        divided, mean, std = (torch.from_numpy(each).to(device) for each in (divisors, *_statistics(channels)))
+    return divided, mean, std
 
 
 def check_bands(image: Array, channels: Sequence[Channel]) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from rsp.components.train.batches import Batches, collate, make_batches
-from rsp.components.train.data import TileDataset, TileLoader
+from rsp.components.train.data import TileDataset
+from rsp.components.train.loaders import TileLoader
 from rsp.components.train.measure import count_labels, measure_channels
 from rsp.shared.config import Channel, ClassDef, load_config
 from rsp.shared.errors import TileError, TileSetError
@@ -18,6 +19,7 @@ from rsp.shared.learning.windows import TileImages, read_window
 from rsp.shared.recipe import Recipe
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import open_reader, open_writer
+from tests.components.train.learned import learned, prepared
 from tests.tilesets import BLOCK, COLORS, make_tileset, noise, squares
 from tests.toy import TRAINING, make_config, make_dataset, photo
 
@@ -83,7 +85,7 @@ def test_bug_2_input_is_scaled_before_it_is_normalised(tmp_path, config):
     def flat(tile):
         return np.full((64, 64, 3), (0, 128, 255), np.uint8)
 
-    pixels, label = dataset(config, both(tmp_path, BLOCK[:1], images=flat))[(1, 0)]
+    pixels, label = learned(dataset(config, both(tmp_path, BLOCK[:1], images=flat)), 1, 0)
     expected = [(value / 255 - mean) / std for value, mean, std in zip((0, 128, 255), *IMAGENET, strict=True)]
     torch.testing.assert_close(pixels[:, 7, 7], torch.tensor(expected), atol=1e-6, rtol=0)
     assert pixels.abs().max() < 3 and pixels.dtype == torch.float32 and label.dtype == torch.uint8
@@ -137,7 +139,7 @@ def test_bug_4_bands_of_any_number_and_type_are_fused(tmp_path, config):
         Channel("dem", (1,), (0.5,), (0.25,)),
         Channel("multi", (1,), (0.0,), (1.0,)),
     )
-    pixels, _ = dataset(dataclasses.replace(config, channels=channels), tmp_path)[(1, 0)]
+    pixels, _ = learned(dataset(dataclasses.replace(config, channels=channels), tmp_path), 1, 0)
     assert pixels.shape == (7, 64, 64)
     high = deep(tile).astype(np.float64) / 65535
     np.testing.assert_allclose(pixels[1], noise(tile)[:, :, 1] / 255, atol=1e-6)
@@ -197,7 +199,7 @@ def test_workers_give_the_same_batches(tmp_path, config, suffix):
         loader = make_batches(data, batches, workers=workers, pinned=False)
         for epoch in (1, 2):
             batches.epoch = epoch
-            seen.append([(images.clone(), labels.clone()) for images, labels in loader])
+            seen.append([prepared(batch, data) for batch in loader])
     for alone, shared in ((seen[0], seen[2]), (seen[1], seen[3])):
         assert len(alone) == (5 if suffix else 3)
         for one, other in zip(alone, shared, strict=True):
@@ -208,17 +210,17 @@ def test_workers_give_the_same_batches(tmp_path, config, suffix):
 def test_augmentation_follows_seed_epoch_and_tile(tmp_path, config):
     folder = both(tmp_path)
     data = dataset(config, folder, dap=0.75)
-    assert torch.equal(data[(1, 0)][0], data[(1, 0)][0])
-    assert any(not torch.equal(data[(1, index)][0], data[(2, index)][0]) for index in range(12))
+    assert torch.equal(learned(data, 1, 0)[0], learned(data, 1, 0)[0])
+    assert any(not torch.equal(learned(data, 1, index)[0], learned(data, 2, index)[0]) for index in range(12))
     other = dataset(config, folder, dap=0.75, seed=1)
-    assert any(not torch.equal(data[(1, index)][0], other[(1, index)][0]) for index in range(12))
+    assert any(not torch.equal(learned(data, 1, index)[0], learned(other, 1, index)[0]) for index in range(12))
 
 
 def test_bug_19_validation_is_not_augmented(tmp_path, config):
     plain = dataset(config, both(tmp_path), training=False, dap=1.0)
     for epoch in range(5):
-        image, label = plain[(epoch, 0)]
-        assert np.array_equal(label, squares(plain.loader.tiles[0])) and image.dtype == torch.uint8
+        image, label, *_ = plain[(epoch, 0)]
+        assert np.array_equal(label, squares(plain.loader.tiles[0])) and image.dtype == np.uint8
         assert image.shape == (96, 96, 3) and np.array_equal(image[16:-16, 16:-16], noise(plain.loader.tiles[0]))
 
 
@@ -232,11 +234,11 @@ def test_validation_sees_tiles_and_their_neighbours_as_prediction_does(tmp_path,
     with open_reader(folder / "images.pmtiles") as reader:
         images = TileImages({"images": reader}, [RGB], 64)
         for index, tile in enumerate(data.loader.tiles):
-            image, label = data[(0, index)]
+            image, label, *_ = data[(0, index)]
             np.testing.assert_array_equal(image, read_window(images, tile, 16))
             np.testing.assert_array_equal(label, squares(tile, 256))
     own = dataset(config, tmp_path, training=False, loader="tests.components.train.test_data:Own")
-    image, label = own[(0, 0)]
+    image, label, *_ = own[(0, 0)]
     assert image.shape == (96, 96, 3) and label.shape == (64, 64)
     assert (image[16:-16, 16:-16] == 0).all()
     # Round the world the other tile is there, too.
@@ -256,7 +258,7 @@ def test_classes_to_ignore_and_unknown_pixels(tmp_path, config):
     classes = (*config.classes, ClassDef("cloud", (1, 2, 3), ignore=True))
     for training in (True, False):
         data = dataset(dataclasses.replace(config, classes=classes), tmp_path, training=training)
-        label = data[(1, 0)][1].numpy()
+        label = data[(1, 0)].label
         assert (label[:8] == 255).all() and np.array_equal(label[8:], squares(data.loader.tiles[0])[8:])
     with pytest.raises(TileError, match=r"holds class 2; the configuration has 2 classes .*255 where nothing"):
         TileLoader(tmp_path, [RGB], 2, 64).read(BLOCK[0])
@@ -322,7 +324,7 @@ def test_means_and_deviations_are_measured_where_none_are_given(tmp_path, config
     assert found[2].mean[0] == pytest.approx(share, abs=2e-6)
     assert found[2].std[0] == pytest.approx((share - share**2) ** 0.5, abs=2e-6)
     data.channels = found
-    values, _ = data[(1, 0)]
+    values, _ = learned(data, 1, 0)
     assert (
         values.shape == (5, 64, 64) and abs(float(values[0].mean())) < 0.2 and 0.8 < float(values[0].std()) < 1.2
     )
@@ -339,7 +341,7 @@ def test_toy_in_both_forms_is_the_same(tmp_path):
 
 def test_tiles_of_another_size_are_resized(tmp_path, config):
     both(tmp_path, BLOCK[:2], images=lambda tile: noise(tile, 128), labels=lambda tile: squares(tile, 128))
-    pixels, label = dataset(config, tmp_path)[(1, 0)]
+    pixels, label = learned(dataset(config, tmp_path), 1, 0)
     assert pixels.shape == (3, 64, 64) and label.shape == (64, 64)
 
 
@@ -414,8 +416,8 @@ class Own:
 
 def test_loader_of_ones_own(tmp_path, config):
     data = dataset(config, tmp_path, loader="tests.components.train.test_data:Own")
-    assert len(data) == 2 and data[(1, 1)][0].shape == (3, 64, 64)
-    assert data[(1, 1)][0][0, 0, 0] > data[(1, 0)][0][0, 0, 0]
+    first, second = (learned(data, 1, index)[0] for index in (0, 1))
+    assert len(data) == 2 and second.shape == (3, 64, 64) and second[0, 0, 0] > first[0, 0, 0]
 
 
 # --- weights ------------------------------------------------------------------------------------------------
@@ -433,20 +435,20 @@ def test_weights_of_pixels_move_with_the_label(tmp_path, config, suffix):
     recipe = dataclasses.replace(config.recipe, weights="near")
     config = dataclasses.replace(config, channels=(RGB,), recipe=recipe)
     plain = dataset(config, folder)
-    _, labels, weights = collate([plain[1, index] for index in range(4)])
+    _, labels, weights, _ = collate([plain[1, index] for index in range(4)])
     assert weights.dtype == torch.uint8 and weights.shape == labels.shape
     for index, tile in enumerate(plain.loader.tiles[:4]):
         assert np.array_equal(weights[index].numpy(), weighed(tile)[:, :, 0])
     moved = dataset(config, folder, dap=1.0, da="flip")
     for epoch in (1, 2, 3):
-        image, label, weight = moved[epoch, 2]
+        image, label, weight = learned(moved, epoch, 2)
         assert torch.equal(weight >= 100, label == 1) or not torch.equal(label, labels[2])
         red = (image[0] * 255).round().to(torch.uint8)
         assert torch.equal(weight, red // 2 + 100 * label)
         assert not torch.equal(weight, weights[2])
-    assert len(dataset(config, folder, training=False)[1, 0]) == 2  # validation has none
+    assert dataset(config, folder, training=False)[1, 0].weights is None
     small = dataset(config, folder, ts=32)[1, 0]
-    assert small[2].shape == small[1].shape == (32, 32)
+    assert small.weights.shape == small.label.shape == (32, 32)
 
 
 def test_weights_that_cannot_be_used(tmp_path, config):

@@ -22,6 +22,7 @@ from rsp.shared.images import encode
 from rsp.shared.learning.checkpoint import read_card
 from rsp.shared.tiles import Tile
 from rsp.shared.tileset import open_writer
+from tests.components.train.learned import learned
 from tests.tilesets import make_tileset, noise, squares
 
 PLAIN = """
@@ -91,11 +92,11 @@ def test_tiles_are_learned_from_as_they_lie(tmp_path, plain, side, given, ts, cr
     config = replace(plain, model=replace(plain.model, ts=given))
     data = TileDataset(config, sized(tmp_path, side, tiles) / "training", training=True)
     assert (data.config.model.ts, data.recipe.crop, data.source_size) == (ts, crop, side)
-    image, label = data[1, 0]
+    image, label = learned(data, 1, 0)
     assert image.shape == (3, crop, crop) and label.shape == (crop, crop)
     other = TileDataset(data.config, tmp_path / "validation", training=False)
     border = data.config.model.overlap
-    assert other[1, 0][0].shape == (ts + 2 * border, ts + 2 * border, 3)
+    assert other[1, 0].image.shape == (ts + 2 * border, ts + 2 * border, 3)
     # Two processes with half of the batch go through the tiles as often.
     half = replace(config, model=replace(config.model, bs=4))
     both = TileDataset(half, tmp_path / "training", training=True, processes=2)

@@ -17,6 +17,7 @@ from rsp.shared.config import Channel, load_config, parse_config
 from rsp.shared.errors import ConfigError
 from rsp.shared.recipe import Settled
 from rsp.shared.tiles import Tile
+from tests.components.train.learned import learned, prepared
 from tests.tilesets import BLOCK, CONFIG, make_tileset, noise, squares
 from tests.toy import make_config
 
@@ -49,7 +50,7 @@ def both(folder, tiles=BLOCK, images=noise, labels=squares):
 def epoch_of(data, epoch, rank=0, world=1):
     batches = Batches(len(data), 4, shuffled=True, seed=data.seed, rank=rank, world=world)
     batches.epoch = epoch
-    return list(make_batches(data, batches, workers=0, pinned=False))
+    return [prepared(batch, data) for batch in make_batches(data, batches, workers=0, pinned=False)]
 
 
 # --- how much, and how often ------------------------------------------------------------------------------------
@@ -67,14 +68,14 @@ def test_an_epoch_of_several_passes(tmp_path, config, crop):
     assert sorted(drawn) == [tile for tile in range(12) for _ in range(each)]
     # A tile that comes again is augmented otherwise.
     first = [number for number, tile in enumerate(drawn) if tile == drawn[0]]
-    assert len({thrice[2, number][0].numpy().tobytes() for number in first}) > 1
+    assert len({learned(thrice, 2, number)[0].numpy().tobytes() for number in first}) > 1
 
 
 @pytest.mark.parametrize(("crop", "count"), [(0, 12), (32, 48), (64, 12), (96, 6), (160, 2), (448, 1)])
 def test_an_epoch_covers_the_area_of_the_tiles_once(tmp_path, config, crop, count):
     data = dataset(config, both(tmp_path), recipe={"crop": crop})
     assert len(data) == count
-    image, label = data[1, count - 1]
+    image, label = learned(data, 1, count - 1)
     assert image.shape == (3, crop or 64, crop or 64) and label.shape == (crop or 64, crop or 64)
 
 
@@ -114,7 +115,9 @@ def test_weights_of_tiles_from_a_file(tmp_path, config):
     assert notes == [f"{listed}: 1 of 3 tiles are not among the training tiles"]
     folder = both(tmp_path)
     data = dataset(config, folder, recipe={"tile_weights": str(listed)})
-    seen = [image for epoch in range(8) for image, *_ in (data[epoch, index] for index in range(len(data)))]
+    seen = [
+        image for epoch in range(8) for image, *_ in (learned(data, epoch, index) for index in range(len(data)))
+    ]
     images = {tile: torch.from_numpy(noise(tile)).permute(2, 0, 1) / 255 for tile in BLOCK}
     found = {tile: sum(torch.allclose(image, theirs) for theirs in seen) for tile, image in images.items()}
     assert len(data) == 12 and found[first] == 0 and found[second] > 12 > found[third] and data.notes == notes
@@ -123,7 +126,7 @@ def test_weights_of_tiles_from_a_file(tmp_path, config):
     places = [pair.sampler.tile(1, index) for index in range(12)]
     twice = [index for index in range(12) if places[index] == data.loader.tiles.index(second)]
     assert len(twice) >= 2
-    again = [{number: pair[epoch, number][1].numpy().tobytes() for number in range(12)} for epoch in range(3)]
+    again = [{number: pair[epoch, number].label.tobytes() for number in range(12)} for epoch in range(3)]
     assert again[1] != again[2]
 
 
@@ -171,13 +174,13 @@ def test_balanced_crops_are_cut_around_pixels_of_rare_classes(tmp_path, config):
     found = {}
     for balance in (0.0, 0.5, 1.0):
         data = dataset(config, folder, recipe={"crop": 32, "balance": balance})
-        items = [data[1, index][1] for index in range(len(data))]
+        items = [data[1, index].label for index in range(len(data))]
         centred = [bool(label[16, 16] == 1) for label in items]
         found[balance] = sum(centred)
         if balance == 1:
             assert all(centred)
             # All pixels of the class, not one alone.
-            assert len({label.numpy().tobytes() for label in items}) > 15
+            assert len({label.tobytes() for label in items}) > 15
     assert found[0.0] < 5 and 12 < found[0.5] < 36
 
 
@@ -231,7 +234,7 @@ def test_a_crop_is_of_the_tiles_at_the_size_that_the_network_sees(tmp_path, conf
     labels = np.block([[label for _, label in row] for row in rows])
     picture = np.concatenate([np.concatenate([tile[0] for tile in row], axis=1) for row in rows])
     for index in range(len(plain)):
-        image, label = plain[2, index]
+        image, label = learned(plain, 2, index)
         place = plain.sampler.place(2, index, np.random.default_rng([0, 2, index]), None)
         x, y = (place.tile.x - 100) * 64 + place.x, (place.tile.y - 200) * 64 + place.y
         left, top = int(np.clip(x, 16, 240) - 16), int(np.clip(y, 16, 176) - 16)
@@ -241,7 +244,7 @@ def test_a_crop_is_of_the_tiles_at_the_size_that_the_network_sees(tmp_path, conf
     data = dataset(config, folder, recipe={**EVERYTHING, "balance": 0.0, "weights": "near"}, da="color", dap=1.0)
     agree = []
     for index in range(len(data)):
-        image, label, weights = data[1, index]
+        image, label, weights = learned(data, 1, index)
         assert image.shape == (3, 32, 32) and weights.shape == label.shape == (32, 32)
         assert weights.dtype == label.dtype == torch.uint8
         agree.append(float(((weights > 0) == (label > 0)).float().mean()))
@@ -254,8 +257,9 @@ def test_validation_sees_whole_tiles_whatever_the_recipe_says(tmp_path, config):
     other = dataset(config, folder, training=False, recipe=EVERYTHING, da="color", dap=1.0)
     assert len(plain) == len(other) == 12
     for index in range(12):
-        for one, another in zip(plain[1, index], other[1, index], strict=True):
-            assert torch.equal(one, another)
+        one, another = plain[1, index], other[1, index]
+        assert np.array_equal(one.image, another.image) and np.array_equal(one.label, another.label)
+        assert another.weights is another.tone is None
 
 
 def test_planes_of_classes_have_no_colour(tmp_path, config):
@@ -275,7 +279,7 @@ def test_planes_of_classes_have_no_colour(tmp_path, config):
             dap=1.0,
         )
         for index in range(12):
-            image, label = data[1, index]
+            image, label = learned(data, 1, index)
             assert torch.equal(image[0], label.float()) and torch.equal(image[4], 1 - label.float())
             assert not np.isin(image[1:4].numpy(), np.arange(256, dtype=np.float32) / 255).all()
 
@@ -293,8 +297,8 @@ def test_a_part_of_a_crop_is_that_of_another(tmp_path, config):
     mixed = 0
     for epoch in range(6):
         for index in range(12):
-            image, labels = data[epoch, index]
-            plain, _ = dataset(config, folder, recipe={"crop": 64})[epoch, index]
+            image, labels = learned(data, epoch, index)
+            plain, _ = learned(dataset(config, folder, recipe={"crop": 64}), epoch, index)
             # The label is that of the tile that each pixel is of.
             values = image[0].numpy()
             expected = np.vectorize(lambda value: parity[value])(values)
@@ -326,7 +330,8 @@ def test_the_same_on_any_number_of_processes_and_after_an_interruption(tmp_path,
     for one, another in zip(seen[1], epoch_of(dataset(config, folder, **options), 2), strict=True):
         assert all(torch.equal(*pair) for pair in zip(one, another, strict=True))
     assert not torch.equal(seen[0][0][0], seen[1][0][0])
-    assert not torch.equal(data[1, 0][0], dataset(config, folder, **{**options, "seed": 6})[1, 0][0])
+    other = dataset(config, folder, **{**options, "seed": 6})
+    assert not torch.equal(learned(data, 1, 0)[0], learned(other, 1, 0)[0])
     shares = [epoch_of(data, 1, rank=rank, world=2) for rank in (0, 1)]
     together = {image.numpy().tobytes() for share in shares for images, _ in share for image in images}
     assert together == {image.numpy().tobytes() for images, _ in seen[0] for image in images}
@@ -334,7 +339,7 @@ def test_the_same_on_any_number_of_processes_and_after_an_interruption(tmp_path,
 
 def test_crops_of_one_tile_are_others_in_each_epoch(tmp_path, config):
     data = dataset(config, both(tmp_path, BLOCK[:1]), recipe={"crop": 32})
-    assert len({data[epoch, index][0].numpy().tobytes() for epoch in range(5) for index in range(4)}) > 15
+    assert len({data[epoch, index].image.tobytes() for epoch in range(5) for index in range(4)}) > 15
 
 
 def test_an_augmentation_of_ones_own_moves_the_weights_as_it_does_the_label(tmp_path, config):
@@ -343,7 +348,7 @@ def test_an_augmentation_of_ones_own_moves_the_weights_as_it_does_the_label(tmp_
     name = "tests.components.train.test_sampler:turned"
     data = dataset(config, folder, recipe={"crop": 32, "weights": "near"}, da=name, dap=1.0)
     for index in range(12):
-        _, label, weights = data[1, index]
+        _, label, weights = learned(data, 1, index)
         assert torch.equal(weights, label * 200)
 
 
@@ -354,7 +359,7 @@ def test_an_augmentation_of_ones_own_may_write_into_what_it_is_given(tmp_path, c
     plain = dataset(config, folder, recipe=recipe)
     data = dataset(config, folder, recipe=recipe, da="tests.components.train.test_sampler:inverted", dap=1.0)
     for epoch in (1, 2, 3):
-        assert torch.equal(data[epoch, 4][1], 1 - plain[epoch, 4][1])
+        assert np.array_equal(data[epoch, 4].label, 1 - plain[epoch, 4].label)
 
 
 def inverted(image, label, rng):
