@@ -38,7 +38,7 @@ class Tone(NamedTuple):
 
 
 class Tones(NamedTuple):
-    """Those of a batch.
+    """Those of a batch. No tensors, since each of those goes from process to process by a file of its own.
 
     Attributes:
         contrast: (N, bands) float32.
@@ -48,18 +48,17 @@ class Tones(NamedTuple):
         seeds: Likewise.
     """
 
-    contrast: torch.Tensor
-    shift: torch.Tensor
-    blurred: list[bool]
-    noise: list[float]
-    seeds: list[int]
+    contrast: npt.NDArray[np.float32]
+    shift: npt.NDArray[np.float32]
+    blurred: Sequence[bool]
+    noise: Sequence[float]
+    seeds: Sequence[int]
 
     @classmethod
     def of(cls, tones: Sequence[Tone]) -> Tones:
         """Join the tones of tiles."""
         contrast, shift, blurred, noise, seeds = zip(*tones, strict=True)
-        contrasts, shifts = (torch.from_numpy(np.stack(each)) for each in (contrast, shift))
-        return cls(contrasts, shifts, list(blurred), list(noise), list(seeds))
+        return cls(np.stack(contrast), np.stack(shift), blurred, noise, seeds)
 
 
 def plain(bands: int) -> Tone:
@@ -97,9 +96,9 @@ def prepare(
 def _change(values: torch.Tensor, tones: Tones, bands: list[int]) -> None:
     """Change normalised values in place."""
     count, height, width, depth = values.shape
-    # What is to be done is known by the tones as they came: asking the device would wait for it.
-    if bool((tones.contrast != 1).any()) or bool((tones.shift != 0).any()):
-        contrast, shift = (each.to(values.device, non_blocking=True) for each in (tones.contrast, tones.shift))
+    if (tones.contrast != 1).any() or (tones.shift != 0).any():
+        both = map(torch.from_numpy, (tones.contrast, tones.shift))
+        contrast, shift = (each.to(values.device, non_blocking=True) for each in both)
         # The bands of a row in one line: a CPU is slow where the last axis is short.
         rows = values.view(count, height, width * depth)
         # The mean of each band stays where it is.

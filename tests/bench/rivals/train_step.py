@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from rsp.components.train import training
 from rsp.components.train.plan import Plan
 from rsp.components.train.processes import join
+from rsp.components.train.tones import prepare
 from rsp.shared.config import parse_config
 from rsp.shared.learning.models import unet
 from rsp.shared.learning.normalise import normalise_pixels
@@ -71,7 +72,7 @@ def bare(network: nn.Module, batches: list[Any], layout: torch.memory_format, ha
 def forward(trainer: training.Trainer) -> Callable[[], None]:
     """Return a function that forwards the windows of the validation tiles, and does nothing else."""
     items: Any = [trainer.validation[1, index] for index in range(len(trainer.validation))]
-    pixels = [normalise_pixels(image.numpy(), trainer.training.channels) for image, _ in items]
+    pixels = [normalise_pixels(item.image, trainer.training.channels) for item in items]
     windows = [torch.from_numpy(each)[None].permute(0, 3, 1, 2) for each in pixels]
 
     def run() -> None:
@@ -126,7 +127,8 @@ def main() -> None:
         trainer = training.Trainer(Plan(parse_config(CONFIG), dataset, dataset / "out", 100), world, None)
         trainer.batches.epoch = 1
         loader = trainer.training_loader
-        batches = list(loader)
+        device, channels = torch.device("cpu"), trainer.training.channels
+        batches = [(prepare(batch.images, batch.tones, channels, device), batch.labels) for batch in loader]
         count = sum(len(labels) for _, labels in batches)
         if first:
             loop = bare(trainer.model, batches, torch.contiguous_format, False, fused=False)

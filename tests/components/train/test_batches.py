@@ -5,11 +5,16 @@ from __future__ import annotations
 import threading
 from contextlib import closing
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
 
-from rsp.components.train.batches import ahead
+from rsp.components.train.augmentation import load_augmentation
+from rsp.components.train.batches import Batch, ahead, collate
+from rsp.components.train.data import Sample
+from rsp.components.train.tones import Tones
 
 
 class Numbers(Dataset):
@@ -85,3 +90,23 @@ def test_one_thread_that_learns_makes_them_itself():
     numbers = Numbers()
     assert len(list(ahead(DataLoader(numbers, batch_size=5)))) == 3
     assert set(numbers.makers) == {threading.current_thread()}
+
+
+def test_a_batch_keeps_its_form_where_its_memory_is_pinned(monkeypatch):
+    """As a loader does where there is a GPU; here the copies are tensors as others are."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self, *_: pinned.append(self.dtype) or self.clone())
+    tones = [load_augmentation("strong")(np.random.default_rng(seed), 3).tone for seed in range(4)]
+    sheets = np.arange(4 * 8 * 8 * 3, dtype=np.uint16).reshape(4, 8, 8, 3)
+    for weights in (None, sheets[0, :, :, 0].astype(np.uint8)):
+        batch = collate([
+            Sample(image, image[:, :, 0].astype(np.uint8), weights, tone)
+            for image, tone in zip(sheets, tones, strict=True)
+        ])  # fmt: skip
+        pinned.clear()
+        found = pin_memory(batch)
+        assert pinned == [torch.uint16, torch.uint8, torch.uint8][: 2 if weights is None else 3]
+        assert type(found) is Batch and type(found.tones) is Tones
+        assert torch.equal(found.images, batch.images) and torch.equal(found.labels, batch.labels)
+        assert found.weights is None if weights is None else torch.equal(found.weights, batch.weights)
+        assert all(np.array_equal(mine, other) for mine, other in zip(found.tones, batch.tones, strict=True))
