@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -107,6 +109,21 @@ def test_pixels_may_differ_only_where_something_else_computes(worker, release):
         worker.say(off_by(5), **other)
         with pytest.raises(ServingError, match=r"up to 0\.10% may"):
             compare(*release, worker.inference, 30)
+
+
+def test_checkpoints_of_another_version_of_the_code_may_round_otherwise(worker, release):
+    """An exported model is in the release; the network of a checkpoint is code of the server."""
+    made, folder = release
+    other, checkpoint = {"rsp": "0.0.1"}, {"model": "model.safetensors"}
+    for pixels, changes, passes in (
+        (4, other | checkpoint, True),
+        (5, other | checkpoint, False),
+        (1, other, False),
+        (1, checkpoint, False),
+    ):
+        worker.say(off_by(pixels))
+        with nullcontext() if passes else pytest.raises(ServingError, match="differ"):
+            compare(replace(made, **changes), folder, worker.inference, 30)
 
 
 def test_answers_that_are_no_masks_of_this_version(worker, release):
