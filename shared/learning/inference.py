@@ -43,7 +43,9 @@ class Predictor:
     """A network that answers images.
 
     Args:
-        network: Takes (N, bands, H, W) float32 on `device` and returns logits (N, classes, H, W).
+        network: Takes (N, bands, H, W) float32 on `device` and returns logits (N, classes, H, W). Of a U-Net in
+            evaluation mode a folded copy answers (see `rsp.shared.learning.models.folding`): when the network has
+            learnt on, it needs another predictor.
         card: Its description.
         kind: The form that it was loaded from; all but a checkpoint take windows of one size.
         device: Where it is, as `cpu` or `cuda:0`.
@@ -67,6 +69,11 @@ class Predictor:
         self.card, self.kind, self.device = card, kind, torch.device(device)
         self.threads, self.batch_size, self.precision = max(1, threads), max(1, batch_size), precision
         check_precision(precision, kind, self.device)
+        if kind == "checkpoint":
+            # An exported model was folded when it was written, and needs none of what builds networks.
+            from rsp.shared.learning.models.folding import folded
+
+            network = folded(network)
         self._network = network
         self._plain = False  # whether it takes planes only, and not channels last
 

@@ -209,6 +209,9 @@ def write_model(path: Path, kind: ExportKind, model: nn.Module, card: ModelCard)
     Raises:
         ModelError: the network cannot be exported in this form.
     """
+    from rsp.shared.learning.models.folding import folded  # as in `Predictor`: not where models are only loaded
+
+    model = folded(model)  # as the checkpoint answers, so that both give the same bytes
     side = window_side(card)
     example = torch.rand(2, card.in_channels, side, side, generator=torch.Generator().manual_seed(0))
     example = example.contiguous(memory_format=torch.channels_last)  # as it is asked: see `Predictor`

@@ -53,8 +53,8 @@ _OPCODES = {
 def write_jit(path: Path, model: nn.Module, example: torch.Tensor, extra: dict[str, str]) -> None:
     """Trace a network; see `rsp.shared.learning.formats.write_model`."""
     traced = torch.jit.trace(model, example, check_trace=False)  # type: ignore[no-untyped-call]
-    # Folding the normalisations into the convolutions would be quicker, but round differently: one pixel in a
-    # million would differ from the checkpoint's.
+    # What torch would fold beyond what is folded already rounds otherwise than the checkpoint does: one pixel in a
+    # million would differ.
     frozen = torch.jit.freeze(traced, optimize_numerics=False)
     files = {name: text.encode() for name, text in extra.items()}
     # To an open file: given a name, torch writes that into the archive, and ours is a temporary one.
