@@ -93,11 +93,10 @@ def bench_crops(folder: Path) -> Line:
     return compared(what, "kornia's crops, flips, brightness, contrast, normalisation", pairs)
 
 
-def run(*words: object) -> Any:
-    """Return what the script that measures prints."""
-    done = subprocess.run(
-        list(map(str, rival("train_step", *words))), capture_output=True, text=True, check=True, cwd=ROOT
-    )
+def run(*words: object, script: str = "train_step") -> Any:
+    """Return what a script that measures prints."""
+    command = list(map(str, rival(script, *words)))
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
     return json.loads(done.stdout.splitlines()[-1])
 
 
