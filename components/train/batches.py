@@ -88,10 +88,11 @@ class Batches(Sampler[list[Key]]):
     ) -> None:
         self.count, self.batch_size, self.shuffled, self.seed = count, batch_size, shuffled, seed
         self.rank, self.world, self.epoch = rank, world, 0
+        self.first = 0  # of an epoch that was interrupted, the batch that it goes on with
 
     def __len__(self) -> int:
         mine = -(-self.count // self.world) if self.shuffled else len(range(self.rank, self.count, self.world))
-        return -(-mine // self.batch_size)
+        return -(-mine // self.batch_size) - self.first
 
     def __iter__(self) -> Iterator[list[Key]]:
         order = list(range(self.count))
@@ -103,7 +104,7 @@ class Batches(Sampler[list[Key]]):
                 each += 1
             order = [order[place % self.count] for place in range(each * self.world)]
         mine = order[self.rank :: self.world]
-        for start in range(0, len(mine), self.batch_size):
+        for start in range(self.first * self.batch_size, len(mine), self.batch_size):
             yield [(self.epoch, index) for index in mine[start : start + self.batch_size]]
 
 

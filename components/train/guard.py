@@ -30,15 +30,15 @@ class Divergence:
 
     def __init__(self, loss: Loss) -> None:
         self._loss = loss
-        self._ignorant = 0.0
+        self.ignorant = 0.0  # the loss of a network that knows nothing
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def see(self, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None) -> None:
         """Look at a batch: the first one of which there is anything to learn, and the last one, matter."""
         self._last = logits.detach(), labels
-        if not self._ignorant > 0:
+        if not self.ignorant > 0:
             with torch.no_grad():
-                self._ignorant = float(self._loss(torch.zeros_like(logits), labels, weights))
+                self.ignorant = float(self._loss(torch.zeros_like(logits), labels, weights))
 
     def check(self, epoch: int, loss: float, rate: float) -> None:
         """Raise `ModelError` where an epoch diverged.
@@ -48,7 +48,7 @@ class Divergence:
             loss: Its mean training loss.
             rate: The peak of the learning rate, for the message.
         """
-        what, ignorant = "loss", self._ignorant
+        what, ignorant = "loss", self.ignorant
         # A loss of a plug-in may be 0 or less for a network that knows nothing: it has no scale then.
         beyond = math.isfinite(ignorant) and 0 < ignorant * LIMIT < loss
         entropy, even = self._entropy()

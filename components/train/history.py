@@ -17,7 +17,8 @@ from rsp.shared.locations import Location, exists, on_disk
 
 LAST, BEST = "last.safetensors", "best.safetensors"
 LOG, HISTORY_JSON, HISTORY_CSV, STATE = "log", "history.json", "history.csv", "state.pt"
-VERSION = 2
+# That of a state between two epochs, and within one, which older versions of rsp cannot go on from.
+VERSION, WITHIN = 2, 3
 
 # One row an epoch: `epoch`, `lr`, `seconds`, `training` and `validation` (metrics by name).
 Row = dict[str, Any]
@@ -36,6 +37,7 @@ class State:
         optimizer: The state of the optimizer, and the moving average of the weights.
         settings: What must be the same where it goes on, by the names that users know.
         history: One row an epoch.
+        part: What `rsp.components.train.interrupted` keeps of the next epoch, where it was stopped within it.
     """
 
     epoch: int
@@ -46,12 +48,13 @@ class State:
     optimizer: dict[str, Any]
     settings: dict[str, Any]
     history: list[Row]
+    part: dict[str, Any] | None = None
 
 
 def write_state(out: Path, state: State) -> None:
     """Write the state atomically, after all else of its epoch: what it describes is there."""
     data = {
-        "version": VERSION,
+        "version": VERSION if state.part is None else WITHIN,
         "epoch": state.epoch,
         "uuid": state.uuid,
         "card": state.card,
@@ -61,6 +64,8 @@ def write_state(out: Path, state: State) -> None:
         "weights": state.weights,
         "optimizer": state.optimizer,
     }
+    if state.part is not None:
+        data["part"] = state.part
     path = out / STATE
     try:
         with atomic_path(path) as temporary:
@@ -82,7 +87,7 @@ def read_state(folder: Location) -> State | None:
         with on_disk(path) as file:
             data = torch.load(file, map_location="cpu", weights_only=True)
         version = data.pop("version")
-        if version != VERSION:
+        if version not in (VERSION, WITHIN):
             age = "an older" if version < VERSION else "a newer"
             raise ModelError(
                 f"{path} was written by {age} version of rsp (version {version}, this one reads {VERSION}): "

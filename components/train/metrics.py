@@ -114,6 +114,16 @@ class RunningMetrics:
             self._matrix[:-1] += torch.from_numpy(counts.reshape(-1))
         self._loss += torch.stack([loss.detach().double() * tiles, torch.full_like(self._loss[1], tiles)])
 
+    @property
+    def counts(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What it has counted, which can be counted on from: see `restore`."""
+        return self._matrix, self._loss
+
+    def restore(self, matrix: torch.Tensor, loss: torch.Tensor) -> None:
+        """Count on from what another one has counted."""
+        self._matrix.copy_(matrix)
+        self._loss.copy_(loss)
+
     def result(self) -> tuple[Counts, float]:
         """Return the confusion matrix and the mean loss of all processes; every process must ask."""
         if distributed.is_initialized():

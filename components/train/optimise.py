@@ -125,10 +125,27 @@ class Optimiser:
         self._step, self._batch, self._tiles = 0, 0, 0
         self._finite = torch.ones((), dtype=torch.bool, device=self._weights[0].device)
 
-    def begin(self, epoch: int) -> None:
-        """Prepare for an epoch, from 1: the learning rate follows from its number."""
-        self._step, self._batch, self._tiles = (epoch - 1) * self.per_epoch, 0, 0
+    def begin(self, epoch: int, batches: int = 0) -> None:
+        """Prepare for an epoch, from 1: the learning rate follows from its number.
+
+        Args:
+            epoch: Which.
+            batches: How many of it were learned from already, before an interruption that fell between two steps.
+        """
+        self._step, self._batch, self._tiles = (epoch - 1) * self.per_epoch, batches, 0
+        if batches:
+            self._step += -(-batches // self.recipe.accumulate)
+            self.rate = self._rate_of(self._step - 1)
         self.optimizer.zero_grad(set_to_none=True)
+
+    @property
+    def is_between(self) -> bool:
+        """Whether no gradients are kept for a later step."""
+        return self._tiles == 0
+
+    def _rate_of(self, step: int) -> float:
+        recipe = self.recipe
+        return learning_rate(step, self.steps, self.config.lr, warmup=recipe.warmup, schedule=recipe.schedule)
 
     @property
     def is_last(self) -> bool:
@@ -169,9 +186,7 @@ class Optimiser:
             self._check_finite()
         if recipe.clip:
             nn.utils.clip_grads_with_norm_(self._weights, recipe.clip, norm)
-        self.rate = learning_rate(
-            self._step, self.steps, self.config.lr, warmup=recipe.warmup, schedule=recipe.schedule
-        )
+        self.rate = self._rate_of(self._step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * group["factor"]
         self.optimizer.step()

@@ -13,6 +13,13 @@ class Terminated(SystemExit):
     """Leaves the process with the exit code of one that a signal ended, 143, and `finally` clauses run before."""
 
 
+class _Hold:
+    """Whether SIGTERM is put off, and whether it came: a process has one."""
+
+    held = False
+    came = False
+
+
 @contextmanager
 def terminated() -> Iterator[None]:
     """Let SIGTERM raise `Terminated` within the block; later signals do not disturb what it then does."""
@@ -21,11 +28,30 @@ def terminated() -> Iterator[None]:
         return
 
     def leave(number: int, frame: FrameType | None) -> None:
+        if _Hold.held:
+            _Hold.came = True
+            return
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated(128 + number)
 
     before = signal.signal(signal.SIGTERM, leave)
+    _Hold.held = _Hold.came = False
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        _Hold.held = _Hold.came = False
+
+
+def hold() -> None:
+    """Put SIGTERM off until `release`: what follows is to be done whole, or not at all."""
+    _Hold.held = True
+
+
+def release() -> None:
+    """Let SIGTERM raise `Terminated` again, at once where it came since `hold`."""
+    _Hold.held = False
+    if _Hold.came:
+        _Hold.came = False
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Terminated(128 + signal.SIGTERM)

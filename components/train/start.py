@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from rsp.components.train.history import Log, Row, State, read_state
+from rsp.components.train.interrupted import Part
 from rsp.components.train.plan import Plan
 from rsp.components.train.settings import check_settings
 from rsp.components.train.transfer import match_bands, transfer
@@ -37,6 +38,8 @@ class StartingPoint:
         history: Their rows.
         best_from: The first epoch whose checkpoint may be the best one in `out`.
         card: What the weights were used to; None for new ones.
+        uuid: Of the checkpoint of the last epoch that is done.
+        part: What is done of the next epoch.
     """
 
     model: nn.Module
@@ -45,6 +48,13 @@ class StartingPoint:
     history: list[Row] = field(default_factory=list)
     best_from: int = 1
     card: ModelCard | None = None
+    uuid: str = ""
+    part: Part | None = None
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether a training goes on."""
+        return self.epoch > 0 or self.part is not None
 
 
 def starting_point(plan: Plan, log: Log, settings: Mapping[str, Any]) -> StartingPoint:
@@ -74,12 +84,21 @@ def starting_point(plan: Plan, log: Log, settings: Mapping[str, Any]) -> Startin
     model = build_model(card.model_config(), channels, classes, plan=json.loads(state.plan))
     load_weights(model, state.weights, where)
     _check_left(plan, state.epoch, where)
-    _tell(log, where, state.epoch, notes)
-    return StartingPoint(model, state.optimizer, state.epoch, state.history, card=card)
+    part = _part_of(state, classes, where)
+    _tell(log, where, state.epoch, part, notes)
+    return StartingPoint(model, state.optimizer, state.epoch, state.history, card=card, uuid=state.uuid, part=part)
 
 
-def _tell(log: Log, where: str, epoch: int, notes: Sequence[str]) -> None:
-    log(f"resuming from {where}, after epoch {epoch}")
+def _part_of(state: State, classes: int, where: str) -> Part | None:
+    try:
+        return None if state.part is None else Part.of_dict(state.part, classes)
+    except ValueError as error:
+        raise ModelError(f"{where} is damaged, so there is nothing to resume from: {error}") from error
+
+
+def _tell(log: Log, where: str, epoch: int, part: Part | None, notes: Sequence[str]) -> None:
+    after = f"after epoch {epoch}" if part is None else f"after batch {part.batches} of epoch {epoch + 1}"
+    log(f"resuming from {where}, {after}")
     for note in notes:
         log(f"note: {note}")
 
@@ -97,13 +116,13 @@ def _from_checkpoint(plan: Plan, path: Location, log: Log, settings: Mapping[str
     # What the state beside it says holds for an earlier checkpoint of the same training, too.
     notes = check_settings(plan, settings, state.settings if state else {}, card, str(path))
     _check_left(plan, card.epoch, str(path))
-    _tell(log, str(path), card.epoch, notes)
     here = _resolved(path.parent) == _resolved(plan.out)
-    point = StartingPoint(model, None, card.epoch, [], 1 if here else card.epoch + 1, card)
+    point = StartingPoint(model, None, card.epoch, [], 1 if here else card.epoch + 1, card, card.uuid)
     if state is not None and state.uuid == card.uuid:
         load_weights(model, state.weights, str(path.parent))  # those of the checkpoint may be an average of them
-        point.optimizer = state.optimizer
-    else:
+        point.optimizer, point.part = state.optimizer, _part_of(state, card.num_classes, str(path.parent))
+    _tell(log, str(path), card.epoch, point.part, notes)
+    if point.optimizer is None:
         log(f"no optimizer state is stored with {path}: the optimizer starts from scratch")
     if state is not None:
         point.history = [row for row in state.history if row["epoch"] <= card.epoch]

@@ -9,7 +9,8 @@ and one named `labels`: directories, or archives (images.pmtiles, labels.pmtiles
 (by the IoU on the validation tiles), last.safetensors, checkpoint-EPOCH-of-EPOCHS.pth (a link to the last),
 history.json, history.csv, the log, and state.pt, from which --resume goes on. Both may be in S3 (s3://bucket/key):
 all but the link is uploaded after every epoch, and --resume goes on from there on any machine. SIGTERM ends a
-training at once, with exit code 143: the epochs that were finished are kept, and --resume goes on after them.
+training after the step that it takes, with exit code 143, and --resume goes on with the next one; of several
+processes, with the next epoch.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, closing, nullcontext
@@ -17,19 +16,11 @@ from rsp.components.train import lines
 from rsp.components.train.batches import Batch, Batches, ahead, make_batches
 from rsp.components.train.data import TileDataset
 from rsp.components.train.events import Events
-from rsp.components.train.folder import OutFolder, link_checkpoint
+from rsp.components.train.folder import OutFolder
 from rsp.components.train.guard import Divergence, check_counted, enough_memory
-from rsp.components.train.history import (
-    BEST,
-    LAST,
-    Log,
-    Row,
-    State,
-    best_row,
-    finite,
-    write_history,
-    write_state,
-)
+from rsp.components.train.history import BEST, Log, Row, best_row, finite
+from rsp.components.train.interrupted import Part
+from rsp.components.train.keeper import Keeper
 from rsp.components.train.losses import build_loss, class_weights
 from rsp.components.train.measure import count_labels, measure_channels
 from rsp.components.train.metrics import RunningMetrics, counted, load_metrics, measure
@@ -39,7 +30,7 @@ from rsp.components.train.processes import World
 from rsp.components.train.profiling import watch_of
 from rsp.components.train.result import TrainResult, number
 from rsp.components.train.settings import settings_of
-from rsp.components.train.signals import Terminated
+from rsp.components.train.signals import Terminated, hold, release
 from rsp.components.train.sizes import check_sizes
 from rsp.components.train.stages import Frozen, check_stages
 from rsp.components.train.start import (
@@ -57,9 +48,7 @@ from rsp.components.train.validation import share_buffers, validate
 from rsp.shared.errors import ModelError, PluginError, RspError
 from rsp.shared.learning.answers import check_logits, guarded_network
 from rsp.shared.learning.card import ModelCard, library_versions
-from rsp.shared.learning.checkpoint import fingerprint, save_checkpoint
 from rsp.shared.learning.inference import Predictor, classes_of
-from rsp.shared.learning.models import plan_of
 from rsp.shared.memory import keep_memory
 from rsp.shared.metrics import iou_per_class
 from rsp.shared.parallel import cpu_count
@@ -116,11 +105,16 @@ class Trainer:
         )
         start = starting_point(plan, self.log, self.settings)
         self.history, self.done, self.best_from = start.history, start.epoch, start.best_from
-        self.kept = start.epoch
+        self.part = start.part
+        if self.part and world.size > 1:
+            raise ModelError(
+                f"{plan.out} was stopped within epoch {start.epoch + 1}, in one process: let one resume it "
+                "(--gpus 1, or --gpus 0 for the CPU)"
+            )
         self.precision = choose_precision(
-            self.config.recipe.precision, start.card if start.epoch else None, self.device
+            self.config.recipe.precision, start.card if start.is_resumed else None, self.device
         )
-        self._use_channels(start.card)
+        self._use_channels(start.card, start.is_resumed)
         self.model = start.model.to(self.device)
         check_sizes(self.model, self.config, self.training.recipe.crop)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -140,15 +134,18 @@ class Trainer:
         )
         if start.optimizer is not None:
             self.optimiser.load_state_dict(start.optimizer)
+        self.keeper = Keeper(folder, self.model, self.optimiser, self.settings, start)
+        # Of the running epoch: when it began, how many batches were learned from, and what was counted.
+        self.began, self.trained, self.running = 0.0, 0, RunningMetrics(len(self.config.classes), self.device)
 
         self.watch = watch_of(recipe.profile, self.log, self.wrapped, self.optimiser.optimizer, self.device)
 
     # --- what it trains with --------------------------------------------------------------------------------
 
-    def _use_channels(self, card: ModelCard | None) -> None:
+    def _use_channels(self, card: ModelCard | None, is_resumed: bool) -> None:
         """Settle how the bands are normalised: as the weights are used to, as is said, or as is measured."""
         given = self.training.channels
-        if card is not None and self.done:
+        if card is not None and is_resumed:
             check_values(given, card)
         if card is not None:
             # Where all are known, no tile needs to be read.
@@ -191,8 +188,7 @@ class Trainer:
         try:
             return self._run()
         except Terminated:
-            kept = f"epoch {self.kept} is kept in {self.plan.out}" if self.kept else "no epoch was finished"
-            self.log(f"stopped by SIGTERM: {kept}; the same command with --resume goes on from there")
+            self.log(f"stopped by SIGTERM: {self._stopped()}; the same command with --resume goes on from there")
             raise
 
     def _run(self) -> TrainResult:
@@ -205,6 +201,7 @@ class Trainer:
             if self._is_stalled():
                 break
             began = time.monotonic()
+            self.began = began - (self.part.seconds if self.part else 0)
             reset_peak(self.device)
             rate, training = self._train(epoch)
             learned = time.monotonic() - began
@@ -215,7 +212,7 @@ class Trainer:
             row = {
                 "epoch": epoch,
                 "lr": rate,
-                "seconds": round(time.monotonic() - began, 3),
+                "seconds": round(time.monotonic() - self.began, 3),
                 "images_per_second": round(speed, 2),
                 "waiting": round(self.watch.waited / learned, 4),
                 "peak_memory": peak_memory(self.device),
@@ -226,13 +223,15 @@ class Trainer:
                 row["ema"] = self.config.recipe.ema  # what was validated is the average
             if epoch == self.done + 1:
                 check_counted(row)
+            hold()  # what is written of an epoch belongs together
             self.history.append(finite(row))
             self._report(row)
             if events:
                 events.add(self.history[-1])
-            if self.folder:
-                self._save(epoch, self.folder)
-            self.kept = epoch
+            metrics = {key: number(validation[key]) for key in ("loss", *self.metrics)}
+            self.keeper.keep(self._card(epoch), self.history, metrics, is_best=self._best() is self.history[-1])
+            self.trained = 0
+            release()
         return self._result(time.monotonic() - start)
 
     def _is_stalled(self) -> bool:
@@ -286,15 +285,24 @@ class Trainer:
         """Train an epoch; return the last learning rate and the metrics."""
         self.wrapped.train()
         self.frozen.hold()
+        part = self.part
+        self.trained = self.batches.first = part.batches if part else 0
         self.batches.epoch = epoch
-        self.optimiser.begin(epoch)
+        self.optimiser.begin(epoch, self.trained)
         # Whatever chance the network takes (dropout) follows from seed and epoch, resumed or not.
         torch.manual_seed((self.plan.seed * 1_000_003 + epoch) * 4099 + self.world.rank)
-        running = RunningMetrics(len(self.config.classes), self.device)
+        self.running = running = RunningMetrics(len(self.config.classes), self.device)
+        if part:
+            running.restore(part.matrix, part.loss)
+            self.divergence.ignorant = part.ignorant
         name = f"epoch {epoch}/{self.plan.epochs}, training"
         with closing(ahead(self.training_loader)) as batches:
             shown = self._shown(batches, name, len(self.training_loader))
             for batch in self.watch.batches(shown, len(self.batches)):
+                hold()
+                if part:  # now, since the loader has drawn from the source of chance
+                    part.set_chance(self.device)
+                    part = self.part = None
                 images, labels, weights = self._batch(batch)
                 with self._exchange(), enough_memory(len(images), images.shape[-1], self.device):
                     logits = self._forward(images)
@@ -306,6 +314,10 @@ class Trainer:
                     # Gradients are averaged over processes, each of which has only those of its own tiles.
                     self.optimiser.learn(loss * self.world.size, len(labels))
                 running.add(classes_of(logits.detach()), labels, loss, len(labels))
+                self.trained += 1
+                if self.optimiser.is_between:
+                    release()
+        self.part = None
         self.optimiser.finish()
         return self.optimiser.rate, self._measured(running)
 
@@ -392,31 +404,17 @@ class Trainer:
             versions=library_versions("torch", "transformers"),
         )
 
-    def _save(self, epoch: int, folder: OutFolder) -> None:
-        """Write checkpoints, history and, once they are there, the state to resume from."""
-        out, row = folder.path, self.history[-1]
-        part = row["validation"]
-        kept = self.optimiser.kept
-        identity = fingerprint(kept)
-        metrics = {name: number(part[name]) for name in ("loss", *self.metrics)}
-        card = replace(self._card(epoch), metrics=metrics, uuid=identity)
-        if self._best() is row:
-            save_checkpoint(out / BEST, kept, card)
-        save_checkpoint(out / LAST, kept, card)
-        link_checkpoint(out, epoch, self.plan.epochs)
-        write_history(out, self.history)
-        state = State(
-            epoch=epoch,
-            uuid=identity,
-            card=card.to_json(),
-            plan=json.dumps(plan_of(self.model)),
-            weights=self.model.state_dict(),
-            optimizer=self.optimiser.state_dict(),
-            settings=self.settings,
-            history=self.history,
-        )
-        write_state(out, state)
-        folder.publish()
+    def _stopped(self) -> str:
+        """Keep what is learned of the running epoch, where one process learns; return what is kept."""
+        keeper = self.keeper
+        if self.trained and not self.part and self.world.size == 1:
+            seconds = time.monotonic() - self.began
+            part = Part.now(self.trained, self.running, self.divergence.ignorant, self.device, seconds)
+            keeper.keep_part(self._card(keeper.epoch), self.history[: keeper.epoch], part)
+        if keeper.part:
+            upto = f"batch {keeper.part} of {self.optimiser.batches}"
+            return f"epoch {keeper.epoch + 1} is kept up to {upto}, in {self.plan.out}"
+        return f"epoch {keeper.epoch} is kept in {self.plan.out}" if keeper.epoch else "no batch was learned from"
 
     def _result(self, seconds: float) -> TrainResult:
         return TrainResult.of(

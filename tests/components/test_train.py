@@ -263,12 +263,19 @@ def test_sigterm_ends_it_at_once_and_keeps_what_is_finished(toy, tmp_path, confi
         running.terminate()
         said = running.stdout.read()
         assert running.wait() == 143
-    assert "stopped by SIGTERM: epoch " in said and "--resume goes on from there" in said
+    assert "stopped by SIGTERM: epoch " in said and "the same command with --resume goes on from there" in said
     assert said.strip().splitlines()[-1] in (out / "log").read_text()
     assert not list(out.glob(".rsp-*"))
-    done = read_state(out).epoch
+    state = read_state(out)
+    done = state.epoch
     assert done >= 1 and read_card(out / "last.safetensors").epoch == done
-    assert f"epoch {done} is kept in {out}" in said
+    if state.part:
+        assert (
+            processes == 1
+            and f"epoch {done + 1} is kept up to batch {state.part['batches']} of 5, in {out}" in said
+        )
+    else:
+        assert f"epoch {done} is kept in {out}" in said
     if processes == 1:
         again = train(out, config=config, dataset=toy, epochs=done + 1, resume=True, gpus=0)
         assert [row["epoch"] for row in again.history] == list(range(1, done + 2))

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from rsp.components.train import training
+from rsp.components.train import batches, keeper, training
 from rsp.components.train.plan import Plan
 from rsp.components.train.processes import World
+from rsp.components.train.signals import terminated
 from rsp.shared.config import load_config
 from rsp.shared.errors import StorageError
 
@@ -35,8 +36,8 @@ def end_of(function: Callable[..., None], *arguments: Any) -> int | None:
 
 
 def killed(config: Path, dataset: Path, out: Path, after: int, where: str, checkpoint: Path | None = None) -> None:
-    """Train four epochs, but get killed in a function of `training` when it is called once more than `after`."""
-    write = getattr(training, where)
+    """Train four epochs, but get killed in a function of `keeper` when it is called once more than `after`."""
+    write = getattr(keeper, where)
     calls = 0
 
     def counted(*arguments: Any, **options: Any) -> Any:
@@ -46,8 +47,38 @@ def killed(config: Path, dataset: Path, out: Path, after: int, where: str, check
             os.kill(os.getpid(), signal.SIGKILL)
         return write(*arguments, **options)
 
-    setattr(training, where, counted)
+    setattr(keeper, where, counted)
     training.train_model(Plan(load_config(config), dataset, out, epochs=4, checkpoint=checkpoint), CPU)
+
+
+def stopped(config: Path, dataset: Path, out: Path, after: int, where: str, threads: int = 1) -> None:
+    """Train four epochs, or go on with them, but get SIGTERM in a function that is called once more than `after`.
+
+    Args:
+        config: The configuration.
+        dataset: What to train on.
+        out: Where to.
+        after: How often it may be called.
+        where: `batches.collate`, `training.prepare` or `training.validate`: while a batch is waited for, within a
+            step, or in validation.
+        threads: That compute; with two, another makes the batches.
+    """
+    module = {"batches": batches, "training": training}[where.partition(".")[0]]
+    name = where.partition(".")[2]
+    work = getattr(module, name)
+    calls = 0
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == after + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return work(*arguments, **options)
+
+    setattr(module, name, counted)
+    torch.set_num_threads(threads)
+    with terminated():
+        training.train_model(Plan(load_config(config), dataset, out, epochs=4, resume=True), CPU)
 
 
 def full(config: Path, dataset: Path, out: Path, limit: int, said: Path) -> None:

@@ -64,7 +64,7 @@ def step(classes: int, recipe: Settled, loss: str, optimizer: str = "Muon", **op
     optimiser = Optimiser(network, config, recipe, batches=4, epochs=1)
     made = loss_on_meta(loss, torch.arange(1.0, classes + 1), **options)
     running, divergence = RunningMetrics(classes, META), Divergence(made)
-    divergence._ignorant = 1.0  # it is asked for once, by the first batch
+    divergence.ignorant = 1.0  # it is asked for once, by the first batch
     optimiser.begin(1)
     tones = Tones.of([load_augmentation("color")(np.random.default_rng(seed), 3).tone for seed in range(2)])
     images = prepare(BATCH, tones, (RGB,), META)
@@ -119,7 +119,7 @@ def test_the_loop_itself_waits_for_nothing_between_two_epochs(tmp_path, monkeypa
     monkeypatch.setattr(Optimiser, "finish", lambda self: None)
     monkeypatch.setattr(Trainer, "_measured", lambda self, running: {})
     trainer = Trainer(Plan(config, make_dataset(tmp_path / "toy"), tmp_path / "out", 2), World(META), None)
-    trainer.divergence._ignorant = 1.0
+    trainer.divergence.ignorant = 1.0
     trainer._train(1)
     with Waiting():
         trainer._train(2)
