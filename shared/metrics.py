@@ -40,7 +40,11 @@ def confusion(label: npt.NDArray[np.integer], mask: npt.NDArray[np.integer], cla
         TileError: the shapes differ, or a class index is K or more.
     """
     if label.shape != mask.shape:
-        raise TileError(f"label and mask differ in size: {label.shape} and {mask.shape}")
+        ours, theirs = ("x".join(map(str, reversed(each.shape))) for each in (label, mask))
+        raise TileError(
+            f"label and mask differ in size: {ours} and {theirs} pixels; make the labels as large as the masks, "
+            "as by `rsp rasterize --like`"
+        )
     if label.size and int(label.max()) == IGNORE:
         known = label != IGNORE
         label, mask = label[known], mask[known]

@@ -295,7 +295,14 @@ class _Sums:
         if any(width != height for width, height in sizes):
             found.problems.append(f"{self.name}: tiles are not square: {_told(sizes)}")
         elif len(sizes) > 1:
-            found.warnings.append(f"{self.name}: tiles differ in size and are resized: {_told(sizes)}")
+            each = "; ".join(f"{key} {_told(counted)}" for key, counted in sorted(self.sizes.items()))
+            found.warnings.append(f"{self.name}: tiles differ in size and are resized: {each}")
+            others = (counted.keys() for key, counted in self.sizes.items() if key != LABELS)
+            if LABELS in self.sizes and all(self.sizes[LABELS].keys() != sides for sides in others):
+                found.warnings.append(
+                    f"{self.name}: masks are as large as the images, and are evaluated on labels of that size "
+                    "alone: `rsp rasterize --like` makes them"
+                )
         elif self.config and sizes and self.config.model.ts not in ("auto", next(iter(sizes))[0]):
             found.warnings.append(
                 f"{self.name}: tiles are {_told(sizes)}, and resized to the {self.config.model.ts} of the "

@@ -239,7 +239,15 @@ def test_values_and_sizes(folder):
     ]
     again(folder / "training/images.pmtiles", TRAINING, draw=lambda t: noise(t, 32 if t.x == 103 else 64))
     found = checked(folder)
-    assert found.warnings == ["training: tiles differ in size and are resized: 3 of 32x32, 21 of 64x64"]
+    differ = "training: tiles differ in size and are resized: images 3 of 32x32, 9 of 64x64; labels 12 of 64x64"
+    advice = (
+        "training: masks are as large as the images, and are evaluated on labels of that size alone: "
+        "`rsp rasterize --like` makes them"
+    )
+    assert found.warnings == [differ, advice]
+    again(folder / "training/labels", TRAINING, draw=lambda t: squares(t, 32 if t.x == 103 else 64))
+    assert checked(folder).warnings == [differ.replace("labels 12", "labels 3 of 32x32, 9")]
+    again(folder / "training/labels", TRAINING, draw=squares)
     again(folder / "training/images.pmtiles", TRAINING, draw=lambda t: noise(t)[:32])
     assert checked(folder).problems == ["training: tiles are not square: 12 of 64x32, 12 of 64x64"]
     text = (folder.parent / "config.toml").read_text()

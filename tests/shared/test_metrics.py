@@ -40,7 +40,10 @@ def test_confusion_of_high_classes_does_not_overflow():
 
 
 def test_confusion_refuses_other_sizes_and_unknown_classes():
-    with pytest.raises(TileError, match="differ in size"):
+    with pytest.raises(
+        TileError,
+        match=f"differ in size: {LABEL.shape[1]}x{LABEL.shape[0]} and .* pixels; make the labels as large",
+    ):
         confusion(LABEL, MASK[:, :-1], 3)
     with pytest.raises(TileError, match="label holds class 2"):
         confusion(LABEL, MASK, 2)
