@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsp.components.container import PLACEHOLDER, with_images
 from rsp.shared.atomic import write_bytes
-from rsp.shared.config import parse_tables
+from rsp.shared.config import parse_config, parse_tables
 from rsp.shared.errors import ConfigError, PipelineError, UsageError
 from rsp.shared.keys import shortened
 
@@ -231,10 +231,12 @@ def _whole(kind: str, value: Any) -> Any:
 def check_parameters(text: str, values: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a run in the types that the pipeline declares.
 
-    Text stands for any type, as a command line gives nothing else.
+    Text stands for any type, as a command line gives nothing else. A configuration is checked here, and not by the
+    first step that reads it, which may be hours later.
 
     Raises:
         UsageError: a parameter that the pipeline does not have, one that is missing, or a value of another type.
+        ConfigError: a configuration that is wrong, or that the training of the pipeline cannot follow.
     """
     declared = parameters(text)
     unknown = sorted(set(values) - set(declared))
@@ -243,7 +245,16 @@ def check_parameters(text: str, values: dict[str, Any]) -> dict[str, Any]:
     missing = [name for name, parameter in declared.items() if parameter.required and name not in values]
     if missing:
         raise UsageError(f"missing: {', '.join(f'-p {name}=... ({declared[name].text})' for name in missing)}")
-    return {name: _typed(declared[name], value) for name, value in values.items()}
+    typed = {name: _typed(declared[name], value) for name, value in values.items()}
+    tables = typed.get("config", declared["config"].default if "config" in declared else None)
+    if tables and not typed.get("config_uri"):
+        config = parse_config(tables, "the parameter config")
+        if re.search(r"^  comp-train:$", text, re.M):
+            from rsp.components.train.sets import check_channels, check_weights
+
+            check_channels(config)
+            check_weights(config, bool(typed.get("weights")))
+    return typed
 
 
 def _typed(parameter: Parameter, value: Any) -> Any:

@@ -90,6 +90,8 @@ TEXTS = {
     "of the layer; {key} stands for the key in the secret `rsp-download`.",
     "url_type": "XYZ, TMS, WMS or WMTS.",
     "warm_start": "Start the training from the model that serves, where it is of the same network.",
+    "weights": "Where the tile set of weights of pixels is, as `rsp rasterize --weights` makes it, that `weights` "
+    "in [train] of the configuration names: a path or s3://bucket/key; empty for none.",
     "zoom": "Zoom of the tiles.",
 }
 

@@ -8,7 +8,7 @@ from kfp import dsl
 
 from rsp.components.container import image
 
-NAMES = ("source", "features", "pbf", "raster", "images", "labels", "masks", "model", "config_uri")
+NAMES = ("source", "features", "pbf", "raster", "images", "labels", "weights", "masks", "model", "config_uri")
 
 
 @dsl.component(base_image=image("cover"), packages_to_install=[], install_kfp_package=False)
@@ -19,6 +19,7 @@ def resolve(
     raster: str = "",
     images: str = "",
     labels: str = "",
+    weights: str = "",
     masks: str = "",
     model: str = "",
     config_uri: str = "",
@@ -32,6 +33,7 @@ def resolve(
         ("raster", str),
         ("images", str),
         ("labels", str),
+        ("weights", str),
         ("masks", str),
         ("model", str),
         ("config_uri", str),
@@ -49,6 +51,7 @@ def resolve(
         raster: Where a raster is.
         images: Where a tile set of images is.
         labels: Where a tile set of labels is.
+        weights: Where a tile set of weights of pixels is.
         masks: Where a tile set of masks is.
         model: Where a model is.
         config_uri: Where a configuration is.
@@ -61,6 +64,7 @@ def resolve(
         raster: The same with its ETag.
         images: The same with its ETag.
         labels: The same with its ETag.
+        weights: The same with its ETag.
         masks: The same with its ETag.
         model: The same with its ETag.
         config_uri: The same with its ETag.
@@ -70,5 +74,5 @@ def resolve(
 
     from rsp.components.reference import resolved
 
-    texts = (source, features, pbf, raster, images, labels, masks, model, config_uri)
+    texts = (source, features, pbf, raster, images, labels, weights, masks, model, config_uri)
     return (*(resolved(text) for text in texts), refresh or datetime.now(UTC).strftime("%Y-%m-%d"))

@@ -323,10 +323,12 @@ def train(
     devices: Accelerators,
     several: Several = ONE_NODE,
     start_at: Any = "",
+    weights_at: Any = "",
 ) -> Any:
     """Train on as many accelerators and nodes as asked for; returns the checkpoint.
 
-    `start_at` is where the checkpoint is to start from; an empty text starts with new weights.
+    `start_at` is where the checkpoint is to start from; an empty text starts with new weights. `weights_at` is
+    where the weights of pixels are, if there are any.
     """
     sets = {name: tiles for name, tiles in parts._asdict().items() if name != "validation_cover"}
     task = place.step(train_component)(
@@ -336,6 +338,7 @@ def train(
         gpus=devices.gpus,
         seed=seed,
         start_at=start_at,
+        weights_at=weights_at,
         **several._asdict(),
         accelerator=devices.accelerator,
         **place.outputs,

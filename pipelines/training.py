@@ -14,6 +14,7 @@ from rsp.pipelines.resources import Accelerators
 def training(
     images: str,
     labels: str,
+    weights: str = "",
     config: dict = CONFIG,
     config_uri: str = "",
     epochs: int = 10,
@@ -33,7 +34,7 @@ def training(
 ) -> None:
     """Split, train, export, predict the validation tiles, compare and evaluate."""
     with steps.notified("training"):
-        found = steps.resolve(images=images, labels=labels, config_uri=config_uri)
+        found = steps.resolve(images=images, labels=labels, weights=weights, config_uri=config_uri)
         settings = steps.Config(config, found["config_uri"])
         devices = Accelerators(gpus, predict_gpus, accelerator, gpu_tolerations, gpu_nodes)
         several = steps.Several(nodes, node_gpus, runtime)
@@ -41,7 +42,9 @@ def training(
         def body(place: steps.Place) -> None:
             given = place.tiles(images, found["images"]), place.tiles(labels, found["labels"])
             parts = steps.split(place, *given, share, seed, block)
-            checkpoint = steps.train(place, parts, settings, epochs, seed, devices, several)
+            checkpoint = steps.train(
+                place, parts, settings, epochs, seed, devices, several, weights_at=found["weights"]
+            )
             model = steps.export(place, checkpoint)
             masks = steps.predict(place, parts.validation_images, {"model": model}, devices)
             held_out = parts.validation_images, parts.validation_labels, masks

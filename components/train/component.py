@@ -19,6 +19,7 @@ def train(
     training_labels_at: str = "",
     validation_images_at: str = "",
     validation_labels_at: str = "",
+    weights_at: str = "",
     start: dsl.Input[dsl.Model] = None,
     start_at: str = "",
     config: dict = {},
@@ -48,6 +49,7 @@ def train(
         training_labels_at: The same as `training_labels` by address, in its place.
         validation_images_at: The same as `validation_images` by address, in its place.
         validation_labels_at: The same as `validation_labels` by address, in its place.
+        weights_at: Where the weights of pixels are that `weights` in [train] names: a path or s3://bucket/key.
         start: A checkpoint whose weights training starts from, as that of the model that serves.
         start_at: The same by address, in its place; empty with no `start` begins with new weights.
         config: The configuration: the tables of `config.toml`.
@@ -72,6 +74,7 @@ def train(
             {
                 "images": given(training_images, training_images_at, "training_images"),
                 "labels": given(training_labels, training_labels_at, "training_labels"),
+                **({"weights": given(None, weights_at)} if weights_at else {}),
             },
             {
                 "images": given(validation_images, validation_images_at, "validation_images"),

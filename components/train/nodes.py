@@ -29,7 +29,7 @@ from rsp.components.train.launch import error_of, text_of
 from rsp.components.train.lease import Lease
 from rsp.components.train.plan import Plan
 from rsp.components.train.result import TrainResult
-from rsp.components.train.sets import Sets, check_channels, link_sets
+from rsp.components.train.sets import Sets, check_sets, link_sets
 from rsp.components.train.trainjob import Inherited, Nodes, build
 from rsp.shared.config import Config
 from rsp.shared.dataroot import result_key
@@ -113,7 +113,7 @@ def train_on_nodes(
 
     Raises:
         UsageError: data that not every node can read, or nodes that cannot be.
-        ConfigError: a channel is of another tile set than `images`.
+        ConfigError: a channel is of another tile set than `images`, or weights of pixels are missing.
         ClusterError: the cluster refuses the training, or it fails there.
         RspError: what a process of the training raised.
     """
@@ -121,14 +121,14 @@ def train_on_nodes(
     from rsp.components.train.follow import POLL, run
 
     nodes.check()
-    check_channels(config)
+    check_sets(config, sets)
     texts = addressed(sets)
     if start is not None:
         if not isinstance(start, Address):
             raise UsageError(f"training starts from {start}, which several nodes cannot read: put it into S3")
         start = start if start.etag else pinned(start)
     # The training reads no database, and a DSN may hold a password.
-    config = replace(config, pg_dsn=None)
+    config = replace(config, pg_dsn=None, recipe=replace(config.recipe, tile_weights=_listed(config)))
     what = {
         "sets": texts, "config": config, "epochs": epochs, "seed": seed, "refresh": refresh,
         "processes": nodes.count * nodes.processes, "gpus": nodes.gpus > 0, "version": __version__,
@@ -167,6 +167,16 @@ def train_on_nodes(
             f"the TrainJob {name} ended well and left no {_beside(work, RESULT)}; does it run another image?"
         )
     return result
+
+
+def _listed(config: Config) -> str | None:
+    """Return where the weights of tiles are, with the ETag of what lies there now; None where there are none."""
+    if (text := config.recipe.tile_weights) is None:
+        return None
+    where = location(text)
+    if not isinstance(where, Address):
+        raise UsageError(f"[train] tile_weights: {text}: several nodes cannot read it: put it into S3")
+    return str(where if where.etag else pinned(where))
 
 
 def _beside(work: Address, suffix: str) -> Address:

@@ -37,8 +37,9 @@ def train_step(
     """Train on tile sets wherever they are, and keep the best checkpoint.
 
     Args:
-        training: Where the tile sets `images` and `labels` are: paths, or archives in S3, which are fetched.
-        validation: Likewise.
+        training: Where the tile sets `images` and `labels` are: paths, or archives in S3, which are fetched; and
+            `weights`, those of pixels, where the configuration names them.
+        validation: Likewise, without weights.
         config: The configuration file.
         checkpoint: Where the best checkpoint goes.
         chart: Where the chart of the epochs goes, HTML.

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from rsp.pipelines.commands import read_parameters
-from rsp.pipelines.compiler import PIPELINES, check_parameters, compile_pipeline
-from rsp.shared.errors import UsageError
+from rsp.pipelines.compiler import PIPELINES, check_parameters, compile_pipeline, parameters
+from rsp.pipelines.parameters import CONFIG as TABLES
+from rsp.shared.errors import ConfigError, UsageError
 from tests.tilesets import BLOCK, CONFIG, make_tileset, noise, squares
 
 
@@ -111,15 +112,55 @@ def test_parameters_that_cannot_be_read(tmp_path, given, file, message):
 
 def test_types_of_parameters():
     text = compile_pipeline("training")
-    base = {"images": "i", "labels": "l", "config": {"model": {"ts": 64.0}}}
+    base = {"images": "i", "labels": "l", "config": TABLES | {"model": {"ts": 64.0}}}
+    toml = '[[channels]]\nname = "images"\nbands = [1, 2, 3]\n[[classes]]\ntitle = "background"\ncolor = "white"\n'
+    toml += '[[classes]]\ntitle = "building"\ncolor = "deeppink"\n[model]\nts = 64.0\n'
     given = {**base, "epochs": "3", "gpus": 2, "seed": 4.0}
-    for config in (base["config"], "[model]\nts = 64.0\n", '{"model": {"ts": 64.0}}'):
+    for config in (base["config"], toml, json.dumps(base["config"])):
         found = check_parameters(text, {**given, "config": config})
         assert found == {**base, "epochs": 3, "gpus": "2", "seed": 4}
     wrong = (("epochs", "many"), ("epochs", 1.5), ("epochs", True), ("images", [1]), ("config", "c"))
     for name, value in wrong:
         with pytest.raises(UsageError, match=f"the parameter {name} is a"):
             check_parameters(text, {**base, name: value})
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "changes", "given", "message"),
+    [
+        ("dataset", {"train": {"bs": 0}}, {}, r"the parameter config: \[train\]: bs"),
+        ("training", {"channels": [{"name": "a", "bands": [1]}, {"name": "b", "bands": [1]}]}, {}, "channel 'b'"),
+        ("training", {"train": {"weights": "near"}}, {}, "weights: 'near': no weights of pixels were given"),
+        (
+            "training",
+            {},
+            {"weights": "w"},
+            "weights of pixels were given, and the configuration does not use them",
+        ),
+        (
+            "hello_world",
+            {"train": {"weights": "near"}},
+            {},
+            "the pipeline `training`; no other pipeline takes them",
+        ),
+    ],
+)
+def test_a_configuration_is_checked_before_a_run_begins(pipeline, changes, given, message):
+    text = compile_pipeline(pipeline)
+    needed = {name: "a" for name, parameter in parameters(text).items() if parameter.required}
+    with pytest.raises(ConfigError, match=message):
+        check_parameters(text, {**needed, **given, "config": TABLES | changes})
+    # Where it is elsewhere, the steps read it.
+    elsewhere = {**needed, **given, "config_uri": "s3://bucket/config.toml"}
+    assert check_parameters(text, elsewhere) == elsewhere
+
+
+def test_weights_that_a_pipeline_is_given_and_uses():
+    values = {"images": "i", "labels": "l", "weights": "w", "config": TABLES | {"train": {"weights": "near"}}}
+    assert check_parameters(compile_pipeline("training"), values) == values
+    # Prediction and the making of data sets train nothing.
+    others = {"source": "s", "config": values["config"]}
+    assert check_parameters(compile_pipeline("dataset"), others) == others
 
 
 def test_run_says_what_is_missing(tmp_path, rsp):

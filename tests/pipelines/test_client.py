@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from rsp.pipelines.compiler import PIPELINES
 from rsp.pipelines.cron import check_cron
+from rsp.pipelines.parameters import CONFIG
 from rsp.shared.errors import UsageError
 from tests.pipelines.kfp_server import KfpServer
 
 NIGHTLY = "0 0 3 * * *"
 QUALITY = ("-p", "images=s3://b/images.pmtiles", "-p", "labels=s3://b/l.pmtiles", "-p", "masks=s3://b/m.pmtiles",
-           "-p", "config=[model]")  # fmt: skip
-MODEL = "config=[model]\nts = 64"
+           "-p", f"config={json.dumps(CONFIG)}")  # fmt: skip
+TABLES = CONFIG | {"model": {"ts": 64}}
+MODEL = f"config={json.dumps(TABLES)}"
 
 
 def test_submit(kfp_server, rsp):
@@ -24,7 +28,7 @@ def test_submit(kfp_server, rsp):
     assert run_id in ran.stdout and f"{kfp_server.url}/#/runs/details/{run_id}" in ran.stdout
     assert run["display_name"] == "by hand" and run["service_account"] == "runner"
     assert run["runtime_config"]["parameters"] == {
-        "images": "s3://b/i", "labels": "s3://b/l", "config": {"model": {"ts": 64}}, "epochs": 3, "gpus": "2"
+        "images": "s3://b/i", "labels": "s3://b/l", "config": TABLES, "epochs": 3, "gpus": "2"
     }  # fmt: skip
     # Both documents: without the second there is no shared memory.
     assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "training"
@@ -77,12 +81,10 @@ def test_a_change_replaces(kfp_server, rsp):
     assert "quality: replaced" in ran.stdout
     ((second, run),) = kfp_server.kinds["recurringruns"].items()
     assert second != first and run["trigger"]["cron_schedule"]["cron"] == "0 30 4 * * *"
-    ran = rsp(
-        "pipeline", "schedule", "quality", "--cron", "0 30 4 * * *", *QUALITY, "-p", "config=[model]\nts = 64"
-    )
+    ran = rsp("pipeline", "schedule", "quality", "--cron", "0 30 4 * * *", *QUALITY, "-p", MODEL)
     assert "quality: replaced" in ran.stdout
     (run,) = kfp_server.kinds["recurringruns"].values()
-    assert run["runtime_config"]["parameters"]["config"] == {"model": {"ts": 64}}
+    assert run["runtime_config"]["parameters"]["config"] == TABLES
     # The pipeline is the same: it was uploaded once, and once as a version named by its content.
     assert len(kfp_server.kinds["versions"]) == 2
 

@@ -200,6 +200,21 @@ def test_what_training_starts_from_decides_its_place(root, config, cluster, monk
         train_on_nodes({}, load_config(config), str(root), ONE, epochs=1, seed=0, start=Path("c.safetensors"))
 
 
+def test_weights_of_tiles_decide_the_place_of_a_training(root, config, cluster, monkeypatch):
+    settings, places = load_config(config), []
+    monkeypatch.setattr(program, "_result", lambda work: places.append(work) or "trained before")
+    for content in (b"100,200,15,2", b"100,200,15,3"):
+        (root / "tiles.csv").open()[0].write("tiles.csv", content)
+        recipe = replace(settings.recipe, tile_weights=str(root / "tiles.csv"))
+        train_on_nodes({}, replace(settings, recipe=recipe), str(root), ONE, epochs=1, seed=0)
+    assert len(set(places)) == 2
+    recipe = replace(settings.recipe, tile_weights="tiles.csv")
+    with pytest.raises(
+        UsageError, match=r"tile_weights: tiles\.csv: several nodes cannot read it: put it into S3"
+    ):
+        train_on_nodes({}, replace(settings, recipe=recipe), str(root), ONE, epochs=1, seed=0)
+
+
 def test_a_process_leaves_its_error(root, toy, config, alone, tmp_path):
     sets = stored(root, toy)
     labels = root / "training" / "labels.pmtiles"
