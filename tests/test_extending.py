@@ -40,8 +40,11 @@ def test_network(examples):
 def test_loss(examples):
     from rsp.components.train.losses import build_loss
 
-    loss = build_loss("my_losses:smooth", torch.ones(2))
-    assert loss(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)).item() == pytest.approx(np.log(2))
+    classes = torch.tensor([0.5, 1.5])
+    logits, labels = torch.randn(1, 2, 4, 4), torch.arange(16).reshape(1, 4, 4) % 2
+    ours = torch.nn.CrossEntropyLoss(weight=classes, label_smoothing=0.1)(logits, labels)
+    assert ours != torch.nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels)
+    assert torch.equal(build_loss("my_losses:smooth", classes)(logits, labels), ours)
 
 
 def test_augmentation(examples):
@@ -75,13 +78,20 @@ def test_all_of_them_together(examples):
         for tile in tiles:
             path = examples / "arrays" / part / f"{zxy(tile).replace('/', '-')}.npz"
             np.savez(path, image=photo(tile), label=squares(tile))
-    config = make_config(
-        examples / "config.toml", nn='"my_nets:thin"', encoder='"none"', da='"my_augmentations:darker"', lr="0.05",
-        loss='"my_losses:smooth + 0.5 dice"\nloader = "my_loaders:Arrays"\nmetrics = ["iou", "my_metrics:missed"]',
-    )  # fmt: skip
-    given = {"config": config, "dataset": examples / "arrays", "gpus": 0}
-    train(examples / "out", **given, epochs=1)
-    result = train(examples / "out", **given, epochs=2, resume=True)
+    loss = '"{}"\nloader = "my_loaders:Arrays"\nmetrics = ["iou", "my_metrics:missed"]'
+    keys = {
+        "nn": '"my_nets:thin"', "encoder": '"none"', "da": '"my_augmentations:darker"', "lr": "0.05",
+        "loss": loss.format("my_losses:smooth + 0.5 dice"),
+    }  # fmt: skip
+    config = make_config(examples / "config.toml", **keys)
+    given = {"dataset": examples / "arrays", "gpus": 0}
+    begun = train(examples / "out", config=config, **given, epochs=1)
+    # Each of them is heard: without it the same epoch has another loss.
+    for name, text in (("da", '"none"'), ("loss", loss.format("cross_entropy + 0.5 dice"))):
+        other = make_config(examples / f"{name}.toml", **keys | {name: text})
+        without = train(examples / name, config=other, **given, epochs=1)
+        assert without.history[0]["training"]["loss"] != begun.history[0]["training"]["loss"], name
+    result = train(examples / "out", config=config, **given, epochs=2, resume=True)
     (missed,) = {
         row["validation"]["my_metrics:missed"] for row in result.history if row["epoch"] == result.best_epoch
     }

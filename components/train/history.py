@@ -68,10 +68,12 @@ def write_state(out: Path, state: State) -> None:
         data["part"] = state.part
     path = out / STATE
     try:
-        with atomic_path(path) as temporary:
-            torch.save(data, temporary)
-    except RuntimeError as error:  # torch's writer has no OSError for a full disk
-        raise StorageError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            torch.save(data, file)
+    except RuntimeError as error:
+        # Of a full disk torch's writer tells what it expected; what the disk said is in the context.
+        said = error.__context__.strerror if isinstance(error.__context__, OSError) else str(error).splitlines()[0]
+        raise StorageError(f"cannot write {path}: {said}") from error
 
 
 def read_state(folder: Location) -> State | None:

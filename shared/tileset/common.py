@@ -11,6 +11,10 @@ from rsp.shared.locations import Location
 from rsp.shared.tiles import zxy
 from rsp.shared.tileset import TileReader, open_reader
 
+# What to do where tiles are missing from a set, or from one that the tiles of a cover are taken of.
+PART = "compare a part with --cover"
+LISTED = "leave them out of the cover: `rsp cover --dir` lists those that a tile set has"
+
 
 def common_tiles(paths: Sequence[str | Location], cover: Location | None = None) -> Cover:
     """Return the tiles of tile sets that belong together: all of them, or those of a cover.
@@ -29,7 +33,7 @@ def common_tiles(paths: Sequence[str | Location], cover: Location | None = None)
         if wanted is None:
             wanted = reader.cover()
         else:
-            refuse_missing(reader, wanted, cover)
+            refuse_missing(reader, wanted, cover, LISTED)
     zoom = wanted.zoom(cover or first)
     for path in others:
         with open_reader(path) as reader:
@@ -37,12 +41,12 @@ def common_tiles(paths: Sequence[str | Location], cover: Location | None = None)
                 raise CoverError(
                     f"{first} has tiles of zoom {zoom}, {path} of zoom {theirs}: give tiles of one zoom"
                 )
-            refuse_missing(reader, wanted, cover or first)
+            refuse_missing(reader, wanted, cover or first, LISTED if cover else PART)
             if cover is None and len(reader) > len(wanted):
                 extra = reader.cover() - wanted
                 raise TileSetError(
                     f"{first} lacks {len(extra)} of the {len(reader)} tiles of {path}, the first is "
-                    f"{zxy(next(iter(extra)))}; compare a part with --cover"
+                    f"{zxy(next(iter(extra)))}; {PART}"
                 )
     return wanted
 
@@ -83,11 +87,13 @@ def tiles_together(paths: Sequence[str | Location]) -> Together:
     return Together(found, {name: cover for name, cover in lacking.items() if cover})
 
 
-def refuse_missing(reader: TileReader, tiles: Cover, source: str | Location | None) -> None:
+def refuse_missing(
+    reader: TileReader, tiles: Cover, source: str | Location | None, advice: str = "make both of the same tiles"
+) -> None:
     """Raise `TileSetError` where a set lacks some of the tiles of another one, or of a cover."""
     missing = tiles - reader.among(tiles)
     if missing:
         raise TileSetError(
             f"{reader.path} lacks {len(missing)} of the {len(tiles)} tiles of {source}, the first is "
-            f"{zxy(next(iter(missing)))}; compare a part with --cover"
+            f"{zxy(next(iter(missing)))}; {advice}"
         )

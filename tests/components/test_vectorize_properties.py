@@ -207,7 +207,9 @@ def test_probabilities_have_to_be_those_of_the_masks(tmp_path, rsp):
     with pytest.raises(UsageError, match=rf"probabilities of the model another, and the masks are of {MODEL}"):
         vectorize(masks, out, probabilities=other, **OPTIONS)
     part = write_probabilities(tmp_path / "part.pmtiles", planes, only=[Tile(X, Y, Z)])
-    with pytest.raises(TileSetError, match=rf"part\.pmtiles lacks 1 of the 2 tiles .* first is {Z}/{X + 1}/{Y}"):
+    with pytest.raises(
+        TileSetError, match=rf"part\.pmtiles lacks 1 of the 2 tiles .* first is {Z}/{X + 1}/{Y}; make both"
+    ):
         vectorize(masks, out, probabilities=part, **OPTIONS)
     assert not out.exists()
     two = write_probabilities(tmp_path / "two", planes[..., :2])

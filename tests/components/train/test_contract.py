@@ -178,6 +178,9 @@ def test_h4_imagery_fused_with_rasterized_roads(tmp_path):
     share = np.mean([squares(tile) for tile in TRAINING])
     assert layer.mean[0] == pytest.approx(share, rel=0.1)
     assert result.iou > 0.8
+    config.write_text(config.read_text() + "weight_scale = 0.0\n")
+    even = train(tmp_path / "even", config=config, dataset=tmp_path / "d", epochs=6)
+    assert even.history[0]["training"]["loss"] != result.history[0]["training"]["loss"]
     agrees(tmp_path / "d", tmp_path / "out", tmp_path / "d/validation", result, tmp_path, "jit")
 
 
@@ -200,7 +203,10 @@ def test_b2_h10_five_bands_of_12_bits_three_classes_and_one_to_ignore(tmp_path):
 
 @pytest.mark.parametrize(("kind", "form"), [("fused", "jit"), ("many", "jit"), ("fine-tuned", "pt2")])
 def test_killed_and_resumed_is_as_never_killed(tmp_path, kind, form):
-    """With several channels, weights measured from labels, and weights fitted to other classes and bands."""
+    """With several channels, weights measured from labels, and weights fitted to other classes and bands.
+
+    The means and deviations are those of the weights, where these are used to others than would be measured.
+    """
     root, config, start = tmp_path / "d", tmp_path / "config.toml", None
     if kind == "fused":
         write(root, "images", photo)
@@ -211,7 +217,7 @@ def test_killed_and_resumed_is_as_never_killed(tmp_path, kind, form):
         write(root, "images", deep, "tif")
         write(root, "labels", many)
         if kind == "fine-tuned":
-            bands = MANY.replace("[5, 1, 2, 3, 4]", "[2, 5, 1]")
+            bands = MANY.replace("[5, 1, 2, 3, 4]", "[2, 5, 1]\nmean = [0.1, 0.1, 0.1]\nstd = [0.2, 0.2, 0.2]")
             configured(
                 config,
                 bands.partition('[[classes]]\ntitle = "water"')[0]
@@ -232,6 +238,9 @@ def test_killed_and_resumed_is_as_never_killed(tmp_path, kind, form):
     assert [row["epoch"] for row in result.history] == [1, 2, 3, 4]
     for name in ("last.safetensors", "best.safetensors"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    if kind == "fine-tuned":
+        (channel,) = read_card(out / "last.safetensors").channels
+        assert [round(mean, 6) == 0.1 for mean in channel.mean] == [True, True, True, False, False]
     agrees(root, out, root / "validation" / ("" if kind == "fused" else "images.pmtiles"), result, tmp_path, form)
 
 

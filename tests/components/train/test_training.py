@@ -429,7 +429,8 @@ def test_full_disk_keeps_what_is_there(config, toy, tmp_path, limit):
     fit(load_config(path), toy, tmp_path / "out", epochs=1)
     before = {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir() if file.name == "state.pt"}
     assert crashes.end_of(crashes.full, path, toy, tmp_path / "out", limit, tmp_path / "said") == 0
-    assert (tmp_path / "said").read_text().startswith("cannot write")
+    said = (tmp_path / "said").read_text()
+    assert said.startswith("cannot write") and "File too large" in said
     assert (tmp_path / "out" / "state.pt").read_bytes() == before["state.pt"]
     for name in ("last.safetensors", "best.safetensors"):
         load_checkpoint(tmp_path / "out" / name)
