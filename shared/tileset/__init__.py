@@ -71,8 +71,14 @@ def open_reader(path: str | Location, *, empty: bool = False) -> TileReader:
     if path.is_dir():
         return DirectoryReader(path)
     if not path.exists():
-        raise TileSetError(f"no tile set at {path}; expected a directory z/x/y.ext or a PMTiles file")
+        raise _absent(path)
     return ArchiveReader(path, empty=empty)
+
+
+def _absent(path: Path) -> TileSetError:
+    archive = path.with_name(f"{path.name}.pmtiles")
+    beside = f"; is {archive} meant?" if path.name and archive.is_file() else ""
+    return TileSetError(f"no tile set at {path}; expected a directory z/x/y.ext or a PMTiles file{beside}")
 
 
 def read_info(path: str | Location) -> TileSetInfo:
@@ -94,7 +100,7 @@ def read_metadata(path: str | Location) -> dict[str, Any]:
         return read_sidecar(path)
     if path.exists():
         return read_archive_metadata(path)
-    raise TileSetError(f"no tile set at {path}; expected a directory z/x/y.ext or a PMTiles file")
+    raise _absent(path)
 
 
 def read_side(path: str | Location) -> int:

@@ -190,8 +190,14 @@ def test_more_than_one_zoom_is_told(tmp_path):
 
 
 def test_what_is_no_tile_set_is_refused(tmp_path):
-    with pytest.raises(TileSetError, match="no tile set at"):
+    with pytest.raises(
+        TileSetError, match=r"no tile set at .*none; expected a directory z/x/y\.ext or a PMTiles file$"
+    ):
         open_reader(tmp_path / "none")
+    archive = fill(tmp_path / "there.pmtiles", {Tile(0, 0, 0): b"a"})
+    for read in (open_reader, read_info):
+        with pytest.raises(TileSetError, match=rf"no tile set at .*there; .*; is {archive} meant\?$"):
+            read(tmp_path / "there")
     (tmp_path / "empty").mkdir()
     with pytest.raises(TileSetError, match=r"no tile in .*empty; expected files z/x/y"):
         open_reader(tmp_path / "empty")
