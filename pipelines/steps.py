@@ -338,7 +338,7 @@ def train(
         gpus=devices.gpus,
         seed=seed,
         start_at=start_at,
-        weights_at=weights_at,
+        training_weights_at=weights_at,
         **several._asdict(),
         accelerator=devices.accelerator,
         **place.outputs,

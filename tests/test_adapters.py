@@ -34,6 +34,7 @@ COMPONENTS: dict[tuple[str, str], dict[str, str | None]] = {
     ("tile", "tile"): {"tiles": "out", "raster": "rasters"},
     ("train", "train"): {
         "training_images": "dataset", "training_labels": "dataset", "validation_images": "dataset",
+        "training_weights": "dataset",
         "validation_labels": "dataset", "checkpoint": "out", "metrics": None, "confusion": None, "history": None,
         # What a step asks of the cluster.
         "nodes": None, "node_gpus": None, "accelerator": None, "runtime": None,

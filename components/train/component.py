@@ -15,11 +15,12 @@ def train(
     training_labels: dsl.Input[dsl.Dataset] = None,
     validation_images: dsl.Input[dsl.Dataset] = None,
     validation_labels: dsl.Input[dsl.Dataset] = None,
+    training_weights: dsl.Input[dsl.Dataset] = None,
     training_images_at: str = "",
     training_labels_at: str = "",
     validation_images_at: str = "",
     validation_labels_at: str = "",
-    weights_at: str = "",
+    training_weights_at: str = "",
     start: dsl.Input[dsl.Model] = None,
     start_at: str = "",
     config: dict = {},
@@ -45,11 +46,12 @@ def train(
         training_labels: Tile set of the labels of the same tiles.
         validation_images: Tile set of images that are not trained on.
         validation_labels: Tile set of the labels of the same tiles.
+        training_weights: Tile set of weights of the pixels of `training_images`, where [train] names `weights`.
         training_images_at: The same as `training_images` by address, in its place.
         training_labels_at: The same as `training_labels` by address, in its place.
         validation_images_at: The same as `validation_images` by address, in its place.
         validation_labels_at: The same as `validation_labels` by address, in its place.
-        weights_at: Where the weights of pixels are that `weights` in [train] names: a path or s3://bucket/key.
+        training_weights_at: The same as `training_weights` by address, in its place; empty with none of them.
         start: A checkpoint whose weights training starts from, as that of the model that serves.
         start_at: The same by address, in its place; empty with no `start` begins with new weights.
         config: The configuration: the tables of `config.toml`.
@@ -69,12 +71,15 @@ def train(
     from rsp.components.train.step import train_step
     from rsp.components.train.trainjob import Nodes
 
+    weights = {}
+    if training_weights or training_weights_at:
+        weights["weights"] = given(training_weights, training_weights_at, "training_weights")
     with config_file(config, config_uri) as path:
         result = train_step(
             {
                 "images": given(training_images, training_images_at, "training_images"),
                 "labels": given(training_labels, training_labels_at, "training_labels"),
-                **({"weights": given(None, weights_at)} if weights_at else {}),
+                **weights,
             },
             {
                 "images": given(validation_images, validation_images_at, "validation_images"),

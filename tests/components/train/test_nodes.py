@@ -297,6 +297,14 @@ def test_the_component_trains_on_nodes_as_it_is_told(run_component, toy, capfd):
         assert said in capfd.readouterr().out
 
 
+def test_the_component_takes_weights_of_pixels_as_an_artifact(run_component, toy, capfd):
+    sets = {f"{part}_{kind}": toy / part / f"{kind}.pmtiles" for part in ("training", "validation")
+            for kind in ("images", "labels")}  # fmt: skip
+    with pytest.raises(RuntimeError):
+        run_component(train, sets | {"training_weights": sets["training_labels"]}, config=CONFIG)
+    assert "weights of pixels were given, and the configuration does not use them" in capfd.readouterr().out
+
+
 def test_a_step_holds_no_idle_gpus(config, tmp_path):
     with pytest.raises(UsageError, match=r"with 2 nodes the step only waits.*set gpus to 0, and node_gpus"):
         train_step({}, {}, config=config, checkpoint=tmp_path / "c", chart=tmp_path / "h", epochs=1, gpus=4,
