@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rsp.components.train.history import Log, Row, State, read_state
+from rsp.components.train.history import STATE, Log, Row, State, read_state
 from rsp.components.train.interrupted import Part
 from rsp.components.train.plan import Plan
 from rsp.components.train.settings import check_settings
@@ -23,7 +23,7 @@ from rsp.shared.learning.card import ModelCard
 from rsp.shared.learning.checkpoint import load_checkpoint, load_weights
 from rsp.shared.learning.inference import check_precision, has_bfloat16
 from rsp.shared.learning.models import build_model
-from rsp.shared.locations import Location
+from rsp.shared.locations import Location, exists
 from rsp.shared.tiles import strange_zooms
 
 
@@ -70,6 +70,8 @@ def starting_point(plan: Plan, log: Log, settings: Mapping[str, Any]) -> Startin
             began.
         UsageError: there is nothing left to train.
     """
+    if not plan.resume and exists(plan.out / STATE):
+        log(f"note: {plan.out} holds a training, which is begun again; --resume goes on with it")
     if plan.checkpoint is not None:
         return _from_checkpoint(plan, plan.checkpoint, log, settings)
     channels, classes = sum(len(channel.bands) for channel in plan.config.channels), len(plan.config.classes)

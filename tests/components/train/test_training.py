@@ -351,6 +351,14 @@ def test_resume_with_nothing_to_resume_begins(config, toy, tmp_path, capsys):
     assert outcome.best_epoch == 1 and "training begins at epoch 1" in capsys.readouterr().out
 
 
+def test_a_training_over_another_says_so(config, toy, tmp_path, capsys):
+    fit(config, toy, tmp_path / "out", epochs=1)
+    assert "begun again" not in capsys.readouterr().out
+    outcome = fit(config, toy, tmp_path / "out", epochs=1)
+    note = f"note: {tmp_path / 'out'} holds a training, which is begun again; --resume goes on with it"
+    assert note in capsys.readouterr().out.splitlines() and len(outcome.history) == 1
+
+
 def test_bug_21_resume_beyond_the_last_epoch(config, toy, trained, tmp_path):
     out, _ = trained
     before = {path: path.stat().st_mtime_ns for path in out.iterdir() if path.name != "log"}
