@@ -406,7 +406,8 @@ SETS = ("training_images", "training_labels", "validation_images", "validation_l
 def test_component_asks_for_what_pipelines_give():
     spec = train_component.component_spec
     assert set(spec.inputs) == {
-        *SETS, *(f"{name}_at" for name in SETS), "training_weights", "training_weights_at", "config", "config_uri", "epochs", "gpus", "seed",
+        *SETS, *(f"{name}_at" for name in SETS), "config", "config_uri", "epochs", "gpus", "seed",
+        "training_weights", "training_weights_at",
         "nodes", "node_gpus", "accelerator", "runtime", "data_root", "refresh", "start", "start_at",
     }  # fmt: skip
     assert {name: output.type for name, output in spec.outputs.items()} == {
