@@ -188,7 +188,11 @@ class Trainer:
         try:
             return self._run()
         except Terminated:
-            self.log(f"stopped by SIGTERM: {self._stopped()}; the same command with --resume goes on from there")
+            # With the checkpoint that is fine-tuned, --resume would go on with the training that made it.
+            tuned = ", without --checkpoint," if self.plan.checkpoint is not None and not self.plan.resume else ""
+            self.log(
+                f"stopped by SIGTERM: {self._stopped()}; the same command with --resume{tuned} goes on from there"
+            )
             raise
 
     def _run(self) -> TrainResult:

@@ -51,7 +51,9 @@ def killed(config: Path, dataset: Path, out: Path, after: int, where: str, check
     training.train_model(Plan(load_config(config), dataset, out, epochs=4, checkpoint=checkpoint), CPU)
 
 
-def stopped(config: Path, dataset: Path, out: Path, after: int, where: str, threads: int = 1) -> None:
+def stopped(
+    config: Path, dataset: Path, out: Path, after: int, where: str, checkpoint: Path | None = None
+) -> None:
     """Train four epochs, or go on with them, but get SIGTERM in a function that is called once more than `after`.
 
     Args:
@@ -61,7 +63,7 @@ def stopped(config: Path, dataset: Path, out: Path, after: int, where: str, thre
         after: How often it may be called.
         where: `batches.collate`, `training.prepare` or `training.validate`: while a batch is waited for, within a
             step, or in validation.
-        threads: That compute; with two, another makes the batches.
+        checkpoint: What to fine-tune, in place of going on.
     """
     module = {"batches": batches, "training": training}[where.partition(".")[0]]
     name = where.partition(".")[2]
@@ -76,9 +78,12 @@ def stopped(config: Path, dataset: Path, out: Path, after: int, where: str, thre
         return work(*arguments, **options)
 
     setattr(module, name, counted)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
+    resume = checkpoint is None
     with terminated():
-        training.train_model(Plan(load_config(config), dataset, out, epochs=4, resume=True), CPU)
+        training.train_model(
+            Plan(load_config(config), dataset, out, epochs=4, resume=resume, checkpoint=checkpoint), CPU
+        )
 
 
 def full(config: Path, dataset: Path, out: Path, limit: int, said: Path) -> None:

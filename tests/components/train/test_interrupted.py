@@ -126,6 +126,17 @@ def test_it_may_be_stopped_again_and_again(toy, config, whole, tmp_path):
     same(out, whole)
 
 
+def test_fine_tuning_goes_on_without_the_checkpoint_that_it_began_with(toy, config, whole, tmp_path):
+    start, out, other = whole / "best.safetensors", tmp_path / "out", tmp_path / "other"
+    assert crashes.end_of(crashes.stopped, config, toy, out, 8, "training.prepare", start) == 143
+    said = (out / "log").read_text()
+    assert f"up to batch 12 of 18, in {out}; the same command with --resume, without --checkpoint, goes on" in said
+    torch.set_num_threads(1)
+    train_model(Plan(load_config(config), toy, out, epochs=4, resume=True), CPU)
+    train_model(Plan(load_config(config), toy, other, epochs=4, checkpoint=start), CPU)
+    same(out, other)
+
+
 def test_what_is_kept_is_looked_at(toy, config, tmp_path):
     out = tmp_path / "out"
     assert crashes.end_of(crashes.stopped, config, toy, out, 0, "training.prepare") == 143
