@@ -221,10 +221,7 @@ class TileDataset(Dataset[Item]):
             )
             return Sample(np.moveaxis(item[0], 0, 2), *item[1:])
         change: Change = self.augmentation(rng, len(images)) if augmented else Change()
-        tone = plain(bands)
-        if change.tone is not None:
-            tone.contrast[images], tone.shift[images] = change.tone.contrast, change.tone.shift
-            tone = Tone(tone.contrast, tone.shift, *change.tone[2:])
+        tone = plain(bands) if change.tone is None else change.tone.among(images, bands)
         image, label = moved(image, change.move), moved(label, change.move)
         if weights is not None:
             weights = moved(weights, change.move)

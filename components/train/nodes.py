@@ -124,11 +124,12 @@ def train_on_nodes(
     check_sets(config, sets)
     texts = addressed(sets)
     if start is not None:
-        if not isinstance(start, Address):
-            raise UsageError(f"training starts from {start}, which several nodes cannot read: put it into S3")
-        start = start if start.etag else pinned(start)
+        start = _for_all(start, f"training starts from {start}, which several nodes cannot read")
     # The training reads no database, and a DSN may hold a password.
-    config = replace(config, pg_dsn=None, recipe=replace(config.recipe, tile_weights=_listed(config)))
+    config = replace(config, pg_dsn=None)
+    if listed := config.recipe.tile_weights:
+        weighed = _for_all(location(listed), f"[train] tile_weights: {listed}: several nodes cannot read it")
+        config = replace(config, recipe=replace(config.recipe, tile_weights=str(weighed)))
     what = {
         "sets": texts, "config": config, "epochs": epochs, "seed": seed, "refresh": refresh,
         "processes": nodes.count * nodes.processes, "gpus": nodes.gpus > 0, "version": __version__,
@@ -169,14 +170,11 @@ def train_on_nodes(
     return result
 
 
-def _listed(config: Config) -> str | None:
-    """Return where the weights of tiles are, with the ETag of what lies there now; None where there are none."""
-    if (text := config.recipe.tile_weights) is None:
-        return None
-    where = location(text)
+def _for_all(where: Location, otherwise: str) -> Address:
+    """Return an address that every node reads, with the ETag of what lies there; else raise `UsageError`."""
     if not isinstance(where, Address):
-        raise UsageError(f"[train] tile_weights: {text}: several nodes cannot read it: put it into S3")
-    return str(where if where.etag else pinned(where))
+        raise UsageError(f"{otherwise}: put it into S3")
+    return where if where.etag else pinned(where)
 
 
 def _beside(work: Address, suffix: str) -> Address:

@@ -28,11 +28,9 @@ def terminated() -> Iterator[None]:
         return
 
     def leave(number: int, frame: FrameType | None) -> None:
-        if _Hold.held:
-            _Hold.came = True
-            return
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Terminated(128 + number)
+        _Hold.came = True
+        if not _Hold.held:
+            release()
 
     before = signal.signal(signal.SIGTERM, leave)
     _Hold.held = _Hold.came = False

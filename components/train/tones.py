@@ -36,6 +36,12 @@ class Tone(NamedTuple):
     noise: float = 0.0
     seed: int = 0
 
+    def among(self, places: Sequence[int], bands: int) -> Tone:
+        """Return it for an input of more bands: its own are at some places, all others stay as they are."""
+        found = plain(bands)
+        found.contrast[places], found.shift[places] = self.contrast, self.shift
+        return self._replace(contrast=found.contrast, shift=found.shift)
+
 
 class Tones(NamedTuple):
     """Those of a batch. No tensors, since each of those goes from process to process by a file of its own.

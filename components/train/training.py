@@ -289,24 +289,23 @@ class Trainer:
         """Train an epoch; return the last learning rate and the metrics."""
         self.wrapped.train()
         self.frozen.hold()
-        part = self.part
-        self.trained = self.batches.first = part.batches if part else 0
+        self.trained = self.batches.first = self.part.batches if self.part else 0
         self.batches.epoch = epoch
         self.optimiser.begin(epoch, self.trained)
         # Whatever chance the network takes (dropout) follows from seed and epoch, resumed or not.
         torch.manual_seed((self.plan.seed * 1_000_003 + epoch) * 4099 + self.world.rank)
         self.running = running = RunningMetrics(len(self.config.classes), self.device)
-        if part:
-            running.restore(part.matrix, part.loss)
-            self.divergence.ignorant = part.ignorant
+        if self.part:
+            running.restore(self.part.matrix, self.part.loss)
+            self.divergence.ignorant = self.part.ignorant
         name = f"epoch {epoch}/{self.plan.epochs}, training"
         with closing(ahead(self.training_loader)) as batches:
             shown = self._shown(batches, name, len(self.training_loader))
             for batch in self.watch.batches(shown, len(self.batches)):
                 hold()
-                if part:  # now, since the loader has drawn from the source of chance
-                    part.set_chance(self.device)
-                    part = self.part = None
+                if self.part:  # now, since the loader has drawn from the source of chance
+                    self.part.set_chance(self.device)
+                    self.part = None
                 images, labels, weights = self._batch(batch)
                 with self._exchange(), enough_memory(len(images), images.shape[-1], self.device):
                     logits = self._forward(images)

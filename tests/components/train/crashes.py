@@ -8,6 +8,7 @@ import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -35,19 +36,24 @@ def end_of(function: Callable[..., None], *arguments: Any) -> int | None:
     return process.exitcode
 
 
-def killed(config: Path, dataset: Path, out: Path, after: int, where: str, checkpoint: Path | None = None) -> None:
-    """Train four epochs, but get killed in a function of `keeper` when it is called once more than `after`."""
-    write = getattr(keeper, where)
+def _signalled(module: ModuleType, name: str, after: int, number: signal.Signals) -> None:
+    """Let a function of a module send this process a signal when it is called once more than `after`."""
+    work = getattr(module, name)
     calls = 0
 
     def counted(*arguments: Any, **options: Any) -> Any:
         nonlocal calls
         calls += 1
-        if calls > after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return write(*arguments, **options)
+        if calls == after + 1:
+            os.kill(os.getpid(), number)
+        return work(*arguments, **options)
 
-    setattr(keeper, where, counted)
+    setattr(module, name, counted)
+
+
+def killed(config: Path, dataset: Path, out: Path, after: int, where: str, checkpoint: Path | None = None) -> None:
+    """Train four epochs, but get killed in a function of `keeper` when it is called once more than `after`."""
+    _signalled(keeper, where, after, signal.SIGKILL)
     training.train_model(Plan(load_config(config), dataset, out, epochs=4, checkpoint=checkpoint), CPU)
 
 
@@ -65,19 +71,8 @@ def stopped(
             step, or in validation.
         checkpoint: What to fine-tune, in place of going on.
     """
-    module = {"batches": batches, "training": training}[where.partition(".")[0]]
-    name = where.partition(".")[2]
-    work = getattr(module, name)
-    calls = 0
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls == after + 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return work(*arguments, **options)
-
-    setattr(module, name, counted)
+    module, _, name = where.partition(".")
+    _signalled({"batches": batches, "training": training}[module], name, after, signal.SIGTERM)
     torch.set_num_threads(1)
     resume = checkpoint is None
     with terminated():
